@@ -1,0 +1,19 @@
+"""Audio tagging with label graphs, in JAX."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Tagger", "UserError", "WorkFailed"]
+
+
+def __getattr__(name: str) -> Any:
+  """The public names, imported when first used so that `import atgcn_jax` is quick."""
+  if name == "Tagger":
+    from atgcn_jax.serving.tagger import Tagger
+
+    return Tagger
+  if name in ("UserError", "WorkFailed"):
+    from atgcn_jax import errors
+
+    return getattr(errors, name)
+  raise AttributeError(f"module 'atgcn_jax' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Sound files to waveforms, waveforms to log-mel spectrograms."""

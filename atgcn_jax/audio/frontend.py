@@ -1,0 +1,278 @@
+"""Waveforms to log-mel spectrograms: pure functions of arrays, in float32 whatever comes in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The Slaney scale: 15 mel are 1000 Hz, linear below, 27 steps to every factor of 6.4 above.
+_KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend:
+  """How a waveform becomes a log-mel spectrogram; every field is a plain JSON value.
+
+  Attributes:
+    name: what the settings are called.
+    sample_rate: of the waveform, in Hz.
+    n_fft: points of the Fourier transform.
+    win_length: samples under the Hann window, which stands in the middle of `n_fft`.
+    hop: samples from one frame to the next.
+    pad_mode: what lies beyond the ends under the centred frames, "constant" (zeros) or "reflect".
+    power: 1 for magnitudes, 2 for powers.
+    n_mels: mel bands, F.
+    fmin: lower end of the lowest band, in Hz.
+    fmax: upper end of the highest band, in Hz.
+    amin: the smallest value that enters the logarithm.
+    top_db: range kept below the peak of a clip, in dB; None keeps all.
+    drop_last: whether the last centred frame, half of which is padding, is left out.
+    seconds: length of a clip.
+  """
+
+  name: str
+  sample_rate: int
+  n_fft: int
+  win_length: int
+  hop: int
+  pad_mode: str
+  power: int
+  n_mels: int
+  fmin: float
+  fmax: float
+  amin: float = 1e-10
+  top_db: float | None = None
+  drop_last: bool = False
+  seconds: float = 10.0
+
+  @property
+  def samples(self) -> int:
+    """Samples in a clip."""
+    return round(self.seconds * self.sample_rate)
+
+  @property
+  def frames(self) -> int:
+    """Frames in a clip."""
+    return self.frame_count(self.samples)
+
+  def frame_count(self, samples: int) -> int:
+    """Returns the frames T that a waveform of so many samples gives, at least one."""
+    return max(1, samples // self.hop + (not self.drop_last))
+
+  def to_dict(self) -> dict:
+    """Returns the fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: dict) -> Frontend:
+    """Returns the front end whose `to_dict` gave these fields."""
+    return cls(**fields)
+
+
+FRONTENDS: dict[str, Frontend] = {
+  "talnet": Frontend(
+    name="talnet",
+    sample_rate=16000,
+    n_fft=4096,
+    win_length=1024,
+    hop=400,
+    pad_mode="constant",
+    power=1,
+    n_mels=64,
+    fmin=0.0,
+    fmax=8000.0,
+    top_db=80.0,
+    drop_last=True,
+  ),
+  "panns": Frontend(
+    name="panns",
+    sample_rate=32000,
+    n_fft=1024,
+    win_length=1024,
+    hop=320,
+    pad_mode="reflect",
+    power=2,
+    n_mels=64,
+    fmin=50.0,
+    fmax=14000.0,
+  ),
+}
+
+
+def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.Array:
+  """Returns the log-mel spectrogram in dB, float32[..., T, F], T = `frontend.frame_count(S)`.
+
+  Each clip keeps its own peak: clips of a batch do not change each other.
+
+  Args:
+    waveform: float[..., S] at the front end's sample rate, any leading axes, S at least 1.
+    frontend: a `Frontend`, or the name of one in `FRONTENDS`.
+
+  Raises:
+    ValueError: the name is not known, or the waveform has no samples.
+    TypeError: the waveform holds integers.
+  """
+  if isinstance(frontend, str):
+    if frontend not in FRONTENDS:
+      raise ValueError(f"front end {frontend!r} is not known; choose one of {sorted(FRONTENDS)}")
+    frontend = FRONTENDS[frontend]
+  spectra = spectrogram(
+    waveform,
+    n_fft=frontend.n_fft,
+    win_length=frontend.win_length,
+    hop=frontend.hop,
+    pad_mode=frontend.pad_mode,
+    power=frontend.power,
+  )
+  # Frames are dropped before the peak is taken.
+  spectra = spectra[..., : frontend.frame_count(waveform.shape[-1]), :]
+  mel = mel_spectrogram(
+    spectra,
+    sample_rate=frontend.sample_rate,
+    n_fft=frontend.n_fft,
+    n_mels=frontend.n_mels,
+    fmin=frontend.fmin,
+    fmax=frontend.fmax,
+  )
+  return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
+
+
+def spectrogram(
+  waveform: jax.Array | np.ndarray,
+  *,
+  n_fft: int,
+  win_length: int,
+  hop: int,
+  pad_mode: str,
+  power: int,
+) -> jax.Array:
+  """Returns magnitudes or powers, float32[..., S // hop + 1, n_fft // 2 + 1], of centred frames.
+
+  Frame t is centred on sample t * hop, under a periodic Hann window.
+
+  Args:
+    waveform: float[..., S], S at least 1.
+    n_fft: points of the Fourier transform, even, at least `win_length`.
+    win_length: samples under the window, even.
+    hop: samples from one frame to the next.
+    pad_mode: "constant" (zeros) or "reflect" at both ends.
+    power: 1 for magnitudes, 2 for powers.
+
+  Raises:
+    ValueError: a setting is not one of those above, or the waveform has no samples.
+    TypeError: the waveform holds integers, whose scale is not known here.
+
+  Source: librosa.stft with center=True.
+  """
+  if win_length % 2 or n_fft % 2 or not 0 < win_length <= n_fft or hop < 1:
+    raise ValueError(f"cannot frame with n_fft {n_fft}, win_length {win_length}, hop {hop}")
+  if pad_mode not in ("constant", "reflect") or power not in (1, 2):
+    raise ValueError(f"pad_mode {pad_mode!r} or power {power!r} is not known")
+  if not jnp.issubdtype(waveform.dtype, jnp.floating):
+    raise TypeError(f"expected a waveform of floats in [-1, 1], got {waveform.dtype}")
+  if not waveform.ndim or not waveform.shape[-1]:
+    raise ValueError(f"expected a waveform [..., S] with S at least 1, got {waveform.shape}")
+  waveform = jnp.asarray(waveform, jnp.float32)
+  frames = waveform.shape[-1] // hop + 1
+  # Only what lies under the window is framed: zeros around it change phases, which are dropped,
+  # and the Fourier transform appends as many. Frames are whole hops laid side by side, so that
+  # framing is a few slices and no gather.
+  half, hops = win_length // 2, -(-win_length // hop)
+  edge = [(0, 0)] * (waveform.ndim - 1)
+  padded = jnp.pad(waveform, [*edge, (half, half)], mode=pad_mode)
+  blocks = frames + hops - 1
+  padded = jnp.pad(padded, [*edge, (0, max(0, blocks * hop - padded.shape[-1]))])
+  rows = padded[..., : blocks * hop].reshape(*waveform.shape[:-1], blocks, hop)
+  framed = jnp.concatenate([rows[..., k : k + frames, :] for k in range(hops)], axis=-1)
+  framed = framed[..., :win_length] * jnp.broadcast_to(
+    _hann(win_length), (*framed.shape[:-1], win_length)
+  )
+  spectrum = jnp.fft.rfft(framed, n=n_fft, axis=-1)
+  powers = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+  return powers if power == 2 else jnp.sqrt(powers)
+
+
+def mel_spectrogram(
+  spectra: jax.Array | np.ndarray,
+  *,
+  sample_rate: int,
+  n_fft: int,
+  n_mels: int,
+  fmin: float,
+  fmax: float,
+) -> jax.Array:
+  """Returns the spectra weighed by the mel bands, float32[..., T, F].
+
+  Args:
+    spectra: float[..., T, n_fft // 2 + 1], magnitudes or powers.
+    sample_rate: as for `mel_filterbank`, and so are the rest.
+    n_fft: points of the Fourier transform.
+    n_mels: mel bands, F.
+    fmin: lower end of the lowest band, in Hz.
+    fmax: upper end of the highest band, in Hz.
+  """
+  bank = mel_filterbank(sample_rate=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+  return jnp.matmul(jnp.asarray(spectra, jnp.float32), bank.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.lru_cache(maxsize=16)
+def mel_filterbank(
+  *, sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+  """Returns the triangular filters, float32[F, n_fft // 2 + 1], read-only.
+
+  The corners are equally far apart on the Slaney mel scale; each triangle has unit area in Hz.
+
+  Args:
+    sample_rate: of the waveform, in Hz.
+    n_fft: points of the Fourier transform.
+    n_mels: mel bands, F.
+    fmin: lower end of the lowest band, in Hz.
+    fmax: upper end of the highest band, in Hz.
+
+  Source: Slaney, Auditory Toolbox (1998); librosa.filters.mel with htk=False, norm="slaney".
+  """
+  corners = _mel_to_hz(np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2))[:, None]
+  lower, centre, upper = corners[:-2], corners[1:-1], corners[2:]
+  bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+  triangles = np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre))
+  bank = (np.maximum(triangles, 0) * 2 / (upper - lower)).astype(np.float32)
+  bank.setflags(write=False)
+  return bank
+
+
+def to_decibels(
+  mel: jax.Array | np.ndarray, *, amin: float = 1e-10, top_db: float | None = None
+) -> jax.Array:
+  """Returns 10 log10 of the values, float32 of the same shape, in dB.
+
+  Args:
+    mel: float[..., T, F], magnitudes or powers: both are taken as they are.
+    amin: smaller values are raised to this one.
+    top_db: what lies further than this below the peak of its own clip [T, F] is raised to there.
+
+  Source: librosa.power_to_db with ref=1.
+  """
+  decibels = 10 * jnp.log10(jnp.maximum(jnp.asarray(mel, jnp.float32), amin))
+  if top_db is None:
+    return decibels
+  return jnp.maximum(decibels, decibels.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def _hann(size: int) -> np.ndarray:
+  return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+def _hz_to_mel(hz: float) -> float:
+  if hz < _KNEE_HZ:
+    return hz * _KNEE_MEL / _KNEE_HZ
+  return float(_KNEE_MEL + np.log(hz / _KNEE_HZ) / _STEP)
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+  above = _KNEE_HZ * np.exp(_STEP * (np.maximum(mel, _KNEE_MEL) - _KNEE_MEL))
+  return np.where(mel < _KNEE_MEL, mel * _KNEE_HZ / _KNEE_MEL, above)

@@ -1,0 +1,266 @@
+"""The `atgcn` command: arguments in, one call a verb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import warnings
+from typing import NoReturn
+
+from atgcn_jax.errors import UserError, WorkFailed
+
+CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Run one verb; returns the exit status.
+
+  0 after success, 1 if the work failed, 2 on bad arguments or input (one line on stderr), 130 and
+  143 after Ctrl-C and SIGTERM.
+  """
+  # Quiet by default: what TensorFlow and the compiler have to say is not for users.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  warnings.showwarning = _show_warning
+  signal.signal(signal.SIGTERM, _on_sigterm)
+  parser = _parser()
+  options, rest = parser.parse_known_args(arguments)
+  overrides = [argument for argument in rest if argument.startswith("--config.")]
+  if unknown := [argument for argument in rest if argument not in overrides]:
+    parser.error(f"unknown argument {unknown[0]}; see `atgcn {options.verb} --help`")
+  if overrides and not hasattr(options, "config"):
+    parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
+  options.overrides = overrides
+  try:
+    return options.run(options) or 0
+  except UserError as error:
+    print(f"atgcn {options.verb}: {error}", file=sys.stderr)
+    return 2
+  except WorkFailed as error:
+    print(f"atgcn {options.verb}: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(f"atgcn {options.verb}: stopped", file=sys.stderr)
+    return 128 + signal.SIGINT
+
+
+class _Parser(argparse.ArgumentParser):
+  """Usage errors in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    print(f"{self.prog}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False)
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+  def verb(name, run, summary, epilog=None):
+    added = verbs.add_parser(
+      name, help=summary, description=summary, epilog=epilog, allow_abbrev=False
+    )
+    added.set_defaults(run=run)
+    return added
+
+  train = verb("train", _train, "train a run, or go on with the one in a folder", CONFIG_HELP)
+  train.add_argument("--config", required=True, help="Python file with get_config()")
+  train.add_argument("--workdir", required=True, help="folder of the run")
+
+  evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
+  evaluate.add_argument("--workdir", required=True, help="folder of the run")
+  evaluate.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  evaluate.add_argument("--store", help="clip store; by default the one trained on")
+  evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+  evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
+
+  tag = verb("tag", _tag, "name what sounds in sound files")
+  tag.add_argument("--workdir", required=True, help="folder of the run")
+  tag.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  tag.add_argument("--top", type=int, default=5, help="labels a file (default 5)")
+  tag.add_argument("--json", action="store_true", help="print one JSON object a file")
+  tag.add_argument("files", nargs="+", metavar="FILE", help="sound of any length, rate, channels")
+
+  prepare = verb("prepare", _prepare, "sound files and a label list to one clip store")
+  prepare.add_argument("--audio", required=True, help="folder of sound files")
+  prepare.add_argument("--labels", required=True, help="CSV: filename,fold,positive_labels")
+  prepare.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
+  prepare.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
+  prepare.add_argument("--out", required=True, help="the store to write, .h5")
+  prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
+  prepare.add_argument("--dtype", default="uint8", choices=("uint8", "float16"))
+  prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+
+  soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
+  soundscapes.add_argument("--out", required=True, help="folder to write")
+  soundscapes.add_argument("--clips", type=int, default=10, help="how many (default 10)")
+  soundscapes.add_argument("--seed", type=int, default=0)
+
+  graph = verb("graph", _graph, "write the label graph of counts or of a segment list")
+  source = graph.add_mutually_exclusive_group(required=True)
+  source.add_argument("--counts", help=".npz with mids, occurrences_SET, cooccurrences_SET")
+  source.add_argument("--segments", help="AudioSet segment list, .csv or .csv.gz")
+  graph.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
+  graph.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
+  graph.add_argument("--method", default="paper", help="see propagation_matrix (default paper)")
+  graph.add_argument("--threshold", type=float, default=0.3)
+  graph.add_argument("--neighbour-weight", type=float, default=0.2)
+  graph.add_argument("--ontology", default="", help="ontology.json, for the method ontology")
+  graph.add_argument("--out", required=True, help="the .npz to write")
+
+  torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
+  torch.add_argument("state", help=".npz of tensors by name, or .pt")
+  torch.add_argument("--config", required=True, help="Python file with get_config()")
+  torch.add_argument("--workdir", required=True, help="folder of the new run")
+  torch.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
+
+  bench = verb("bench", _bench, "time the training step or inference on made-up clips")
+  bench.add_argument("what", choices=("train", "infer"))
+  bench.add_argument("--model", default="atgcn", choices=("cnn10", "atgcn"))
+  bench.add_argument("--batch", type=int, default=16)
+  bench.add_argument("--steps", type=int, default=5)
+  bench.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+  bench.add_argument("--json", action="store_true", help="print one JSON object, last")
+  return parser
+
+
+def _train(options) -> int:
+  from atgcn_jax.runs.config import load_config
+
+  config = load_config(options.config, options.overrides)
+  if config.deterministic:
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+  from atgcn_jax.runs.loop import train
+  from atgcn_jax.runs.signals import Stopped
+
+  try:
+    train(config, options.workdir)
+  except Stopped as stopped:
+    return 128 + stopped.signal_number
+  return 0
+
+
+def _evaluate(options) -> None:
+  from atgcn_jax.runs.evaluate import evaluate
+
+  result = evaluate(
+    options.workdir, step=options.step, store_path=options.store, split=options.split
+  )
+  if options.json:
+    print(json.dumps(result))
+    return
+  for name, value in result.items():
+    print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+  print(f"page: {os.path.join(options.workdir, 'report.html')}")
+
+
+def _tag(options) -> int:
+  from atgcn_jax.serving.tagger import Tagger
+
+  if options.top < 1:
+    raise UserError(f"--top {options.top}: ask for at least one label")
+  tagger = Tagger.restore(options.workdir, options.step)
+  bad = []
+  for file in options.files:
+    try:
+      tags = tagger.tag(file, top=options.top)
+    except UserError as error:
+      bad.append(str(error))
+      continue
+    if options.json:
+      print(json.dumps({"file": file, "tags": [tag._asdict() for tag in tags]}), flush=True)
+      continue
+    print(file)
+    for tag in tags:
+      print(f"  {tag.score:.3f}  {tag.name}  ({tag.id})", flush=True)
+  for message in bad:
+    print(f"atgcn tag: {message}", file=sys.stderr)
+  if not bad:
+    return 0
+  return 2 if len(bad) == len(options.files) else 1
+
+
+def _prepare(options) -> None:
+  from atgcn_jax.data.prepare import prepare
+
+  if options.workers is not None and options.workers < 1:
+    raise UserError(f"--workers {options.workers}: take at least one process")
+  clips = prepare(
+    options.audio,
+    options.labels,
+    options.out,
+    vocabulary=options.vocabulary,
+    used_labels_only=options.used_labels_only,
+    frontend_name=options.frontend,
+    dtype=options.dtype,
+    workers=options.workers,
+  )
+  print(f"{options.out}: {clips} clips")
+
+
+def _soundscapes(options) -> None:
+  from atgcn_jax.data.soundscapes import write_soundscapes
+
+  if options.clips < 1:
+    raise UserError(f"--clips {options.clips}: ask for at least one")
+  write_soundscapes(options.out, options.clips, options.seed)
+  print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
+
+
+def _graph(options) -> None:
+  from atgcn_jax.runs.graph import write_graph
+
+  found = write_graph(
+    options.out,
+    vocabulary=options.vocabulary,
+    counts=options.counts,
+    counts_set=options.set,
+    segments=options.segments,
+    method=options.method,
+    threshold=options.threshold,
+    neighbour_weight=options.neighbour_weight,
+    ontology=options.ontology,
+  )
+  print(
+    f"{options.out}: {found['labels']} labels, {found['edges']} edges, "
+    f"{found['isolated']} labels without a neighbour"
+  )
+
+
+def _import_torch(options) -> None:
+  from atgcn_jax.interop.importing import import_torch
+  from atgcn_jax.runs.config import load_config
+
+  config = load_config(options.config, options.overrides)
+  import_torch(options.state, config, options.workdir, options.frontend)
+  print(f"{options.workdir}: a run at step 0 with the weights of {options.state}")
+
+
+def _bench(options) -> None:
+  from atgcn_jax.tools.bench import bench
+
+  if options.batch < 1 or options.steps < 1:
+    raise UserError("--batch and --steps: take at least 1")
+  result = bench(options.what, options.model, options.batch, options.steps, options.dtype)
+  if options.json:
+    print(json.dumps(result))
+    return
+  for name, value in result.items():
+    print(f"{name:20} {value}")
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+  if category is UserWarning and "atgcn_jax" in filename:
+    print(f"atgcn: {message}", file=sys.stderr)
+
+
+def _on_sigterm(number, frame) -> NoReturn:
+  print("atgcn: stopped by SIGTERM", file=sys.stderr)
+  raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

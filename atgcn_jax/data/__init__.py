@@ -1,0 +1,1 @@
+"""Clip stores, built-in soundscapes, sampling and the input pipeline."""

@@ -1,0 +1,39 @@
+"""Per-band mean and deviation of the log-mels a run trains on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atgcn_jax.data.store import RANGE_DB, ClipStore
+
+CHUNK = 256
+
+
+def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(mean, deviation) float32[F] in dB over all frames of these clips.
+
+  A band that never changes gets the deviation 1.
+
+  Raises:
+    ValueError: if there are no clips.
+  """
+  if not len(clips):
+    raise ValueError("no clips to take the statistics of")
+  total = np.zeros(store.log_mel.shape[2])
+  squares = np.zeros_like(total)
+  for start in range(0, len(clips), CHUNK):
+    some = np.sort(clips[start : start + CHUNK])
+    log_mel = decibels(store.log_mel[some], store.peak_db[some]).astype(np.float64)
+    total += log_mel.sum(axis=(0, 1))
+    squares += np.einsum("btf,btf->f", log_mel, log_mel)
+  frames = len(clips) * store.log_mel.shape[1]
+  mean = total / frames
+  deviation = np.sqrt(np.maximum(squares / frames - mean**2, 0))
+  return mean.astype(np.float32), np.where(deviation > 1e-3, deviation, 1).astype(np.float32)
+
+
+def decibels(log_mel: np.ndarray, peak_db: np.ndarray) -> np.ndarray:
+  """Stored log-mels [B, T, F] as float32 dB."""
+  if log_mel.dtype != np.uint8:
+    return log_mel.astype(np.float32)
+  return log_mel * np.float32(RANGE_DB / 255) + (peak_db - np.float32(RANGE_DB))[:, None, None]

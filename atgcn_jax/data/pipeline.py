@@ -1,0 +1,77 @@
+"""tf.data over a clip store: batch t holds the clips that a function of t names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from atgcn_jax.data.store import ClipStore
+
+Batch = dict[str, np.ndarray]
+PREFETCH = 4
+
+
+class Share(NamedTuple):
+  """Which slice of every batch this process reads: the `index`-th of `count` equal ones."""
+
+  index: int = 0
+  count: int = 1
+
+  def of(self, clips: np.ndarray) -> np.ndarray:
+    """This process's slice of a batch, whose size must be a multiple of `count`."""
+    return np.split(clips, self.count)[self.index]
+
+
+def batches(
+  store: ClipStore,
+  clips_of: Callable[[int], np.ndarray],
+  start: int,
+  stop: int,
+  share: Share = Share(),  # noqa: B008 (immutable)
+) -> Iterator[Batch]:
+  """The batches of steps start … stop - 1, read ahead by tf.data.
+
+  Each is a dict of this process's `log_mel` [b, T, F] (uint8, or float16 in dB), `peak_db`
+  float32[b] and `labels` uint8[b, K].
+
+  Args:
+    clips_of: step → clip numbers int64[B] of the global batch, a pure function.
+    share: this process's slice.
+  """
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], "GPU")
+  frames_and_bands = store.log_mel.shape[1:]
+  signature = {
+    "log_mel": tf.TensorSpec((None, *frames_and_bands), store.log_mel.dtype),
+    "peak_db": tf.TensorSpec((None,), tf.float32),
+    "labels": tf.TensorSpec((None, len(store.vocabulary)), tf.uint8),
+  }
+  names = list(signature)
+
+  def read(step):
+    batch = store.read(share.of(clips_of(int(step))))
+    return [batch[name] for name in names]
+
+  def load(step):
+    arrays = tf.numpy_function(read, [step], [signature[name].dtype for name in names])
+    return {
+      name: tf.ensure_shape(array, signature[name].shape) for name, array in zip(names, arrays)
+    }
+
+  dataset = tf.data.Dataset.range(start, stop)
+  dataset = dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
+  return iter(dataset.as_numpy_iterator())
+
+
+def sequential(clips: np.ndarray, batch: int) -> tuple[Callable[[int], np.ndarray], int]:
+  """These clips in order, once: (step → clip numbers int64[batch], number of batches).
+
+  The last batch is filled up with repeats of its last clip, so that all have one shape; who uses
+  it drops what lies beyond `len(clips)`.
+  """
+  count = -(-len(clips) // batch)
+  padded = np.pad(clips, (0, count * batch - len(clips)), mode="edge")
+  return (lambda step: padded[step * batch : (step + 1) * batch]), count

@@ -1,0 +1,227 @@
+"""Sound files and a label list, or the built-in soundscapes, to one clip store."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import csv
+import functools
+import itertools
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from atgcn_jax.audio import files, frontend
+from atgcn_jax.data import soundscapes
+from atgcn_jax.data.store import encode, write_store
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+
+COLUMNS = ("filename", "fold", "positive_labels")
+CHUNK = 16  # clips a worker takes at a time
+
+
+class LabelledFile(NamedTuple):
+  """One row of a label list."""
+
+  filename: str
+  fold: str
+  labels: list[str]
+
+
+def prepare(
+  audio: str | os.PathLike,
+  labels: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  vocabulary: str | os.PathLike | None = None,
+  used_labels_only: bool = False,
+  frontend_name: str = "talnet",
+  dtype: str = "uint8",
+  workers: int | None = None,
+) -> int:
+  """Write the store of the files that a label list names; returns the number of clips.
+
+  Of a longer file the first clip length is kept, a shorter one is padded with silence.
+
+  Args:
+    audio: the folder of sound files.
+    labels: CSV with the columns `filename`, `fold`, `positive_labels` (ids, comma-separated).
+    vocabulary: CSV with the columns `index`, `mid`, `display_name`; without it the ids of the
+      list, sorted, are the vocabulary.
+    used_labels_only: leave out the labels of the vocabulary that no file has.
+    workers: processes; by default one a core.
+  Raises:
+    UserError: for a file or row that cannot be used; no store is written then.
+  """
+  audio = pathlib.Path(audio)
+  listed = read_label_list(labels)
+  _check_files(audio, listed, labels)
+  used = {label for row in listed for label in row.labels}
+  if vocabulary is None:
+    known = Vocabulary(tuple(sorted(used)), tuple(sorted(used)))
+  else:
+    known = read_vocabulary(vocabulary)
+    for row in listed:
+      known.indices(row.labels, where=f"{labels}: {row.filename}")
+    if used_labels_only:
+      kept = [i for i, label in enumerate(known.ids) if label in used]
+      known = Vocabulary(tuple(known.ids[i] for i in kept), tuple(known.names[i] for i in kept))
+  if not known.ids:
+    raise UserError(f"{labels}: no file has a label; fill the column positive_labels")
+  settings = frontend.FRONTENDS[frontend_name]
+  build_store(
+    out,
+    functools.partial(load_clip, str(audio), settings),
+    [row.filename for row in listed],
+    folds=[row.fold for row in listed],
+    labels=[known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed],
+    vocabulary=known,
+    settings=settings,
+    dtype=dtype,
+    workers=workers,
+  )
+  return len(listed)
+
+
+def prepare_soundscapes(out: str | os.PathLike, clips: int, seed: int, workers: int | None = None):
+  """Write the store of the first `clips` built-in soundscapes."""
+  numbers = range(clips)
+  build_store(
+    out,
+    functools.partial(_render, seed),
+    [f"{number:06d}" for number in numbers],
+    folds=[soundscapes.fold_of(number) for number in numbers],
+    labels=[soundscapes.clip_labels(seed, number) for number in numbers],
+    vocabulary=soundscapes.soundscape_vocabulary(),
+    settings=frontend.FRONTENDS["talnet"],
+    dtype="uint8",
+    workers=workers,
+  )
+
+
+def _render(seed: int, clip_id: str) -> np.ndarray:
+  return soundscapes.render(seed, int(clip_id))[0]
+
+
+def load_clip(folder: str, settings: frontend.Frontend, filename: str) -> np.ndarray:
+  """The first clip length of a file, float32[S] at the front end's rate, padded with silence."""
+  waveform = files.load(pathlib.Path(folder) / filename, settings.sample_rate)[: settings.samples]
+  return np.pad(waveform, (0, settings.samples - len(waveform)))
+
+
+def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
+  """The rows of a label list.
+
+  Raises:
+    UserError: for a missing file or column, a short row, or a file named twice.
+  """
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file, skipinitialspace=True)
+      missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+      if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(COLUMNS)}")
+      rows: dict[str, LabelledFile] = {}
+      for row in reader:
+        name, fold, ids = (row[column] for column in COLUMNS)
+        where = f"{path}: line {reader.line_num}"
+        if not name or fold is None or ids is None or None in row:
+          raise UserError(f"{where}: not the three fields {', '.join(COLUMNS)}; quote the label ids")
+        if name in rows:
+          raise UserError(f"{where}: {name} is named twice; keep one of the rows")
+        ids = [label for label in (part.strip() for part in ids.split(",")) if label]
+        rows[name] = LabelledFile(name, fold, list(dict.fromkeys(ids)))
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such label list; give a CSV file to --labels") from None
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path}: cannot be read as a label list ({error}); give a CSV file") from error
+  if not rows:
+    raise UserError(f"{path}: names no file; add a row a sound file")
+  return list(rows.values())
+
+
+def _check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike) -> None:
+  if not audio.is_dir():
+    raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
+  if not any(audio.iterdir()):
+    raise UserError(f"{audio}: the folder is empty; give the folder of sound files to --audio")
+  for row in listed:
+    if not (audio / row.filename).is_file():
+      raise UserError(
+        f"{audio / row.filename}: no such file, though {labels} names it; add it or remove the row"
+      )
+
+
+def build_store(
+  out: str | os.PathLike,
+  load: Callable[[str], np.ndarray],
+  clip_ids: list[str],
+  *,
+  folds: list[str],
+  labels: list[list[int]],
+  vocabulary: Vocabulary,
+  settings: frontend.Frontend,
+  dtype: str,
+  workers: int | None,
+) -> None:
+  """Load each clip and write its log-mel, in many processes; the store does not depend on how many."""
+  chunks = [clip_ids[i : i + CHUNK] for i in range(0, len(clip_ids), CHUNK)]
+  work = functools.partial(_log_mel_chunk, load, settings, dtype)
+  write_store(
+    out,
+    _in_processes(work, chunks, min(workers or os.cpu_count() or 1, len(chunks))),
+    dtype=dtype,
+    clip_ids=clip_ids,
+    folds=folds,
+    labels=labels,
+    vocabulary=vocabulary,
+    frontend=settings,
+  )
+
+
+def _log_mel_chunk(load, settings, dtype, clip_ids):
+  waveforms = np.stack([load(clip_id) for clip_id in clip_ids])
+  # One shape for every chunk: one compilation.
+  padded = np.pad(waveforms, ((0, CHUNK - len(waveforms)), (0, 0)))
+  return encode(np.asarray(_jitted_log_mel(settings)(padded))[: len(waveforms)], dtype)
+
+
+@functools.cache
+def _jitted_log_mel(settings: frontend.Frontend):
+  import jax
+
+  return jax.jit(functools.partial(frontend.log_mel, frontend=settings))
+
+
+def _use_cpu() -> None:
+  """A worker must not take the accelerator, nor the terminal's Ctrl-C from its parent."""
+  import signal
+
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+
+
+def _in_processes(work, chunks: list[list[str]], workers: int) -> Iterator[Any]:
+  """`map(work, chunks)` over spawned processes, a bounded number ahead, with a progress bar."""
+  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork
+  pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_use_cpu)
+  todo = iter(chunks)
+  try:
+    with tqdm(total=sum(map(len, chunks)), unit="clip", desc="preparing", disable=None) as bar:
+      waiting = collections.deque(
+        pool.submit(work, chunk) for chunk in itertools.islice(todo, 4 * workers)
+      )
+      while waiting:
+        result = waiting.popleft().result()
+        waiting.extend(pool.submit(work, chunk) for chunk in itertools.islice(todo, 1))
+        yield result
+        bar.update(len(result[1]))
+  finally:
+    pool.shutdown(wait=True, cancel_futures=True)

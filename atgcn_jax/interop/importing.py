@@ -1,0 +1,106 @@
+"""A run directory from a PyTorch checkpoint."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop.torch_weights import convert
+from atgcn_jax.labels.vocabulary import read_arrays, read_vocabulary
+from atgcn_jax.runs.assemble import Run, label_graph
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.training import checkpoint
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.state import start_state
+from atgcn_jax.training.step import Normaliser
+
+
+def import_torch(
+  state_path: str | os.PathLike, config, workdir: str | os.PathLike, frontend_name: str = "talnet"
+) -> None:
+  """Write step 0 of a run with these weights, ready to tag, evaluate or train on.
+
+  Vocabulary and graph are those the config names. PANNs-style weights normalise their input with
+  the first batch norm, so the run's own normaliser does nothing.
+
+  Args:
+    state_path: an .npz of tensors by name, or a .pt / .pth of PyTorch.
+    frontend_name: what the weights were trained on.
+  Raises:
+    UserError: for weights that do not fit the config, or a folder that holds a run.
+  """
+  if checkpoint.saved_steps(workdir):
+    raise UserError(f"--workdir {workdir}: holds a run; name another folder")
+  if not config.data.vocabulary:
+    raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
+  vocabulary = read_vocabulary(data_path(config, config.data.vocabulary))
+  propagation, embeddings = label_graph(config, vocabulary, None)
+  frontend = FRONTENDS[frontend_name]
+  run = Run(
+    config=config,
+    vocabulary=vocabulary,
+    frontend=frontend,
+    normaliser=Normaliser(np.zeros(frontend.n_mels, "f"), np.ones(frontend.n_mels, "f")),
+    propagation=propagation,
+    label_embeddings=embeddings,
+    range_db=None,
+    store_fingerprint="",
+  )
+  try:
+    variables = convert(read_state_dict(state_path), config.model)
+  except ValueError as error:
+    raise UserError(f"{state_path}: {error}; set --config.model to the system it is of") from error
+  check_shapes(state_path, run, variables)
+  state = start_state(jax.tree.map(jnp.asarray, variables), optimiser(config.optim))
+  with checkpoint.open_manager(workdir) as manager:
+    checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
+
+
+def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -> None:
+  """Refuse weights of another width or number of labels.
+
+  Raises:
+    UserError: naming the first parameter that differs.
+  """
+  wanted = jax.tree.leaves_with_path(jax.eval_shape(run.initial_state).variables)
+  given = dict(jax.tree.leaves_with_path(variables))
+  for where, leaf in wanted:
+    if given[where].shape != leaf.shape:
+      raise UserError(
+        f"{path}: {jax.tree_util.keystr(where)} has shape {given[where].shape}, the config's system "
+        f"{leaf.shape}; set model.width or the vocabulary to those of the weights"
+      )
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
+  """Tensors by name from an .npz or from a .pt / .pth (which needs PyTorch); never unpickled.
+
+  Raises:
+    UserError: if the file cannot be read so.
+  """
+  if pathlib.Path(path).suffix == ".npz":
+    return read_arrays(path)
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"{path}: no such file; check the path")
+  try:
+    import torch
+  except ImportError:
+    raise UserError(
+      f"{path}: reading it needs PyTorch (`pip install torch`); or save its tensors as an .npz"
+    ) from None
+  try:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as error:  # torch raises what its readers raise
+    reason = " ".join(str(error).split())[:120]
+    raise UserError(f"{path}: not a file of plain PyTorch tensors ({reason}); give another") from None
+  tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+  if not isinstance(tensors, dict):
+    raise UserError(f"{path}: holds no state dict; save `model.state_dict()`")
+  return {name: np.asarray(tensor) for name, tensor in tensors.items()}

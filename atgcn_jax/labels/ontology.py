@@ -1,0 +1,137 @@
+"""The tree of sound categories that labels belong to (a label may hang in several places)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import graphlib
+import json
+import os
+from collections.abc import Container, Sequence
+
+import numpy as np
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import text_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Ontology:
+  """Categories by id: `names` as shown, and the ids of their `children`; there are no cycles."""
+
+  names: dict[str, str]
+  children: dict[str, tuple[str, ...]]
+
+  @functools.cached_property
+  def parents(self) -> dict[str, tuple[str, ...]]:
+    """The ids of every category's parents, none for a top category."""
+    found: dict[str, list[str]] = {category: [] for category in self.names}
+    for parent, children in self.children.items():
+      for child in children:
+        found[child].append(parent)
+    return {category: tuple(parents) for category, parents in found.items()}
+
+
+def read_ontology(path: str | os.PathLike[str]) -> Ontology:
+  """The ontology in a file.
+
+  Args:
+    path: A JSON file in the form of AudioSet's `ontology.json`: a list of objects with `id`, `name`
+      and `child_ids`.
+
+  Raises:
+    UserError: The file cannot be read or has another form, repeats an id, names a child that is not
+      there, or has a category among its own descendants.
+  """
+  try:
+    nodes = json.loads("".join(text_lines(path)))
+    names = {node["id"]: str(node["name"]) for node in nodes}
+    children = {node["id"]: tuple(node["child_ids"]) for node in nodes}
+    if len(names) < len(nodes) or not nodes:
+      raise UserError(f"{path}: holds no category or one twice; give the ontology's own file")
+    strangers = {child for group in children.values() for child in group} - set(names)
+  except (KeyError, TypeError, ValueError, RecursionError):
+    raise UserError(
+      f"{path}: not an ontology; give a JSON list of objects with id, name and child_ids"
+    ) from None
+  if strangers:
+    raise UserError(
+      f"{path}: child {min(strangers, key=str)} has no entry of its own; add the entry"
+    )
+  try:
+    graphlib.TopologicalSorter(children).prepare()
+  except graphlib.CycleError as error:
+    raise UserError(
+      f"{path}: {error.args[1][0]} is among its own descendants; remove one of the child_ids"
+    ) from None
+  return Ontology(names, children)
+
+
+def ancestors(ontology: Ontology, label_id: str) -> set[str]:
+  """The ids of all categories above a label, without the label itself.
+
+  Args:
+    ontology: The ontology.
+    label_id: The id of a category in it.
+
+  Raises:
+    UserError: The ontology has no such category.
+  """
+  return _climb(ontology, label_id, stops={})
+
+
+def label_edges(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
+  """Edges between labels and their parents, both ways, bool[K, K], none on the diagonal.
+
+  Where a parent is not a label, its nearest ancestors that are labels stand in, one on each way up.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+
+  Raises:
+    UserError: The ontology has no such category.
+
+  Source: the ontology graph of Table II.
+  """
+  index = {label_id: k for k, label_id in enumerate(ids)}
+  edges = np.zeros((len(ids), len(ids)), bool)
+  for child, label_id in enumerate(ids):
+    above = _climb(ontology, label_id, stops=index)
+    for parent in (index[category] for category in above if category in index):
+      edges[child, parent] = edges[parent, child] = True
+  return edges
+
+
+def top_categories(ontology: Ontology, ids: Sequence[str]) -> list[list[str]]:
+  """The ids of every label's top categories, K sorted lists; a top category is its own.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+
+  Raises:
+    UserError: The ontology has no such category.
+  """
+  return [
+    sorted(top for top in {label_id, *ancestors(ontology, label_id)} if not ontology.parents[top])
+    for label_id in ids
+  ]
+
+
+def _climb(ontology: Ontology, label_id: str, stops: Container[str]) -> set[str]:
+  """All categories met on the ways up from a label, each way ending at the first of `stops`."""
+  if label_id not in ontology.parents:
+    raise UserError(
+      f"label {label_id} is not in the ontology; use a vocabulary of its categories, "
+      "or a graph that needs no ontology"
+    )
+  met: set[str] = set()
+  ahead = list(ontology.parents[label_id])
+  while ahead:
+    category = ahead.pop()
+    if category not in met:
+      met.add(category)
+      if category not in stops:
+        ahead.extend(ontology.parents[category])
+  return met

@@ -1,0 +1,113 @@
+"""Flax linen modules of the systems, and `build`, which makes one from a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from atgcn_jax.models.cnn10 import Cnn10, scaled
+from atgcn_jax.models.heads import GraphHead, LinearHead
+from atgcn_jax.models.layers import Array, SpectrogramTransform
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+class AudioTagger(nn.Module):
+  """An acoustic encoder under a head that scores every label."""
+
+  encoder: nn.Module
+  head: nn.Module
+  embedding_dropout: float = 0.5
+
+  @nn.compact
+  def __call__(
+    self,
+    log_mel: Array,
+    train: bool = False,
+    return_features: bool = False,
+    after_norm: SpectrogramTransform | None = None,
+  ) -> Any:
+    """Returns logits float32[B, K], or with `return_features` a dict that holds them and more.
+
+    Args:
+      log_mel: float[B, T, F] normalised log-mels.
+      train: batch statistics and dropout (needs an rng `dropout`) where true.
+      return_features: also give `embedding` [B, C] and `label_vectors` [K, C].
+      after_norm: training's transform of the spectrogram behind the first batch norm.
+    """
+    features = self.encoder(log_mel, train=train, after_norm=after_norm)
+    embedding = features["embedding"]
+    scored = self.head(nn.Dropout(self.embedding_dropout, deterministic=not train)(embedding))
+    features = {name: at_least_float32(x) for name, x in {**features, **scored}.items()}
+    return features if return_features else features["logits"]
+
+
+def at_least_float32(x: Array) -> Array:
+  """Narrower floats widened, so that losses and scores are computed in float32."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def build(
+  config: Any,
+  *,
+  num_classes: int,
+  propagation: np.ndarray | None = None,
+  label_embeddings: np.ndarray | None = None,
+) -> nn.Module:
+  """The module of a config's `model` section.
+
+  `module.apply(variables, log_mel, train=False)` returns logits [B, K], and with
+  `return_features=True` a dict with `logits`, `embedding` [B, C] and `label_vectors` [K, C].
+
+  Args:
+    config: `encoder` (`cnn10`), `head` (`linear` or `graph`), `width` multiplier, `dropout`
+      (`block`, `pooled`, `embedding`), `dtype`; for the graph head also `layers`, `hidden`,
+      `activation`, `negative_slope`.
+    num_classes: labels K.
+    propagation: float[K, K], needed by the graph head.
+    label_embeddings: float[K, E], needed by the graph head.
+  Raises:
+    ValueError: for an unknown name, or a graph or vectors that are missing or of another size.
+  """
+  if config.dtype not in DTYPES:
+    raise ValueError(f"model.dtype {config.dtype!r}: one of {', '.join(DTYPES)}")
+  dtype = jnp.dtype(config.dtype)
+  if config.encoder != "cnn10":
+    raise ValueError(f"model.encoder {config.encoder!r}: only cnn10 is known")
+  encoder = Cnn10(
+    width=config.width,
+    block_dropout=config.dropout.block,
+    pooled_dropout=config.dropout.pooled,
+    dtype=dtype,
+  )
+  head: nn.Module
+  if config.head == "linear":
+    head = LinearHead(num_classes, dtype=dtype)
+  elif config.head == "graph":
+    _check_graph(num_classes, propagation, label_embeddings)
+    if config.layers < 1:
+      raise ValueError(f"model.layers {config.layers}: at least 1")
+    head = GraphHead(
+      propagation=propagation,
+      label_embeddings=label_embeddings,
+      layers=config.layers,
+      hidden=scaled(config.hidden, config.width),
+      activation=config.activation,
+      negative_slope=config.negative_slope,
+      dtype=dtype,
+    )
+  else:
+    raise ValueError(f"model.head {config.head!r}: one of linear, graph")
+  return AudioTagger(encoder, head, embedding_dropout=config.dropout.embedding)
+
+
+def _check_graph(num_classes, propagation, label_embeddings) -> None:
+  if propagation is None or label_embeddings is None:
+    raise ValueError("model.head 'graph' needs a propagation matrix and label embeddings")
+  if np.shape(propagation) != (num_classes, num_classes):
+    raise ValueError(f"propagation is {np.shape(propagation)} for {num_classes} labels")
+  if np.ndim(label_embeddings) != 2 or len(label_embeddings) != num_classes:
+    raise ValueError(f"label embeddings are {np.shape(label_embeddings)} for {num_classes} labels")

@@ -1,0 +1,80 @@
+"""From a clip's embedding to one logit a label: a linear classifier, or one made by a label graph."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from atgcn_jax.models.layers import Array, activation, parameter_dtype
+
+
+class LinearHead(nn.Module):
+  """One free weight vector and bias a label."""
+
+  num_classes: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, embedding: Array) -> dict[str, Array]:
+    """Returns `logits` [B, K] and `label_vectors` [K, C], the rows of the weight matrix."""
+    dense = nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.xavier_uniform(),
+      dtype=self.dtype,
+      param_dtype=parameter_dtype(self.dtype),
+      name="fc",
+    )
+    logits = dense(embedding)
+    return {"logits": logits, "label_vectors": dense.variables["params"]["kernel"].T}
+
+
+class GraphConvolution(nn.Module):
+  """One propagation Â H W of Eq. 1, before the activation.
+
+  Source: Wang et al., IEEE SPL 2020, Eq. 1; Kipf and Welling, ICLR 2017.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(self, nodes_KxE: Array, propagation_KxK: Array) -> Array:
+    bound = self.features**-0.5
+    weight = self.param(
+      "weight",
+      lambda key, shape, dtype: nn.initializers.uniform(2 * bound)(key, shape, dtype) - bound,
+      (nodes_KxE.shape[-1], self.features),
+      nodes_KxE.dtype,
+    )
+    return propagation_KxK @ (nodes_KxE @ weight)
+
+
+class GraphHead(nn.Module):
+  """Label vectors from a graph over the labels; logits are their product with the embedding (Eq. 3).
+
+  The graph is a constant. It is propagated in float32 (or wider) whatever the encoder's type: it
+  costs little, and its rounding would be shared by all clips.
+
+  Source: Wang et al., IEEE SPL 2020, Eq. 1 and 3, Algorithm 1.
+  """
+
+  propagation: Array  # float[K, K], Â of Eq. 1
+  label_embeddings: Array  # float[K, E], H^(0)
+  layers: int = 2
+  hidden: int = 256
+  activation: str = "leaky_relu"
+  negative_slope: float = 0.2
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, embedding: Array) -> dict[str, Array]:
+    """Returns `logits` [B, K] and `label_vectors` H^(L) [K, C], C being the embedding's width."""
+    node_dtype = parameter_dtype(self.dtype)
+    propagation = jnp.asarray(self.propagation, node_dtype)
+    nodes = jnp.asarray(self.label_embeddings, node_dtype)
+    for layer in range(1, self.layers + 1):
+      last = layer == self.layers
+      features = embedding.shape[-1] if last else self.hidden
+      nodes = GraphConvolution(features, name=f"gc{layer}")(nodes, propagation)
+      if not last:
+        nodes = activation(self.activation, self.negative_slope, node_dtype)(nodes)
+    return {"logits": embedding @ nodes.T.astype(embedding.dtype), "label_vectors": nodes}

@@ -1,0 +1,231 @@
+"""From a config to all that a run is made of, and to and from what its checkpoints keep of it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from atgcn_jax import models
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data import soundscapes
+from atgcn_jax.data.normaliser import band_statistics
+from atgcn_jax.data.prepare import prepare_soundscapes
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store import RANGE_DB, ClipStore, open_store
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.adjacency import propagation_matrix
+from atgcn_jax.labels.counts import Counts, count_labels, load_counts
+from atgcn_jax.labels.embeddings import load_embeddings
+from atgcn_jax.labels.ontology import label_edges, read_ontology
+from atgcn_jax.labels.vocabulary import Vocabulary, read_arrays, read_vocabulary, rows_by_id
+from atgcn_jax.runs.config import config_from_json, data_path, plain
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.state import TrainState, initial_state
+from atgcn_jax.training.step import Normaliser
+
+
+@dataclass(frozen=True)
+class Run:
+  """All that a run needs besides its clips and its training state.
+
+  `propagation` [K, K] and `label_embeddings` [K, E] are None for a system without a graph.
+  `range_db` is how far below a clip's peak the log-mels that it trained on reach, None for all.
+  `store_fingerprint` is empty for weights that came from elsewhere.
+  """
+
+  config: Any
+  vocabulary: Vocabulary
+  frontend: Frontend
+  normaliser: Normaliser
+  propagation: np.ndarray | None
+  label_embeddings: np.ndarray | None
+  range_db: float | None
+  store_fingerprint: str
+
+  def model(self) -> nn.Module:
+    """The system's module."""
+    return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
+
+  def initial_state(self) -> TrainState:
+    """The state before the first step."""
+    model, adam = self.model(), optimiser(self.config.optim)
+    shape = (self.frontend.frames, self.frontend.n_mels)
+    return jax.jit(lambda: initial_state(model, adam, self.config.seed, shape))()
+
+  def constants(self) -> dict[str, np.ndarray]:
+    """The arrays that a checkpoint keeps beside the state."""
+    arrays = {"mean": self.normaliser.mean, "deviation": self.normaliser.deviation}
+    if self.propagation is not None and self.label_embeddings is not None:
+      arrays |= {"propagation": self.propagation, "label_embeddings": self.label_embeddings}
+    return arrays
+
+  def description(self) -> dict[str, Any]:
+    """The rest that a checkpoint keeps, as JSON."""
+    return {
+      "config": plain(self.config),
+      "label_ids": list(self.vocabulary.ids),
+      "label_names": list(self.vocabulary.names),
+      "frontend": asdict(self.frontend),
+      "range_db": self.range_db,
+      "store_fingerprint": self.store_fingerprint,
+    }
+
+
+def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Run:
+  """The run that a checkpoint's items `run` and `constants` describe."""
+  return Run(
+    config=config_from_json(description["config"]),
+    vocabulary=Vocabulary(tuple(description["label_ids"]), tuple(description["label_names"])),
+    frontend=Frontend(**description["frontend"]),
+    normaliser=Normaliser(constants["mean"], constants["deviation"]),
+    propagation=constants.get("propagation"),
+    label_embeddings=constants.get("label_embeddings"),
+    range_db=description["range_db"],
+    store_fingerprint=description["store_fingerprint"],
+  )
+
+
+def new_run(config, store: ClipStore) -> Run:
+  """The run of a config on a store: its normaliser and graph come from the training clips."""
+  clips = split_clips(store, config.data, "train")
+  if not len(clips):
+    raise UserError(f"data.train_folds: {store.path} has no clip to train on; name its folds")
+  if config.data.vocabulary:
+    named = data_path(config, config.data.vocabulary)
+    if read_vocabulary(named).ids != store.vocabulary.ids:
+      raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with that one")
+  propagation, embeddings = label_graph(config, store.vocabulary, store)
+  return Run(
+    config=config,
+    vocabulary=store.vocabulary,
+    frontend=store.frontend,
+    normaliser=Normaliser(*band_statistics(store, clips)),
+    propagation=propagation,
+    label_embeddings=embeddings,
+    range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,
+    store_fingerprint=store.fingerprint,
+  )
+
+
+def label_graph(
+  config, vocabulary: Vocabulary, store: ClipStore | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Propagation matrix and label embeddings as a config names them; None for a linear head.
+
+  Args:
+    store: its training clips are counted for `graph.source="store"`.
+  Raises:
+    UserError: for a file that cannot be used, or without a store where one is needed.
+  """
+  if config.model.head != "graph":
+    return None, None
+  graph = config.graph
+  source = graph.embeddings
+  embeddings = load_embeddings(
+    source if source == "builtin" else data_path(config, source),
+    vocabulary,
+    dimension=graph.embedding_size,
+  )
+  if graph.source != "store":
+    path = data_path(config, graph.source)
+    arrays = read_arrays(path)
+    if "propagation" in arrays:
+      return stored_propagation(path, arrays, vocabulary), embeddings
+    counts = load_counts(path, vocabulary, graph.counts_set or None)
+  elif store is not None:
+    labels = store.labels_of(split_clips(store, config.data, "train"))
+    counts = count_labels(*labels, len(vocabulary))
+  else:
+    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or of a graph")
+  return propagation_of(
+    counts,
+    vocabulary,
+    method=graph.method,
+    threshold=graph.threshold,
+    neighbour_weight=graph.neighbour_weight,
+    ontology=data_path(config, graph.ontology) if graph.ontology else "",
+  ), embeddings
+
+
+def propagation_of(
+  counts: Counts,
+  vocabulary: Vocabulary,
+  *,
+  method: str,
+  threshold: float,
+  neighbour_weight: float,
+  ontology: str = "",
+) -> np.ndarray:
+  """`propagation_matrix` of counts; the method `ontology` takes its edges from that file.
+
+  Raises:
+    UserError: for an unknown method, a number out of range, or a missing ontology file.
+  """
+  edges = None
+  if method == "ontology":
+    if not ontology:
+      raise UserError("graph.ontology: the method 'ontology' needs the path of an ontology.json")
+    edges = label_edges(read_ontology(ontology), vocabulary.ids)
+  try:
+    return propagation_matrix(
+      counts.occurrences,
+      counts.cooccurrences,
+      method=method,
+      threshold=threshold,
+      neighbour_weight=neighbour_weight,
+      edges=edges,
+    )
+  except ValueError as error:
+    raise UserError(f"graph: {error}") from error
+
+
+def stored_propagation(path: str, arrays: dict[str, np.ndarray], vocabulary: Vocabulary):
+  """The matrix of an `atgcn graph` file in the vocabulary's order.
+
+  Raises:
+    UserError: if the file is for other labels.
+  """
+  rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
+  if len(rows) != len(arrays["propagation"]):
+    raise UserError(
+      f"{path}: a graph of {len(arrays['propagation'])} labels, not of these {len(rows)}; "
+      "make it with `atgcn graph` for this vocabulary"
+    )
+  return arrays["propagation"][np.ix_(rows, rows)].astype(np.float32)
+
+
+def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:
+  """`models.build` with its complaints about the config turned to the user."""
+  try:
+    return models.build(
+      config.model,
+      num_classes=len(vocabulary),
+      propagation=propagation,
+      label_embeddings=label_embeddings,
+    )
+  except ValueError as error:
+    raise UserError(f"--config: {error}") from error
+
+
+def store_of(config) -> ClipStore:
+  """The store a config names; the built-in soundscapes are made at first use and kept."""
+  if config.data.store != "soundscapes":
+    return open_store(data_path(config, config.data.store))
+  clips = config.data.soundscape_clips
+  name = f"soundscapes-{soundscapes.VERSION}-{clips}.h5"
+  path = cache_folder() / name
+  if not path.exists():
+    prepare_soundscapes(path, clips, seed=0)
+  return open_store(path)
+
+
+def cache_folder() -> pathlib.Path:
+  """Where made data is kept between runs: `$XDG_CACHE_HOME/atgcn_jax`, by default in `~/.cache`."""
+  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(base) / "atgcn_jax"

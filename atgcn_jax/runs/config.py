@@ -1,0 +1,195 @@
+"""A run's configuration: every key and its default, files, command-line overrides, contradictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from typing import Any
+
+from atgcn_jax.errors import UserError
+
+# Every key there is. A config file may leave out what it does not change.
+DEFAULTS: dict[str, Any] = {
+  "seed": 0,
+  "model": {
+    "encoder": "cnn10",
+    "head": "graph",  # graph (AT-GCN) or linear (CNN10)
+    "width": 1.0,  # multiplies the channels of the encoder and of the graph's hidden layers
+    "dtype": "float32",  # compute type; parameters stay float32 under bfloat16
+    "dropout": {"block": 0.2, "pooled": 0.5, "embedding": 0.5},
+    "layers": 2,  # graph convolutions
+    "hidden": 256,
+    "activation": "leaky_relu",  # leaky_relu, prelu or relu
+    "negative_slope": 0.2,
+  },
+  "graph": {
+    "method": "paper",  # see labels.adjacency.propagation_matrix
+    "threshold": 0.3,
+    "neighbour_weight": 0.2,
+    "source": "store",  # the training clips' labels, or an .npz of counts or of `atgcn graph`
+    "counts_set": "",  # balanced, unbalanced or full, where the .npz holds several
+    "ontology": "",  # ontology.json, for the method `ontology`
+    "embeddings": "builtin",  # or a GloVe text file, or an .npz
+    "embedding_size": 300,
+  },
+  "data": {
+    "root": "",  # paths of the sections data and graph are relative to this folder
+    "store": "soundscapes",  # a file of `atgcn prepare`, or the built-in soundscapes
+    "soundscape_clips": 2000,
+    "vocabulary": "",  # CSV; only needed where there is no store to take it from
+    "train_folds": ("train",),
+    "validation_folds": ("validation",),
+    "test_folds": ("test",),
+    "validation_share": 0.0,  # of the training folds, by a hash of the clip id
+    "sampling": "balanced",  # balanced (a queue a class) or shuffled (passes)
+    "batch_size": 64,
+  },
+  "augment": {
+    "form": "authors",  # authors or panns
+    "mixup_alpha": 0.2,
+    "time_stripes": 2,
+    "time_width": 64,
+    "band_stripes": 2,
+    "band_width": 8,
+  },
+  "optim": {
+    "steps": 600_000,
+    "learning_rate": 1e-3,
+    "schedule": "constant",  # constant, cosine, linear or exponential
+    "warmup_steps": 0,
+    "final_factor": 0.0,
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "clip_norm": 0.0,
+    "plateau_factor": 1.0,  # below 1: multiplies the rate when validation mAP stands still
+    "plateau_patience": 3,
+  },
+  "evaluation": {"every": 2000, "batch_size": 64},
+  "checkpoint": {"every": 2000, "keep": 2},
+  "log": {"every": 100},
+  "deterministic": False,  # the same bits on a GPU, slower; CPU and TPU always give them
+}
+
+# What may differ when a run is resumed: how long, where from, how often it is saved or logged.
+# The content behind the paths is compared instead of the paths.
+FREE_ON_RESUME = (
+  "optim.steps",
+  "data.root",
+  "data.store",
+  "data.vocabulary",
+  "graph.source",
+  "graph.ontology",
+  "graph.embeddings",
+  "checkpoint",
+  "log",
+)
+
+
+def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
+  """The `ConfigDict` of a config file, filled up with the defaults and overridden.
+
+  Args:
+    path: a Python file with `get_config()`.
+    overrides: arguments like `--config.optim.steps=100`.
+  Raises:
+    UserError: for a file that cannot be run, an unknown key, or a value of another type.
+  """
+  import ml_collections
+
+  if not os.path.isfile(path):
+    raise UserError(f"{path}: no such config file; give a file with get_config() to --config")
+  try:
+    given = runpy.run_path(str(path))["get_config"]()
+    given = ml_collections.ConfigDict(given).to_dict()
+  except UserError:
+    raise
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    raise UserError(f"{path}: get_config() of the config file fails ({reason}); mend it") from error
+  config = ml_collections.ConfigDict(DEFAULTS)
+  if unknown := sorted(_flat(given).keys() - _flat(DEFAULTS).keys()):
+    raise UserError(f"{path}: unknown config key {', '.join(unknown)}; known are {_known(unknown[0])}")
+  try:
+    config.update(given)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"{path}: {' '.join(str(error).split())}; give a value of that type") from error
+  return config_with_overrides(config, overrides or [])
+
+
+def config_with_overrides(config, overrides: list[str]):
+  """The config with `--config.KEY=VALUE` arguments applied, as ml_collections parses them."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  values = flags.FlagValues()
+  argv = ["atgcn", *overrides]
+  config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+  for argument in overrides:
+    key = argument.removeprefix("--config.").partition("=")[0]
+    if key not in _flat(DEFAULTS):
+      raise UserError(f"--config.{key}: unknown config key; known are {_known(key)}")
+  try:
+    rest = values(argv)
+  except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError) as error:
+    raise UserError(
+      f"{' '.join(overrides)}: {' '.join(str(error).split())}; write --config.KEY=VALUE"
+    ) from error
+  if len(rest) > 1:
+    raise UserError(f"{rest[1]}: not an option; write --config.KEY=VALUE")
+  return values.config
+
+
+def config_from_json(saved: dict[str, Any]):
+  """The config that a checkpoint holds; keys that came later take their defaults."""
+  import ml_collections
+
+  config = ml_collections.ConfigDict(DEFAULTS)
+  config.update({key: value for key, value in saved.items() if key in DEFAULTS})
+  return config
+
+
+def plain(config) -> dict[str, Any]:
+  """The config as JSON would give it back."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def contradictions(saved: dict[str, Any], config) -> list[str]:
+  """`key: saved value → new value` of keys that must not differ when a run is resumed."""
+  old, new = _flat(saved), _flat(plain(config))
+  return [
+    f"{key}: {json.dumps(old.get(key))} → {json.dumps(new.get(key))}"
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not _is_free(key)
+  ]
+
+
+def data_path(config, path: str) -> str:
+  """A path of the sections data and graph, taken from `data.root`."""
+  return os.path.join(config.data.root, path)
+
+
+def _is_free(key: str) -> bool:
+  return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def _known(key: str) -> str:
+  """The keys of the section that a mistaken key names, or of the top."""
+  section: dict[str, Any] = DEFAULTS
+  for part in key.split(".")[:-1]:
+    inner = section.get(part)
+    if not isinstance(inner, dict):
+      break
+    section = inner
+  return ", ".join(section)

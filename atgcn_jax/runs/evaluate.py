@@ -1,0 +1,177 @@
+"""Scores of clips, the figures that follow from them, and the files that show them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from atgcn_jax.data.pipeline import Share, batches, sequential
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store import ClipStore, open_store
+from atgcn_jax.errors import UserError
+from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.runs.assemble import Run, store_of
+from atgcn_jax.runs.config import plain
+from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.report import write_report
+from atgcn_jax.runs.restore import load
+from atgcn_jax.training import sharding
+from atgcn_jax.training.step import make_score_step
+
+FOLDER = "evaluation"
+
+
+def score_clips(
+  score_step: Callable,
+  variables: Any,
+  store: ClipStore,
+  clips: np.ndarray,
+  batch: int,
+  mesh: jax.sharding.Mesh,
+  *,
+  before_batch: Callable[[], None] = lambda: None,
+  progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+  """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
+
+  Args:
+    before_batch: called before each batch; may raise to stop.
+    progress: show a bar.
+  """
+  clips_of, count = sequential(clips, batch)
+  share = Share(jax.process_index(), jax.process_count())
+  scores = []
+  with tqdm(total=len(clips), unit="clip", desc="scoring", disable=None if progress else True) as bar:
+    for loaded in batches(store, clips_of, 0, count, share):
+      before_batch()
+      inputs = {name: loaded[name] for name in ("log_mel", "peak_db")}
+      scored = score_step(variables, sharding.place(inputs, mesh))
+      scores.append(np.asarray(multihost(scored)))
+      bar.update(min(batch, len(clips) - bar.n))
+  return np.concatenate(scores)[: len(clips)], store.labels(clips)
+
+
+def multihost(scores: jax.Array) -> Any:
+  """The whole array on this process, also where other processes hold parts of it."""
+  if jax.process_count() == 1:
+    return scores
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(scores, tiled=True)
+
+
+def evaluate(
+  workdir: str | os.PathLike,
+  *,
+  step: str = "latest",
+  store_path: str | None = None,
+  split: str = "test",
+) -> dict[str, Any]:
+  """The figures of a checkpoint on a split, also written to the run directory.
+
+  `evaluation/SPLIT-STEP.json` and `.csv` (per class) and `report.html` are written.
+
+  Returns: `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `clips`,
+    `classes`, `classes_scored`, `step`, `split`.
+  Raises:
+    UserError: for a run, step, store or split that cannot be used.
+  """
+  mesh = sharding.data_mesh()
+  loaded = load(workdir, step, mesh)
+  run = loaded.run
+  store = open_store(store_path) if store_path else store_of(run.config)
+  check_store(run, store)
+  clips = split_clips(store, run.config.data, split)
+  if not len(clips):
+    raise UserError(f"--split {split}: {store.path} has no clip in it; name another split")
+  batch = run.config.evaluation.batch_size
+  batch += -batch % jax.device_count()
+  score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
+  scores, labels = score_clips(score_step, loaded.state, store, clips, batch, mesh, progress=True)
+  metrics = tagging_metrics(scores, labels)
+  names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
+  result = {name: finite_or_none(metrics[name]) for name in names} | {
+    "clips": len(clips),
+    "classes": len(run.vocabulary),
+    "classes_scored": int(np.isfinite(metrics["average_precision"]).sum()),
+    "step": loaded.step,
+    "split": split,
+  }
+  if jax.process_index() == 0:
+    positives = labels.sum(axis=0, dtype=np.int64)
+    write_files(pathlib.Path(workdir), run, loaded.state, result, metrics, positives)
+  return result
+
+
+def check_store(run: Run, store: ClipStore) -> None:
+  """Refuse a store that the run's system cannot score.
+
+  Raises:
+    UserError: for another vocabulary or front end.
+  """
+  if store.vocabulary.ids != run.vocabulary.ids:
+    raise UserError(
+      f"{store.path}: a store of another vocabulary ({len(store.vocabulary)} labels, the run has "
+      f"{len(run.vocabulary)}); prepare it with the run's vocabulary"
+    )
+  if store.frontend != run.frontend:
+    raise UserError(
+      f"{store.path}: a store of the front end {store.frontend.name}; the run needs "
+      f"{run.frontend.name}, prepare it with --frontend {run.frontend.name}"
+    )
+
+
+def write_files(
+  workdir: pathlib.Path,
+  run: Run,
+  variables: Any,
+  result: dict[str, Any],
+  metrics: dict[str, Any],
+  positives: np.ndarray,
+) -> None:
+  """The JSON, the per-class CSV and the page of an evaluation."""
+  folder = workdir / FOLDER
+  folder.mkdir(exist_ok=True)
+  stem = f"{result['split']}-{result['step']}"
+  (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+  with open(folder / f"{stem}.csv", "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["mid", "display_name", "positives", "average_precision", "auc"])
+    writer.writerows(
+      zip(
+        run.vocabulary.ids,
+        run.vocabulary.names,
+        positives,
+        metrics["average_precision"],
+        metrics["auc"],
+      )
+    )
+  shape = (1, run.frontend.frames, run.frontend.n_mels)
+  features = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
+  write_report(
+    workdir / "report.html",
+    title=f"{'AT-GCN' if run.config.model.head == 'graph' else 'CNN10'} in {workdir.name}",
+    summary=result,
+    records=read_records(workdir),
+    vocabulary=run.vocabulary,
+    positives=positives,
+    average_precision=metrics["average_precision"],
+    auc=metrics["auc"],
+    label_vectors=np.asarray(features["label_vectors"]),
+    propagation=run.propagation,
+    config=plain(run.config),
+  )
+
+
+def finite_or_none(value: Any) -> float | None:
+  """JSON has no NaN and no infinity."""
+  return float(value) if math.isfinite(value) else None

@@ -1,0 +1,80 @@
+"""What a training run tells: metrics.jsonl, TensorBoard files, and the terminal."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+QUIET_SECONDS = 15  # between two lines where the terminal is none
+
+
+def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """The records of a run's metrics.jsonl; a last line cut short is passed over."""
+  path = pathlib.Path(workdir) / METRICS
+  if not path.is_file():
+    return []
+  records = []
+  for line in path.read_text().splitlines():
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      continue
+  return records
+
+
+class RunLog:
+  """Writes records as they come; one object a start of a run."""
+
+  def __init__(self, workdir: str | os.PathLike, start: int, steps: int, batch: int):
+    """Open the files of a run that begins at step `start`; what lies beyond it is dropped."""
+    self.steps, self.batch = steps, batch
+    path = pathlib.Path(workdir) / METRICS
+    kept = [record for record in read_records(workdir) if record["step"] <= start]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    temporary.replace(path)
+    self._file = path.open("a")
+    self._tensorboard = SummaryWriter(
+      str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None
+    )
+    self._bar = tqdm(
+      total=steps * batch, initial=start * batch, unit="clip", unit_scale=True, disable=None
+    )
+    self._began, self._start, self._spoke = time.monotonic(), start, 0.0
+
+  def stepped(self, step: int) -> None:
+    """Move the bar: `step` updates are done."""
+    self._bar.update(self.batch)
+    if self._bar.disable and time.monotonic() - self._spoke > QUIET_SECONDS:
+      self._spoke = time.monotonic()
+      rate = (step - self._start) / (self._spoke - self._began)
+      left = datetime.timedelta(seconds=round((self.steps - step) / rate))
+      self.say(f"step {step} of {self.steps}, {rate * self.batch:.1f} clips/s, {left} left")
+
+  def record(self, step: int, values: dict[str, float], prefix: str) -> None:
+    """Write one record; `prefix` groups its values in TensorBoard."""
+    self._file.write(json.dumps({"step": step, **values}) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+    if "loss" in values:
+      self._bar.set_postfix_str(f"step {step}, loss {values['loss']:.4f}")
+
+  def say(self, message: str) -> None:
+    """A line on stderr that does not tear the bar."""
+    self._bar.write(message, file=sys.stderr)
+
+  def close(self) -> None:
+    """Flush and close all."""
+    self._bar.close()
+    self._file.close()
+    self._tensorboard.close()

@@ -1,0 +1,48 @@
+"""SIGTERM and Ctrl-C as a wish to stop at the next step."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class Stopped(Exception):  # noqa: N818 (a wish, not an error)
+  """The process was asked to stop, and has saved what it had; `signal_number` says by what."""
+
+  def __init__(self, signal_number: int):
+    super().__init__(signal.Signals(signal_number).name)
+    self.signal_number = signal_number
+
+
+class StopRequest:
+  """Whether, and by which signal, the process was asked to stop."""
+
+  signal_number: int | None = None
+
+  def check(self) -> None:
+    """Raises Stopped once asked."""
+    if self.signal_number is not None:
+      raise Stopped(self.signal_number)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+  """Within, the first SIGTERM or SIGINT is only noted; a second one acts at once."""
+  request = StopRequest()
+  previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+  def note(number, frame):
+    request.signal_number = number
+    restore()
+
+  def restore():
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+  for number in previous:
+    signal.signal(number, note)
+  try:
+    yield request
+  finally:
+    restore()

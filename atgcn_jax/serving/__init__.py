@@ -1,0 +1,1 @@
+"""Tagging sound with a trained run."""

@@ -1,0 +1,123 @@
+"""The training step and the evaluation step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from atgcn_jax.training import augment, sharding
+from atgcn_jax.training.state import TrainState
+
+Array = jax.Array
+RANGE_DB = 80.0  # what a stored uint8 spans below its clip's peak
+
+
+class Normaliser(NamedTuple):
+  """Per-band mean and deviation of the training part, float32[F], in dB."""
+
+  mean: Any
+  deviation: Any
+
+
+def decode(batch: dict[str, Array], normaliser: Normaliser) -> Array:
+  """Normalised log-mels float32[B, T, F] of a batch.
+
+  Args:
+    batch: `log_mel` [B, T, F], in dB where it is of a float type; where it is uint8, 0 … 255 stand
+      for the RANGE_DB below `peak_db` [B].
+  """
+  log_mel = batch["log_mel"].astype(jnp.float32)
+  if batch["log_mel"].dtype == jnp.uint8:
+    log_mel = log_mel * (RANGE_DB / 255) + (batch["peak_db"][:, None, None] - RANGE_DB)
+  return (log_mel - normaliser.mean) / normaliser.deviation
+
+
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+  """Mean over clips and labels of the binary cross-entropy (Eq. 4, scaled)."""
+  return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
+
+
+def loss_and_gradients(
+  model: nn.Module,
+  state: TrainState,
+  batch: dict[str, Array],
+  *,
+  normaliser: Normaliser,
+  augment_config: Any,
+  seed: int,
+) -> tuple[Array, Any, Any]:
+  """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step)."""
+  augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+  before, behind, labels = augment.plan(
+    augment_key, augment_config, batch["labels"].astype(jnp.float32)
+  )
+  log_mel = decode(batch, normaliser)
+  if before is not None:
+    log_mel = before(log_mel)
+
+  def loss_of(params):
+    logits, updates = model.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      log_mel,
+      train=True,
+      after_norm=behind,
+      rngs={"dropout": dropout_key},
+      mutable=["batch_stats"],
+    )
+    return binary_cross_entropy(logits, labels), updates["batch_stats"]
+
+  (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+  return loss, gradients, batch_stats
+
+
+def make_train_step(
+  model: nn.Module,
+  optimiser: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  *,
+  normaliser: Normaliser,
+  augment_config: Any,
+  seed: int,
+) -> Callable[[TrainState, dict[str, Array], Any], tuple[TrainState, dict[str, Array]]]:
+  """The jitted step `(state, batch, rate_factor) -> (state, {"loss", "gradient_norm"})`.
+
+  The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, the
+  state is on every device and its buffers are given up to the new one. `rate_factor` multiplies
+  the learning rate (Adam's update is linear in it).
+  """
+
+  def train_step(state, batch, rate_factor):
+    loss, gradients, batch_stats = loss_and_gradients(
+      model, state, batch, normaliser=normaliser, augment_config=augment_config, seed=seed
+    )
+    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    updates = jax.tree.map(lambda u: u * jnp.asarray(rate_factor, u.dtype), updates)
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return new_state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+  whole, split = sharding.replicated(mesh), sharding.split(mesh)
+  return jax.jit(
+    train_step, in_shardings=(whole, split, None), out_shardings=whole, donate_argnums=0
+  )
+
+
+def make_score_step(
+  model: nn.Module, mesh: jax.sharding.Mesh, *, normaliser: Normaliser
+) -> Callable[[dict[str, Any], dict[str, Array]], Array]:
+  """The jitted `(variables, batch) -> scores float32[B, K]`, sigmoids in (0, 1) (Eq. 3)."""
+
+  def score(variables, batch):
+    return jax.nn.sigmoid(model.apply(variables, decode(batch, normaliser), train=False))
+
+  whole, split = sharding.replicated(mesh), sharding.split(mesh)
+  return jax.jit(score, in_shardings=(whole, split), out_shardings=split)

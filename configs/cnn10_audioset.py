@@ -1,0 +1,56 @@
+"""CNN10 on AudioSet with the settings of Wang et al. (IEEE SPL 2020).
+
+Published: mAP .422, mAUC .970, d' 2.653 (the paper's Table I). Not trained by this project so far.
+
+The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
+`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+
+  atgcn train --config configs/cnn10_audioset.py --workdir runs/cnn10_audioset --config.data.root=DATA
+"""
+
+import ml_collections
+
+
+def get_config():
+  """Returns the settings; what is not named here keeps its default."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.model = dict(
+    encoder="cnn10",
+    head="linear",
+    width=1.0,
+    dtype="bfloat16",
+    dropout=dict(block=0.2, pooled=0.5, embedding=0.5),
+    layers=2,
+    hidden=256,
+    activation="leaky_relu",
+    negative_slope=0.2,
+  )
+  config.graph = dict(
+    method="paper",
+    threshold=0.3,
+    neighbour_weight=0.2,
+    source="audioset/cooccurrence.npz",
+    counts_set="full",
+    embeddings="audioset/glove_300d.npz",
+    embedding_size=300,
+  )
+  config.data = dict(
+    root="data",
+    store="audioset.h5",
+    vocabulary="audioset/class_labels_indices.csv",
+    train_folds=("train",),
+    validation_folds=(),
+    test_folds=("eval",),
+    validation_share=0.01,
+    sampling="balanced",
+    batch_size=64,
+  )
+  config.augment = dict(
+    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
+  )
+  config.optim = dict(steps=600_000, learning_rate=1e-3, schedule="constant")
+  config.evaluation = dict(every=2000, batch_size=64)
+  config.checkpoint = dict(every=2000, keep=2)
+  config.log = dict(every=100)
+  return config

@@ -1,0 +1,61 @@
+"""AT-GCN or CNN10 on ESC-10: 400 real recordings, folds 1 to 4 train and fold 5 tests.
+
+The folder `data.root` has the clip store `esc10.h5`, made with
+
+  atgcn prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5
+
+and, in `audioset/`, `cooccurrence.npz` (the graph is that of AudioSet's full counts, restricted to
+the 26 labels) and `glove_300d.npz`. There is no fold to choose a checkpoint by: fold 5 is only
+watched while training, and the last step is what counts.
+
+  atgcn train --config configs/esc10.py --workdir runs/esc10-atgcn --config.data.root=DATA
+  atgcn train --config configs/esc10.py --workdir runs/esc10-cnn10 --config.data.root=DATA \\
+    --config.model.head=linear
+"""
+
+import ml_collections
+
+
+def get_config():
+  """Returns the settings; what is not named here keeps its default."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.model = dict(
+    encoder="cnn10",
+    head="graph",
+    width=0.25,
+    dtype="float32",
+    dropout=dict(block=0.2, pooled=0.5, embedding=0.5),
+    layers=2,
+    hidden=256,
+    activation="leaky_relu",
+    negative_slope=0.2,
+  )
+  config.graph = dict(
+    method="paper",
+    threshold=0.3,
+    neighbour_weight=0.2,
+    source="audioset/cooccurrence.npz",
+    counts_set="full",
+    embeddings="audioset/glove_300d.npz",
+    embedding_size=300,
+  )
+  config.data = dict(
+    root="data",
+    store="esc10.h5",
+    train_folds=("1", "2", "3", "4"),
+    validation_folds=("5",),
+    test_folds=("5",),
+    sampling="balanced",
+    batch_size=32,
+  )
+  config.augment = dict(
+    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
+  )
+  config.optim = dict(
+    steps=300, learning_rate=2e-3, schedule="cosine", warmup_steps=30, final_factor=0.01
+  )
+  config.evaluation = dict(every=50, batch_size=40)
+  config.checkpoint = dict(every=50, keep=2)
+  config.log = dict(every=10)
+  return config

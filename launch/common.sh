@@ -1,0 +1,22 @@
+# Sourced by the other scripts: an environment with pinned versions in .venv.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PYTHON=${PYTHON:-python3}
+
+# install EXTRAS: make or complete .venv; does nothing where it is already as asked for.
+install() {
+  local extras=$1 stamp=.venv/installed-$1 wanted
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or later is needed; name one in PYTHON" >&2
+    exit 2
+  }
+  wanted=$(cat setup.cfg launch/constraints.txt | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  echo "installing into .venv (a minute or two) …"
+  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --constraint launch/constraints.txt --editable ".$extras"
+  echo "$wanted" >"$stamp"
+}

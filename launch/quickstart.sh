@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# From nothing to two trained systems, side by side: CNN10 and AT-GCN on the built-in soundscapes.
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+begin=$SECONDS
+say() { printf '\n[%3d s] %s\n' $((SECONDS - begin)) "$*"; }
+
+out=quickstart
+say "1/5 environment"
+install ""
+atgcn=.venv/bin/atgcn
+
+for system in cnn10 atgcn; do
+  head=graph
+  [ "$system" = cnn10 ] && head=linear
+  say "$([ "$system" = cnn10 ] && echo 2 || echo 3)/5 training $system in $out/$system (the built-in soundscapes are made first, once)"
+  "$atgcn" train --config configs/quickstart.py --workdir "$out/$system" --config.model.head=$head
+done
+
+say "4/5 evaluating both on the test fold"
+for system in cnn10 atgcn; do
+  "$atgcn" evaluate --workdir "$out/$system" --json >"$out/$system.json"
+done
+.venv/bin/python - "$out" <<'PY'
+import json, sys
+
+print(f"{'system':8} {'mAP':>7} {'mAUC':>7} {'d-prime':>8} {'clips':>6} {'labels':>7}")
+for system in ("cnn10", "atgcn"):
+  with open(f"{sys.argv[1]}/{system}.json") as file:
+    row = json.loads(file.read().splitlines()[-1])
+  print(
+    f"{system:8} {row['mAP']:7.4f} {row['mAUC']:7.4f} {row['d_prime']:8.3f} "
+    f"{row['clips']:6} {row['classes']:7}"
+  )
+PY
+
+say "5/5 tagging one soundscape that neither was trained on"
+"$atgcn" soundscapes --out "$out/sound" --clips 10 >/dev/null
+grep '^000009' "$out/sound/labels.csv" | sed 's/^/what is in it: /'
+"$atgcn" tag --workdir "$out/atgcn" "$out/sound/audio/000009.flac"
+
+say "done; open the pages $out/cnn10/report.html and $out/atgcn/report.html"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Install what the tests need and run them; --all runs the slow ones too. Further arguments go to pytest.
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+install "[test]"
+exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -1,0 +1,31 @@
+"""Eight CPU devices for every test, and the folder of shared data."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_addoption(parser):
+  parser.addoption("--all", action="store_true", help="also run the slow tests")
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption("--all"):
+    return
+  for item in items:
+    if "slow" in item.keywords:
+      item.add_marker(pytest.mark.skip(reason="slow; run with --all"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+  """The folder of reference data; tests that need it are skipped where it is absent."""
+  folder = pathlib.Path(os.environ.get("ATGCN_SHARED", "../shared"))
+  if not (folder / "data").is_dir():
+    pytest.skip(f"no reference data at {folder} (set ATGCN_SHARED)")
+  return folder

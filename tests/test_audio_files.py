@@ -1,0 +1,269 @@
+"""Sound files: formats, rates, channels, every kind of bad file, windows."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from atgcn_jax.audio import files
+from atgcn_jax.errors import UserError
+
+FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")]
+NAMES = [kind for kind, _ in FORMATS]
+
+
+def tone(rate, seconds=1.0, hertz=440.0, amplitude=0.5):
+  return amplitude * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)
+
+
+def noise(samples, seed=0):
+  return 0.1 * np.random.default_rng(seed).standard_normal(samples)
+
+
+def encode(samples, rate, kind, **options):
+  if kind not in soundfile.available_formats():
+    pytest.skip(f"this libsndfile cannot write {kind}")
+  stream = io.BytesIO()
+  channels = samples.shape[1] if samples.ndim > 1 else 1
+  options.setdefault("subtype", dict(FORMATS).get(kind))
+  with soundfile.SoundFile(stream, "w", rate, channels, format=kind, **options) as sound:
+    sound.write(samples)
+  return stream.getvalue()
+
+
+def complaint(source, rate=16000):
+  with pytest.raises(UserError) as caught:
+    files.load(source, rate)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert "; " in message
+  return message
+
+
+def frequency(waveform, rate):
+  spectrum = np.abs(np.fft.rfft(waveform * np.hanning(waveform.size), 8 * waveform.size))
+  return spectrum.argmax() * rate / (8 * waveform.size)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22050, 2), (44100, 1), (48000, 2)])
+def test_every_format_keeps_length_pitch_and_level(kind, rate, channels, tmp_path):
+  sound = tone(rate)
+  path = tmp_path / f"tone.{kind.lower()}"
+  path.write_bytes(encode(np.stack([sound] * channels, axis=1), rate, kind))
+  waveform = files.load(path, rate)
+  assert waveform.dtype == np.float32
+  assert waveform.shape == (rate,)
+  assert frequency(waveform, rate) == pytest.approx(440, abs=0.2)
+  assert np.sqrt(np.mean(waveform**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.02)
+  if kind in ("WAV", "FLAC"):
+    np.testing.assert_allclose(waveform, sound, atol=2**-15)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_channels_are_averaged(channels):
+  sound = noise((4000, channels))
+  waveform = files.load(encode(sound, 16000, "WAV", subtype="FLOAT"), 16000)
+  np.testing.assert_allclose(waveform, sound.mean(axis=1), atol=1e-7)
+
+
+def test_path_bytes_and_stream_agree(tmp_path):
+  data = encode(noise(5000), 22050, "FLAC")
+  path = tmp_path / "clip {0} %s.flac"
+  path.write_bytes(data)
+  expected = files.load(data, 16000)
+  with path.open("rb") as stream:
+    for source in (path, str(path), stream, io.BytesIO(data), bytearray(data)):
+      np.testing.assert_array_equal(files.load(source, 16000), expected)
+  with pytest.raises(TypeError, match="binary"):
+    files.load(io.StringIO("text"), 16000)
+
+
+def test_the_content_decides_the_format_and_not_the_suffix(tmp_path):
+  path = tmp_path / "clip.raw"
+  path.write_bytes(encode(noise(500), 16000, "WAV"))
+  assert files.load(path, 16000).shape == (500,)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("samples", [1, 7, 300_000])
+def test_any_length_is_read_whole(kind, samples):
+  assert files.load(encode(noise(samples), 44100, kind), 44100).shape == (samples,)
+  assert files.load(encode(noise(samples), 44100, kind), 16000).size >= 1
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(44100, 16000), (8000, 32000), (11025, 48000)])
+def test_resampling_keeps_pitch_level_and_duration(rate, wanted):
+  waveform = files.resample(tone(rate, 2.0, 1000.0), rate, wanted)
+  assert waveform.dtype == np.float32
+  assert abs(waveform.size - 2 * wanted) <= 1
+  expected = tone(wanted, 2.0, 1000.0)
+  middle = slice(wanted // 10, 2 * wanted - wanted // 10)  # away from the filter's ends
+  np.testing.assert_allclose(waveform[middle], expected[middle], atol=2e-3)
+
+
+def test_resampling_keeps_what_would_fold_back_out():
+  assert np.abs(files.resample(tone(44100, 1.0, 12000.0), 44100, 16000)[800:-800]).max() < 1e-3
+
+
+def test_resampling_at_the_same_rate_changes_nothing():
+  waveform = noise(100).astype(np.float32)
+  np.testing.assert_array_equal(files.resample(waveform, 16000, 16000), waveform)
+  with pytest.raises(ValueError, match="positive"):
+    files.resample(waveform, 16000, 0)
+
+
+def test_what_is_not_a_sound_file_is_named(tmp_path):
+  assert complaint(tmp_path / "none.wav").startswith(f"{tmp_path}/none.wav: no such file")
+  assert "is a folder" in complaint(tmp_path)
+  assert "cannot be read" in complaint("null\0byte.wav")
+  (tmp_path / "empty.wav").touch()
+  assert "is empty" in complaint(tmp_path / "empty.wav")
+  two_lines = tmp_path / "two\nlines.wav"
+  two_lines.write_bytes(b"not sound at all, but words\n" * 100)
+  assert "cannot be read as sound" in complaint(two_lines)
+  assert "cannot be read as sound" in complaint(np.random.default_rng(0).bytes(5000))
+  assert "cannot be read as sound" in complaint(bytes(5000))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "OGG"])
+def test_a_file_without_samples(kind):
+  assert "no samples" in complaint(encode(noise(0), 16000, kind))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(bad):
+  sound = noise((8000, 2))
+  sound[4000, 1] = bad
+  message = complaint(encode(sound, 16000, "WAV", subtype="FLOAT"))
+  assert "1 samples are NaN or infinite, the first at 0.250 s" in message
+
+
+@pytest.mark.parametrize("kind", [*NAMES, "AIFF", "RF64", "RIFX"])
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95, -1])
+def test_cut_files(kind, keep):
+  if kind == "RIFX":
+    data = encode(noise(40000), 16000, "WAV", subtype="PCM_16", endian="BIG")
+    assert data[:4] == b"RIFX"
+  else:
+    data = encode(noise(40000), 16000, kind)
+  assert files.load(data, 16000).shape == (40000,)
+  cut = data[:-1] if keep == -1 else data[: int(len(data) * keep)]
+  assert "is cut short or damaged" in complaint(cut)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("length", [4, 5, 20, 40, 43, 44, 60, 200])
+def test_little_more_than_a_header(kind, length):
+  complaint(encode(noise(40000), 16000, kind)[:length])
+
+
+def test_damage_inside_a_file():
+  for kind in ("FLAC", "OGG"):
+    data = bytearray(encode(noise(40000), 16000, kind))
+    data[len(data) // 2] ^= 0x10
+    assert "is cut short or damaged" in complaint(bytes(data)), kind
+  data = encode(noise(40000), 16000, "MP3")
+  assert "mp3 frames are there" in complaint(data[: len(data) // 2] + data[len(data) // 2 + 3000 :])
+
+
+def test_one_lost_mp3_frame_is_seen():
+  data = bytearray(encode(noise(40000), 16000, "MP3"))
+  at = data.index(data[:2], len(data) // 2)
+  data[at : at + 4] = bytes(4)
+  assert "mp3 frames are there" in complaint(bytes(data))
+
+
+def test_fewer_samples_than_the_header_says(monkeypatch):
+  class Short(soundfile.SoundFile):
+    frames = property(lambda self: super().frames + 1)
+
+  data = encode(noise(1000), 16000, "WAV")
+  monkeypatch.setattr(soundfile, "SoundFile", Short)
+  assert "1000 of 1001 samples are there" in complaint(data)
+
+
+def ogg_pages(data):
+  position = 0
+  while position < len(data):
+    segments = data[position + 26]
+    stop = position + 27 + segments + sum(data[position + 27 : position + 27 + segments])
+    yield data[position:stop]
+    position = stop
+
+
+def test_ogg_without_its_last_page_and_chained_ogg():
+  data = encode(noise(40000), 16000, "OGG")
+  pages = list(ogg_pages(data))
+  assert len(pages) > 3
+  assert "end-of-stream page is missing" in complaint(b"".join(pages[:-1]))
+  assert "only the first" in complaint(data + data)
+
+
+def test_wav_of_a_writer_that_did_not_know_its_length():
+  data = bytearray(encode(noise(1000), 16000, "WAV"))
+  at = data.index(b"data") + 4
+  data[4:8] = data[at : at + 4] = b"\xff" * 4
+  assert files.load(bytes(data), 16000).shape == (1000,)
+
+
+def test_what_follows_the_sound_does_no_harm():
+  for kind in NAMES:
+    data = encode(noise(20000), 16000, kind) + b"TAG" + bytes(125)
+    assert files.load(data, 16000).shape == (20000,), kind
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 2), (44100, 2), (48000, 1)])
+@pytest.mark.parametrize("quiet_first", [True, False])
+def test_mp3_of_varying_bit_rate_without_a_count_is_read_whole(rate, channels, quiet_first):
+  sound = noise((8 * rate, channels))
+  sound[: 6 * rate if quiet_first else 0] = 0
+  sound[6 * rate if not quiet_first else 8 * rate :] = 0
+  data = encode(sound, rate, "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+  with_count = files.load(data, rate)
+  assert with_count.shape == (8 * rate,)
+  second = data.index(b"\xff", 40)
+  while data[second + 1] != data[1] or data[second + 2] & 0x0C != data[2] & 0x0C:
+    second = data.index(b"\xff", second + 1)
+  assert b"Xing" in data[:second]
+  whole = files.load(data[second:], rate)
+  assert 0 <= whole.size - with_count.size < 3 * 1152  # the encoder's delay and padding
+  tagged = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + data[second:] + b"TAG" + bytes(125)
+  np.testing.assert_array_equal(files.load(tagged, rate), whole)
+
+
+@pytest.mark.parametrize(
+  ("samples", "count"), [(1, 1), (99, 1), (100, 1), (109, 1), (110, 2), (200, 2), (305, 3)]
+)
+def test_windows(samples, count):
+  waveform = np.arange(1, samples + 1, dtype=np.float32)
+  cut = files.windows(waveform, 100)
+  assert cut.dtype == np.float32
+  assert cut.shape == (count, 100)
+  kept = min(samples, count * 100)
+  np.testing.assert_array_equal(cut.ravel()[:kept], waveform[:kept])
+  assert not cut.ravel()[kept:].any()
+
+
+def test_windows_want_a_row_and_a_size():
+  for waveform, size in [(np.zeros(0), 10), (np.zeros((2, 5)), 10), (np.zeros(5), 0)]:
+    with pytest.raises(ValueError, match="at least"):
+      files.windows(waveform, size)
+
+
+def test_sound_files_are_known_by_suffix(tmp_path):
+  for name in ("a.wav", "b.FLAC", "c.d.ogg", "e.mp3"):
+    assert files.is_sound_file(tmp_path / name)
+    assert files.is_sound_file(name)
+  for name in ("a.txt", "wav", ".wav", "._a.wav", "a.wav.part", ""):
+    assert not files.is_sound_file(name)
+
+
+def test_real_recordings(shared):
+  paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))
+  for path in paths[::50]:
+    info = soundfile.info(path)
+    waveform = files.load(path, 16000)
+    assert abs(waveform.size - info.duration * 16000) <= 1
+    assert waveform.any()

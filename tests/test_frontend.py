@@ -1,0 +1,220 @@
+"""The front ends against librosa, stage by stage, and their behaviour under transformations."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+
+from atgcn_jax.audio import files
+from atgcn_jax.audio.frontend import (
+  FRONTENDS,
+  Frontend,
+  log_mel,
+  mel_filterbank,
+  mel_spectrogram,
+  spectrogram,
+  to_decibels,
+)
+
+# What the front ends are, in librosa's words.
+LIBROSA = {
+  "talnet": {
+    "rate": 16000,
+    "stft": {"n_fft": 4096, "win_length": 1024, "hop_length": 400, "pad_mode": "constant"},
+    "power": 1,
+    "mel": {"sr": 16000, "n_fft": 4096, "n_mels": 64},
+    "top_db": 80.0,
+    "frames": 400,
+  },
+  "panns": {
+    "rate": 32000,
+    "stft": {"n_fft": 1024, "hop_length": 320, "pad_mode": "reflect"},
+    "power": 2,
+    "mel": {"sr": 32000, "n_fft": 1024, "n_mels": 64, "fmin": 50, "fmax": 14000},
+    "top_db": None,
+    "frames": 1001,
+  },
+}
+NAMES = sorted(LIBROSA)
+STFT_FIELDS = ("n_fft", "win_length", "hop", "pad_mode", "power")
+MEL_FIELDS = ("sample_rate", "n_fft", "n_mels", "fmin", "fmax")
+
+jitted = jax.jit(log_mel, static_argnums=1)
+
+
+def settings(name, fields):
+  return {field: getattr(FRONTENDS[name], field) for field in fields}
+
+
+def reference(waveform, name):
+  """Spectrogram, mel spectrogram and log-mel spectrogram by librosa, frames first."""
+  facts = LIBROSA[name]
+  spectra = np.abs(librosa.stft(waveform, **facts["stft"])) ** facts["power"]
+  bank = librosa.filters.mel(**facts["mel"])
+  mel = (bank @ spectra)[:, : max(1, waveform.size // 400) if name == "talnet" else None]
+  decibels = librosa.power_to_db(mel, amin=1e-10, top_db=facts["top_db"])
+  return spectra.T, mel.T, decibels.T
+
+
+def assert_agrees(waveform, name):
+  spectra, mel, decibels = reference(waveform, name)
+  got = np.asarray(spectrogram(waveform, **settings(name, STFT_FIELDS)))
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(got, spectra, rtol=1e-5, atol=1e-6 * spectra.max())
+  got = np.asarray(mel_spectrogram(spectra, **settings(name, MEL_FIELDS)))[: len(mel)]
+  np.testing.assert_allclose(got, mel, rtol=2e-6, atol=1e-30)
+  got = np.asarray(to_decibels(mel, amin=1e-10, top_db=LIBROSA[name]["top_db"]))
+  np.testing.assert_allclose(got, decibels, atol=5e-5)
+  got = np.asarray(jitted(waveform, name))
+  assert got.dtype == np.float32
+  assert got.shape == decibels.shape
+  assert np.mean(np.abs(got - decibels) <= 0.01) >= 0.999
+
+
+def synthetic(kind, samples, rate):
+  t = np.arange(samples) / rate
+  waveform = {
+    "noise": 0.1 * np.random.default_rng(0).standard_normal(samples),
+    "sines": 0.3 * np.sin(2 * np.pi * 440 * t) + 0.01 * np.sin(2 * np.pi * 5000 * t + 1),
+    "chirp": 0.5 * np.sin(2 * np.pi * (50 + 0.25 * rate / t[-1] * t) * t),
+    "click": (np.arange(samples) == samples // 3) * 0.9,
+  }[kind]
+  # Alone they leave bands empty down to the rounding of float32, where any two programs differ.
+  floor = 1e-3 * np.random.default_rng(1).standard_normal(samples)
+  return (waveform + floor).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_clips_agree_with_librosa(name, shared):
+  paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))[::66][:6]
+  assert len(paths) == 6
+  for path in paths:
+    waveform = files.load(path, LIBROSA[name]["rate"])
+    waveform = np.pad(waveform, (0, FRONTENDS[name].samples - waveform.size))
+    assert_agrees(waveform, name)
+    assert jitted(waveform, name).shape == (LIBROSA[name]["frames"], 64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["noise", "sines", "chirp", "click"])
+def test_synthetic_sounds_agree_with_librosa(name, kind):
+  assert_agrees(synthetic(kind, FRONTENDS[name].samples // 5 + 7, LIBROSA[name]["rate"]), name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_filters_agree_with_librosa(name):
+  bank = mel_filterbank(**settings(name, MEL_FIELDS))
+  expected = librosa.filters.mel(**LIBROSA[name]["mel"])
+  assert bank.dtype == np.float32
+  np.testing.assert_allclose(bank, expected, rtol=1e-5, atol=1e-8)
+  with pytest.raises(ValueError, match="read-only"):
+    bank[0, 0] = 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_silence_is_finite(name):
+  got = np.asarray(jitted(np.zeros(FRONTENDS[name].samples, np.float32), name))
+  assert got.shape == (LIBROSA[name]["frames"], 64)
+  np.testing.assert_allclose(got, -100, atol=1e-4)
+
+
+def test_a_sine_has_the_height_that_theory_gives():
+  # The bin of a sine holds half its amplitude times the sum of the window, which is 512.
+  waveform = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)).astype(np.float32)
+  magnitudes = spectrogram(waveform, **settings("talnet", STFT_FIELDS))
+  np.testing.assert_allclose(magnitudes[20, 256], 128, rtol=1e-5)
+  assert int(magnitudes[20].argmax()) == 256
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_length(name):
+  facts = LIBROSA[name]
+  hop = facts["stft"]["hop_length"]
+  for samples in (1, 2, hop - 1, hop, 1025, 12345):
+    waveform = synthetic("noise", samples, facts["rate"]) if samples > 1 else np.ones(1, "f4")
+    got = np.asarray(jitted(waveform, name))
+    frames = max(1, samples // hop) if name == "talnet" else samples // hop + 1
+    assert got.shape == (frames, 64)
+    assert FRONTENDS[name].frame_count(samples) == frames
+    # NumPy pads by more than the waveform's length, which librosa refuses.
+    half = facts["stft"]["n_fft"] // 2
+    padded = np.pad(waveform, half, mode=facts["stft"]["pad_mode"])
+    stft = {key: value for key, value in facts["stft"].items() if key != "pad_mode"}
+    spectra = np.abs(librosa.stft(padded, **stft, center=False)) ** facts["power"]
+    mel = librosa.filters.mel(**facts["mel"]) @ spectra
+    expected = librosa.power_to_db(mel[:, :frames], amin=1e-10, top_db=facts["top_db"]).T
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_vmap_and_jit_change_nothing(name):
+  rate = LIBROSA[name]["rate"]
+  clips = np.stack([synthetic(kind, rate, rate) for kind in ("noise", "sines", "chirp", "click")])
+  clips *= np.array([[1.0], [1e-3], [0.1], [1.0]], np.float32)  # each with a peak of its own
+  alone = np.stack([log_mel(clip, name) for clip in clips])
+  grouped = clips.reshape(2, 2, -1)
+  for got in (
+    log_mel(clips, name),
+    jitted(clips, name),
+    jax.jit(jax.vmap(lambda clip: log_mel(clip, name)))(clips),
+    jitted(grouped, name).reshape(alone.shape),
+  ):
+    np.testing.assert_allclose(got, alone, atol=2e-3)
+
+
+def test_the_peak_is_that_of_the_clip_and_of_the_frames_that_stay():
+  quiet = synthetic("noise", 16000, 16000) * np.float32(3e-9)
+  loud = synthetic("noise", 16000, 16000)
+  pair = jitted(np.stack([quiet, loud]), "talnet")
+  np.testing.assert_allclose(pair[0], jitted(quiet, "talnet"), atol=1e-4)
+  assert pair[0].max() < pair[1].max() - 50
+  # A click on the last sample is loudest in the frame that is dropped.
+  click = np.where(np.arange(16000) == 15999, 1, 1e-9 * loud).astype(np.float32)
+  got = np.asarray(jitted(click, "talnet"))
+  np.testing.assert_allclose(got, reference(click, "talnet")[2], atol=0.01)
+  assert got.max() - got.min() == pytest.approx(80, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arithmetic_is_float32_whatever_comes_in(name):
+  waveform = synthetic("noise", 16000, 16000)
+  expected = np.asarray(log_mel(waveform, name))
+  rounded = jnp.asarray(waveform, jnp.bfloat16)
+  as_float = np.asarray(log_mel(np.asarray(rounded, np.float32), name))
+  np.testing.assert_allclose(log_mel(rounded, name), as_float, atol=1e-4)
+  with jax.enable_x64(True):
+    got = log_mel(waveform.astype(np.float64), name)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+  with (
+    jax.numpy_dtype_promotion("strict"),
+    jax.numpy_rank_promotion("raise"),
+    jax.default_matmul_precision("bfloat16"),
+  ):
+    np.testing.assert_allclose(log_mel(waveform[None], name)[0], expected, atol=1e-4)
+  assert "HIGHEST" in str(jax.make_jaxpr(lambda x: log_mel(x, name))(waveform))
+
+
+def test_front_ends_travel_as_json():
+  for name, frontend in FRONTENDS.items():
+    assert frontend.name == name
+    assert Frontend.from_dict(json.loads(json.dumps(frontend.to_dict()))) == frontend
+    assert frontend.samples == 10 * LIBROSA[name]["rate"]
+    assert frontend.frames == LIBROSA[name]["frames"]
+
+
+def test_mistakes_are_named():
+  waveform = np.zeros(1000, np.float32)
+  with pytest.raises(ValueError, match=r"panns.*talnet"):
+    log_mel(waveform, "cochlea")
+  with pytest.raises(ValueError, match="at least 1"):
+    log_mel(waveform[:0], "talnet")
+  with pytest.raises(TypeError, match="int16"):
+    log_mel(waveform.astype(np.int16), "talnet")
+  good = settings("talnet", STFT_FIELDS)
+  for wrong in ({"pad_mode": "edge"}, {"power": 3}, {"win_length": 8192}, {"hop": 0}):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+      spectrogram(waveform, **{**good, **wrong})

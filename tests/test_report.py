@@ -1,0 +1,243 @@
+"""The page of an evaluation: whole, self-contained, escaped, the same each time."""
+
+import html.parser
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs import plots
+from atgcn_jax.runs.report import write_report
+
+NASTY = (
+  *("Rock & roll", "<b>Bold</b>", 'A "quoted" one', "$x^2$ {y} %s", "犬の鳴き声", "O'Clock"),
+  *('url(#dots) id="x"', "</script><script>alert(1)</script>", "two\nlines", "g" * 50),
+)
+VOID = {"meta", "link", "br", "image"}
+
+
+class Page(html.parser.HTMLParser):
+  """What a browser would find: tags that close, attributes, text by innermost tag."""
+
+  def __init__(self, source: str):
+    super().__init__()
+    self.open: list[str] = []
+    self.attributes: list[tuple[str, str, str | None]] = []
+    self.texts: dict[str, list[str]] = {}
+    self.feed(source)
+    self.close()
+    assert self.open == []
+
+  def handle_starttag(self, tag, attrs):
+    self.attributes += [(tag, name, value) for name, value in attrs]
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.attributes += [(tag, name, value) for name, value in attrs]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+  def all(self, tag: str) -> list[str]:
+    return self.texts.get(tag, [])
+
+
+def arguments(K: int, **changes):
+  random = np.random.default_rng(K)
+  names = tuple(NASTY[k] if k < len(NASTY) else f"Label {k}" for k in range(K))
+  linked = random.random((K, K)) * (random.random((K, K)) < 0.2)
+  records = [{"step": s, "loss": 0.7 / s, "learning_rate": 1e-3} for s in range(1, 200)]
+  records += [{"step": s, "mAP": s / 400, "mAUC": 0.9, "d_prime": 1.8} for s in (50, 100, 150)]
+  return {
+    "title": "A <run> & more",
+    "summary": {"split": "test", "clips": 12, "mAP": 0.123456, "d_prime": None, "<x>": "&"},
+    "records": records,
+    "vocabulary": Vocabulary(tuple(f"/m/{k}&" for k in range(K)), names),
+    "positives": random.integers(0, 100, K),
+    "average_precision": random.random(K),
+    "auc": random.random(K),
+    "label_vectors": random.standard_normal((K, 8)).astype(np.float32),
+    "propagation": (linked + np.eye(K)).astype(np.float32),
+    "config": {"model": {"head": "<graph>"}, "words": "</pre>"},
+  } | changes
+
+
+def written(folder, K: int, **changes) -> str:
+  write_report(folder / "report.html", **arguments(K, **changes))
+  return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def cells(source: str) -> list[list[str]]:
+  """The rows of the table of labels."""
+  table = source.partition('<div class="long"')[2].partition("</table>")[0]
+  rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
+  return [
+    [html.unescape(c) for c in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)] for row in rows
+  ]
+
+
+def test_needs_nothing_else(tmp_path):
+  source = written(tmp_path, 12)
+  page = Page(source)
+  ids = [value for _, name, value in page.attributes if name == "id"]
+  assert len(ids) == len(set(ids)) > 0
+  for _, name, value in page.attributes:
+    if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+      assert value.startswith("#"), value
+      assert value[1:] in ids
+  for target in re.findall(r"url\(#?([^)]*)\)", "".join(re.findall(r"<[^>]+>", source))):
+    assert target in ids
+  assert "://" not in source
+  assert "@import" not in source
+  assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_all_names_escaped(tmp_path):
+  page = Page(source := written(tmp_path, len(NASTY)))
+  assert len(page.all("script")) == 1
+  assert page.all("b") == []
+  assert page.all("title")[0] == page.all("h1")[0] == "A <run> & more"
+  shown = [row[0] for row in cells(source)]
+  assert sorted(shown) == sorted(NASTY)
+  assert sorted(row[1] for row in cells(source)) == [f"/m/{k}&" for k in range(len(NASTY))]
+  # Names in the figures: of the map each label is named and has a tooltip.
+  drawn = source.partition('<svg class="map"')[2].partition("</svg>")[0]
+  tips = [html.unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", drawn, re.DOTALL)]
+  assert tips == list(NASTY)
+  labels = [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", drawn)]
+  assert {"Rock & roll", "$x^2$ {y} %s", "犬の鳴き声", "two lines", "g" * 31 + "…"} <= {*labels}
+  assert 'url(#dots) id="x"' in labels
+  assert "<graph>" in "".join(page.all("pre"))
+  assert "</pre>" in "".join(page.all("pre"))
+
+
+def test_values(tmp_path):
+  precision = np.array([0.25, np.nan, 1.0, 0.5])
+  auc = np.array([0.75, np.nan, 0.99996, 0.5])
+  positives = np.array([3, 0, 12345, 7])
+  source = written(tmp_path, 4, average_precision=precision, auc=auc, positives=positives)
+  assert [row[2:] for row in cells(source)] == [
+    ["12345", "1.0000", "1.0000"],
+    ["7", "0.5000", "0.5000"],
+    ["3", "0.2500", "0.7500"],
+    ["0", "–", "–"],
+  ]
+  assert "undefined for 1 of 4 labels" in source
+  assert "mean, 0.583" in source
+  assert "<td>mAP</td><td>0.1235</td>" in source
+  assert "<td>d_prime</td><td>–</td>" in source
+  assert "best 0.375 at step 150" in source
+
+
+@pytest.mark.parametrize("K", [1, 2, 3])
+def test_few_labels(tmp_path, K):
+  source = written(tmp_path, K, propagation=np.full((K, K), 0.5))
+  Page(source)
+  assert len(cells(source)) == K
+  assert ("Too few labels to map" in source) == (K < 3)
+  assert ('class="map"' in source) == (K >= 3)
+  assert ('class="graph"' in source) == (K >= 2)
+
+
+def test_what_is_absent_is_said(tmp_path):
+  nan = np.full(5, np.nan)
+  absent = {"records": [], "label_vectors": None, "propagation": None}
+  source = written(tmp_path, 5, average_precision=nan, auc=nan, **absent)
+  Page(source)
+  for sentence in ("no label graph", "no label vectors", "no records", "undefined for 5 of 5"):
+    assert sentence in source
+  assert "<svg" not in source
+
+
+@pytest.mark.parametrize("kind", ["loss", "mAP"])
+def test_one_kind_of_records(tmp_path, kind):
+  records = [{"step": 10, kind: 0.5}, {"step": 20, kind: None}, {"step": 30, kind: float("nan")}]
+  source = written(tmp_path, 3, records=records)
+  assert source.count(">no records</text>") == 1
+
+
+@pytest.mark.parametrize(
+  ("vectors", "sentence"),
+  [
+    (np.ones((6, 4)), "Too few labels to map"),
+    (np.full((6, 4), np.inf), "not finite"),
+    (np.arange(6.0)[:, None], 'class="map"'),
+    (np.eye(6) * 1e30, 'class="map"'),
+  ],
+)
+def test_odd_vectors(tmp_path, vectors, sentence):
+  assert sentence in written(tmp_path, 6, label_vectors=vectors)
+
+
+def test_a_graph_without_edges(tmp_path):
+  source = written(tmp_path, 6, propagation=np.eye(6))
+  assert "0 edges between 6 labels; 6 labels receive from no other label" in source
+  assert 'class="graph"' not in source
+
+
+def test_same_bytes(tmp_path):
+  first = written(tmp_path, 70)
+  with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
+    assert written(tmp_path, 70) == first
+  assert written(tmp_path, 70, seed=1) != first
+
+
+def test_many_labels(tmp_path):
+  K = 300
+  before = matplotlib.rcParams.copy()
+  source = written(tmp_path, K)
+  assert matplotlib.rcParams == before
+  Page(source)
+  assert len(source) < 600_000
+  assert len(cells(source)) == K
+  assert {"The 20 best", "The 20 worst"} <= {*re.findall(r">(The 20 \w+)<", source)}
+  assert source.partition('<svg class="map"')[2].count("<title>") == K
+  graph = source.partition('<svg class="graph"')[2].partition("</svg>")[0]
+  assert 0 < graph.count("<text") < 60
+
+
+def test_names_do_not_hide_each_other():
+  # In a row of dots closer to each other than their names are long.
+  names = [f"A rather long name {k}" for k in range(20)]
+  figure, axes = plots._map_axes(5.0)
+  places = np.stack([np.linspace(0.3, 0.7, 20), np.full(20, 0.5)], axis=1)
+  axes.set(xlim=(0, 1), ylim=(0, 1))
+  plots._write_names(axes, places, names, np.arange(20))
+  figure.canvas.draw()
+  boxes = [text.get_window_extent().padded(-2) for text in axes.texts]
+  assert len(boxes) == 20
+  assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+def test_strongest_edges():
+  propagation = np.array([[9, 0.5, 0.0], [0.2, 9, 0.5], [0.7, 0.0, 9]])
+  receivers, senders, weights = plots.strongest_edges(propagation, 3)
+  assert [*zip(receivers, senders, weights)] == [(2, 0, 0.7), (0, 1, 0.5), (1, 2, 0.5)]
+  assert len(plots.strongest_edges(propagation, 9)[2]) == 4
+  assert len(plots.strongest_edges(np.eye(3), 9)[2]) == 0
+
+
+def test_series_keeps_the_later_record():
+  records = [{"step": 20, "loss": 2.0}, {"step": 10, "loss": 1.0}, {"step": 20, "loss": 3}, {"a": 1}]
+  steps, values = plots.series(records, "loss")
+  assert steps.tolist() == [10, 20]
+  assert values.tolist() == [1.0, 3.0]
+
+
+def test_an_older_page_survives_a_failure(tmp_path):
+  first = written(tmp_path, 4)
+  with pytest.raises(ValueError, match=r"auc \(3,\) does not fit a vocabulary of 4 labels"):
+    written(tmp_path, 4, auc=np.zeros(3))
+  with pytest.raises(ValueError, match="propagation"):
+    written(tmp_path, 4, propagation=np.eye(3))
+  assert (tmp_path / "report.html").read_text(encoding="utf-8") == first
+  (tmp_path / "folder").mkdir()
+  with pytest.raises(OSError, match="folder"):
+    write_report(tmp_path / "folder", **arguments(4))
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
