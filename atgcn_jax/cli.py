@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
   0 after success, 1 if the work failed, 2 on bad arguments or input (one line on stderr), 130 and
   143 after Ctrl-C and SIGTERM.
   """
-  # Quiet by default: what TensorFlow and the compiler have to say is not for users.
+  # What the libraries have to say is not for users.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  logging.getLogger("absl").setLevel(logging.ERROR)
   warnings.showwarning = _show_warning
   signal.signal(signal.SIGTERM, _on_sigterm)
   parser = _parser()

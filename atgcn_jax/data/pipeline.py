@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,9 +42,7 @@ def batches(
     clips_of: step → clip numbers int64[B] of the global batch, a pure function.
     share: this process's slice.
   """
-  import tensorflow as tf
-
-  tf.config.set_visible_devices([], "GPU")
+  tf = import_tensorflow()
   frames_and_bands = store.log_mel.shape[1:]
   signature = {
     "log_mel": tf.TensorSpec((None, *frames_and_bands), store.log_mel.dtype),
@@ -64,6 +64,21 @@ def batches(
   dataset = tf.data.Dataset.range(start, stop)
   dataset = dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
   return iter(dataset.as_numpy_iterator())
+
+
+def import_tensorflow() -> Any:
+  """TensorFlow, kept off the accelerators, and without the greetings of its C++ side on stderr."""
+  sys.stderr.flush()
+  stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, 2)
+  try:
+    import tensorflow as tf
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(nowhere)
+  tf.config.set_visible_devices([], "GPU")
+  return tf
 
 
 def sequential(clips: np.ndarray, batch: int) -> tuple[Callable[[int], np.ndarray], int]:

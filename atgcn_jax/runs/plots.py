@@ -265,10 +265,10 @@ def _write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np
   font = FontProperties(size=11 if many else 12)
   renderer = FigureCanvasAgg(axes.figure).get_renderer()  # type: ignore[arg-type]
   dots = axes.transData.transform(places)
-  boxes = np.concatenate([dots - 4, dots + 4], axis=1)
+  boxes = np.concatenate([dots - 5, dots + 5], axis=1)
   costs = np.ones(len(boxes))
   compass = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
-  gaps = np.repeat([4, 10, 20, 32, 46], len(compass))
+  gaps = np.repeat([6, 12, 20, 32, 46], len(compass))
   for k in order[: NAMED if many else None]:
     text = _short(names[k])
     width, height, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
@@ -294,11 +294,11 @@ def _write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np
       va="center",
       fontproperties=font,
       parse_math=False,
-      arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": DARK} if gaps[best] > 4 else None,
+      arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": DARK} if gaps[best] > 6 else None,
       zorder=4,
     )
     boxes = np.concatenate([boxes, [[*low[best], *high[best]]]])
-    costs = np.append(costs, 10.0)
+    costs = np.append(costs, 100.0)
 
 
 def _spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: int) -> np.ndarray:
