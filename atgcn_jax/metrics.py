@@ -47,7 +47,7 @@ def _class_metrics(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float
     return np.nan, np.nan
   order = np.argsort(-scores, kind="stable")
   ranked = scores[order]
-  last_of_tie = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+  last_of_tie = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
   true = np.cumsum(labels[order])[last_of_tie].astype(np.float64)
   false = 1.0 + last_of_tie - true
   recall_steps = np.diff(true, prepend=0.0) / positives

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs import plots
+from atgcn_jax.runs import drawing, plots
 from atgcn_jax.runs.report import write_report
 
 NASTY = (
@@ -177,8 +177,12 @@ def test_odd_vectors(tmp_path, vectors, sentence):
 
 def test_a_graph_without_edges(tmp_path):
   source = written(tmp_path, 6, propagation=np.eye(6))
-  assert "0 edges between 6 labels; 6 labels receive from no other label" in source
+  assert "edges: 0; labels: 6, of these without a neighbour: 6." in source
   assert 'class="graph"' not in source
+  propagation = np.eye(6)
+  propagation[2, 0] = propagation[0, 1] = 0.1  # labels 2 and 0 receive
+  source = written(tmp_path, 6, propagation=propagation)
+  assert "edges: 2; labels: 6, of these without a neighbour: 4." in source
 
 
 def test_same_bytes(tmp_path):
@@ -207,10 +211,10 @@ def test_names_do_not_hide_each_other(K):
   # In a row of dots closer to each other than their names are long.
   names = [f"A rather long name {k}" for k in range(K)]
   places = np.stack([np.linspace(0.1, 0.9, K), np.full(K, 0.5)], axis=1)
-  with plots._drawing():
-    figure, axes = plots._map_axes(5.0)
+  with drawing.drawing():
+    figure, axes = drawing.map_axes(5.0)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    plots._write_names(axes, places, names, np.arange(K))
+    drawing.write_names(axes, places, names, np.arange(K))
     figure.canvas.draw()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # the name without its line
   assert len(boxes) == 20 if K == 20 else 5 < len(boxes) <= 40
@@ -229,11 +233,13 @@ def test_strongest_edges():
 
 
 def test_series_keeps_the_later_record():
-  records = [
+  records: list[dict] = [
     {"step": 20, "loss": 2.0},
     {"step": 10, "loss": 1.0},
     {"step": 20, "loss": 3},
     {"a": 1},
+    {"step": 30, "loss": "0.5"},
+    {"step": 40, "mAP": 0.5},
   ]
   steps, values = plots.series(records, "loss")
   assert steps.tolist() == [10, 20]

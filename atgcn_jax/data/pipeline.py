@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ Batch = dict[str, np.ndarray]
 PREFETCH = 4
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
   """Which slice of every batch this process reads: the `index`-th of `count` equal ones."""
 
   index: int = 0
@@ -31,7 +33,7 @@ def batches(
   clips_of: Callable[[int], np.ndarray],
   start: int,
   stop: int,
-  share: Share = Share(),  # noqa: B008 (immutable)
+  share: Share = Share(),
 ) -> Iterator[Batch]:
   """The batches of steps start … stop - 1, read ahead by tf.data.
 

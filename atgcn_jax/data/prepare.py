@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
+import contextlib
 import csv
 import functools
-import itertools
-import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from atgcn_jax.audio import files, frontend
 from atgcn_jax.data import soundscapes
 from atgcn_jax.data.store import encode, write_store
+from atgcn_jax.data.workers import in_processes
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
@@ -62,16 +59,16 @@ def prepare(
   audio = pathlib.Path(audio)
   listed = read_label_list(labels)
   _check_files(audio, listed, labels)
-  used = {label for row in listed for label in row.labels}
   if vocabulary is None:
-    known = Vocabulary(tuple(sorted(used)), tuple(sorted(used)))
+    ids = tuple(sorted({label for row in listed for label in row.labels}))
+    known = Vocabulary(ids, ids)
   else:
     known = read_vocabulary(vocabulary)
-    for row in listed:
-      known.indices(row.labels, where=f"{labels}: {row.filename}")
-    if used_labels_only:
-      kept = [i for i, label in enumerate(known.ids) if label in used]
-      known = Vocabulary(tuple(known.ids[i] for i in kept), tuple(known.names[i] for i in kept))
+  indices = [known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed]
+  if used_labels_only:
+    used = sorted({i for row in indices for i in row})
+    known = Vocabulary(tuple(known.ids[i] for i in used), tuple(known.names[i] for i in used))
+    indices = [np.searchsorted(used, row).tolist() for row in indices]
   if not known.ids:
     raise UserError(f"{labels}: no file has a label; fill the column positive_labels")
   settings = frontend.FRONTENDS[frontend_name]
@@ -80,7 +77,7 @@ def prepare(
     functools.partial(load_clip, str(audio), settings),
     [row.filename for row in listed],
     folds=[row.fold for row in listed],
-    labels=[known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed],
+    labels=indices,
     vocabulary=known,
     settings=settings,
     dtype=dtype,
@@ -89,7 +86,9 @@ def prepare(
   return len(listed)
 
 
-def prepare_soundscapes(out: str | os.PathLike, clips: int, seed: int, workers: int | None = None):
+def prepare_soundscapes(
+  out: str | os.PathLike, clips: int, seed: int, workers: int | None = None
+) -> None:
   """Write the store of the first `clips` built-in soundscapes."""
   numbers = range(clips)
   build_store(
@@ -126,13 +125,15 @@ def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
       reader = csv.DictReader(file, skipinitialspace=True)
       missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
       if missing:
-        raise UserError(f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(COLUMNS)}")
+        raise UserError(
+          f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(COLUMNS)}"
+        )
       rows: dict[str, LabelledFile] = {}
       for row in reader:
         name, fold, ids = (row[column] for column in COLUMNS)
         where = f"{path}: line {reader.line_num}"
         if not name or fold is None or ids is None or None in row:
-          raise UserError(f"{where}: not the three fields {', '.join(COLUMNS)}; quote the label ids")
+          raise UserError(f"{where}: not {', '.join(COLUMNS)}; give three fields, quote the ids")
         if name in rows:
           raise UserError(f"{where}: {name} is named twice; keep one of the rows")
         ids = [label for label in (part.strip() for part in ids.split(",")) if label]
@@ -146,7 +147,9 @@ def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
   return list(rows.values())
 
 
-def _check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike) -> None:
+def _check_files(
+  audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike
+) -> None:
   if not audio.is_dir():
     raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
   if not any(audio.iterdir()):
@@ -170,22 +173,26 @@ def build_store(
   dtype: str,
   workers: int | None,
 ) -> None:
-  """Load each clip and write its log-mel, in many processes; the store does not depend on how many."""
+  """Load each clip and write its log-mel; the store does not depend on how many workers do it."""
   chunks = [clip_ids[i : i + CHUNK] for i in range(0, len(clip_ids), CHUNK)]
   work = functools.partial(_log_mel_chunk, load, settings, dtype)
-  write_store(
-    out,
-    _in_processes(work, chunks, min(workers or os.cpu_count() or 1, len(chunks))),
-    dtype=dtype,
-    clip_ids=clip_ids,
-    folds=folds,
-    labels=labels,
-    vocabulary=vocabulary,
-    frontend=settings,
-  )
+  log_mels = in_processes(work, chunks, min(workers or os.cpu_count() or 1, len(chunks)))
+  with contextlib.closing(log_mels):  # no worker outlives an error in the writing
+    write_store(
+      out,
+      log_mels,
+      dtype=dtype,
+      clip_ids=clip_ids,
+      folds=folds,
+      labels=labels,
+      vocabulary=vocabulary,
+      frontend=settings,
+    )
 
 
-def _log_mel_chunk(load, settings, dtype, clip_ids):
+def _log_mel_chunk(
+  load: Callable[[str], np.ndarray], settings: frontend.Frontend, dtype: str, clip_ids: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
   waveforms = np.stack([load(clip_id) for clip_id in clip_ids])
   # One shape for every chunk: one compilation.
   padded = np.pad(waveforms, ((0, CHUNK - len(waveforms)), (0, 0)))
@@ -193,35 +200,7 @@ def _log_mel_chunk(load, settings, dtype, clip_ids):
 
 
 @functools.cache
-def _jitted_log_mel(settings: frontend.Frontend):
+def _jitted_log_mel(settings: frontend.Frontend) -> Callable[[np.ndarray], Any]:
   import jax
 
   return jax.jit(functools.partial(frontend.log_mel, frontend=settings))
-
-
-def _use_cpu() -> None:
-  """A worker must not take the accelerator, nor the terminal's Ctrl-C from its parent."""
-  import signal
-
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  os.environ["JAX_NUM_CPU_DEVICES"] = "1"
-
-
-def _in_processes(work, chunks: list[list[str]], workers: int) -> Iterator[Any]:
-  """`map(work, chunks)` over spawned processes, a bounded number ahead, with a progress bar."""
-  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork
-  pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, initializer=_use_cpu)
-  todo = iter(chunks)
-  try:
-    with tqdm(total=sum(map(len, chunks)), unit="clip", desc="preparing", disable=None) as bar:
-      waiting = collections.deque(
-        pool.submit(work, chunk) for chunk in itertools.islice(todo, 4 * workers)
-      )
-      while waiting:
-        result = waiting.popleft().result()
-        waiting.extend(pool.submit(work, chunk) for chunk in itertools.islice(todo, 1))
-        yield result
-        bar.update(len(result[1]))
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)

@@ -90,7 +90,8 @@ def permuted(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray
     key: uint32[B].
   Source: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002.
   """
-  half_bits = np.maximum(1, (np.ceil(np.log2(np.maximum(size, 2))).astype(np.int64) + 1) // 2)
+  bits = np.frexp(np.asarray(size, np.float64) - 1)[1].astype(np.int64)  # of the largest index
+  half_bits = np.maximum(1, (bits + 1) // 2)
   mask = (np.int64(1) << half_bits) - 1
   result = np.asarray(index, np.int64)
   outside = np.ones(result.shape, bool)
@@ -109,7 +110,7 @@ def mix(*words: np.ndarray | int) -> np.ndarray:
 
   Source: the finaliser of MurmurHash3 (Appleby), applied word by word.
   """
-  h = np.uint32(0x9E3779B9)
+  h = np.asarray(0x9E3779B9, np.uint32)
   with np.errstate(over="ignore"):
     for word in words:
       h = h ^ np.asarray(word).astype(np.uint32)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -125,14 +126,16 @@ def write_store(
     UserError: if the file cannot be written.
   """
   path = pathlib.Path(path)
-  # Hidden, and of this process alone, so that two writers do not meet.
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  if path.is_dir():
+    raise UserError(f"{path}: is a folder; name the store to write in it, such as store.h5")
+  # Hidden, and of this writer alone on any machine that sees the folder.
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
   settings = {
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
     "frontend": asdict(frontend),
   }
-  small = {
+  small: dict[str, np.ndarray] = {
     "peak_db": np.zeros(len(clip_ids), np.float32),
     "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
     "label_indices": np.array([i for row in labels for i in row], np.int32),

@@ -13,7 +13,8 @@ import numpy as np
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop.torch_weights import convert
-from atgcn_jax.labels.vocabulary import read_arrays, read_vocabulary
+from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.vocabulary import read_vocabulary
 from atgcn_jax.runs.assemble import Run, label_graph
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.training import checkpoint
@@ -72,10 +73,13 @@ def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -
   wanted = jax.tree.leaves_with_path(jax.eval_shape(run.initial_state).variables)
   given = dict(jax.tree.leaves_with_path(variables))
   for where, leaf in wanted:
+    name = jax.tree_util.keystr(where)
+    if where not in given:  # the slopes of PReLU: no checkpoint of a known name has them
+      raise UserError(f"{path}: has no {name}; set model.activation to leaky_relu or relu")
     if given[where].shape != leaf.shape:
       raise UserError(
-        f"{path}: {jax.tree_util.keystr(where)} has shape {given[where].shape}, the config's system "
-        f"{leaf.shape}; set model.width or the vocabulary to those of the weights"
+        f"{path}: {name} has shape {given[where].shape}, the config's system {leaf.shape}; "
+        "set model.width or the vocabulary to those of the weights"
       )
 
 
@@ -99,8 +103,12 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:  # torch raises what its readers raise
     reason = " ".join(str(error).split())[:120]
-    raise UserError(f"{path}: not a file of plain PyTorch tensors ({reason}); give another") from None
+    raise UserError(f"{path}: not a file of plain PyTorch tensors ({reason}); give one") from None
   tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
   if not isinstance(tensors, dict):
     raise UserError(f"{path}: holds no state dict; save `model.state_dict()`")
-  return {name: np.asarray(tensor) for name, tensor in tensors.items()}
+  return {
+    str(name): tensor.detach().float().numpy()
+    for name, tensor in tensors.items()
+    if torch.is_tensor(tensor)
+  }

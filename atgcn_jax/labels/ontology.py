@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.vocabulary import text_lines
+from atgcn_jax.labels.files import text_lines
 
 
 @dataclasses.dataclass(frozen=True)

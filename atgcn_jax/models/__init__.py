@@ -87,7 +87,7 @@ def build(
   if config.head == "linear":
     head = LinearHead(num_classes, dtype=dtype)
   elif config.head == "graph":
-    _check_graph(num_classes, propagation, label_embeddings)
+    propagation, label_embeddings = _graph(num_classes, propagation, label_embeddings)
     if config.layers < 1:
       raise ValueError(f"model.layers {config.layers}: at least 1")
     head = GraphHead(
@@ -104,10 +104,12 @@ def build(
   return AudioTagger(encoder, head, embedding_dropout=config.dropout.embedding)
 
 
-def _check_graph(num_classes, propagation, label_embeddings) -> None:
+def _graph(num_classes: int, propagation, label_embeddings) -> tuple[np.ndarray, np.ndarray]:
+  """Both arrays, once they are there and fit."""
   if propagation is None or label_embeddings is None:
     raise ValueError("model.head 'graph' needs a propagation matrix and label embeddings")
   if np.shape(propagation) != (num_classes, num_classes):
     raise ValueError(f"propagation is {np.shape(propagation)} for {num_classes} labels")
   if np.ndim(label_embeddings) != 2 or len(label_embeddings) != num_classes:
     raise ValueError(f"label embeddings are {np.shape(label_embeddings)} for {num_classes} labels")
+  return propagation, label_embeddings

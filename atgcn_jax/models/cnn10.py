@@ -1,4 +1,4 @@
-"""CNN10: four blocks of two 3x3 convolutions, pooled over frequency and time to one vector a clip."""
+"""CNN10: four blocks of two 3x3 convolutions, pooled over frequency and time to a vector."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class ConvBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, *, train: bool) -> Array:
+    """Returns [B, T // 2, F // 2, channels]."""
     x = x_BxTxFxC
     for i in (1, 2):
       x = nn.Conv(

@@ -1,9 +1,10 @@
-"""From a clip's embedding to one logit a label: a linear classifier, or one made by a label graph."""
+"""From a clip's embedding to a logit a label: a linear classifier, or one made by a graph."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from atgcn_jax.models.layers import Array, activation, parameter_dtype
 
@@ -38,6 +39,7 @@ class GraphConvolution(nn.Module):
 
   @nn.compact
   def __call__(self, nodes_KxE: Array, propagation_KxK: Array) -> Array:
+    """Returns the next nodes, [K, features]."""
     bound = self.features**-0.5
     weight = self.param(
       "weight",
@@ -49,7 +51,7 @@ class GraphConvolution(nn.Module):
 
 
 class GraphHead(nn.Module):
-  """Label vectors from a graph over the labels; logits are their product with the embedding (Eq. 3).
+  """Label vectors from a graph over the labels; logits are their products with the embedding.
 
   The graph is a constant. It is propagated in float32 (or wider) whatever the encoder's type: it
   costs little, and its rounding would be shared by all clips.
@@ -57,8 +59,8 @@ class GraphHead(nn.Module):
   Source: Wang et al., IEEE SPL 2020, Eq. 1 and 3, Algorithm 1.
   """
 
-  propagation: Array  # float[K, K], Â of Eq. 1
-  label_embeddings: Array  # float[K, E], H^(0)
+  propagation: ArrayLike  # float[K, K], Â of Eq. 1
+  label_embeddings: ArrayLike  # float[K, E], H^(0)
   layers: int = 2
   hidden: int = 256
   activation: str = "leaky_relu"

@@ -14,13 +14,17 @@ SpectrogramTransform = Callable[[Array], Array]
 
 
 def batch_norm(name: str, dtype: jnp.dtype, *, train: bool) -> nn.BatchNorm:
-  """Batch norm with PyTorch's momentum and epsilon; under jit its statistics are the global batch's."""
+  """Batch norm with PyTorch's momentum and epsilon.
+
+  Its statistics are the global batch's under jit, and of the type of the parameters.
+  """
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=1e-5,
     dtype=dtype,
     param_dtype=parameter_dtype(dtype),
+    force_float32_reductions=parameter_dtype(dtype) == jnp.float32,
     name=name,
   )
 

@@ -200,12 +200,12 @@ def _graph(
     return _note("This system has no label graph.")
   between = (propagation > 0) & ~np.eye(len(names), dtype=bool)
   edges, lonely = int(between.sum()), int((~between.any(axis=1)).sum())
-  count = f"{edges} edges between {len(names)} labels; {lonely} labels receive from no other label."
+  count = f"edges: {edges}; labels: {len(names)}, of these without a neighbour: {lonely}."
   if not edges:
-    return _note(f"The label graph has {count}")
+    return _note(f"Label graph: {count}")
   shown = "all" if edges <= plots.EDGES else f"the {plots.EDGES} heaviest, of equal ones the first"
   note = (
-    f"The label graph has {count} Drawn: {shown}, each from the label that sends to the one that "
+    f"Label graph: {count} Drawn: {shown}, each from the label that sends to the one that "
     "receives, wider where the weight is larger. Colour: AP, white where undefined. Point at a "
     "label for its name."
   )

@@ -50,8 +50,8 @@ def plan(key: Array, config: Any, labels_BxK: Array):
       mix_within_groups, *draw_group_mixing(mixup_key, len(labels_BxK), config.mixup_alpha)
     )
   elif config.mixup_alpha > 0:
-    alpha = config.mixup_alpha
-    mix = functools.partial(mix_pairs, jax.random.beta(mixup_key, alpha, alpha, (len(labels_BxK) // 2,)))
+    alpha, pairs = config.mixup_alpha, len(labels_BxK) // 2
+    mix = functools.partial(mix_pairs, jax.random.beta(mixup_key, alpha, alpha, (pairs,)))
   mask = functools.partial(
     spec_augment,
     stripe_key,

@@ -37,7 +37,7 @@ def learning_rate_schedule(config: Any) -> optax.Schedule:
 
 
 def optimiser(config: Any) -> optax.GradientTransformation:
-  """Adam under the schedule of an `optim` section; gradients are clipped to `clip_norm` if above 0."""
+  """Adam as an `optim` section says; a `clip_norm` above 0 bounds the gradients' global norm."""
   adam = optax.adam(learning_rate_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps)
   if config.clip_norm > 0:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)

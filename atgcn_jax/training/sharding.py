@@ -28,6 +28,4 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def place(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
   """Global arrays from this process's slice of the batch, split along the first axis."""
   sharding = split(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()
-  }
+  return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}

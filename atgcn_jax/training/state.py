@@ -27,7 +27,10 @@ class TrainState:
 
 
 def initial_state(
-  model: nn.Module, optimiser: optax.GradientTransformation, seed: int, log_mel_shape: tuple[int, int]
+  model: nn.Module,
+  optimiser: optax.GradientTransformation,
+  seed: int,
+  log_mel_shape: tuple[int, int],
 ) -> TrainState:
   """The state before the first step, a pure function of the seed.
 

@@ -117,7 +117,8 @@ def make_score_step(
   """The jitted `(variables, batch) -> scores float32[B, K]`, sigmoids in (0, 1) (Eq. 3)."""
 
   def score(variables, batch):
-    return jax.nn.sigmoid(model.apply(variables, decode(batch, normaliser), train=False))
+    logits: Any = model.apply(variables, decode(batch, normaliser), train=False)
+    return jax.nn.sigmoid(logits)
 
   whole, split = sharding.replicated(mesh), sharding.split(mesh)
   return jax.jit(score, in_shardings=(whole, split), out_shardings=split)

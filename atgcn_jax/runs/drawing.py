@@ -1,0 +1,183 @@
+"""What the figures of a run's page share: style, text, layout, and `<svg>` text in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+FEW = 60  # up to so many labels all are named in a figure, and all have a bar
+NAMED = 40  # of more labels, so many are named
+
+BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#333333"  # told apart by the colour-blind
+STYLE = {
+  "axes.spines.right": False,
+  "axes.spines.top": False,
+  "axes.titlelocation": "left",
+  "axes.titlesize": 12,
+  "figure.dpi": 72,  # a point is a pixel
+  "font.size": 11,
+  "savefig.transparent": True,
+  "svg.fonttype": "none",
+  "svg.hashsalt": "atgcn",
+}
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+  """Matplotlib's own defaults and our style inside, the caller's settings again after."""
+  with warnings.catch_warnings(), matplotlib.style.context(["default", STYLE]):
+    # Names in other scripts: the reader's browser has the fonts.
+    warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+    yield
+
+
+def map_axes(height: float) -> tuple[Figure, Axes]:
+  """A figure of this height in inches and its one axes, without a frame."""
+  figure = Figure((12.5, height))
+  axes = figure.add_axes((0.01, 0.01, 0.91, 0.98))
+  axes.set_axis_off()
+  return figure, axes
+
+
+def dots(figure: Figure, axes: Axes, places: np.ndarray, values: np.ndarray) -> None:
+  """Dots at the places [K, 2], coloured by values in [0, 1], white where NaN, with a colour bar."""
+  colors = matplotlib.colormaps["cividis"].resampled(10).with_extremes(bad="white")
+  dots = axes.scatter(
+    places[:, 0],
+    places[:, 1],
+    60,
+    c=np.ma.masked_invalid(values),
+    cmap=colors,
+    vmin=0,
+    vmax=1,
+    edgecolors=DARK,
+    linewidths=0.6,
+    gid="dots",
+    plotnonfinite=True,
+    zorder=3,
+  )
+  bar = figure.colorbar(dots, cax=figure.add_axes((0.945, 0.3, 0.015, 0.4)))
+  bar.ax.set_title("AP", fontsize=11, loc="left")
+
+
+def write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np.ndarray) -> None:
+  """Writes names beside their dots, the first of `order` first; of many labels only some.
+
+  Each name goes where it hides least. Of many labels, one is left out where it would hide another.
+  """
+  many = len(names) > FEW
+  font = FontProperties(size=11 if many else 12)
+  renderer = FigureCanvasAgg(axes.figure).get_renderer()  # type: ignore[arg-type]
+  dots = axes.transData.transform(places)
+  boxes = np.concatenate([dots - 5, dots + 5], axis=1)
+  costs = np.ones(len(boxes))
+  compass = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)])
+  gaps = np.repeat([6, 12, 20, 32, 46], len(compass))
+  for k in order[: NAMED if many else None]:
+    text = short(names[k])
+    width, height, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
+    half = np.array([width, height]) / 2
+    # Corners need no gap of their own: the step aside already clears the dot.
+    offsets = np.tile(compass, (5, 1)) * (half + gaps[:, None])
+    middles = dots[k] + offsets
+    low, high = middles - half, middles + half
+    sides = np.minimum(high[:, None], boxes[None, :, 2:]) - np.maximum(low[:, None], boxes[:, :2])
+    hidden = np.prod(np.maximum(sides, 0), axis=-1) @ costs
+    inside = np.minimum(high, axes.bbox.max) - np.maximum(low, axes.bbox.min)
+    cut = 4 * half[0] * half[1] - np.prod(np.maximum(inside, 0), axis=-1)
+    cost = hidden + 20 * cut + 3.0 * gaps
+    best = int(np.argmin(cost))
+    if many and cost[best] > 0.5 * width * height:
+      continue
+    axes.annotate(
+      text,
+      tuple(places[k]),
+      tuple(offsets[best]),
+      textcoords="offset points",
+      ha="center",
+      va="center",
+      fontproperties=font,
+      parse_math=False,
+      arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": DARK} if gaps[best] > 6 else None,
+      zorder=4,
+    )
+    boxes = np.concatenate([boxes, [[*low[best], *high[best]]]])
+    costs = np.append(costs, 100.0)
+
+
+def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: int) -> np.ndarray:
+  """Places in the unit square, float64[count, 2]: edges pull, all labels push.
+
+  Source: Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; with a pull
+    to the middle that keeps the parts of the graph together.
+  """
+  linked = np.zeros((count, count))
+  linked[receivers, senders] = linked[senders, receivers] = 1.0
+  places = np.random.default_rng(seed).uniform(-0.5, 0.5, (count, 2))
+  ideal = 1 / np.sqrt(count)
+  for step in np.linspace(0.1, 0.001, 400):
+    apart = places[:, None] - places
+    distance = np.maximum(np.linalg.norm(apart, axis=-1), 1e-3)
+    push = (ideal / distance) ** 2 - linked * distance / ideal
+    force = (apart * push[..., None]).sum(axis=1) - 2 * places
+    length = np.maximum(np.linalg.norm(force, axis=1, keepdims=True), 1e-9)
+    places = places + force / length * np.minimum(length, step)
+  places = places - places.min(axis=0)
+  return places / np.maximum(places.max(axis=0), 1e-9)
+
+
+def scaled(vectors: np.ndarray) -> np.ndarray:
+  """The same vectors around zero and at most one long: t-SNE may not meet extreme numbers."""
+  centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+  return centred / np.abs(centred).max()
+
+
+def short(name: str) -> str:
+  """A label's name on one line of at most 32 characters."""
+  name = " ".join(name.split())
+  return name if len(name) <= 32 else f"{name[:31]}…"
+
+
+def svg(figure: Figure, name: str, alt: str, tips: Sequence[str] = ()) -> str:
+  """The figure as an element of an HTML page that also holds others.
+
+  Args:
+    figure: What to draw.
+    name: Set before each id, which must be unique in a page.
+    alt: What is said to those who do not see it.
+    tips: Names of the dots (the collection `dots`), shown under the pointer.
+  """
+  buffer = io.StringIO()
+  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+  figure.savefig(buffer, format="svg", metadata=nothing)
+  drawn = re.sub(
+    r"<[^>]+>",
+    lambda tag: re.sub(r'(\bid="|\burl\(#|\bhref="#)', rf"\1{name}-", tag[0]),
+    buffer.getvalue(),
+  )
+  before, mark, after = drawn.partition(f'<g id="{name}-dots">')
+  left = iter(tips)
+  after = re.sub(
+    r"(<use [^>]*)/>",
+    lambda dot: f"{dot[1]}><title>{html.escape(next(left))}</title></use>",
+    after,
+    count=len(tips),
+  )
+  body = (before + mark + after).partition("<svg")[2].partition(">")[2]
+  width, height = figure.get_size_inches() * figure.dpi
+  return (
+    f'<svg class="{name}" viewBox="0 0 {width:g} {height:g}" role="img" '
+    f'aria-label="{html.escape(alt)}">{body.strip()}'
+  )

@@ -1,0 +1,157 @@
+"""A tiny store and a tiny config, on which whole runs take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from atgcn_jax.audio.frontend import Frontend, log_mel
+from atgcn_jax.data.store import encode, write_store
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.restore import newest_sound
+from atgcn_jax.training import sharding
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+# One second of sound becomes 32 frames of 16 bands.
+FRONTEND = Frontend(
+  name="tiny",
+  sample_rate=4000,
+  n_fft=256,
+  win_length=250,
+  hop=125,
+  pad_mode="constant",
+  power=1,
+  n_mels=16,
+  fmin=0.0,
+  fmax=2000.0,
+  top_db=80.0,
+  drop_last=True,
+  seconds=1.0,
+)
+VOCABULARY = Vocabulary(
+  tuple(f"/m/{k}" for k in range(6)), ("Hum", "Drone", "Whistle", "Piping", "Hiss", "Squeak")
+)
+TONES_HZ = (150, 350, 600, 900, 1250, 1700)  # what each label sounds like
+
+CONFIG = """
+def get_config():
+  return dict(
+    seed=3,
+    model=dict(head="graph", width=1 / 32, dropout=dict(block=0.1, pooled=0.2, embedding=0.2)),
+    graph=dict(source="store", embeddings="builtin", embedding_size=20),
+    data=dict(store={store!r}, batch_size=8),
+    augment=dict(time_width=6, band_width=3),
+    optim=dict(
+      steps=30, learning_rate=1e-2, plateau_factor=0.5, plateau_patience=1
+    ),
+    evaluation=dict(every=4, batch_size=8),
+    checkpoint=dict(every=3, keep=2),
+    log=dict(every=1),
+  )
+"""
+
+
+def waveforms(clips: int, seed: int) -> tuple[np.ndarray, list[list[int]]]:
+  """(float32[clips, 4000], labels of each clip): tones of its labels in noise."""
+  random = np.random.default_rng(seed)
+  time = np.arange(FRONTEND.samples) / FRONTEND.sample_rate
+  labels = [sorted({i % 6, (i * 7 + i // 6) % 6}) for i in range(clips)]
+  sound = 0.02 * random.standard_normal((clips, FRONTEND.samples))
+  for row, chosen in zip(sound, labels):
+    for k in chosen:
+      row += random.uniform(0.05, 0.3) * np.sin(2 * np.pi * TONES_HZ[k] * time + k)
+  return sound.astype(np.float32), labels
+
+
+def make_store(
+  path: pathlib.Path,
+  *,
+  clips: int = 60,
+  seed: int = 0,
+  dtype: str = "uint8",
+  vocabulary: Vocabulary = VOCABULARY,
+  frontend: Frontend = FRONTEND,
+  broken: bool = False,
+) -> pathlib.Path:
+  """A store whose folds are train, train, validation, test in turns; `broken` ones hold NaN."""
+  sound, labels = waveforms(clips, seed)
+  decibels = np.array(log_mel(sound, frontend))
+  if broken:
+    decibels[::4, 5] = np.nan
+  write_store(
+    path,
+    [encode(decibels, dtype)],
+    dtype=dtype,
+    clip_ids=[f"clip{i}" for i in range(clips)],
+    folds=[("train", "train", "validation", "test")[i % 4] for i in range(clips)],
+    labels=labels,
+    vocabulary=vocabulary,
+    frontend=frontend,
+  )
+  return path
+
+
+def write_config(path: pathlib.Path, store: pathlib.Path) -> pathlib.Path:
+  """The tiny config as a file."""
+  path.write_text(CONFIG.format(store=str(store)))
+  return path
+
+
+def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
+  """The tiny config, with `KEY=VALUE` changes; its store is in the folder, made where absent."""
+  store = folder / "store.h5"
+  if not store.exists():
+    make_store(store)
+  file = write_config(folder / "config.py", store)
+  return load_config(file, [f"--config.{override}" for override in overrides])
+
+
+def same_bits(one: Any, other: Any) -> bool:
+  """Whether two trees are of one structure and equal to the last bit."""
+  if jax.tree.structure(one) != jax.tree.structure(other):
+    return False
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other))
+  return all(
+    np.asarray(a).dtype == np.asarray(b).dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    for a, b in pairs
+  )
+
+
+def saved(workdir: pathlib.Path) -> Any:
+  """The newest checkpoint of a run."""
+  loaded = newest_sound(workdir, sharding.data_mesh())
+  assert loaded is not None
+  return loaded
+
+
+def records(workdir: pathlib.Path) -> list[tuple[int, tuple[str, ...], float]]:
+  """(step, keys, loss or mAP) of each line of metrics.jsonl: all that does not tell the time."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [(line["step"], tuple(line), line.get("loss", line.get("mAP"))) for line in lines]
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """Every file below a folder, by its relative path."""
+  files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+  return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def start(*arguments: str) -> subprocess.Popen:
+  """`atgcn ARGUMENTS` as a process of its own."""
+  return subprocess.Popen(
+    [sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
+    cwd=REPOSITORY,
+    env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
