@@ -1,7 +1,7 @@
 """AT-GCN or CNN10 at a small width on the built-in soundscapes: minutes on two cores.
 
-  atgcn train --config configs/quickstart.py --workdir runs/atgcn
-  atgcn train --config configs/quickstart.py --workdir runs/cnn10 --config.model.head=linear
+atgcn train --config configs/quickstart.py --workdir runs/atgcn
+atgcn train --config configs/quickstart.py --workdir runs/cnn10 --config.model.head=linear
 """
 
 import ml_collections

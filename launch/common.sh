@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: an environment with pinned versions in .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +16,7 @@ install() {
     return
   fi
   echo "installing into .venv (a minute or two) …"
-  [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --constraint launch/constraints.txt --editable ".$extras"
   echo "$wanted" >"$stamp"

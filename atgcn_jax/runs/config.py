@@ -87,6 +87,13 @@ FREE_ON_RESUME = (
 )
 
 
+def default_config():
+  """A `ConfigDict` of every key with its default."""
+  import ml_collections
+
+  return ml_collections.ConfigDict(DEFAULTS)
+
+
 def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
   """The `ConfigDict` of a config file, filled up with the defaults and overridden.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tensorboardX import SummaryWriter
@@ -39,12 +41,17 @@ class RunLog:
     self.steps, self.batch = steps, batch
     path = pathlib.Path(workdir) / METRICS
     kept = [record for record in read_records(workdir) if record["step"] <= start]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    temporary.replace(path)
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    if not path.is_file() or path.read_text() != text:
+      temporary = path.with_suffix(".tmp")
+      temporary.write_text(text)
+      temporary.replace(path)
     self._file = path.open("a")
-    self._tensorboard = SummaryWriter(
-      str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None
+    # Opened by the first record: a run at its end leaves no file of no events.
+    self._open_tensorboard = functools.cache(
+      lambda: SummaryWriter(
+        str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None
+      )
     )
     self._bar = tqdm(
       total=steps * batch, initial=start * batch, unit="clip", unit_scale=True, disable=None
@@ -60,12 +67,13 @@ class RunLog:
       left = datetime.timedelta(seconds=round((self.steps - step) / rate))
       self.say(f"step {step} of {self.steps}, {rate * self.batch:.1f} clips/s, {left} left")
 
-  def record(self, step: int, values: dict[str, float], prefix: str) -> None:
-    """Write one record; `prefix` groups its values in TensorBoard."""
+  def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
+    """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
     self._file.write(json.dumps({"step": step, **values}) + "\n")
     self._file.flush()
     for name, value in values.items():
-      self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+      if value is not None:
+        self._open_tensorboard().add_scalar(f"{prefix}/{name}", value, step)
     if "loss" in values:
       self._bar.set_postfix_str(f"step {step}, loss {values['loss']:.4f}")
 
@@ -77,4 +85,5 @@ class RunLog:
     """Flush and close all."""
     self._bar.close()
     self._file.close()
-    self._tensorboard.close()
+    if self._open_tensorboard.cache_info().currsize:
+      self._open_tensorboard().close()

@@ -26,8 +26,8 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run, label_graph, new_run, store_of
-from atgcn_jax.runs.evaluate import score_clips
-from atgcn_jax.runs.log import RunLog
+from atgcn_jax.runs.evaluate import finite_or_none, score_clips
+from atgcn_jax.runs.log import RunLog, read_records
 from atgcn_jax.runs.restore import Loaded, newest_sound
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.training import augment, checkpoint, sharding
@@ -52,7 +52,8 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
   if saved is None:
     run, state, history = new_run(config, store), None, []
   else:
-    run, state, history = continued(saved, config, store, workdir), saved.state, saved.history
+    run, state = continued(saved, config, store, workdir), saved.state
+    history = saved.history + evaluated_behind(saved, workdir)
   with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
     with stop_on_signals() as stop:
       return _Training(run, store, mesh, manager, workdir, history, stop).run_to_end(state)
@@ -86,7 +87,7 @@ def check_config(config) -> None:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
   try:
     learning_rate_schedule(config.optim)
-    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, np.zeros((2, 1)))[2])
+    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, np.zeros((2, 1), np.float32))[2])
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
 
@@ -130,6 +131,14 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
           "name that file or use another folder"
         )
   return dataclasses.replace(saved.run, config=config)
+
+
+def evaluated_behind(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """The logged evaluation of a checkpoint that was saved before it was evaluated, if there is one."""
+  if any(record["step"] == saved.step for record in saved.history):
+    return []
+  logged = [record for record in read_records(workdir) if "mAP" in record]
+  return [record for record in logged if record["step"] == saved.step][-1:]
 
 
 class _Training:
@@ -225,28 +234,36 @@ class _Training:
         self.mesh,
         before_batch=self.stop.check,
       )
+      if not np.isfinite(scores).all():
+        raise self.failure(step, "a score of a validation clip is not finite")
       metrics = tagging_metrics(scores, labels)
-      values = {name: float(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
+      values = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
       self.history.append({"step": step, **values})
       log.record(step, values, "validation")
-      log.say(f"step {step}: validation mAP {values['mAP']:.4f}, mAUC {values['mAUC']:.4f}")
+      log.say(f"step {step}: validation mAP {metrics['mAP']:.4f}, mAUC {metrics['mAUC']:.4f}")
     self.save(state)
 
   def save(self, state: TrainState) -> None:
     """Begin a checkpoint, unless this step has one."""
     step = int(state.step)
-    if step in checkpoint.saved_steps(self.workdir):
+    if step in self.manager.all_steps():
       return
     description = self.run.description() | {"history": self.history}
     here = [record["mAP"] for record in self.history if record["step"] == step]
-    best = here[0] if here and math.isfinite(here[0]) else None
-    checkpoint.save(self.manager, state, self.run.constants(), description, best)
+    checkpoint.save(
+      self.manager, state, self.run.constants(), description, here[0] if here else None
+    )
 
   def rate_factor(self) -> float:
-    """What the plateau rule makes of the learning rate."""
-    optim = self.config.optim
+    """What the plateau rule makes of the learning rate.
+
+    An evaluation at the end of a shorter run does not count, so that a run that is made longer is
+    the same as one that was so long from the start.
+    """
+    optim, every = self.config.optim, self.config.evaluation.every
+    values = [record["mAP"] for record in self.history if record["step"] % every == 0]
     return plateau_factor(
-      [record["mAP"] for record in self.history],
+      [value for value in values if value is not None],
       factor=optim.plateau_factor,
       patience=optim.plateau_patience,
     )
@@ -258,13 +275,16 @@ class _Training:
     step, metrics = pending
     for name, value in metrics.items():
       if not math.isfinite(float(value)):
-        self.manager.wait_until_finished()
-        kept = checkpoint.saved_steps(self.workdir)
-        raise WorkFailed(
-          f"step {step}: the {name.replace('_', ' ')} is {float(value)}; stopped, the last good "
-          f"checkpoint is that of step {kept[-1]} in {self.workdir}; try a lower optim.learning_rate "
-          "or optim.clip_norm"
-        )
+        raise self.failure(step, f"the {name.replace('_', ' ')} is {float(value)}")
+
+  def failure(self, step: int, what: str) -> WorkFailed:
+    """The end of a run whose numbers have run away."""
+    self.manager.wait_until_finished()
+    kept = checkpoint.saved_steps(self.workdir)
+    return WorkFailed(
+      f"step {step}: {what}; stopped, the last good checkpoint is that of step {kept[-1]} in "
+      f"{self.workdir}; try a lower optim.learning_rate or optim.clip_norm"
+    )
 
 
 def clips_of_steps(config, store: ClipStore):

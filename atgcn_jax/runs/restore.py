@@ -110,7 +110,7 @@ def _guarded(read, *args):
 
 def best_step(history: list[dict[str, Any]], steps: list[int]) -> int | None:
   """The step among these with the highest validation mAP, the earliest of equals."""
-  evaluated = [record for record in history if record["step"] in steps]
+  evaluated = [r for r in history if r["step"] in steps and r["mAP"] is not None]
   return max(evaluated, key=lambda record: record["mAP"])["step"] if evaluated else None
 
 

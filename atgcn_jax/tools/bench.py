@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
@@ -22,7 +22,9 @@ FRAMES, BANDS, CLASSES = 400, 64, 527
 HEADS = {"cnn10": "linear", "atgcn": "graph"}
 
 
-def bench(what: str, model_name: str, batch: int, steps: int, dtype: str = "float32") -> dict[str, Any]:
+def bench(
+  what: str, model_name: str, batch: int, steps: int, dtype: str = "float32"
+) -> dict[str, Any]:
   """Median time of a step at full size, 400x64 log-mels and 527 labels, after one to compile.
 
   Args:
@@ -47,7 +49,9 @@ def bench(what: str, model_name: str, batch: int, steps: int, dtype: str = "floa
   )
   mesh = sharding.data_mesh()
   normaliser = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
-  inputs: dict[str, np.ndarray] = {"log_mel": rng.standard_normal((batch, FRAMES, BANDS)).astype("f")}
+  inputs: dict[str, np.ndarray] = {
+    "log_mel": rng.standard_normal((batch, FRAMES, BANDS)).astype("f")
+  }
   adam = optimiser(config.optim)
   state = jax.jit(
     lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), out_shardings=sharding.replicated(mesh)

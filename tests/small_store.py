@@ -1,0 +1,39 @@
+"""A clip store of a few tiny clips."""
+
+import numpy as np
+
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data import store
+from atgcn_jax.labels.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(("/m/a", "/m/b", "/m/c", "/m/d"), ("Äpfel", "Birds, many", "Cat", "Dog"))
+FRONTEND = Frontend("tiny", 1000, 32, 32, 10, "constant", 1, 5, 0.0, 500.0, seconds=0.2)
+FRAMES, BANDS = FRONTEND.frames, FRONTEND.n_mels
+
+
+def decibels(clips, seed=0):
+  """Made-up log-mels float32[N, T, F], each clip with a peak of its own and 70 dB of range."""
+  rng = np.random.default_rng(seed)
+  peaks = rng.uniform(-60, 20, (clips, 1, 1))
+  return (peaks - rng.uniform(0, 70, (clips, FRAMES, BANDS))).astype(np.float32)
+
+
+def write(path, log_mel, dtype="uint8", chunk=4, **changes):
+  """Write a store of these log-mels; returns what its other arrays were made of."""
+  clips = len(log_mel)
+  parts = {
+    "clip_ids": [f"clip {i} ü" for i in range(clips)],
+    "folds": [("train", "validation", "test")[i % 3] for i in range(clips)],
+    "labels": [[[0, 2], [], [3], [0, 1, 2, 3], [1]][i % 5] for i in range(clips)],
+    "vocabulary": VOCABULARY,
+    "frontend": FRONTEND,
+  } | changes
+  chunks = (store.encode(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
+  store.write_store(path, chunks, dtype=dtype, **parts)
+  return parts
+
+
+def make(path, clips=11, dtype="uint8", **changes):
+  """An open store."""
+  write(path, decibels(clips), dtype, **changes)
+  return store.open_store(path)
