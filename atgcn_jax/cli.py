@@ -57,7 +57,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False)
+  parser = _Parser(
+    prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False
+  )
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
   def verb(name, run, summary, epilog=None):

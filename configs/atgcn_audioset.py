@@ -6,7 +6,7 @@ The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (fold
 `eval`) and, in `audioset/`, `class_labels_indices.csv`, `cooccurrence.npz` (counts of labels and
 pairs) and `glove_300d.npz` (word vectors of the label names).
 
-  atgcn train --config configs/atgcn_audioset.py --workdir runs/atgcn_audioset --config.data.root=DATA
+  atgcn train --config configs/atgcn_audioset.py --workdir runs/atgcn --config.data.root=DATA
 """
 
 import ml_collections

@@ -5,7 +5,7 @@ Published: mAP .422, mAUC .970, d' 2.653 (the paper's Table I). Not trained by t
 The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
 `eval`) and, in `audioset/`, `class_labels_indices.csv`.
 
-  atgcn train --config configs/cnn10_audioset.py --workdir runs/cnn10_audioset --config.data.root=DATA
+  atgcn train --config configs/cnn10_audioset.py --workdir runs/cnn10 --config.data.root=DATA
 """
 
 import ml_collections

@@ -47,15 +47,15 @@ def get_config():
     validation_folds=("5",),
     test_folds=("5",),
     sampling="balanced",
-    batch_size=32,
+    batch_size=16,
   )
   config.augment = dict(
     form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
   )
   config.optim = dict(
-    steps=300, learning_rate=2e-3, schedule="cosine", warmup_steps=30, final_factor=0.01
+    steps=600, learning_rate=2e-3, schedule="cosine", warmup_steps=30, final_factor=0.01
   )
-  config.evaluation = dict(every=50, batch_size=40)
-  config.checkpoint = dict(every=50, keep=2)
-  config.log = dict(every=10)
+  config.evaluation = dict(every=100, batch_size=40)
+  config.checkpoint = dict(every=100, keep=2)
+  config.log = dict(every=20)
   return config

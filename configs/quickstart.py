@@ -32,10 +32,10 @@ def get_config():
     validation_folds=("validation",),
     test_folds=("test",),
     sampling="balanced",
-    batch_size=32,
+    batch_size=16,
   )
   config.augment = dict(
-    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=32, band_stripes=2, band_width=8
+    form="authors", mixup_alpha=0.0, time_stripes=2, time_width=32, band_stripes=2, band_width=8
   )
   config.optim = dict(
     steps=500, learning_rate=3e-3, schedule="cosine", warmup_steps=25, final_factor=0.01

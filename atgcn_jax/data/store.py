@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -82,7 +83,8 @@ def open_store(path: str | os.PathLike) -> ClipStore:
         raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
       log_mel = file["log_mel"]
       offset, shape, dtype = log_mel.id.get_offset(), log_mel.shape, log_mel.dtype
-      small = {name: file[name][()] for name in ARRAYS if name != "log_mel"}
+      small = {name: file[name][()] for name in ("peak_db", "label_offsets", "label_indices")}
+      texts = {name: file[name].asstr()[()].astype(str) for name in ("clip_ids", "folds")}
       settings = json.loads(file.attrs["settings"])
       fingerprint = file.attrs["fingerprint"]
     mapped = np.memmap(path, dtype, "r", offset, shape)
@@ -94,11 +96,8 @@ def open_store(path: str | os.PathLike) -> ClipStore:
   return ClipStore(
     path=str(path),
     log_mel=mapped,
-    peak_db=small["peak_db"],
-    label_offsets=small["label_offsets"],
-    label_indices=small["label_indices"],
-    clip_ids=small["clip_ids"].astype(str),
-    folds=small["folds"].astype(str),
+    **small,
+    **texts,
     vocabulary=Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
     frontend=Frontend(**settings["frontend"]),
     fingerprint=fingerprint,
@@ -169,7 +168,8 @@ def write_store(
       f"{path}: cannot be written ({error}); free space or choose another --out"
     ) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
 
 
 def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:

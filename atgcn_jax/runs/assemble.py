@@ -22,8 +22,8 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import Counts, count_labels, load_counts
 from atgcn_jax.labels.embeddings import load_embeddings
-from atgcn_jax.labels.ontology import label_edges, read_ontology
 from atgcn_jax.labels.files import read_arrays, rows_by_id
+from atgcn_jax.labels.ontology import label_edges, read_ontology
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.training.optim import optimiser
@@ -100,13 +100,18 @@ def new_run(config, store: ClipStore) -> Run:
   if config.data.vocabulary:
     named = data_path(config, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
-      raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with that one")
+      raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with it")
+  mean, deviation = band_statistics(store, clips)
+  if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
+    raise UserError(
+      f"{store.path}: log-mels of its training clips are not finite; prepare the store again"
+    )
   propagation, embeddings = label_graph(config, store.vocabulary, store)
   return Run(
     config=config,
     vocabulary=store.vocabulary,
     frontend=store.frontend,
-    normaliser=Normaliser(*band_statistics(store, clips)),
+    normaliser=Normaliser(mean, deviation),
     propagation=propagation,
     label_embeddings=embeddings,
     range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,
@@ -143,7 +148,7 @@ def label_graph(
     labels = store.labels_of(split_clips(store, config.data, "train"))
     counts = count_labels(*labels, len(vocabulary))
   else:
-    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or of a graph")
+    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or a graph")
   return propagation_of(
     counts,
     vocabulary,

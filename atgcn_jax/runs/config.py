@@ -1,4 +1,4 @@
-"""A run's configuration: every key and its default, files, command-line overrides, contradictions."""
+"""A run's configuration: keys and their defaults, files, overrides, contradictions."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     raise UserError(f"{path}: get_config() of the config file fails ({reason}); mend it") from error
   config = ml_collections.ConfigDict(DEFAULTS)
   if unknown := sorted(_flat(given).keys() - _flat(DEFAULTS).keys()):
-    raise UserError(f"{path}: unknown config key {', '.join(unknown)}; known are {_known(unknown[0])}")
+    raise UserError(
+      f"{path}: unknown config key {', '.join(unknown)}; known are {_known(unknown[0])}"
+    )
   try:
     config.update(given)
   except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore, open_store
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.assemble import Run, store_of
 from atgcn_jax.runs.config import plain
@@ -50,7 +50,8 @@ def score_clips(
   clips_of, count = sequential(clips, batch)
   share = Share(jax.process_index(), jax.process_count())
   scores = []
-  with tqdm(total=len(clips), unit="clip", desc="scoring", disable=None if progress else True) as bar:
+  hidden = None if progress else True  # None: shown on a terminal
+  with tqdm(total=len(clips), unit="clip", desc="scoring", disable=hidden) as bar:
     for loaded in batches(store, clips_of, 0, count, share):
       before_batch()
       inputs = {name: loaded[name] for name in ("log_mel", "peak_db")}
@@ -84,6 +85,7 @@ def evaluate(
     `classes`, `classes_scored`, `step`, `split`.
   Raises:
     UserError: for a run, step, store or split that cannot be used.
+    WorkFailed: if a score is not finite.
   """
   mesh = sharding.data_mesh()
   loaded = load(workdir, step, mesh)
@@ -97,6 +99,9 @@ def evaluate(
   batch += -batch % jax.device_count()
   score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
   scores, labels = score_clips(score_step, loaded.state, store, clips, batch, mesh, progress=True)
+  if not (sound := np.isfinite(scores).all(axis=1)).all():
+    clip = store.clip_ids[clips[np.argmin(sound)]]
+    raise WorkFailed(f"{store.path}: the scores of {clip} are not finite; prepare the store again")
   metrics = tagging_metrics(scores, labels)
   names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
   result = {name: finite_or_none(metrics[name]) for name in names} | {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import os
 import pathlib
@@ -47,12 +46,8 @@ class RunLog:
       temporary.write_text(text)
       temporary.replace(path)
     self._file = path.open("a")
-    # Opened by the first record: a run at its end leaves no file of no events.
-    self._open_tensorboard = functools.cache(
-      lambda: SummaryWriter(
-        str(pathlib.Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None
-      )
-    )
+    self._tensorboard_folder = str(pathlib.Path(workdir) / "tensorboard")
+    self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
       total=steps * batch, initial=start * batch, unit="clip", unit_scale=True, disable=None
     )
@@ -71,9 +66,12 @@ class RunLog:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
     self._file.write(json.dumps({"step": step, **values}) + "\n")
     self._file.flush()
+    if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
+      purge = self._start + 1 if self._start else None
+      self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=purge)
     for name, value in values.items():
       if value is not None:
-        self._open_tensorboard().add_scalar(f"{prefix}/{name}", value, step)
+        self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
     if "loss" in values:
       self._bar.set_postfix_str(f"step {step}, loss {values['loss']:.4f}")
 
@@ -85,5 +83,5 @@ class RunLog:
     """Flush and close all."""
     self._bar.close()
     self._file.close()
-    if self._open_tensorboard.cache_info().currsize:
-      self._open_tensorboard().close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax.data import sampling
@@ -54,9 +55,11 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
   else:
     run, state = continued(saved, config, store, workdir), saved.state
     history = saved.history + evaluated_behind(saved, workdir)
-  with checkpoint.open_manager(workdir, config.checkpoint.keep) as manager:
-    with stop_on_signals() as stop:
-      return _Training(run, store, mesh, manager, workdir, history, stop).run_to_end(state)
+  with (
+    checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+    stop_on_signals() as stop,
+  ):
+    return _Training(run, store, mesh, manager, workdir, history, stop).run_to_end(state)
 
 
 def check_config(config) -> None:
@@ -73,7 +76,7 @@ def check_config(config) -> None:
     ("evaluation.batch_size", config.evaluation.batch_size),
   ):
     if size < 1 or size % devices:
-      raise UserError(f"{key}: {size} clips cannot be split over {devices} devices; take a multiple")
+      raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
   for section, key in (
     ("evaluation", "every"),
     ("checkpoint", "every"),
@@ -87,7 +90,7 @@ def check_config(config) -> None:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
   try:
     learning_rate_schedule(config.optim)
-    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, np.zeros((2, 1), np.float32))[2])
+    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2])
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
 
@@ -96,7 +99,9 @@ def _check_workdir(workdir: str | os.PathLike) -> None:
   try:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"--workdir {workdir}: cannot be made ({error.strerror}); name another") from error
+    raise UserError(
+      f"--workdir {workdir}: cannot be made ({error.strerror}); name another"
+    ) from error
   if not os.access(workdir, os.W_OK):
     raise UserError(f"--workdir {workdir}: cannot be written to; name another")
 
@@ -118,14 +123,14 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       f"{store.path}: not the clip store that the run in {workdir} was started on; "
       "name that one in data.store or use another folder"
     )
-  paths = [(c.data.root, c.graph.source, c.graph.embeddings, c.graph.ontology) for c in (old, config)]
-  if paths[0] != paths[1]:
+  keys = ("source", "embeddings", "ontology")
+  if old.data.root != config.data.root or any(old.graph[key] != config.graph[key] for key in keys):
     for key, now, then in zip(
       ("source", "embeddings"),
       label_graph(config, saved.run.vocabulary, store),
       (saved.run.propagation, saved.run.label_embeddings),
     ):
-      if now is not None and not np.array_equal(now, then):
+      if now is not None and then is not None and not np.array_equal(now, then):
         raise UserError(
           f"graph.{key}: another content than the run in {workdir} was started with; "
           "name that file or use another folder"
@@ -134,7 +139,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
 
 
 def evaluated_behind(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The logged evaluation of a checkpoint that was saved before it was evaluated, if there is one."""
+  """The logged evaluation of a checkpoint that was saved before that; at most one."""
   if any(record["step"] == saved.step for record in saved.history):
     return []
   logged = [record for record in read_records(workdir) if "mAP" in record]
@@ -209,7 +214,9 @@ class _Training:
       self.check(pending)
       self.save(state)
       self.manager.wait_until_finished()
-      log.say(f"{stopped}: saved step {int(state.step)} in {self.workdir}; the same command goes on")
+      log.say(
+        f"{stopped}: saved step {int(state.step)} in {self.workdir}; the command goes on there"
+      )
       raise
     finally:
       log.close()

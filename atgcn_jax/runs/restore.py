@@ -62,11 +62,13 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
   """
   steps = checkpoint.saved_steps(workdir)
   if not steps:
-    raise UserError(f"{workdir}: no run with a checkpoint there; give the --workdir of `atgcn train`")
+    raise UserError(f"{workdir}: no run with a checkpoint; give the --workdir of `atgcn train`")
   if step == "latest":
     candidates = list(reversed(steps))
+  elif step == "best":
+    candidates = [_best_step(workdir, steps)]
   else:
-    candidates = [_best_step(workdir, steps) if step == "best" else _step_number(workdir, step, steps)]
+    candidates = [_step_number(workdir, step, steps)]
   for candidate in candidates:
     try:
       return _load(workdir, candidate, mesh, whole_state=False)
@@ -77,8 +79,7 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
           f"there are {', '.join(map(str, steps))}"
         ) from error
       warnings.warn(
-        f"{workdir}: checkpoint {candidate} is damaged ({error}); "
-        "the one before it is used",
+        f"{workdir}: checkpoint {candidate} is damaged ({error}); the one before it is used",
         stacklevel=2,
       )
   raise AssertionError("unreachable")
@@ -135,4 +136,3 @@ def _step_number(workdir, step: str, steps: list[int]) -> int:
     f"--step {step}: {workdir} has no such checkpoint; there are {', '.join(map(str, steps))}, "
     "latest and best"
   )
-

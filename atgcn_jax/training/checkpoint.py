@@ -9,6 +9,7 @@ appears under its final name only when it is whole.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import pathlib
@@ -24,7 +25,12 @@ BEST_METRIC = "mAP"
 
 
 def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointManager:
-  """The manager of a run's checkpoints; the newest `keep` and the best are preserved."""
+  """The manager of a run's checkpoints; the newest `keep` and the best are preserved.
+
+  Opening removes what a killed process left of a checkpoint that it had not finished.
+  """
+  for step in saved_steps(workdir):
+    _drop_damaged_metrics(pathlib.Path(workdir) / FOLDER / str(step) / "metrics" / "metrics")
   best = preservation_policy.BestN(
     get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
   )
@@ -33,9 +39,19 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointMan
       [preservation_policy.LatestN(keep), best]
     ),
     best_fn=lambda metrics: metrics[BEST_METRIC],
+    cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
   )
   return ocp.CheckpointManager(pathlib.Path(workdir).resolve() / FOLDER, options=options)
+
+
+def _drop_damaged_metrics(path: pathlib.Path) -> None:
+  """The manager reads all metrics when it opens, and fails over those that it cannot read."""
+  with contextlib.suppress(FileNotFoundError):
+    try:
+      float(json.loads(path.read_text())[BEST_METRIC])
+    except (ValueError, TypeError, KeyError):
+      path.unlink()
 
 
 def save(
@@ -62,7 +78,9 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
   return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
-def read_description(workdir: str | os.PathLike, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_description(
+  workdir: str | os.PathLike, step: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """The items `run` and `constants` (NumPy arrays) of a checkpoint.
 
   Raises:
