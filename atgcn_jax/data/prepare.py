@@ -132,7 +132,7 @@ def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
       for row in reader:
         name, fold, ids = (row[column] for column in COLUMNS)
         where = f"{path}: line {reader.line_num}"
-        if not name or fold is None or ids is None or None in row:
+        if not name or "\n" in name or fold is None or ids is None or None in row:
           raise UserError(f"{where}: not {', '.join(COLUMNS)}; give three fields, quote the ids")
         if name in rows:
           raise UserError(f"{where}: {name} is named twice; keep one of the rows")

@@ -153,10 +153,11 @@ def write_store(
         end = start + len(chunk)
         rows[start:end] = chunk
         small["peak_db"][start:end] = peaks
-        digest.update(chunk.tobytes() + peaks.tobytes())
+        digest.update(chunk.tobytes())
         start = end
       if start != len(clip_ids):
         raise ValueError(f"{start} log-mels for {len(clip_ids)} clips")
+      digest.update(small["peak_db"].tobytes())
       for name, array in small.items():
         file.create_dataset(name, data=array)
       file.attrs["format"] = FORMAT

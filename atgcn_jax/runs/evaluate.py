@@ -161,7 +161,7 @@ def write_files(
       )
     )
   shape = (1, run.frontend.frames, run.frontend.n_mels)
-  features = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
+  features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
   write_report(
     workdir / "report.html",
     title=f"{'AT-GCN' if run.config.model.head == 'graph' else 'CNN10'} in {workdir.name}",

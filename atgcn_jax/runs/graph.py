@@ -37,9 +37,11 @@ def write_graph(
   labels = read_vocabulary(vocabulary)
   if counts is not None:
     counted = load_counts(counts, labels, counts_set)
-  else:
+  elif segments is not None:
     _, offsets, indices = read_segments(segments, labels)
     counted = count_labels(offsets, indices, len(labels))
+  else:
+    raise ValueError("one of counts and segments is needed")
   propagation = propagation_of(
     counted,
     labels,

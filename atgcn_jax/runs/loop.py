@@ -123,8 +123,8 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       f"{store.path}: not the clip store that the run in {workdir} was started on; "
       "name that one in data.store or use another folder"
     )
-  keys = ("source", "embeddings", "ontology")
-  if old.data.root != config.data.root or any(old.graph[key] != config.graph[key] for key in keys):
+  graphs = (old.graph, config.graph)
+  if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
     for key, now, then in zip(
       ("source", "embeddings"),
       label_graph(config, saved.run.vocabulary, store),

@@ -46,7 +46,8 @@ class Tagger:
         peaks = decibels.max(axis=(1, 2), keepdims=True)
         decibels = jnp.maximum(decibels, peaks - run.range_db)
       inputs = decode({"log_mel": decibels}, run.normaliser)
-      return jax.nn.sigmoid(model.apply(variables, inputs, train=False))
+      logits: Any = model.apply(variables, inputs, train=False)
+      return jax.nn.sigmoid(logits)
 
     self._variables = variables
     self._score = jax.jit(score)

@@ -1,0 +1,222 @@
+"""Checkpoints that are kept, found, and passed over when they are damaged."""
+
+import itertools
+import json
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from runs_support import contents, same_bits, saved, tiny_config, trained
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.loop import train
+from atgcn_jax.runs.restore import best_step, load, newest_sound
+from atgcn_jax.serving.tagger import Tagger
+from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training.state import start_state
+
+# TensorStore leaves futures behind where a file cannot be read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+DAMAGES = {
+  "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+  "emptied": lambda path: path.write_bytes(b""),
+  "removed": lambda path: path.unlink(),
+}
+
+
+def small_state(step):
+  variables = {"params": {"w": jnp.arange(6.0) + step}, "batch_stats": {"m": jnp.ones(2)}}
+  return start_state(variables, optax.adam(1e-3)).replace(step=jnp.int32(step))
+
+
+def save_all(workdir, values, keep=2):
+  """A checkpoint for each step of {step: validation mAP or None}."""
+  with checkpoint.open_manager(workdir, keep) as manager:
+    for step, value in values.items():
+      checkpoint.save(manager, small_state(step), {"mean": np.ones(3)}, {"step": step}, value)
+
+
+@pytest.fixture
+def copy(tmp_path):
+  """A copy of the trained run, to be damaged."""
+  return shutil.copytree(trained(), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def states():
+  """step → state of the trained run's checkpoints, read before any damage."""
+  mesh = sharding.data_mesh()
+  steps = checkpoint.saved_steps(trained())
+  return {step: load(trained(), str(step), mesh).state for step in steps}
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  save_all(tmp_path, {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: 0.4, 6: None})
+  assert checkpoint.saved_steps(tmp_path) == [2, 5, 6]
+  # The best is also remembered by the next process.
+  save_all(tmp_path, {7: 0.5, 8: 0.6})
+  assert checkpoint.saved_steps(tmp_path) == [2, 7, 8]
+  save_all(tmp_path, {9: 0.95, 10: None, 11: None}, keep=1)
+  assert checkpoint.saved_steps(tmp_path) == [9, 11]
+
+
+def test_without_validation_the_newest_are_kept(tmp_path):
+  save_all(tmp_path, dict.fromkeys(range(6)), keep=3)
+  assert checkpoint.saved_steps(tmp_path) == [3, 4, 5]
+
+
+def test_what_is_read_is_what_was_saved(tmp_path):
+  save_all(tmp_path, {7: 0.5})
+  state = small_state(7)
+  target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+  assert same_bits(checkpoint.read_state(tmp_path, 7, target), state)
+  assert same_bits(checkpoint.read_variables(tmp_path, 7, target.variables), state.variables)
+  description, constants = checkpoint.read_description(tmp_path, 7)
+  assert description == {"step": 7}
+  np.testing.assert_array_equal(constants["mean"], np.ones(3))
+
+
+def test_leftovers_of_a_killed_save_are_not_checkpoints_and_go(tmp_path):
+  save_all(tmp_path, {1: 0.2})
+  folder = tmp_path / checkpoint.FOLDER
+  shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+  (folder / "2.orbax-checkpoint-tmp" / "commit_success.txt").unlink()
+  assert checkpoint.saved_steps(tmp_path) == [1]
+  save_all(tmp_path, {3: 0.4})
+  assert sorted(path.name for path in folder.iterdir()) == ["1", "3"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_metrics_do_not_stop_the_manager(tmp_path, damage):
+  save_all(tmp_path, {1: 0.9, 2: 0.3})
+  DAMAGES[damage](tmp_path / checkpoint.FOLDER / "1" / "metrics" / "metrics")
+  save_all(tmp_path, {3: 0.4, 4: 0.1})
+  assert checkpoint.saved_steps(tmp_path) == [3, 4]
+
+
+def test_a_half_deleted_old_checkpoint_does_not_stop_the_manager(tmp_path):
+  save_all(tmp_path, {1: 0.9, 2: 0.3})
+  for name in ("variables", "_CHECKPOINT_METADATA", "commit_success.txt"):
+    path = tmp_path / checkpoint.FOLDER / "1" / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  save_all(tmp_path, {3: 0.4})
+  assert checkpoint.saved_steps(tmp_path)[-2:] == [2, 3]
+
+
+def damaged_cases(run, step):
+  folder = run / checkpoint.FOLDER / str(step)
+  return [path.relative_to(run) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def check_damaged(run, states, name, damage):
+  """Damages one file of the newest checkpoint; returns whether that was passed over."""
+  before, newest = sorted(states)[-2:]
+  DAMAGES[damage](run / name)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    loaded = newest_sound(run, sharding.data_mesh())
+  told = [str(w.message) for w in caught if w.category is UserWarning]
+  assert loaded.step == (before if told else newest), (name, damage)
+  assert int(loaded.state.step) == loaded.step, (name, damage)
+  assert same_bits(loaded.state.variables, states[loaded.step]), (name, damage)
+  if told:
+    assert f"checkpoint {newest} is damaged" in told[0], (name, damage)
+    assert checkpoint.saved_steps(run)[-1] == before, (name, damage)
+    assert (run / "damaged").is_dir(), (name, damage)
+  return bool(told)
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_damaged_file_never_gives_wrong_data(tmp_path, states, every):
+  cases = itertools.product(damaged_cases(trained(), max(states)), DAMAGES)
+  passed_over = 0
+  for name, damage in list(cases)[::every]:
+    run = shutil.copytree(trained(), tmp_path / "run")
+    passed_over += check_damaged(run, states, name, damage)
+    shutil.rmtree(run)
+  # Indices, values and the description cannot be done without.
+  assert passed_over >= 30 // every
+
+
+def damage_step(run, step):
+  for path in (run / checkpoint.FOLDER / str(step)).rglob("*"):
+    if path.is_file() and path.parent.name == "d":
+      DAMAGES["halved"](path)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy):
+  newest = checkpoint.saved_steps(copy)[-1]
+  damage_step(copy, newest)
+  (copy / checkpoint.FOLDER / str(newest) / "metrics" / "metrics").write_text("{")
+  with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
+    train(tiny_config(trained().parent), copy)
+  again, undisturbed = saved(copy), saved(trained())
+  assert same_bits(again.state, undisturbed.state)
+  assert again.history == undisturbed.history
+
+
+def test_latest_passes_over_a_damaged_checkpoint_but_a_number_does_not(copy, states):
+  mesh = sharding.data_mesh()
+  before, newest = sorted(states)[-2:]
+  damage_step(copy, newest)
+  untouched = contents(copy)
+  with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
+    loaded = load(copy, "latest", mesh)
+  assert loaded.step == before
+  assert same_bits(loaded.state, states[before])
+  with pytest.raises(UserError, match=f"checkpoint {newest} is damaged"):
+    load(copy, str(newest), mesh)
+  assert contents(copy) == untouched
+  with pytest.warns(UserWarning, match="damaged"):
+    assert len(Tagger.restore(copy).tag(np.zeros(4000))) == 5
+
+
+def test_all_checkpoints_damaged_is_the_users_to_know(copy):
+  for step in checkpoint.saved_steps(copy):
+    damage_step(copy, step)
+  with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="damaged"):
+    load(copy, "latest", sharding.data_mesh())
+  with (
+    pytest.raises(UserError, match="none of its checkpoints can be read"),
+    pytest.warns(UserWarning, match="damaged"),
+  ):
+    newest_sound(copy, sharding.data_mesh())
+
+
+def test_best_is_the_highest_of_those_that_are_there():
+  history = [
+    {"step": 4, "mAP": 0.5},
+    {"step": 8, "mAP": None},
+    {"step": 12, "mAP": 0.9},
+    {"step": 16, "mAP": 0.7},
+  ]
+  assert best_step(history, [4, 8, 16, 17]) == 16
+  assert best_step(history, [8]) is None
+  assert best_step([], [1, 2]) is None
+
+
+def test_the_best_of_a_run_is_found(states):
+  lines = map(json.loads, (trained() / "metrics.jsonl").read_text().splitlines())
+  found = {line["step"]: line["mAP"] for line in lines if "mAP" in line}
+  expected = max((step for step in states if step in found), key=found.get)
+  assert load(trained(), "best", sharding.data_mesh()).step == expected
+  assert found[expected] == max(found.values())
+
+
+@pytest.mark.parametrize("step", ["31", "-1", "newest", "", "³"])
+def test_a_step_that_is_not_there_is_named(step):
+  with pytest.raises(UserError, match="--step") as error:
+    load(trained(), step, sharding.data_mesh())
+  assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+  for folder in (tmp_path, tmp_path / "missing"):
+    with pytest.raises(UserError, match="no run with a checkpoint"):
+      load(folder, "latest", sharding.data_mesh())
+    assert newest_sound(folder, sharding.data_mesh()) is None

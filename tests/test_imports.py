@@ -1,0 +1,128 @@
+"""Which part of the package may import which, and what none may import when it is imported."""
+
+import ast
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import atgcn_jax
+
+PACKAGE = pathlib.Path(atgcn_jax.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted((PACKAGE.parent / "configs").glob("*.py"))
+ROOMS = ["audio", "labels", "models", "metrics", "data", "training", "runs", "interop", "serving"]
+
+MAY_IMPORT = {
+  "errors": set(),
+  "audio": set(),
+  "labels": set(),
+  "models": set(),
+  "metrics": set(),
+  "data": {"audio", "labels"},
+  "training": {"models", "metrics"},
+  "runs": set(ROOMS[:6]),
+  "interop": set(ROOMS[:7]),
+  "serving": set(ROOMS[:8]),
+  "paper": set(ROOMS),
+  "tools": set(ROOMS),
+  "cli": {*ROOMS, "paper", "tools"},
+  "": {"serving"},  # the public names, when asked for
+}
+HEAVY = ("tensorflow", "tensorflow_datasets", "ml_collections")
+
+
+def part_of(path):
+  """The folder or module below the package that a file belongs to."""
+  first = path.relative_to(PACKAGE).parts[0]
+  return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imported(path):
+  """Every module a file imports, also inside functions, by its full name."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: line {node.lineno}: a relative import"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_parts(path):
+  for name in imported(path):
+    package, _, rest = name.partition(".")
+    if package == "atgcn_jax":
+      yield rest.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_part_may(path):
+  part = part_of(path)
+  allowed = MAY_IMPORT[part] | {part, "errors", "__version__"}
+  assert set(imported_parts(path)) <= allowed
+
+
+def test_the_readers_of_imports_see_something():
+  assert len(MODULES) > 30
+  assert {"runs", "serving", "tools"} <= set(imported_parts(PACKAGE / "cli.py"))  # in functions
+  assert set(imported_parts(PACKAGE / "data/store.py")) == {"audio", "errors", "labels"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_import_ml_collections_alone(path):
+  assert {name.partition(".")[0] for name in imported(path)} <= {"ml_collections", "__future__"}
+
+
+def names(*parts):
+  """All modules of some parts of the package."""
+  found = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "atgcn_jax.")]
+  chosen = [name for name in found if not parts or name.split(".")[1] in parts]
+  assert chosen
+  return chosen
+
+
+def python(script, *arguments):
+  done = subprocess.run(
+    [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.split()
+
+
+def test_arrays_need_neither_tensorflow_nor_configs():
+  script = (
+    "import importlib, sys\n"
+    "for name in sys.argv[1].split(','): sys.modules[name] = None\n"
+    "for name in sys.argv[2:]: importlib.import_module(name)\n"
+    "print(len(sys.argv) - 2)"
+  )
+  modules = names("models", "training", "metrics", "labels", "audio")
+  assert python(script, ",".join(HEAVY), *modules) == [str(len(modules))]
+
+
+def test_importing_everything_imports_nothing_heavy():
+  script = (
+    "import importlib, sys\n"
+    "for name in sys.argv[1:]: importlib.import_module(name)\n"
+    f"print(*(name for name in {HEAVY} if name in sys.modules))"
+  )
+  assert python(script, *names()) == []
+
+
+def test_the_package_and_its_command_are_quick_to_import():
+  script = (
+    "import sys, atgcn_jax, atgcn_jax.cli\n"
+    "print(*(name for name in ('jax', 'numpy', 'scipy', 'matplotlib') if name in sys.modules))"
+  )
+  assert python(script) == []
+
+
+def test_a_label_side_needs_no_jax():
+  script = (
+    "import importlib, sys\n"
+    "sys.modules['jax'] = None\n"
+    "for name in sys.argv[1:]: importlib.import_module(name)"
+  )
+  python(script, *names("labels", "metrics", "errors"))

@@ -1,0 +1,112 @@
+"""Batches of tf.data: each is what its step says, wherever the reading starts."""
+
+import numpy as np
+import pytest
+import small_store
+
+from atgcn_jax.data import sampling
+from atgcn_jax.data.pipeline import PREFETCH, Share, batches, sequential
+
+CLIPS, BATCH = 23, 8
+SHUFFLED = sampling.shuffled_sampler(np.arange(CLIPS), seed=5)
+
+
+def clips_of(step):
+  return sampling.draw(SHUFFLED, step, BATCH)
+
+
+@pytest.fixture(scope="module", params=["uint8", "float16"])
+def store(request, tmp_path_factory):
+  return small_store.make(tmp_path_factory.mktemp("pipe") / "s.h5", CLIPS, request.param)
+
+
+def same(batch, expected):
+  assert list(batch) == ["log_mel", "peak_db", "labels"]
+  for name, array in expected.items():
+    assert batch[name].dtype == array.dtype, name
+    np.testing.assert_array_equal(batch[name], array, err_msg=name)
+
+
+def test_shapes_and_types(store):
+  (batch,) = batches(store, clips_of, 0, 1)
+  assert batch["log_mel"].shape == (BATCH, small_store.FRAMES, small_store.BANDS)
+  assert batch["log_mel"].dtype == store.log_mel.dtype
+  assert batch["peak_db"].shape == (BATCH,)
+  assert batch["peak_db"].dtype == np.float32
+  assert batch["labels"].shape == (BATCH, 4)
+  assert batch["labels"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("start", [0, 1, 13, 600_000])
+def test_batch_t_holds_the_clips_of_step_t(store, start):
+  got = list(batches(store, clips_of, start, start + 10))
+  assert len(got) == 10
+  for step, batch in enumerate(got, start):
+    same(batch, store.read(clips_of(step)))
+
+
+def test_a_start_in_the_middle_gives_the_tail(store):
+  whole = list(batches(store, clips_of, 0, 12))
+  for batch, expected in zip(batches(store, clips_of, 7, 12), whole[7:], strict=True):
+    same(batch, expected)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_put_together_are_the_batch(store, count):
+  whole = batches(store, clips_of, 3, 6)
+  parts = [batches(store, clips_of, 3, 6, Share(index, count)) for index in range(count)]
+  for expected, *pieces in zip(whole, *parts, strict=True):
+    assert len(pieces[0]["labels"]) == BATCH // count
+    same({name: np.concatenate([p[name] for p in pieces]) for name in expected}, expected)
+
+
+def test_nothing_to_read(store):
+  assert list(batches(store, clips_of, 4, 4)) == []
+
+
+def test_reading_ahead_is_bounded(store):
+  asked = []
+
+  def noted(step):
+    asked.append(step)
+    return clips_of(step)
+
+  feed = batches(store, noted, 0, 100_000)
+  for _ in range(3):
+    next(feed)
+  assert max(asked) <= 3 + PREFETCH + 2  # two are read at a time
+
+
+def test_an_error_in_reading_surfaces(store):
+  def failing(step):
+    if step == 2:
+      raise RuntimeError("the disk is gone")
+    return clips_of(step)
+
+  feed = batches(store, failing, 0, 5)
+  same(next(feed), store.read(clips_of(0)))
+  same(next(feed), store.read(clips_of(1)))
+  with pytest.raises(Exception, match="the disk is gone"):
+    next(feed)
+
+
+def test_a_clip_that_is_not_there_surfaces(store):
+  with pytest.raises(Exception, match="out of bounds"):
+    next(batches(store, lambda step: np.array([0, CLIPS]), 0, 1))
+
+
+@pytest.mark.parametrize(("clips", "count"), [(1, 1), (7, 1), (8, 1), (9, 2), (23, 3)])
+def test_sequential_covers_the_clips_once_and_pads_with_the_last(store, clips, count):
+  chosen = np.random.default_rng(clips).permutation(CLIPS)[:clips]
+  of_step, steps = sequential(chosen, BATCH)
+  assert steps == count
+  got = np.concatenate([of_step(step) for step in range(steps)])
+  assert got.shape == (count * BATCH,)
+  np.testing.assert_array_equal(got[:clips], chosen)
+  assert (got[clips:] == chosen[-1]).all()
+  for step, batch in enumerate(batches(store, of_step, 0, steps)):
+    same(batch, store.read(of_step(step)))
+
+
+def test_sequential_over_nothing():
+  assert sequential(np.zeros(0, np.int64), BATCH)[1] == 0

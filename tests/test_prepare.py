@@ -1,0 +1,288 @@
+"""Sound files and a label list, or soundscapes, to a clip store; every kind of bad input."""
+
+import csv
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from atgcn_jax.audio import frontend
+from atgcn_jax.data import prepare as preparing
+from atgcn_jax.data import soundscapes
+from atgcn_jax.data.normaliser import decibels
+from atgcn_jax.data.prepare import load_clip, prepare, prepare_soundscapes, read_label_list
+from atgcn_jax.data.store import open_store
+from atgcn_jax.errors import UserError
+
+TALNET = frontend.FRONTENDS["talnet"]
+KINDS = [("wav", 44100, 2), ("flac", 16000, 1), ("wav", 8000, 1), ("flac", 22050, 3)]
+LABELS = ["/m/b,/m/a", "", "/m/c", " /m/a , /m/a,"]
+FILES = 18  # two chunks
+VOCABULARY = 'index,mid,display_name\n0,/m/c,C\n1,/m/x,X\n2,/m/a,"A, a"\n3,/m/b,B\n'
+
+
+def write_list(path, rows, header=preparing.COLUMNS):
+  with path.open("w", newline="", encoding="utf-8") as file:
+    csv.writer(file).writerows([header, *rows])
+
+
+def make_sounds(folder, count, seconds=0.4):
+  """Sound files of several kinds in `folder/audio`, their list and a vocabulary."""
+  (folder / "audio").mkdir()
+  rng, rows = np.random.default_rng(0), []
+  for i in range(count):
+    suffix, rate, channels = KINDS[i % len(KINDS)]
+    name = f"ton {i:02d}, é.{suffix}"
+    length = int(rate * (11 if i == 1 else seconds))
+    soundfile.write(folder / "audio" / name, 0.2 * rng.standard_normal((length, channels)), rate)
+    rows.append((name, i % 3 + 1, LABELS[i % len(LABELS)]))
+  write_list(folder / "labels.csv", rows)
+  (folder / "vocabulary.csv").write_text(VOCABULARY, encoding="utf-8")
+  return rows
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("sounds")
+  make_sounds(folder, FILES)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(sounds):
+  """The store of one worker process."""
+  out = sounds / "one.h5"
+  count = prepare(
+    sounds / "audio", sounds / "labels.csv", out, vocabulary=sounds / "vocabulary.csv", workers=1
+  )
+  assert count == FILES
+  return open_store(out)
+
+
+@pytest.fixture
+def here(monkeypatch):
+  """Work in this process: a spawned one takes seconds to start."""
+
+  def in_processes(work, chunks, processes):
+    yield from map(work, chunks)
+
+  monkeypatch.setattr(preparing, "in_processes", in_processes)
+
+
+def test_what_the_store_holds(prepared, sounds):
+  names = sorted(os.listdir(sounds / "audio"))
+  assert prepared.clip_ids.tolist() == names
+  assert prepared.folds.tolist() == [str(i % 3 + 1) for i in range(FILES)]
+  assert prepared.vocabulary.ids == ("/m/c", "/m/x", "/m/a", "/m/b")
+  assert prepared.vocabulary.names == ("C", "X", "A, a", "B")
+  assert prepared.frontend == TALNET
+  rows = [[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]
+  assert prepared.labels(np.arange(FILES)).tolist() == [rows[i % 4] for i in range(FILES)]
+
+
+def test_log_mels_are_those_of_the_files(prepared, sounds):
+  got = decibels(np.asarray(prepared.log_mel), prepared.peak_db)
+  for i in (0, 1, 2, 3, 17):
+    waveform = load_clip(str(sounds / "audio"), TALNET, prepared.clip_ids[i])
+    wanted = np.asarray(frontend.log_mel(waveform, TALNET))
+    np.testing.assert_allclose(got[i], wanted, atol=80 / 255 / 2 + 1e-2)
+
+
+def test_two_workers_write_the_same_bytes_as_one(prepared, sounds):
+  out = sounds / "two.h5"
+  arguments = sounds / "audio", sounds / "labels.csv"
+  prepare(*arguments, out, vocabulary=sounds / "vocabulary.csv", workers=2)
+  assert open_store(out).fingerprint == prepared.fingerprint
+  assert out.read_bytes() == (sounds / "one.h5").read_bytes()
+
+
+def test_float16_and_used_labels_only(prepared, sounds, here):
+  out = sounds / "half.h5"
+  arguments = sounds / "audio", sounds / "labels.csv"
+  prepare(
+    *arguments, out, vocabulary=sounds / "vocabulary.csv", used_labels_only=True, dtype="float16"
+  )
+  store = open_store(out)
+  assert store.log_mel.dtype == np.float16
+  assert store.vocabulary.names == ("C", "A, a", "B")
+  kept = prepared.labels(np.arange(FILES))[:, [0, 2, 3]]
+  np.testing.assert_array_equal(store.labels(np.arange(FILES)), kept)
+  wanted = decibels(np.asarray(prepared.log_mel), prepared.peak_db)
+  np.testing.assert_allclose(np.asarray(store.log_mel, np.float32), wanted, atol=0.25)
+
+
+def test_without_a_vocabulary_the_ids_sorted_are_it(sounds, here):
+  prepare(sounds / "audio", sounds / "labels.csv", sounds / "own.h5")
+  store = open_store(sounds / "own.h5")
+  assert store.vocabulary.ids == store.vocabulary.names == ("/m/a", "/m/b", "/m/c")
+  assert store.labels(np.arange(4)).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_a_clip_is_cut_or_padded(tmp_path):
+  sound = np.random.default_rng(0).uniform(-0.5, 0.5, 170_000)
+  soundfile.write(tmp_path / "long.wav", sound, 16000, subtype="FLOAT")
+  soundfile.write(tmp_path / "short.wav", sound[:500], 16000, subtype="FLOAT")
+  long, short = (load_clip(str(tmp_path), TALNET, f"{n}.wav") for n in ("long", "short"))
+  assert long.shape == short.shape == (160_000,)
+  np.testing.assert_array_equal(long, sound[:160_000].astype(np.float32))
+  np.testing.assert_array_equal(short[:500], sound[:500].astype(np.float32))
+  assert not short[500:].any()
+
+
+def test_a_label_list_is_read_as_written(tmp_path):
+  path = tmp_path / "labels.csv"
+  path.write_text(
+    'positive_labels, filename, more, fold\r\n"/m/b, /m/a",sub/ü.wav,x,2\r\n\r\n,b.wav,,eval\r\n',
+    encoding="utf-8-sig",
+  )
+  rows = read_label_list(path)
+  assert rows == [("sub/ü.wav", "2", ["/m/b", "/m/a"]), ("b.wav", "eval", [])]
+
+
+def rewrite_first(change):
+  def damage(folder):
+    path = next((folder / "audio").glob("ton 00*"))
+    path.write_bytes(change(path.read_bytes()))
+
+  return damage
+
+
+def write_labels(*rows, header=preparing.COLUMNS):
+  return lambda folder: write_list(folder / "labels.csv", rows, header)
+
+
+def no_audio(folder):
+  for path in (folder / "audio").iterdir():
+    path.unlink()
+  (folder / "audio").rmdir()
+
+
+def empty_audio(folder):
+  no_audio(folder)
+  (folder / "audio").mkdir()
+
+
+FIRST = "ton 00, é.wav"
+BAD = {
+  "no folder": (no_audio, "audio: no such folder", "--audio"),
+  "empty folder": (empty_audio, "audio: the folder is empty", "--audio"),
+  "cut sound": (rewrite_first(lambda data: data[:9000]), FIRST, "cut short"),
+  "empty sound": (rewrite_first(lambda data: b""), FIRST, "is empty"),
+  "not sound": (rewrite_first(lambda data: b"words " * 999), FIRST, "format not known"),
+  "sound without samples": (rewrite_first(lambda data: data[:40] + bytes(4)), FIRST, "no samples"),
+  "missing sound": (write_labels(("gone.wav", 1, "/m/a")), "gone.wav: no such file", "labels.csv"),
+  "a folder for a sound": (write_labels(("", 1, "/m/a")), "labels.csv: line 2", "filename"),
+  "foreign label": (write_labels((FIRST, 1, "/m/a,/m/y")), "labels.csv: ton 00", "'/m/y'"),
+  "no label at all": (
+    lambda folder: (
+      write_list(folder / "labels.csv", [(FIRST, 1, "")]),
+      (folder / "vocabulary.csv").unlink(),
+    ),
+    "labels.csv: no file has a label",
+    "positive_labels",
+  ),
+  "no list": (lambda f: (f / "labels.csv").unlink(), "labels.csv: no such label list", "--labels"),
+  "a folder for a list": (
+    lambda f: ((f / "labels.csv").unlink(), (f / "labels.csv").mkdir()),
+    "labels.csv: cannot be read",
+    "CSV",
+  ),
+  "empty list": (lambda f: (f / "labels.csv").write_bytes(b""), "labels.csv: no column", "fold"),
+  "header only": (write_labels(), "labels.csv: names no file", "row"),
+  "other columns": (
+    write_labels((FIRST, "1"), header=("filename", "label")),
+    "labels.csv: no column fold, positive_labels",
+    "first line",
+  ),
+  "short row": (write_labels((FIRST, "1")), "labels.csv: line 2", "three fields"),
+  "ids not quoted": (write_labels((FIRST, "1", "/m/a", "/m/b")), "labels.csv: line 2", "quote"),
+  "open quote": (write_labels(("a.wav\nb.wav", 1, "/m/a")), "labels.csv: line 3", "quote"),
+  "named twice": (write_labels(*[(FIRST, 1, "")] * 2), f"line 3: {FIRST} is named twice", "keep"),
+  "not text": (lambda f: (f / "labels.csv").write_bytes(b"\xff\xfe\0" * 9), "labels.csv", "CSV"),
+}
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing):
+  make_sounds(tmp_path, 3, seconds=0.3)
+  (tmp_path / "out").mkdir()
+  out = tmp_path / "out" / "s.h5"
+  if existing:
+    out.write_bytes(b"an earlier store")
+  damage, names, mend = BAD[bad]
+  damage(tmp_path)
+  vocabulary = tmp_path / "vocabulary.csv"
+  with pytest.raises(UserError) as caught:
+    prepare(
+      tmp_path / "audio",
+      tmp_path / "labels.csv",
+      out,
+      vocabulary=vocabulary if vocabulary.exists() else None,
+    )
+  message = str(caught.value)
+  assert names in message
+  assert mend in message
+  assert "; " in message
+  assert "\n" not in message
+  assert [path.name for path in out.parent.iterdir()] == ["s.h5"] * existing
+  assert not existing or out.read_bytes() == b"an earlier store"
+
+
+def test_an_out_that_cannot_be_written(tmp_path, here):
+  make_sounds(tmp_path, 1)
+  for out in (tmp_path, tmp_path / "labels.csv" / "s.h5", "/proc/none/s.h5"):
+    with pytest.raises(UserError) as caught:
+      prepare(tmp_path / "audio", tmp_path / "labels.csv", out)
+    assert str(caught.value).startswith(f"{out}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_soundscapes(tmp_path, here):
+  prepare_soundscapes(tmp_path / "s.h5", 20, seed=4)
+  store = open_store(tmp_path / "s.h5")
+  assert len(store) == 20
+  assert store.vocabulary == soundscapes.soundscape_vocabulary()
+  assert store.folds.tolist() == (["train"] * 8 + ["validation", "test"]) * 2
+  for clip in range(20):
+    leaves = [event.label for event in soundscapes.draw_scene(4, clip)]
+    labels = np.flatnonzero(store.labels(np.array([clip]))[0])
+    assert labels.tolist() == soundscapes.with_ancestors(leaves)
+  prepare_soundscapes(tmp_path / "again.h5", 20, seed=4)
+  assert open_store(tmp_path / "again.h5").fingerprint == store.fingerprint
+  prepare_soundscapes(tmp_path / "other.h5", 20, seed=5)
+  assert open_store(tmp_path / "other.h5").fingerprint != store.fingerprint
+
+
+def esc10(shared, tmp_path, count):
+  audio, listed = shared / "data/esc10/audio", shared / "data/esc10/labels.csv"
+  rows = read_label_list(listed)[:: 400 // count]
+  write_list(tmp_path / "labels.csv", [(r.filename, r.fold, ",".join(r.labels)) for r in rows])
+  prepare(
+    audio,
+    tmp_path / "labels.csv",
+    tmp_path / "s.h5",
+    vocabulary=shared / "data/audioset/class_labels_indices.csv",
+    used_labels_only=True,
+  )
+  store = open_store(tmp_path / "s.h5")
+  assert store.clip_ids.tolist() == [row.filename for row in rows]
+  for clip, row in enumerate(rows):
+    labels = np.flatnonzero(store.labels(np.array([clip]))[0])
+    assert {store.vocabulary.ids[k] for k in labels} == set(row.labels)
+  return store
+
+
+def test_ten_real_recordings(shared, tmp_path, here):
+  store = esc10(shared, tmp_path, 10)
+  assert store.log_mel.shape == (10, 400, 64)
+  assert np.asarray(store.log_mel).max(axis=(1, 2)).tolist() == [255] * 10
+
+
+@pytest.mark.slow
+def test_esc10(shared, tmp_path):
+  store = esc10(shared, tmp_path, 400)
+  assert len(store) == 400
+  assert len(store.vocabulary) == 26
+  assert np.unique(store.folds, return_counts=True)[1].tolist() == [80] * 5

@@ -1,0 +1,357 @@
+"""A run that was interrupted ends as if it had not been, to the bit."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from runs_support import (
+  VOCABULARY,
+  contents,
+  make_store,
+  records,
+  same_bits,
+  saved,
+  start,
+  tiny_config,
+  trained,
+)
+
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs import loop
+from atgcn_jax.runs.log import RunLog
+from atgcn_jax.runs.signals import Stopped
+from atgcn_jax.training import checkpoint
+
+
+@pytest.fixture
+def config():
+  """Makes the config of the trained run, with changes."""
+  return lambda *overrides: tiny_config(trained().parent, *overrides)
+
+
+@pytest.fixture
+def copy(tmp_path):
+  return shutil.copytree(trained(), tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+  """Each test leaves the process's signal handlers as they were."""
+  before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+  yield
+  assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+def assert_as_undisturbed(workdir):
+  one, other = saved(workdir), saved(trained())
+  assert one.step == other.step == 30
+  assert same_bits(one.state, other.state)
+  assert one.history == other.history
+  assert records(workdir) == records(trained())
+  kept = checkpoint.saved_steps(workdir)
+  assert kept == checkpoint.saved_steps(trained())
+  left = {path.name for path in (workdir / checkpoint.FOLDER).iterdir()}
+  assert left == set(map(str, kept))
+
+
+def interrupt(monkeypatch, step, number=signal.SIGTERM):
+  """Sends this process a signal right after a step."""
+  stepped = RunLog.stepped
+
+  def and_signal(log, done):
+    stepped(log, done)
+    if done == step:
+      os.kill(os.getpid(), number)
+
+  monkeypatch.setattr(RunLog, "stepped", and_signal)
+
+
+# Killed processes.
+
+
+def kill_when(process, condition):
+  """SIGKILL as soon as the condition holds; returns whether the process still lived."""
+  while process.poll() is None and not condition():
+    time.sleep(0.002)
+  process.kill()
+  process.communicate()
+  return process.returncode == -signal.SIGKILL
+
+
+def run_until_done(arguments, conditions):
+  """Starts the command anew after each kill; returns (kills that met it alive, last process)."""
+  met = sum(kill_when(start(*arguments), condition) for condition in conditions)
+  process = start(*arguments)
+  output, errors = process.communicate()
+  assert process.returncode == 0, errors
+  return met, output, errors
+
+
+def saving(workdir, least):
+  """Whether a checkpoint of at least this step is being written."""
+  names = [path.name for path in (workdir / checkpoint.FOLDER).glob("*tmp*")]
+  return any(int(name.partition(".")[0]) >= least for name in names)
+
+
+def steps_done(workdir):
+  path = workdir / "metrics.jsonl"
+  return path.read_text().count('"loss"') if path.exists() else 0
+
+
+def train_command(folder, workdir):
+  return "train", "--config", folder / "config.py", "--workdir", workdir
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
+  folder, workdir = trained().parent, tmp_path / "run"
+  began = time.monotonic()
+  conditions = [
+    lambda: time.monotonic() - began > 3,
+    lambda: saving(workdir, 4),
+    lambda: steps_done(workdir) >= 14,
+  ]
+  met, _, errors = run_until_done(train_command(folder, workdir), conditions)
+  assert met == 3
+  # What libraries have to say does not reach the terminal.
+  assert [line for line in errors.splitlines() if not line.startswith("step ")] == []
+  assert_as_undisturbed(workdir)
+
+
+@pytest.mark.slow
+def test_many_kills_at_random_moments(tmp_path):
+  folder, workdir = trained().parent, tmp_path / "run"
+  rng = random.Random(5)
+
+  def condition(kind):
+    if kind == 0:
+      end = time.monotonic() + rng.uniform(0.5, 15)
+      return lambda: time.monotonic() > end
+    if kind == 1:
+      return lambda: saving(workdir, steps_done(workdir))
+    goal = []
+    return lambda: steps_done(workdir) >= (goal or goal.append(steps_done(workdir) + 2) or goal)[0]
+
+  met, _, _ = run_until_done(train_command(folder, workdir), [condition(i % 3) for i in range(12)])
+  assert met >= 8
+  assert_as_undisturbed(workdir)
+
+
+# Within one process.
+
+
+def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
+  loop.train(config("optim.steps=15"), tmp_path)
+  assert records(tmp_path)[-1][0] == 15
+  state = loop.train(config(), tmp_path)
+  assert same_bits(state, saved(trained()).state)
+  assert [r for r in records(tmp_path) if "mAP" not in r[1]] == [
+    r for r in records(trained()) if "mAP" not in r[1]
+  ]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, number, status):
+  command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
+  with monkeypatch.context() as patch:
+    interrupt(patch, 10, number)
+    assert cli.main(command) == status
+  assert "saved step 10" in capsys.readouterr().err
+  assert checkpoint.saved_steps(tmp_path / "run")[-1] == 10
+  assert cli.main(command) == 0
+  one, other = saved(tmp_path / "run"), saved(trained())
+  assert same_bits(one.state, other.state)
+  assert records(tmp_path / "run") == records(trained())
+
+
+def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
+  evaluate_and_save = loop._Training.evaluate_and_save
+
+  def and_signal(training, step, state, log):
+    evaluate_and_save(training, step, state, log)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop._Training, "evaluate_and_save", and_signal)
+    with pytest.raises(Stopped):
+      loop.train(config(), tmp_path)
+  assert checkpoint.saved_steps(tmp_path) == [0, 3]
+
+
+def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, capsys):
+  workdir = tmp_path / "run"
+  short = config("optim.steps=5")
+  score_clips = loop.score_clips
+
+  def and_signal(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return score_clips(*args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "score_clips", and_signal)
+    for step in (4, 5):
+      with pytest.raises(Stopped):
+        loop.train(short, workdir)
+      assert checkpoint.saved_steps(workdir)[-1] == step
+      if step == 4:
+        patch.setattr(loop, "score_clips", score_clips)
+        interrupt(patch, 5)
+  loop.train(short, workdir)
+  once = contents(workdir)
+  assert [r[0] for r in records(workdir) if "mAP" in r[1]] == [4, 5]
+  loop.train(short, workdir)
+  assert contents(workdir) == once
+
+
+def test_a_finished_run_is_left_as_it_is(copy, capsys):
+  before = contents(copy)
+  assert cli.main([*map(str, train_command(trained().parent, copy))]) == 0
+  assert "nothing is left of 30" in capsys.readouterr().err
+  assert contents(copy) == before
+
+
+# Numbers that run away.
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+  command = train_command(trained().parent, tmp_path / "run")
+  # The rate is multiplied by this once the validation mAP has fallen.
+  overrides = ["--config.optim.plateau_factor=1e35", "--config.checkpoint.every=1"]
+  assert cli.main([*map(str, command), *overrides]) == 1
+  lines = capsys.readouterr().err.splitlines()
+  told = [line for line in lines if line.startswith("atgcn train: step ")]
+  assert len(told) == 1
+  assert "not finite" in told[0] or "nan" in told[0] or "inf" in told[0]
+  last = saved(tmp_path / "run")
+  assert f"the last good checkpoint is that of step {last.step}" in told[0]
+  assert all(np.isfinite(leaf).all() for leaf in np_leaves(last.state))
+
+
+def np_leaves(tree):
+  import jax
+
+  return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_store_with_nan_is_refused(tmp_path, config):
+  broken = make_store(tmp_path / "broken.h5", dtype="float16", broken=True)
+  with pytest.raises(UserError, match="not finite"):
+    loop.train(config(f"data.store={broken}"), tmp_path / "run")
+  assert checkpoint.saved_steps(tmp_path / "run") == []
+
+
+def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
+  monkeypatch.setattr(loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None))
+  with pytest.raises(WorkFailed, match=r"step 4: a score .* checkpoint is that of step 3"):
+    loop.train(config(), tmp_path)
+
+
+# What may differ when a run is resumed, and what may not.
+
+
+def test_contradictions_are_named_and_nothing_is_changed(copy, capsys):
+  before = contents(copy)
+  overrides = [
+    "--config.optim.learning_rate=0.5",
+    "--config.model.layers=3",
+    "--config.log.every=2",
+  ]
+  command = [*map(str, train_command(trained().parent, copy)), *overrides]
+  assert cli.main(command) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  assert "optim.learning_rate: 0.01 → 0.5" in lines[0]
+  assert "model.layers: 2 → 3" in lines[0]
+  assert "log.every" not in lines[0]
+  assert contents(copy) == before
+
+
+def test_free_keys_may_differ(copy, tmp_path, config):
+  moved = shutil.copy(trained().parent / "store.h5", tmp_path / "moved.h5")
+  changed = config(
+    f"data.store={moved.name}",
+    f"data.root={tmp_path}",
+    "optim.steps=20",
+    "checkpoint.every=7",
+    "checkpoint.keep=1",
+    "log.every=9",
+  )
+  state = loop.train(changed, copy)
+  assert int(state.step) == 30
+
+
+def test_a_store_of_another_content_is_refused(copy, tmp_path, config):
+  other = make_store(tmp_path / "other.h5", seed=1)
+  with pytest.raises(UserError, match=r"other.h5: not the clip store"):
+    loop.train(config(f"data.store={other}"), copy)
+
+
+def write_graph(path, propagation):
+  np.savez(path, mids=VOCABULARY.ids, propagation=propagation)
+  return path
+
+
+def test_a_graph_file_is_compared_by_content(tmp_path, config):
+  workdir, propagation = tmp_path / "run", saved(trained()).run.propagation
+  one = write_graph(tmp_path / "one.npz", propagation)
+  loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
+  same = shutil.copy(one, tmp_path / "same.npz")
+  loop.train(config(f"graph.source={same}", "optim.steps=1"), workdir)
+  other = write_graph(tmp_path / "other.npz", propagation + np.eye(6))
+  with pytest.raises(UserError, match=r"graph.source: another content"):
+    loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
+  # Also where the file of the old name has changed.
+  shutil.copy(other, one)
+  with pytest.raises(UserError, match=r"graph.source: another content"):
+    loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
+
+
+def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
+  lines = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*other_vocabulary()))]
+  path = tmp_path / "labels.csv"
+  path.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
+  with pytest.raises(UserError, match="its vocabulary is not that of"):
+    loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
+
+
+def other_vocabulary():
+  other = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
+  return other.ids, other.names
+
+
+@pytest.mark.parametrize(
+  ("override", "named"),
+  [
+    ("data.batch_size=12", "data.batch_size"),
+    ("data.batch_size=0", "data.batch_size"),
+    ("evaluation.batch_size=3", "evaluation.batch_size"),
+    ("evaluation.every=0", "evaluation.every"),
+    ("checkpoint.keep=0", "checkpoint.keep"),
+    ("log.every=-1", "log.every"),
+    ("optim.steps=0", "optim.steps"),
+    ("optim.schedule=spiral", "optim.schedule"),
+    ("augment.form=none", "augment.form"),
+    ("data.sampling=random", "data.sampling"),
+    ("model.head=tree", "model.head"),
+    ("model.encoder=cnn99", "model.encoder"),
+    ("model.dtype=int8", "model.dtype"),
+    ("data.train_folds=('x',)", "data.train_folds"),
+    ("data.store=missing.h5", "missing.h5"),
+    ("graph.source=missing.npz", "missing.npz"),
+    ("graph.embeddings=missing.txt", "missing.txt"),
+    ("graph.method=magic", "magic"),
+    ("graph.threshold=7.0", "threshold"),
+  ],
+)
+def test_settings_that_no_run_can_have(tmp_path, config, override, named):
+  with pytest.raises(UserError, match=named) as error:
+    loop.train(config(override), tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert checkpoint.saved_steps(tmp_path / "run") == []

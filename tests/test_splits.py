@@ -1,0 +1,98 @@
+"""Which clips train, validate and test."""
+
+import numpy as np
+import pytest
+import small_store
+
+from atgcn_jax.data.splits import SPLITS, split_clips
+from atgcn_jax.errors import UserError
+
+CLIPS = 3000
+
+
+class Section(dict):
+  """A `data` section: keys are attributes too."""
+
+  __getattr__ = dict.__getitem__
+
+
+def section(train=("train",), validation=(), test=(), share=0.0):
+  return Section(
+    train_folds=train, validation_folds=validation, test_folds=test, validation_share=share
+  )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  path = tmp_path_factory.mktemp("splits") / "s.h5"
+  log_mel = np.zeros((CLIPS, small_store.FRAMES, small_store.BANDS), np.float32)
+  small_store.write(path, log_mel, chunk=CLIPS, clip_ids=[f"{i:04d}.wav" for i in range(CLIPS)])
+  return small_store.store.open_store(path)
+
+
+def test_folds_are_taken_in_the_order_of_the_store(store):
+  data = section(("train", "test"), ("validation",), ("test",))
+  np.testing.assert_array_equal(
+    split_clips(store, data, "train"), [i for i in range(CLIPS) if i % 3 != 1]
+  )
+  np.testing.assert_array_equal(split_clips(store, data, "validation"), range(1, CLIPS, 3))
+  np.testing.assert_array_equal(split_clips(store, data, "test"), range(2, CLIPS, 3))
+
+
+def test_no_fold_no_clips(store):
+  for split in SPLITS:
+    assert len(split_clips(store, section(train=()), split)) == 0
+
+
+def test_folds_may_be_numbers(tmp_path):
+  store = small_store.make(tmp_path / "s.h5", 4, folds=["1", "2", "1", "10"])
+  assert split_clips(store, section(train=(1,), test=(10,)), "train").tolist() == [0, 2]
+  assert split_clips(store, section(train=(1,), test=(10,)), "test").tolist() == [3]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_a_share_of_the_training_folds_validates_instead(store, share):
+  data = section(("train", "validation"), (), ("test",), share)
+  train, validation = (split_clips(store, data, split) for split in ("train", "validation"))
+  assert not set(train) & set(validation)
+  assert sorted({*train, *validation}) == [i for i in range(CLIPS) if i % 3 != 2]
+  expected, spread = 2000 * share, np.sqrt(2000 * share * (1 - share))
+  assert abs(len(validation) - expected) < 4 * spread
+
+
+def test_the_held_out_share_is_promised(store):
+  """Runs are resumed and compared across versions: these clips may never change."""
+  validation = split_clips(store, section(share=0.02), "validation")
+  assert validation.tolist()[:8] == [336, 666, 687, 732, 996, 1011, 1293, 1554]
+
+
+def test_a_smaller_share_is_part_of_a_larger_one(store):
+  small, large = (
+    set(split_clips(store, section(share=share), "validation")) for share in (0.05, 0.2)
+  )
+  assert small < large
+
+
+def test_the_choice_is_by_clip_and_not_by_place(tmp_path, store):
+  chosen = {store.clip_ids[i] for i in split_clips(store, section(share=0.3), "validation")}
+  some = [f"{i:04d}.wav" for i in range(0, 90, 3)][::-1]
+  other = small_store.make(tmp_path / "s.h5", 30, clip_ids=some, folds=["train"] * 30)
+  again = {other.clip_ids[i] for i in split_clips(other, section(share=0.3), "validation")}
+  assert again == chosen & set(some)
+
+
+def test_share_and_fold_validate_together(store):
+  validation = split_clips(store, section(validation=("validation",), share=0.1), "validation")
+  assert set(range(1, CLIPS, 3)) < set(validation)
+  assert len(validation) > CLIPS // 3
+
+
+@pytest.mark.parametrize("key", ["train_folds", "validation_folds", "test_folds"])
+def test_a_fold_that_is_not_there(store, key):
+  data = Section(section(), **{key: ("train", "7", "eval")})
+  with pytest.raises(UserError) as caught:
+    split_clips(store, data, key.removesuffix("_folds"))
+  message = str(caught.value)
+  assert message.startswith(f"data.{key}: {store.path} has no fold 7, eval; ")
+  assert "test, train, validation" in message
+  assert "\n" not in message
