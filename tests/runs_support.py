@@ -131,7 +131,7 @@ def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
 def trained() -> pathlib.Path:
   """The folder, for reading, of a tiny run that was trained to its 30 steps undisturbed."""
   folder = pathlib.Path(HOME.name) / "trained"
-  folder.mkdir()
+  folder.mkdir(exist_ok=True)
   train(tiny_config(folder), folder / "run")
   return folder / "run"
 
@@ -140,12 +140,8 @@ def same_bits(one: Any, other: Any) -> bool:
   """Whether two trees are of one structure and equal to the last bit."""
   if jax.tree.structure(one) != jax.tree.structure(other):
     return False
-  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other))
-  return all(
-    np.asarray(a).dtype == np.asarray(b).dtype
-    and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    for a, b in pairs
-  )
+  leaves = [map(np.asarray, jax.tree.leaves(tree)) for tree in (one, other)]
+  return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(*leaves))
 
 
 def saved(workdir: pathlib.Path) -> Any:
@@ -169,10 +165,11 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 def start(*arguments: str) -> subprocess.Popen:
   """`atgcn ARGUMENTS` as a process of its own."""
+  environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
     [sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
     cwd=REPOSITORY,
-    env=os.environ | COMPILED,
+    env=environment | COMPILED,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -22,7 +22,7 @@ def config_of(head, **changes):
 
 
 def small(head, **changes):
-  graph = {"propagation": RING, "label_embeddings": VECTORS} if head == "graph" else {}
+  graph = {"propagation": RING, "label_embeddings": VECTORS} if head != "linear" else {}
   return models.build(config_of(head, **changes), num_classes=LABELS, **graph)
 
 
@@ -35,20 +35,34 @@ def count(tree):
 
 
 @pytest.fixture(scope="module")
+def initial():
+  """The variables of a small AT-GCN before training."""
+  compiled = jax.jit(small("graph").init, compiler_options={"xla_backend_optimization_level": 0})
+  return compiled(jax.random.key(0), LOG_MEL)
+
+
+@pytest.fixture(scope="module")
 def features():
-  """Variables and features of both small systems, of each head's name."""
+  """Variables and features of both small systems by the name of their head."""
 
   def compute(head):
-    model = small(head)
-    variables = jax.jit(model.init)(jax.random.key(0), LOG_MEL)
+    model, random = small(head), np.random.default_rng(2)
+    variables = jax.tree.map(
+      lambda x: (
+        random.uniform(0.5, 1.5, x.shape).astype("f")
+        if len(x.shape) < 2
+        else (random.standard_normal(x.shape) * (2 / np.prod(x.shape[:-1])) ** 0.5).astype("f")
+      ),
+      shapes_of(model),
+    )
     made = jax.jit(lambda v, x: model.apply(v, x, return_features=True))(variables, LOG_MEL)
-    return variables, made
+    return variables, jax.tree.map(np.asarray, made)
 
   return {head: compute(head) for head in ("linear", "graph")}
 
 
-# PANNs counts 5,219,279 for CNN10. Of these 527 x 512 + 527 are its classifier's; the graph head has
-# instead 300 x 512, or 300 x 256 + 256 x 512, or 300 x 256 + 256 x 256 + 256 x 512.
+# PANNs counts 5,219,279 for CNN10. Of these 527 x 512 + 527 are its classifier's; the graph head
+# has instead 300 x 512, or 300 x 256 + 256 x 512, or 300 x 256 + 256 x 256 + 256 x 512.
 @pytest.mark.parametrize(
   ("head", "layers", "parameters"),
   [
@@ -80,8 +94,8 @@ def test_width_scales_channels():
   assert count(shapes_of(small("graph", width=1 / 16))) > 2 * count(shapes_of(small("graph")))
 
 
-def test_initial_weights(features):
-  params = features["graph"][0]["params"]
+def test_initial_weights(initial):
+  params = initial["params"]
   for name, bound in (("gc1", 8**-0.5), ("gc2", 16**-0.5)):
     weight = np.asarray(params["head"][name]["weight"])
     assert 0.8 * bound < np.abs(weight).max() <= bound
@@ -99,9 +113,9 @@ def test_logits_are_products_of_embedding_and_label_vectors(features, head):
   assert made["embedding"].shape == (3, 16)
   assert made["label_vectors"].shape == (LABELS, 16)
   bias = variables["params"]["head"]["fc"]["bias"] if head == "linear" else 0
-  product = np.asarray(made["embedding"]) @ np.asarray(made["label_vectors"]).T + bias
+  product = made["embedding"] @ made["label_vectors"].T + bias
   np.testing.assert_allclose(made["logits"], product, atol=1e-5)
-  assert np.ptp(product, axis=0).min() > 1e-4  # the clips differ
+  assert np.ptp(product, axis=0).min() > 1e-2  # the clips differ
 
 
 def test_label_vectors_are_the_propagated_embeddings(features):
@@ -168,7 +182,7 @@ def test_prelu_trains_its_slope_from_the_same_start(features):
     return head.apply({"params": params}, embedding)["logits"].sum()
 
   value, gradient = jax.value_and_grad(total)(0.2)
-  np.testing.assert_allclose(value, made["logits"].sum(), rtol=1e-5)
+  np.testing.assert_allclose(value, made["logits"].sum(), rtol=1e-5, atol=1e-5)
   assert abs(gradient) > 1e-3
   start = head.init(jax.random.key(0), embedding)["params"]["PReLU_0"]["negative_slope"]
   np.testing.assert_allclose(start, 0.2, rtol=1e-6)
@@ -186,7 +200,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
   np.testing.assert_array_equal(
     made["embedding"], made["embedding"].astype(jnp.bfloat16).astype(jnp.float32)
   )
-  difference = np.abs(np.asarray(made["logits"]) - np.asarray(exact["logits"])).max()
+  difference = np.abs(made["logits"] - exact["logits"]).max()
   assert 0 < difference < 0.05 * np.abs(exact["logits"]).max()
   traced = str(jax.make_jaxpr(apply)(variables, LOG_MEL))
   convolutions = [line for line in traced.splitlines() if "= conv_general_dilated[" in line]
@@ -205,7 +219,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
 )
 def test_build_refuses_unknown_settings(changes, message):
   with pytest.raises(ValueError, match=message):
-    small("graph", **changes)
+    small(**{"head": "graph"} | changes)
 
 
 @pytest.mark.parametrize(

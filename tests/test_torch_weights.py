@@ -46,12 +46,12 @@ def adam_losses(model, variables, log_mel, labels, learning_rate, steps):
   return losses
 
 
-# A fingerprint that needs no files. Five labels, width 1/16, label vectors of 6. Tensor n (from 0, in
-# the order of `tensor_shapes`) has the entries r = sin(n + i² mod 1009), i being the flat index:
+# A fingerprint that needs no files. Five labels, width 1/16, label vectors of 6. Tensor n (from 0,
+# in the order of `tensor_shapes`) is r = sin(n + i² mod 1009), i being the flat index, changed so:
 # - running variances are 1 + |r| / 10, batch norm weights 1 + r / 10;
 # - biases and running means are r / 10; all other tensors are 2 r / sqrt(fan in).
-# FINGERPRINT is what an independent PyTorch implementation makes of it in float64: the logits of the
-# first three of four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
+# FINGERPRINT is what an independent PyTorch implementation makes of it in float64: the logits of
+# the first three of four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
 FINGERPRINT = {
   "linear": (
     [
@@ -77,11 +77,11 @@ def noise(n, shape):
   return np.sin(n + i * i % 1009).reshape(shape)
 
 
-def tensor_shapes(head):
+def tensor_shapes(head, bands=32):
   def batch_norm(name, size):
     return {f"{name}.{k}": (size,) for k in ("weight", "bias", "running_mean", "running_var")}
 
-  shapes = batch_norm("bn0", 32)
+  shapes = batch_norm("bn0", bands)
   before = 1
   for block, size in enumerate((4, 8, 16, 32), 1):
     for i, inputs in ((1, before), (2, size)):
@@ -94,9 +94,9 @@ def tensor_shapes(head):
   return shapes | {"fc_audioset.weight": (5, 32), "fc_audioset.bias": (5,)}
 
 
-def formula_state(head):
+def formula_state(head, bands=32):
   state = {}
-  for n, (name, shape) in enumerate(tensor_shapes(head).items()):
+  for n, (name, shape) in enumerate(tensor_shapes(head, bands).items()):
     r = noise(n, shape)
     if name.endswith("running_var"):
       value = 1 + np.abs(r) / 10

@@ -290,7 +290,7 @@ class _Training:
     kept = checkpoint.saved_steps(self.workdir)
     return WorkFailed(
       f"step {step}: {what}; stopped, the last good checkpoint is that of step {kept[-1]} in "
-      f"{self.workdir}; try a lower optim.learning_rate or optim.clip_norm"
+      f"{self.workdir}; try a lower optim.learning_rate, or optim.clip_norm, in another folder"
     )
 
 

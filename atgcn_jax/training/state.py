@@ -37,15 +37,8 @@ def initial_state(
   Args:
     log_mel_shape: frames and bands of one clip.
   """
-
-  def start():
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, *log_mel_shape)))
-    return start_state(dict(variables), optimiser)
-
-  # For a CPU, XLA would spend 9 s on optimising what runs once and for a moment; so it takes 1 s.
-  on_cpu = jax.default_backend() == "cpu"
-  options = {"xla_backend_optimization_level": 0} if on_cpu else None
-  return jax.jit(start, compiler_options=options)()
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, *log_mel_shape)))
+  return start_state(dict(variables), optimiser)
 
 
 def start_state(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:

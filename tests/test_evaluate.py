@@ -1,0 +1,173 @@
+"""Evaluation against the same figures worked out from the module by hand."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from runs_support import VOCABULARY, contents, make_store, tiny_config, trained
+
+from atgcn_jax import cli
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store import open_store
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.runs import evaluate as evaluation
+from atgcn_jax.runs.evaluate import evaluate, score_clips
+from atgcn_jax.runs.restore import load
+from atgcn_jax.training import sharding
+from atgcn_jax.training.step import make_score_step
+
+
+@pytest.fixture
+def run(tmp_path):
+  return shutil.copytree(trained(), tmp_path / "run")
+
+
+def scored_by_hand(workdir, split, step="latest"):
+  """(scores [N, K], labels [N, K]) of a split, one pass of the module over dB in NumPy."""
+  loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+  store = open_store(loaded.run.config.data.store)
+  fold = {"train": "train", "validation": "validation", "test": "test"}[split]
+  clips = np.flatnonzero(store.folds == fold)
+  decibels = store.log_mel[clips] * (80 / 255) + store.peak_db[clips][:, None, None] - 80
+  inputs = (decibels - loaded.run.normaliser.mean) / loaded.run.normaliser.deviation
+  logits = loaded.run.model().apply(loaded.state, np.float32(inputs), train=False)
+  labels = np.zeros((len(clips), 6))
+  for row, clip in zip(labels, clips):
+    row[store.label_indices[store.label_offsets[clip] : store.label_offsets[clip + 1]]] = 1
+  return 1 / (1 + np.exp(-np.asarray(logits, np.float64))), labels
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_figures_are_those_of_the_module(run, split):
+  scores, labels = scored_by_hand(run, split)
+  assert len(scores) % 8, "a ragged last batch is part of the test"
+  expected = tagging_metrics(scores, labels)
+  result = evaluate(run, split=split)
+  for key in ("mAP", "mAUC", "d_prime"):
+    assert result[key] == pytest.approx(expected[key], abs=1e-9), key
+  assert result["clips"] == len(scores)
+  assert result["classes"] == 6
+  assert (result["step"], result["split"]) == (30, split)
+
+
+def test_eight_devices_score_as_one_does():
+  assert jax.device_count() == 8
+  loaded = load(trained(), "latest", sharding.data_mesh())
+  store = open_store(loaded.run.config.data.store)
+  clips = split_clips(store, loaded.run.config.data, "test")
+  found = []
+  for devices in (jax.devices(), jax.devices()[:1]):
+    mesh = sharding.data_mesh(devices)
+    score = make_score_step(loaded.run.model(), mesh, normaliser=loaded.run.normaliser)
+    state = jax.device_put(loaded.state, sharding.replicated(mesh))
+    found.append(score_clips(score, state, store, clips, 8, mesh)[0])
+  assert found[0].shape == (15, 6)
+  np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6)
+
+
+def test_the_command_prints_one_json_object_last(run, capsys):
+  assert cli.main(["evaluate", "--workdir", str(run), "--json"]) == 0
+  printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert {"mAP", "mAUC", "d_prime", "clips", "classes", "step", "split"} <= printed.keys()
+  assert printed["split"] == "test"
+  assert printed == json.loads((run / "evaluation" / "test-30.json").read_text())
+  assert cli.main(["evaluate", "--workdir", str(run)]) == 0
+  assert f"{printed['mAP']:.4f}" in capsys.readouterr().out
+
+
+def test_what_it_writes(run):
+  result = evaluate(run)
+  with open(run / "evaluation" / "test-30.csv", newline="", encoding="utf-8") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["mid"] for row in rows] == list(VOCABULARY.ids)
+  assert [row["display_name"] for row in rows] == list(VOCABULARY.names)
+  scores, labels = scored_by_hand(run, "test")
+  expected = tagging_metrics(scores, labels)
+  np.testing.assert_array_equal([int(row["positives"]) for row in rows], labels.sum(axis=0))
+  for column, key in (("average_precision", "average_precision"), ("auc", "auc")):
+    np.testing.assert_allclose([float(row[column]) for row in rows], expected[key], atol=1e-9)
+  page = (run / "report.html").read_text(encoding="utf-8")
+  assert "AT-GCN" in page
+  assert f"{result['mAP']:.3f}" in page
+
+
+def test_steps(run):
+  best = load(run, "best", sharding.data_mesh()).step
+  assert best != 30
+  scores, labels = scored_by_hand(run, "test", "best")
+  expected = tagging_metrics(scores, labels)["mAP"]
+  for step in ("best", str(best)):
+    result = evaluate(run, step=step)
+    assert result["step"] == best
+    assert result["mAP"] == pytest.approx(expected, abs=1e-9)
+  assert evaluate(run, step="latest")["step"] == 30
+
+
+def test_validation_agrees_with_what_training_logged(run):
+  logged = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+  (last,) = [record for record in logged if record["step"] == 30 and "mAP" in record]
+  result = evaluate(run, split="validation")
+  assert (result["mAP"], result["mAUC"]) == (last["mAP"], last["mAUC"])
+
+
+def test_another_store(run, tmp_path):
+  path = make_store(tmp_path / "other.h5", clips=41, seed=9, dtype="float16")
+  result = evaluate(run, store_path=str(path))
+  assert result["clips"] == 10
+  assert result["mAP"] != evaluate(run)["mAP"]
+
+
+def test_stores_that_do_not_fit(run, tmp_path):
+  before = contents(run)
+  other = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
+  path = make_store(tmp_path / "labels.h5", clips=8, vocabulary=other)
+  with pytest.raises(UserError, match=r"labels.h5: a store of another vocabulary"):
+    evaluate(run, store_path=str(path))
+  with pytest.raises(UserError, match=r"missing.h5: no such clip store"):
+    evaluate(run, store_path=str(tmp_path / "missing.h5"))
+  assert contents(run) == before
+
+
+def test_a_split_without_clips(run, tmp_path):
+  path = make_store(tmp_path / "short.h5", clips=2)
+  with pytest.raises(UserError, match="test"):
+    evaluate(run, store_path=str(path))
+
+
+def test_what_is_undefined_is_null(run, tmp_path, capsys):
+  # One test clip: no class has both a positive and a negative.
+  path = make_store(tmp_path / "one.h5", clips=4)
+  command = ["evaluate", "--workdir", str(run), "--store", str(path), "--json"]
+  assert cli.main(command) == 0
+  line = capsys.readouterr().out.splitlines()[-1]
+  assert "NaN" not in line
+  result = json.loads(line)
+  assert [result[key] for key in ("mAP", "mAUC", "d_prime")] == [None, None, None]
+  assert (result["clips"], result["classes_scored"]) == (1, 0)
+
+
+def test_scores_that_are_not_finite_are_no_result(run, tmp_path):
+  path = make_store(tmp_path / "broken.h5", clips=40, dtype="float16", broken=True)
+  with pytest.raises(WorkFailed, match=r"broken.h5: the scores of clip0 are not finite"):
+    evaluate(run, store_path=str(path), split="train")
+
+
+def test_a_run_without_a_graph(tmp_path):
+  from atgcn_jax.runs.loop import train
+
+  workdir = tmp_path / "cnn"
+  train(tiny_config(trained().parent, "model.head=linear", "optim.steps=1"), workdir)
+  result = evaluate(workdir)
+  assert (result["step"], result["clips"]) == (1, 15)
+  assert "CNN10" in (workdir / "report.html").read_text(encoding="utf-8")
+
+
+def test_json_has_no_nan():
+  assert evaluation.finite_or_none(float("nan")) is None
+  assert evaluation.finite_or_none(float("inf")) is None
+  assert evaluation.finite_or_none(np.float64(0.5)) == 0.5

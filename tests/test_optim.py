@@ -1,0 +1,105 @@
+"""Learning-rate schedules, Adam with clipping, and the plateau rule."""
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.optim import SCHEDULES, learning_rate_schedule, optimiser, plateau_factor
+
+
+def config_of(**changes):
+  return ml_collections.ConfigDict(DEFAULTS["optim"] | changes)
+
+
+HALFWAY = {"constant": 1, "cosine": 0.55, "linear": 0.55, "exponential": 0.1**0.5}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules(schedule, warmup):
+  rate = learning_rate_schedule(
+    config_of(
+      learning_rate=0.02,
+      schedule=schedule,
+      warmup_steps=warmup,
+      steps=100 + warmup,
+      final_factor=0.1,
+    )
+  )
+  if warmup:
+    np.testing.assert_allclose([rate(0), rate(3), rate(5)], [0, 0.006, 0.01], rtol=1e-6)
+  final = 0.02 if schedule == "constant" else 0.002
+  reached = [rate(warmup), rate(50 + warmup), rate(100 + warmup)]
+  np.testing.assert_allclose(reached, [0.02, 0.02 * HALFWAY[schedule], final], rtol=1e-5)
+  falling = np.diff([float(rate(step)) for step in range(warmup, 100 + warmup, 9)])
+  assert (falling == 0).all() if schedule == "constant" else (falling < 0).all()
+
+
+def test_a_warmup_of_all_steps_and_a_decay_to_nothing():
+  rate = learning_rate_schedule(config_of(learning_rate=1.0, warmup_steps=8, steps=8))
+  np.testing.assert_allclose([rate(0), rate(4), rate(8)], [0, 0.5, 1])
+  for schedule in ("cosine", "linear", "exponential"):
+    rate = learning_rate_schedule(
+      config_of(learning_rate=1.0, schedule=schedule, steps=8, final_factor=0.0)
+    )
+    assert 0 <= rate(8) < 1e-6
+
+
+def test_unknown_schedule():
+  with pytest.raises(ValueError, match="step-wise"):
+    learning_rate_schedule(config_of(schedule="step-wise"))
+
+
+def adam_by_hand(gradients, rates, b1=0.9, b2=0.999, eps=1e-8):
+  """The parameter, from 0, after each gradient."""
+  value = first = second = np.zeros_like(gradients[0])
+  values = []
+  for t, (g, rate) in enumerate(zip(gradients, rates), 1):
+    first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
+    value = value - rate * (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + eps)
+    values.append(value)
+  return values
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_adam_and_clipping(clip_norm):
+  gradients = [np.array([3.0, -4.0, 12.0]), np.array([0.1, 0.2, -0.2]), np.array([0.0, 5.0, 0.0])]
+  adam = optimiser(config_of(learning_rate=0.1, schedule="linear", steps=10, clip_norm=clip_norm))
+  params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}  # the norm is that of all leaves together
+  state, found = adam.init(params), []
+  for g in gradients:
+    tree = {"a": jnp.asarray(g[:1]), "b": jnp.asarray(g[1:])}
+    updates, state = adam.update(tree, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append(np.concatenate([params["a"], params["b"]]))
+  if clip_norm:
+    gradients = [g * min(1, clip_norm / np.linalg.norm(g)) for g in gradients]
+  np.testing.assert_allclose(found, adam_by_hand(gradients, [0.1, 0.09, 0.08]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("history", "scale"),
+  [
+    ([], 1),
+    ([0.1, 0.2, 0.3, 0.4, 0.5], 1),
+    ([0.5, 0.4, 0.4], 1),  # two in a row without a new best
+    ([0.5, 0.4, 0.4, 0.4], 0.9),
+    ([0.5, 0.5, 0.5, 0.5], 0.9),  # as good is not better
+    ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 0.9),
+    ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], 0.81),
+    ([0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 1),  # a new best begins the count anew
+    ([0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5], 0.81),
+    ([0.5, 0.1, 0.2, 0.3], 0.9),  # better than the last is not better than the best
+    ([0.5, float("nan"), float("nan"), float("nan")], 0.9),
+  ],
+)
+def test_plateau(history, scale):
+  assert plateau_factor(history, factor=0.9, patience=3) == pytest.approx(scale)
+  assert plateau_factor(history, factor=1.0, patience=3) == 1
+
+
+def test_patience_of_one():
+  assert plateau_factor([0.5, 0.5, 0.4], factor=0.5, patience=1) == 0.25

@@ -1,0 +1,194 @@
+"""Tagging sound of any kind with a trained run."""
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from runs_support import FRONTEND, VOCABULARY, make_store, trained, waveforms
+
+import atgcn_jax
+from atgcn_jax import cli
+from atgcn_jax.data.store import open_store
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.evaluate import score_clips
+from atgcn_jax.runs.restore import load
+from atgcn_jax.serving.tagger import Tagger, mono
+from atgcn_jax.training import sharding
+from atgcn_jax.training.step import make_score_step
+
+RATE, SIZE = FRONTEND.sample_rate, FRONTEND.samples
+
+
+@pytest.fixture(scope="module")
+def tagger():
+  return atgcn_jax.Tagger.restore(trained())
+
+
+@pytest.fixture(scope="module")
+def sounds():
+  return waveforms(6, 4)[0]
+
+
+def wav(path, samples, rate=RATE, **options):
+  soundfile.write(path, samples, rate, **{"subtype": "FLOAT", **options})
+  return path
+
+
+def test_it_is_the_tagger_of_the_package(tagger):
+  assert isinstance(tagger, Tagger)
+
+
+def test_scores_are_those_of_evaluation(tagger, tmp_path):
+  # The store keeps 0.3 dB steps; the tagger does not round.
+  store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4))
+  loaded = load(trained(), "latest", sharding.data_mesh())
+  step = make_score_step(loaded.run.model(), sharding.data_mesh(), normaliser=loaded.run.normaliser)
+  expected, _ = score_clips(step, loaded.state, store, np.arange(16), 8, sharding.data_mesh())
+  found = np.array([tagger.scores(sound) for sound in waveforms(16, 4)[0]])
+  assert np.ptp(expected, axis=0).min() > 0.05, "scores that do not differ would show nothing"
+  np.testing.assert_allclose(found, expected, atol=1e-2)
+
+
+def test_windows_are_averaged(tagger, sounds):
+  parts = np.array([tagger.scores(sound) for sound in sounds])
+  assert parts.dtype == np.float32
+  for count in (2, 3, 6):
+    long = tagger.scores(np.concatenate(sounds[:count]))
+    np.testing.assert_allclose(long, parts[:count].mean(axis=0), atol=1e-5)
+  # More windows than are scored at a time.
+  np.testing.assert_allclose(
+    tagger.scores(np.concatenate([*sounds, *sounds])), parts.mean(axis=0), atol=1e-5
+  )
+
+
+def test_short_sound_is_padded_with_silence(tagger, sounds):
+  short = sounds[0, :1500]
+  padded = np.pad(short, (0, SIZE - 1500))
+  np.testing.assert_allclose(tagger.scores(short), tagger.scores(padded), atol=1e-6)
+  assert np.isfinite(tagger.scores(np.zeros(1))).all()
+
+
+def test_files_bytes_and_arrays_are_one(tagger, sounds, tmp_path):
+  path = wav(tmp_path / "one.wav", sounds[1])
+  expected = tagger.scores(sounds[1])
+  assert (expected > 0).all()
+  assert (expected < 1).all()
+  for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), sounds[1]):
+    np.testing.assert_array_equal(tagger.scores(source), expected)
+  np.testing.assert_array_equal(tagger.scores(jax.numpy.array(sounds[1])), expected)
+  np.testing.assert_array_equal(tagger.scores(sounds[1].tolist()), expected)
+
+
+def test_stereo_of_another_rate(tagger, tmp_path):
+  time = np.arange(44100) / 44100
+  tone = 0.2 * np.sin(2 * np.pi * 600 * time)
+  stereo = np.stack([1.5 * tone, 0.5 * tone], axis=1)
+  direct = 0.2 * np.sin(2 * np.pi * 600 * np.arange(SIZE) / RATE)
+  expected = tagger.scores(direct.astype(np.float32))
+  # A pure tone stands on the floor of 80 dB, where resampling leaves traces at the ends.
+  for scores in (
+    tagger.scores(wav(tmp_path / "stereo.flac", stereo, 44100, subtype="PCM_24")),
+    tagger.scores(stereo, sample_rate=44100),
+  ):
+    np.testing.assert_allclose(scores, expected, atol=0.15)
+    assert scores.argmax() == expected.argmax()
+  np.testing.assert_allclose(
+    tagger.scores(stereo, sample_rate=44100), tagger.scores(tone, sample_rate=44100), atol=1e-4
+  )
+
+
+def test_integers_are_full_scale_pcm(tagger, sounds):
+  whole = np.round(sounds[2] * 32768).astype(np.int16)
+  np.testing.assert_allclose(tagger.scores(whole), tagger.scores(whole / 32768), atol=1e-6)
+  np.testing.assert_array_equal(mono(np.array([-32768, 16384], np.int16)), [-1, 0.5])
+  np.testing.assert_array_equal(mono(np.array([[0, 255], [128, 128]], np.uint8)), [-1 / 256, 0])
+
+
+@pytest.mark.parametrize(
+  "samples",
+  [np.zeros(0), np.zeros((2, 2, 2)), np.array([0, np.nan]), np.array([np.inf]), np.float32(3)],
+)
+def test_arrays_that_are_no_sound(tagger, samples):
+  with pytest.raises(ValueError, match="samples"):
+    tagger.scores(samples)
+
+
+def test_tags_are_the_highest_scores(tagger, sounds):
+  scores, tags = tagger.scores(sounds[3]), tagger.tag(sounds[3], top=3)
+  best = np.argsort(-scores)[:3]
+  assert [tag.id for tag in tags] == [VOCABULARY.ids[k] for k in best]
+  assert [tag.name for tag in tags] == [VOCABULARY.names[k] for k in best]
+  np.testing.assert_array_equal([tag.score for tag in tags], scores[best])
+  assert len(tagger.tag(sounds[3])) == 5
+  assert len(tagger.tag(sounds[3], top=99)) == 6
+  with pytest.raises(UserError, match="--top 0"):
+    tagger.tag(sounds[3], top=0)
+
+
+def test_a_step_can_be_chosen(sounds):
+  loaded = load(trained(), "best", sharding.data_mesh())
+  by_name, by_number = (Tagger.restore(trained(), s) for s in ("best", str(loaded.step)))
+  scores = by_name.scores(sounds[0])
+  np.testing.assert_array_equal(scores, by_number.scores(sounds[0]))
+  assert (scores != Tagger.restore(trained()).scores(sounds[0])).any()
+
+
+def test_a_folder_without_a_run(tmp_path):
+  with pytest.raises(UserError, match="no run"):
+    Tagger.restore(tmp_path)
+
+
+# The command.
+
+
+def tag(*arguments):
+  return cli.main(["tag", "--workdir", str(trained()), *map(str, arguments)])
+
+
+def test_the_command_prints_a_table(tagger, sounds, tmp_path, capsys):
+  path = wav(tmp_path / "one.wav", sounds[0])
+  assert tag("--top", 2, path) == 0
+  printed = capsys.readouterr()
+  expected = tagger.tag(sounds[0], top=2)
+  lines = printed.out.splitlines()
+  assert lines[0] == str(path)
+  assert [line.split() for line in lines[1:]] == [
+    [f"{tag.score:.3f}", tag.name, f"({tag.id})"] for tag in expected
+  ]
+  assert printed.err == ""
+
+
+def test_the_command_prints_json(tagger, sounds, tmp_path, capsys):
+  paths = [wav(tmp_path / f"{i}.wav", np.concatenate(sounds[: i + 1])) for i in range(3)]
+  assert tag("--json", *paths) == 0
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [line["file"] for line in lines] == list(map(str, paths))
+  for line, path in zip(lines, paths):
+    assert line["tags"] == [t._asdict() for t in tagger.tag(path)]
+
+
+def test_a_bad_file_does_not_stop_the_others(sounds, tmp_path, capsys):
+  good, bad = wav(tmp_path / "good.wav", sounds[0]), tmp_path / "bad.wav"
+  bad.write_text("no sound")
+  missing = tmp_path / "missing.wav"
+  assert tag("--json", bad, good, missing) == 1
+  printed = capsys.readouterr()
+  assert [json.loads(line)["file"] for line in printed.out.splitlines()] == [str(good)]
+  errors = printed.err.splitlines()
+  assert len(errors) == 2
+  assert "bad.wav" in errors[0]
+  assert "missing.wav" in errors[1]
+  assert tag(bad, missing) == 2
+  assert len(capsys.readouterr().err.splitlines()) == 2
+  assert tag(bad) == 2
+  assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_moved_run_tags_without_its_store(sounds, tmp_path, tagger):
+  moved = shutil.copytree(trained(), tmp_path / "moved")
+  found = Tagger.restore(moved).scores(sounds[0])
+  np.testing.assert_array_equal(found, tagger.scores(sounds[0]))
