@@ -16,9 +16,10 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import evaluate as evaluation
+from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.evaluate import evaluate, score_clips
 from atgcn_jax.runs.restore import load
-from atgcn_jax.training import sharding
+from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.step import make_score_step
 
 
@@ -158,13 +159,16 @@ def test_scores_that_are_not_finite_are_no_result(run, tmp_path):
 
 
 def test_a_run_without_a_graph(tmp_path):
-  from atgcn_jax.runs.loop import train
-
-  workdir = tmp_path / "cnn"
-  train(tiny_config(trained().parent, "model.head=linear", "optim.steps=1"), workdir)
-  result = evaluate(workdir)
-  assert (result["step"], result["clips"]) == (1, 15)
-  assert "CNN10" in (workdir / "report.html").read_text(encoding="utf-8")
+  config = tiny_config(trained().parent, "model.head=linear")
+  run = new_run(config, open_store(config.data.store))
+  with checkpoint.open_manager(tmp_path) as manager:
+    description = run.description() | {"history": []}
+    checkpoint.save(manager, run.initial_state(), run.constants(), description, None)
+  result = evaluate(tmp_path)
+  assert (result["step"], result["clips"]) == (0, 15)
+  assert "CNN10" in (tmp_path / "report.html").read_text(encoding="utf-8")
+  with pytest.raises(UserError, match="none is best"):
+    evaluate(tmp_path, step="best")
 
 
 def test_json_has_no_nan():

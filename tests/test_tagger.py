@@ -42,15 +42,17 @@ def test_it_is_the_tagger_of_the_package(tagger):
   assert isinstance(tagger, Tagger)
 
 
-def test_scores_are_those_of_evaluation(tagger, tmp_path):
-  # The store keeps 0.3 dB steps; the tagger does not round.
-  store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4))
+@pytest.mark.parametrize(("dtype", "rounding"), [("uint8", 0.02), ("float16", 0.002)])
+def test_scores_are_those_of_evaluation(tagger, tmp_path, dtype, rounding):
+  # A store rounds, to 0.3 dB or to a float16; the tagger does not.
+  store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4, dtype=dtype))
   loaded = load(trained(), "latest", sharding.data_mesh())
   step = make_score_step(loaded.run.model(), sharding.data_mesh(), normaliser=loaded.run.normaliser)
   expected, _ = score_clips(step, loaded.state, store, np.arange(16), 8, sharding.data_mesh())
   found = np.array([tagger.scores(sound) for sound in waveforms(16, 4)[0]])
   assert np.ptp(expected, axis=0).min() > 0.05, "scores that do not differ would show nothing"
-  np.testing.assert_allclose(found, expected, atol=1e-2)
+  np.testing.assert_allclose(found, expected, atol=rounding)
+  assert np.abs(found - expected).mean() < rounding / 4
 
 
 def test_windows_are_averaged(tagger, sounds):
@@ -80,7 +82,6 @@ def test_files_bytes_and_arrays_are_one(tagger, sounds, tmp_path):
   for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), sounds[1]):
     np.testing.assert_array_equal(tagger.scores(source), expected)
   np.testing.assert_array_equal(tagger.scores(jax.numpy.array(sounds[1])), expected)
-  np.testing.assert_array_equal(tagger.scores(sounds[1].tolist()), expected)
 
 
 def test_stereo_of_another_rate(tagger, tmp_path):
@@ -96,8 +97,9 @@ def test_stereo_of_another_rate(tagger, tmp_path):
   ):
     np.testing.assert_allclose(scores, expected, atol=0.15)
     assert scores.argmax() == expected.argmax()
+  # Nothing but rounding sounds in the bands beside the tone's.
   np.testing.assert_allclose(
-    tagger.scores(stereo, sample_rate=44100), tagger.scores(tone, sample_rate=44100), atol=1e-4
+    tagger.scores(stereo, sample_rate=44100), tagger.scores(tone, sample_rate=44100), atol=1e-2
   )
 
 
@@ -106,6 +108,7 @@ def test_integers_are_full_scale_pcm(tagger, sounds):
   np.testing.assert_allclose(tagger.scores(whole), tagger.scores(whole / 32768), atol=1e-6)
   np.testing.assert_array_equal(mono(np.array([-32768, 16384], np.int16)), [-1, 0.5])
   np.testing.assert_array_equal(mono(np.array([[0, 255], [128, 128]], np.uint8)), [-1 / 256, 0])
+  np.testing.assert_array_equal(mono(np.array([-(2**31), 2**30], np.int32)), [-1, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def adam_losses(model, variables, log_mel, labels, learning_rate, steps):
 # in the order of `tensor_shapes`) is r = sin(n + i² mod 1009), i being the flat index, changed so:
 # - running variances are 1 + |r| / 10, batch norm weights 1 + r / 10;
 # - biases and running means are r / 10; all other tensors are 2 r / sqrt(fan in).
-# FINGERPRINT is what an independent PyTorch implementation makes of it in float64: the logits of
-# the first three of four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
+# FINGERPRINT is what an independent PyTorch implementation makes of it in float64: logits of
+# three of four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
 FINGERPRINT = {
   "linear": (
     [

@@ -109,7 +109,9 @@ def mono(samples: np.ndarray) -> np.ndarray:
   if samples.ndim not in (1, 2) or not samples.size:
     raise ValueError(f"expected samples [S] or [S, channels], got shape {samples.shape}")
   if np.issubdtype(samples.dtype, np.integer):
-    samples = samples / -float(np.iinfo(samples.dtype).min)
+    info = np.iinfo(samples.dtype)
+    middle = (info.max + info.min + 1) // 2  # 0, or half the range of an unsigned type
+    samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
   if not np.isfinite(samples).all():
     raise ValueError("the samples hold NaN or infinity")
   samples = samples.astype(np.float32)

@@ -1,0 +1,340 @@
+"""The command line: help, exit status, and one line for every mistake."""
+
+import gzip
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from runs_support import (
+  VOCABULARY,
+  contents,
+  make_store,
+  saved,
+  start,
+  tiny_config,
+  trained,
+  write_config,
+)
+
+from atgcn_jax import cli
+from atgcn_jax.training import checkpoint
+
+VERBS = ("train", "evaluate", "tag", "prepare", "soundscapes", "graph", "import-torch", "bench")
+
+
+@pytest.fixture(autouse=True)
+def process():
+  """What `main` sets for the whole process is put back."""
+  level, handler = logging.getLogger("absl").level, signal.getsignal(signal.SIGTERM)
+  level_of_tensorflow = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+  yield
+  logging.getLogger("absl").setLevel(level)
+  signal.signal(signal.SIGTERM, handler)
+  if level_of_tensorflow is None:
+    os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+
+def run(*arguments):
+  """The exit status of `atgcn ARGUMENTS`."""
+  try:
+    return cli.main(list(map(str, arguments)))
+  except SystemExit as end:
+    return end.code
+
+
+def test_the_command_is_installed_or_installable():
+  entries = importlib.metadata.entry_points(group="console_scripts", name="atgcn")
+  assert all(entry.value == "atgcn_jax.cli:main" for entry in entries)
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help(verb, capsys):
+  assert run(*([verb] if verb else []), "--help") == 0
+  printed = capsys.readouterr()
+  assert "usage: atgcn" in printed.out
+  assert printed.err == ""
+
+
+def test_help_names_every_verb(capsys):
+  run("--help")
+  out = capsys.readouterr().out
+  assert all(verb in out for verb in VERBS)
+
+
+@pytest.fixture
+def place(tmp_path):
+  """A folder of files that are wrong in many ways, and the names that the commands use."""
+  store = trained().parent / "store.h5"
+  names = {
+    "config": write_config(tmp_path / "config.py", store),
+    "run": trained(),
+    "store": store,
+    "new": tmp_path / "new",
+    "out": tmp_path / "out.npz",
+    "folder": tmp_path,
+  }
+  rows = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*vocabulary()))]
+  names["labels"] = write(tmp_path / "labels.csv", "\n".join(["index,mid,display_name", *rows]))
+  names["file"] = write(tmp_path / "file", "a regular file")
+  names["below"] = names["file"] / "below"
+  names["glove"] = write(tmp_path / "glove.txt", "hum 1 2 3\nhiss 4 5 6\n")
+  names["counts"] = write_counts(tmp_path / "counts.npz")
+  names["cut"] = tmp_path / "cut.npz"
+  names["cut"].write_bytes(names["counts"].read_bytes()[:300])
+  names["empty"] = write(tmp_path / "empty.npz", "")
+  names["cutstore"] = tmp_path / "cut.h5"
+  names["cutstore"].write_bytes(store.read_bytes()[:4000])
+  names["segments"] = write(tmp_path / "segments.csv", 'a, 0, 10, "/m/0,/m/1"\nb, 0, 10, "/m/1"\n')
+  names["nosegments"] = write(tmp_path / "no.csv", "a, b\n")
+  names["zip"] = tmp_path / "broken.csv.gz"
+  names["zip"].write_bytes(gzip.compress(b"a" * 999)[:20])
+  names["missing"] = tmp_path / "missing"
+  return {key: str(value) for key, value in names.items()}
+
+
+def write(path, text):
+  path.write_text(text)
+  return path
+
+
+def vocabulary():
+  return VOCABULARY.ids, VOCABULARY.names
+
+
+def write_counts(path):
+  pairs = np.ones((6, 6), np.int64) - np.eye(6, dtype=np.int64)
+  np.savez(
+    path,
+    mids=VOCABULARY.ids,
+    occurrences_balanced=np.full(6, 4),
+    cooccurrences_balanced=pairs,
+  )
+  return path
+
+
+TRAIN = "train --config {config} --workdir {new}"
+GRAPH = "graph --vocabulary {labels} --out {out}"
+COUNTED = GRAPH + " --counts {counts} --set balanced"
+MISTAKES = {
+  "": "VERB",
+  "sing": "sing",
+  "train": "--config",
+  "train --config {config}": "--workdir",
+  TRAIN + " --speed 3": "--speed",
+  TRAIN + " {file}": "file",
+  "train --config {missing} --workdir {new}": "missing",
+  "train --config {file} --workdir {new}": "file",
+  "train --config {folder} --workdir {new}": "no such config file",
+  "train --config {config} --workdir {file}": "--workdir",
+  "train --config {config} --workdir {below}": "--workdir",
+  TRAIN + " --config.optim.stepz=3": "optim.stepz",
+  TRAIN + " --config.optim.steps=many": "optim.steps",
+  TRAIN + " --config.data.store={missing}": "missing",
+  TRAIN + " --config.data.store={file}": "file",
+  TRAIN + " --config.data.store={cutstore}": "cut.h5",
+  TRAIN + " --config.data.store={folder}": "clip store",
+  TRAIN + " --config.graph.source={missing}": "missing",
+  TRAIN + " --config.graph.source={cut}": "cut.npz",
+  TRAIN + " --config.graph.source={empty}": "empty.npz",
+  TRAIN + " --config.graph.source={counts}": "counts.npz",
+  TRAIN + " --config.graph.source={counts} --config.graph.counts_set=half": "half",
+  TRAIN + " --config.graph.source={folder}": "",
+  TRAIN + " --config.graph.embeddings={glove}": "glove.txt",
+  TRAIN + " --config.graph.embeddings={cut}": "cut.npz",
+  TRAIN + " --config.graph.embeddings={counts}": "counts.npz",
+  TRAIN + " --config.graph.embedding_size=0": "embedding_size",
+  TRAIN + " --config.graph.method=magic": "magic",
+  TRAIN + " --config.graph.method=ontology": "graph.ontology",
+  TRAIN + " --config.graph.method=ontology --config.graph.ontology={file}": "file",
+  TRAIN + " --config.model.layers=0": "model.layers",
+  TRAIN + " --config.model.activation=gelu": "gelu",
+  TRAIN + " --config.model.width=-1.0": "model.width",
+  TRAIN + " --config.model.dropout.block=1.5": "model.dropout",
+  TRAIN + " --config.augment.mixup_alpha=-1.0": "augment.mixup_alpha",
+  TRAIN + " --config.augment.time_width=-3": "augment.time_width",
+  TRAIN + " --config.optim.warmup_steps=-3": "optim.warmup_steps",
+  TRAIN + " --config.optim.learning_rate=-1.0": "optim.learning_rate",
+  TRAIN + " --config.data.validation_share=1.0": "data.",
+  TRAIN + " --config.data.vocabulary={missing}": "missing",
+  "evaluate": "--workdir",
+  "evaluate --workdir {missing}": "no run",
+  "evaluate --workdir {folder}": "no run",
+  "evaluate --workdir {file}": "no run",
+  "evaluate --workdir {run} --step 7": "--step 7",
+  "evaluate --workdir {run} --step soon": "--step soon",
+  "evaluate --workdir {run} --step -1": "--step",
+  "evaluate --workdir {run} --split half": "--split",
+  "evaluate --workdir {run} --store {missing}": "missing",
+  "evaluate --workdir {run} --store {file}": "file",
+  "evaluate --workdir {run} --store {cutstore}": "cut.h5",
+  "evaluate --workdir {run} --config.seed=1": "--config.seed",
+  "tag --workdir {run}": "FILE",
+  "tag --workdir {missing} {file}": "no run",
+  "tag --workdir {run} --top 0 {file}": "--top 0",
+  "tag --workdir {run} --top few {file}": "--top",
+  "tag --workdir {run} --step 7 {file}": "--step 7",
+  "tag --workdir {run} {file}": "file",
+  "tag --workdir {run} {folder}": "folder",
+  "prepare --audio {folder}": "--labels",
+  "prepare --audio {missing} --labels {labels} --out {new}": "",
+  "prepare --audio {folder} --labels {missing} --out {new}": "missing",
+  "prepare --audio {folder} --labels {file} --out {new}": "file",
+  "prepare --audio {folder} --labels {labels} --out {new} --frontend ears": "ears",
+  "prepare --audio {folder} --labels {labels} --out {new} --workers 0": "--workers 0",
+  "soundscapes": "--out",
+  "soundscapes --out {new} --clips 0": "--clips 0",
+  "soundscapes --out {below} --clips 1": "below",
+  GRAPH: "--counts",
+  COUNTED + " --segments {segments}": "--segments",
+  GRAPH + " --counts {counts}": "counts.npz",
+  GRAPH + " --counts {counts} --set half": "--set",
+  GRAPH + " --counts {counts} --set full": "counts.npz",
+  GRAPH + " --counts {cut} --set balanced": "cut.npz",
+  GRAPH + " --counts {empty} --set balanced": "empty.npz",
+  GRAPH + " --counts {missing} --set balanced": "missing",
+  GRAPH + " --segments {nosegments}": "no.csv",
+  GRAPH + " --segments {missing}": "missing",
+  GRAPH + " --segments {zip}": "broken.csv.gz",
+  COUNTED + " --method magic": "magic",
+  COUNTED + " --method ontology": "ontology",
+  COUNTED + " --method ontology --ontology {missing}": "missing",
+  COUNTED + " --threshold 7": "threshold",
+  COUNTED + " --threshold some": "--threshold",
+  COUNTED + " --neighbour-weight 7": "neighbour_weight",
+  "graph --vocabulary {missing} --counts {counts} --set balanced --out {out}": "missing",
+  "graph --vocabulary {file} --counts {counts} --set balanced --out {out}": "file",
+  "graph --vocabulary {labels} --counts {counts} --set balanced --out {below}": "--out",
+  "import-torch {missing} --config {config} --workdir {new}": "missing",
+  "import-torch {cut} --config {config} --workdir {new}": "",
+  "import-torch {counts} --config {missing} --workdir {new}": "missing",
+  "bench": "train, infer",
+  "bench fly": "fly",
+  "bench train --batch 0": "--batch",
+  "bench infer --model cnn99": "cnn99",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
+  before = contents(trained())
+  assert run(*line.format(**place).split()) == 2
+  printed = capfd.readouterr()
+  errors = printed.err.splitlines()
+  assert len(errors) == 1, printed.err
+  assert errors[0].startswith("atgcn")
+  assert MISTAKES[line] in errors[0]
+  assert "Error" not in errors[0]
+  assert contents(trained()) == before
+  assert not os.path.exists(place["out"])
+  assert checkpoint.saved_steps(place["new"]) == []
+
+
+def test_the_good_commands_behind_the_mistakes(place):
+  assert run(*COUNTED.format(**place).split()) == 0
+  assert run(*(GRAPH + " --segments {segments}").format(**place).split()) == 0
+
+
+def test_failures_of_the_work_end_with_1(place, capsys):
+  broken = make_store(trained().parent / "broken.h5", clips=40, dtype="float16", broken=True)
+  command = ["evaluate", "--workdir", place["run"], "--store", broken, "--split", "train"]
+  before = contents(trained())
+  assert run(*command) == 1
+  assert "not finite" in capsys.readouterr().err.splitlines()[-1]
+  assert contents(trained()) == before
+
+
+def test_a_keyboard_interrupt_is_one_line(place, monkeypatch, capsys):
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("atgcn_jax.runs.evaluate.evaluate", interrupted)
+  assert run("evaluate", "--workdir", place["run"]) == 130
+  assert capsys.readouterr().err == "atgcn evaluate: stopped\n"
+
+
+def test_warnings_of_the_project_are_one_line(monkeypatch, capsys):
+  with warnings.catch_warnings():
+    cli._show_warning("the file is damaged", UserWarning, "/x/atgcn_jax/y.py", 3)
+    cli._show_warning("something in a library", UserWarning, "/x/jax/y.py", 3)
+    cli._show_warning("soon gone", DeprecationWarning, "/x/atgcn_jax/y.py", 3)
+  assert capsys.readouterr().err == "atgcn: the file is damaged\n"
+
+
+def graph(tmp_path, name, *arguments):
+  assert run("graph", "--out", tmp_path / name, *arguments) == 0
+  with np.load(tmp_path / name) as stored:
+    return dict(stored)
+
+
+def test_the_graph_of_counts_and_of_segments(shared, tmp_path):
+  audioset, golden = shared / "data" / "audioset", shared / "golden"
+  labels = ["--vocabulary", audioset / "class_labels_indices.csv"]
+  counted = ["--counts", audioset / "cooccurrence.npz", "--set", "balanced"]
+  segments = ["--segments", audioset / "balanced_train_segments.csv"]
+  one = graph(tmp_path, "one.npz", *labels, *counted)
+  other = graph(tmp_path, "other.npz", *labels, *segments)
+  assert one.keys() == other.keys()
+  for key in one:
+    np.testing.assert_array_equal(one[key], other[key])
+  assert one["propagation"].shape == (527, 527)
+  assert (golden / "README.md").is_file()
+
+
+def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):
+  # Another order of the labels, as the file keeps their ids.
+  rows = [f'{k},/m/{5 - k},"{VOCABULARY.names[5 - k]}"' for k in range(6)]
+  reversed_labels = write(
+    tmp_path / "reversed.csv", "\n".join(["index,mid,display_name", *rows]) + "\n"
+  )
+  from atgcn_jax.data.store import open_store
+  from atgcn_jax.runs.assemble import new_run
+
+  stored = graph(
+    tmp_path,
+    "g.npz",
+    "--vocabulary",
+    reversed_labels,
+    "--counts",
+    place["counts"],
+    "--set",
+    "balanced",
+  )
+  assert list(stored["mids"]) == list(VOCABULARY.ids[::-1])
+  config = tiny_config(trained().parent, f"graph.source={tmp_path / 'g.npz'}")
+  made = new_run(config, open_store(config.data.store))
+  np.testing.assert_array_equal(made.propagation, stored["propagation"][::-1, ::-1])
+  counted = tiny_config(
+    trained().parent, f"graph.source={place['counts']}", "graph.counts_set=balanced"
+  )
+  again = new_run(counted, open_store(config.data.store))
+  np.testing.assert_allclose(again.propagation, made.propagation, atol=1e-7)
+
+
+def test_processes_say_only_what_is_theirs(tmp_path):
+  """Evaluate with a damaged checkpoint, and tag, as processes of their own."""
+  import soundfile
+
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  newest = checkpoint.saved_steps(workdir)[-1]
+  for path in (workdir / checkpoint.FOLDER / str(newest) / "variables").rglob("d/*"):
+    path.write_bytes(path.read_bytes()[:20])
+  sound = tmp_path / "sound.wav"
+  soundfile.write(sound, np.sin(np.arange(5000) / 5), 4000)
+  processes = [
+    start("evaluate", "--workdir", workdir, "--json"),
+    start("tag", "--workdir", trained(), "--json", sound, tmp_path / "missing.wav"),
+  ]
+  (evaluated, told), (tagged, complaint) = (p.communicate() for p in processes)
+  assert [p.returncode for p in processes] == [0, 1]
+  assert json.loads(evaluated.splitlines()[-1])["step"] == saved(workdir).step < newest
+  assert len(json.loads(tagged)["tags"]) == 5
+  assert len(told.splitlines()) == 1
+  assert f"checkpoint {newest} is damaged" in told
+  assert len(complaint.splitlines()) == 1
+  assert "missing.wav" in complaint

@@ -1,0 +1,158 @@
+"""Config files, overrides, and what they may not hold."""
+
+import json
+
+import ml_collections
+import pytest
+from runs_support import REPOSITORY, tiny_config
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.config import DEFAULTS, config_from_json, contradictions, load_config, plain
+
+FILES = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+def write(path, body):
+  path.write_text(body)
+  return path
+
+
+@pytest.fixture
+def small(tmp_path):
+  return write(tmp_path / "small.py", "def get_config():\n  return {'optim': {'steps': 7}}\n")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_of_the_project_loads(path):
+  config = load_config(path)
+  assert plain(config).keys() == DEFAULTS.keys()
+  assert config.optim.steps > 0
+
+
+def test_the_papers_settings():
+  for name, head in (("atgcn_audioset", "graph"), ("cnn10_audioset", "linear")):
+    config = load_config(REPOSITORY / "configs" / f"{name}.py")
+    assert (config.model.encoder, config.model.head, config.model.width) == ("cnn10", head, 1.0)
+    assert (config.data.batch_size, config.optim.learning_rate) == (64, 1e-3)
+    assert (config.graph.threshold, config.graph.neighbour_weight) == (0.3, 0.2)
+
+
+def test_what_a_file_leaves_out_is_the_default(small):
+  config = load_config(small)
+  assert config.optim.steps == 7
+  config.optim.steps = DEFAULTS["optim"]["steps"]
+  assert plain(config) == json.loads(json.dumps(DEFAULTS))
+  assert configs.default_config().to_dict() == DEFAULTS
+
+
+def test_overrides_have_the_type_of_the_key(small):
+  overrides = [
+    "--config.optim.steps=9",
+    "--config.optim.learning_rate=1",
+    "--config.model.head=linear",
+    "--config.data.train_folds=('1','2')",
+    "--config.deterministic=true",
+    "--config.model.dropout.block=0.5",
+  ]
+  config = load_config(small, overrides)
+  assert (config.optim.steps, config.model.head, config.deterministic) == (9, "linear", True)
+  assert isinstance(config.optim.learning_rate, float)
+  assert tuple(config.data.train_folds) == ("1", "2")
+  assert config.model.dropout.block == 0.5
+  # Nothing of it stays behind.
+  assert load_config(small).model.head == DEFAULTS["model"]["head"]
+
+
+@pytest.mark.parametrize(
+  ("override", "named"),
+  [
+    ("--config.optim.stepz=9", "optim.stepz"),
+    ("--config.nothing=9", "nothing"),
+    ("--config.optim=9", "optim"),
+    ("--config.optim.steps.more=9", "optim.steps.more"),
+    ("--config.optim.steps=many", "optim.steps"),
+    ("--config.optim.steps=1.5", "optim.steps"),
+    ("--config.optim.learning_rate=fast", "optim.learning_rate"),
+    ("--config.deterministic=perhaps", "deterministic"),
+    ("--config.optim.steps", "optim.steps"),
+    ("--config.=3", "config"),
+  ],
+)
+def test_overrides_that_cannot_be(small, override, named):
+  with pytest.raises(UserError, match=named) as error:
+    load_config(small, [override])
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("body", "named"),
+  [
+    ("def get_config():\n  return {'optim': {'stepz': 7}}\n", "optim.stepz"),
+    ("def get_config():\n  return {'speed': 7}\n", "speed"),
+    ("def get_config():\n  return {'optim': 7}\n", "optim"),
+    ("def get_config():\n  return {'optim': {'steps': 'many'}}\n", "optim"),
+    ("def get_config():\n  return {'optim': {'steps': {'a': 1}}}\n", "optim.steps"),
+    ("def get_config():\n  return 1 / 0\n", "ZeroDivisionError"),
+    ("def get_config():\n  return 3\n", "get_config"),
+    ("def get_config(:\n", "SyntaxError"),
+    ("import nothing_of_this_name\n", "nothing_of_this_name"),
+    ("raise SystemExit(5)\n", "SystemExit"),
+    ("steps = 7\n", "get_config"),
+    ("", "get_config"),
+  ],
+)
+def test_files_that_cannot_be_used(tmp_path, body, named):
+  path = write(tmp_path / "broken.py", body)
+  with pytest.raises(UserError, match=named) as error:
+    load_config(path)
+  assert "broken.py" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+  for path in (tmp_path / "missing.py", tmp_path):
+    with pytest.raises(UserError, match="no such config file"):
+      load_config(path)
+  binary = tmp_path / "binary.py"
+  binary.write_bytes(bytes(range(256)))
+  with pytest.raises(UserError, match=r"binary.py"):
+    load_config(binary)
+
+
+def test_a_saved_config_comes_back(tmp_path):
+  config = tiny_config(tmp_path, "optim.steps=11")
+  saved = json.loads(json.dumps(plain(config)))
+  again = config_from_json(saved)
+  assert plain(again) == saved
+  assert isinstance(again, ml_collections.ConfigDict)
+  assert contradictions(saved, config) == []
+  # A run of an older version lacks keys that came later: they take their defaults.
+  del saved["deterministic"], saved["log"], saved["optim"]["clip_norm"]
+  older = config_from_json(saved)
+  assert older.optim.clip_norm == DEFAULTS["optim"]["clip_norm"]
+  assert contradictions(plain(older), config) == []
+
+
+def test_contradictions(tmp_path):
+  old = plain(tiny_config(tmp_path))
+  free = tiny_config(
+    tmp_path,
+    "optim.steps=99",
+    "data.store=elsewhere.h5",
+    "data.root=/data",
+    "data.vocabulary=v.csv",
+    "graph.source=g.npz",
+    "graph.ontology=o.json",
+    "graph.embeddings=e.npz",
+    "checkpoint.every=5",
+    "checkpoint.keep=9",
+    "log.every=5",
+  )
+  assert contradictions(old, free) == []
+  other = tiny_config(tmp_path, "seed=4", "data.batch_size=16", "model.dropout.block=0.3")
+  assert contradictions(old, other) == [
+    "data.batch_size: 8 → 16",
+    "model.dropout.block: 0.1 → 0.3",
+    "seed: 3 → 4",
+  ]

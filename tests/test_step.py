@@ -1,0 +1,196 @@
+"""The training step and the scoring step on a small fixed batch."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from atgcn_jax import models
+from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.sharding import data_mesh, place, replicated
+from atgcn_jax.training.state import initial_state, start_state
+from atgcn_jax.training.step import (
+  RANGE_DB,
+  Normaliser,
+  binary_cross_entropy,
+  decode,
+  make_score_step,
+  make_train_step,
+)
+
+LABELS, BATCH, FRAMES, BANDS = 6, 8, 32, 16
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+PLAIN = {"mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
+NORMALISER = Normaliser(np.full(BANDS, -40.0, "f"), np.linspace(10, 20, BANDS, dtype="f"))
+
+
+def model_of(**changes):
+  config = ml_collections.ConfigDict(DEFAULTS["model"] | {"width": 1 / 32} | changes)
+  ring = 0.6 * np.eye(LABELS) + 0.4 * np.roll(np.eye(LABELS), 1, axis=1)
+  vectors = np.random.default_rng(0).standard_normal((LABELS, 5))
+  return models.build(config, num_classes=LABELS, propagation=ring, label_embeddings=vectors)
+
+
+def fresh_state(model, learning_rate):
+  """Step 0 and its optimiser."""
+  adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
+  compiled = jax.jit(
+    lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), compiler_options=FAST_COMPILE
+  )
+  return compiled(), adam
+
+
+def float_batch():
+  random = np.random.default_rng(1)
+  log_mel = random.uniform(-70, -10, (BATCH, FRAMES, BANDS)).astype("f")
+  return {"log_mel": log_mel, "labels": random.random((BATCH, LABELS)) < 0.3}
+
+
+def byte_batch():
+  """The same clips as a store keeps them, in 255 parts of the range below each clip's peak."""
+  batch = float_batch()
+  peak = batch["log_mel"].max(axis=(1, 2))
+  below = (batch["log_mel"] - peak[:, None, None] + RANGE_DB) / RANGE_DB
+  return batch | {"log_mel": np.round(255 * below).astype(np.uint8), "peak_db": peak}
+
+
+def compiled_step(model, adam, state, batch, augment):
+  """The training step over all devices, and its arguments placed there."""
+  mesh = data_mesh()
+  config = ml_collections.ConfigDict(DEFAULTS["augment"] | augment)
+  step = make_train_step(model, adam, mesh, normaliser=NORMALISER, augment_config=config, seed=0)
+  state, batch = jax.device_put(state, replicated(mesh)), place(batch, mesh)
+  return step.lower(state, batch, 1.0).compile(FAST_COMPILE), state, batch
+
+
+@pytest.fixture(scope="module")
+def plain():
+  """A step without chance: (compiled step, what makes the state before it anew, batch)."""
+  model = model_of(dropout={"block": 0.0, "pooled": 0.0, "embedding": 0.0})
+  start, adam = fresh_state(model, 1e-2)
+  kept = jax.device_get(start)
+  step, _, batch = compiled_step(model, adam, start, float_batch(), PLAIN)
+  return step, lambda: jax.device_put(kept, replicated(data_mesh())), batch
+
+
+def test_loss_falls_on_a_fixed_batch(plain):
+  step, start, batch = plain
+  state, losses = start(), []
+  for _ in range(40):
+    state, measured = step(state, batch, 1.0)
+    losses.append(float(measured["loss"]))
+  assert losses[0] == pytest.approx(np.log(2), abs=0.05)
+  assert losses[-1] < 0.5 * losses[0]
+  assert int(state.step) == 40
+
+
+def test_the_state_is_given_up_and_the_batch_kept(plain):
+  step, start, batch = plain
+  state = start()
+  new_state, _ = step(state, batch, 1.0)
+  assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.batch_stats)))
+  assert not any(x.is_deleted() for x in jax.tree.leaves((new_state, batch)))
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(new_state))
+
+
+def test_rate_factor_multiplies_the_update(plain):
+  step, start, batch = plain
+  before = jax.device_get(start().params)
+  moved = {}
+  for factor in (0.0, 0.5, 1.0):
+    state, measured = step(start(), batch, factor)
+    moved[factor] = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
+    assert int(state.step) == 1
+    assert measured["gradient_norm"] > 0
+  assert all((x == 0).all() for x in jax.tree.leaves(moved[0.0]))
+  # Adam's first update is the learning rate in size.
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(moved[1.0]))
+  assert largest == pytest.approx(1e-2, rel=1e-3)
+  jax.tree.map(
+    lambda half, whole: np.testing.assert_allclose(2 * half, whole, atol=1e-6),
+    moved[0.5],
+    moved[1.0],
+  )
+
+
+def test_gradient_norm_and_loss_are_those_of_the_batch(plain):
+  """Against the loss written out, and a finite difference along the gradient of one tensor."""
+  step, start, batch = plain
+  model = model_of(dropout={"block": 0.0, "pooled": 0.0, "embedding": 0.0})
+  state = jax.device_get(start())
+  _, measured = step(start(), batch, 1.0)
+  logits, _ = model.apply(
+    state.variables, decode(float_batch(), NORMALISER), train=True, mutable=["batch_stats"]
+  )
+  scores, labels = 1 / (1 + np.exp(-np.float64(logits))), float_batch()["labels"]
+  by_hand = -np.where(labels, np.log(scores), np.log(1 - scores)).mean()
+  assert float(measured["loss"]) == pytest.approx(by_hand, rel=1e-5)
+  assert float(binary_cross_entropy(logits, labels)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_bfloat16_from_bytes_with_everything_on():
+  model = model_of(dtype="bfloat16")
+  state, adam = fresh_state(model, 1e-3)
+  step, state, batch = compiled_step(
+    model, adam, state, byte_batch(), {"time_width": 8, "band_width": 4}
+  )
+  losses = []
+  for _ in range(5):
+    state, measured = step(state, batch, 1.0)
+    losses.append(float(measured["loss"]))
+  assert np.isfinite(losses).all()
+  assert len(set(losses)) == 5  # other random numbers at every step
+  leaves = jax.tree.leaves(state.variables)
+  assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
+  assert all(np.isfinite(x).all() for x in leaves)
+
+
+def test_bytes_decode_within_half_a_step():
+  exact, coarse = (decode(batch, NORMALISER) for batch in (float_batch(), byte_batch()))
+  assert coarse.dtype == jnp.float32
+  difference = np.abs(np.asarray(exact - coarse)) * NORMALISER.deviation
+  assert 0.1 < difference.max() <= 0.16  # dB
+  expected = (float_batch()["log_mel"] + 40) / NORMALISER.deviation
+  np.testing.assert_allclose(exact, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_sigmoids_of_the_logits():
+  model = model_of()
+  variables = jax.tree.map(
+    lambda x: np.random.default_rng(x.size).uniform(0.2, 1, x.shape).astype("f"),
+    jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, FRAMES, BANDS)))),
+  )
+  mesh = data_mesh()
+  score = make_score_step(model, mesh, normaliser=NORMALISER)
+  clips = {name: x for name, x in byte_batch().items() if name != "labels"}
+  scores = score(jax.device_put(variables, replicated(mesh)), place(clips, mesh))
+  assert scores.shape == (BATCH, LABELS)
+  assert len(scores.sharding.device_set) == 8
+  assert not scores.is_fully_replicated
+  logits = jax.jit(model.apply)(variables, decode(clips, NORMALISER))
+  assert np.abs(logits).max() > 0.1
+  np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.float64(logits))), rtol=1e-4, atol=1e-7)
+
+
+def test_initial_state_follows_the_seed():
+  model = model_of()
+  adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"]))
+  make = jax.jit(
+    lambda seed: initial_state(model, adam, seed, (FRAMES, BANDS)), compiler_options=FAST_COMPILE
+  )
+  first, again, other = make(0), make(0), make(1)
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  kernel = ("encoder", "conv_block1", "conv1", "kernel")
+  a, b = (np.asarray(_at(state.params, kernel)) for state in (first, other))
+  assert np.abs(a - b).max() > 0.1
+  assert int(first.step) == 0
+  restarted = start_state(first.variables, adam)
+  jax.tree.map(np.testing.assert_array_equal, first, restarted)
+
+
+def _at(tree, path):
+  for key in path:
+    tree = tree[key]
+  return tree
