@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.getLogger("absl").setLevel(logging.ERROR)
   warnings.showwarning = _show_warning
+  sys.unraisablehook = _show_unraisable
   signal.signal(signal.SIGTERM, _on_sigterm)
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
@@ -209,7 +210,12 @@ def _soundscapes(options) -> None:
 
   if options.clips < 1:
     raise UserError(f"--clips {options.clips}: ask for at least one")
-  write_soundscapes(options.out, options.clips, options.seed)
+  try:
+    write_soundscapes(options.out, options.clips, options.seed)
+  except OSError as error:
+    raise UserError(
+      f"--out {options.out}: cannot be written ({error.strerror}); name another"
+    ) from error
   print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
 
 
@@ -258,6 +264,13 @@ def _bench(options) -> None:
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
   if category is UserWarning and "atgcn_jax" in filename:
     print(f"atgcn: {message}", file=sys.stderr)
+
+
+def _show_unraisable(unraisable) -> None:
+  # Orbax stops reading a damaged checkpoint at its first fault; what else TensorStore had begun to
+  # read then finds nobody waiting.
+  if "Event loop is closed" not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
 
 
 def _on_sigterm(number, frame) -> NoReturn:

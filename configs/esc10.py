@@ -6,8 +6,8 @@ The folder `data.root` has the clip store `esc10.h5`, made with
 
 and, in `audioset/`, `cooccurrence.npz` (the graph is that of AudioSet's full counts, restricted to
 the 26 labels) and `glove_300d.npz`. The ten classes are of equal size, so clips are drawn in
-shuffled passes: a queue a label would favour classes with many ancestors. There is no fold to choose a checkpoint by: fold 5 is only
-watched while training, and the last step is what counts.
+shuffled passes: a queue a label would favour classes with many ancestors. There is no fold to
+choose a checkpoint by: fold 5 is only watched while training, and the last step is what counts.
 
   atgcn train --config configs/esc10.py --workdir runs/esc10-atgcn --config.data.root=DATA
   atgcn train --config configs/esc10.py --workdir runs/esc10-cnn10 --config.data.root=DATA \\

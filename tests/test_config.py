@@ -86,12 +86,47 @@ def test_overrides_that_cannot_be(small, override, named):
 
 
 @pytest.mark.parametrize(
+  "override",
+  [
+    "seed=-1",
+    "seed=99999999999",
+    "model.width=-1.0",
+    "model.width=0.0",
+    "model.layers=0",
+    "model.dropout.block=1.5",
+    "model.dropout.pooled=-0.1",
+    "augment.mixup_alpha=-1.0",
+    "augment.time_width=-3",
+    "augment.band_stripes=-1",
+    "optim.steps=0",
+    "optim.warmup_steps=-3",
+    "optim.learning_rate=-1.0",
+    "optim.learning_rate=0.0",
+    "optim.learning_rate=1e999",
+    "optim.b1=1.0",
+    "optim.plateau_patience=0",
+    "data.validation_share=1.0",
+    "data.batch_size=0",
+    "graph.embedding_size=0",
+    "evaluation.every=0",
+    "checkpoint.keep=0",
+    "log.every=-1",
+  ],
+)
+def test_numbers_that_no_run_can_have(small, override):
+  key, _, value = override.partition("=")
+  with pytest.raises(UserError, match=f"^{key}: .* it must be ") as error:
+    load_config(small, [f"--config.{override}"])
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
   ("body", "named"),
   [
     ("def get_config():\n  return {'optim': {'stepz': 7}}\n", "optim.stepz"),
     ("def get_config():\n  return {'speed': 7}\n", "speed"),
     ("def get_config():\n  return {'optim': 7}\n", "optim"),
-    ("def get_config():\n  return {'optim': {'steps': 'many'}}\n", "optim"),
+    ("def get_config():\n  return {'optim': {'steps': 'many'}}\n", "steps"),
     ("def get_config():\n  return {'optim': {'steps': {'a': 1}}}\n", "optim.steps"),
     ("def get_config():\n  return 1 / 0\n", "ZeroDivisionError"),
     ("def get_config():\n  return 3\n", "get_config"),

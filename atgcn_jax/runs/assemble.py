@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -25,6 +26,7 @@ from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.labels.files import read_arrays, rows_by_id
 from atgcn_jax.labels.ontology import label_edges, read_ontology
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.models.layers import activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
@@ -209,6 +211,8 @@ def stored_propagation(path: str, arrays: dict[str, np.ndarray], vocabulary: Voc
 def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:
   """`models.build` with its complaints about the config turned to the user."""
   try:
+    if config.model.head == "graph":
+      activation(config.model.activation, config.model.negative_slope, jnp.dtype(jnp.float32))
     return models.build(
       config.model,
       num_classes=len(vocabulary),

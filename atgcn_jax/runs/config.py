@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import runpy
 from typing import Any
@@ -87,6 +88,60 @@ FREE_ON_RESUME = (
 )
 
 
+AT_LEAST_1 = (
+  "model.layers",
+  "model.hidden",
+  "graph.embedding_size",
+  "data.soundscape_clips",
+  "data.batch_size",
+  "optim.steps",
+  "optim.plateau_patience",
+  "evaluation.every",
+  "evaluation.batch_size",
+  "checkpoint.every",
+  "checkpoint.keep",
+  "log.every",
+)
+ABOVE_0 = ("model.width", "optim.learning_rate", "optim.eps", "optim.plateau_factor")
+NOT_NEGATIVE = (
+  "seed",
+  "augment.mixup_alpha",
+  "augment.time_stripes",
+  "augment.time_width",
+  "augment.band_stripes",
+  "augment.band_width",
+  "optim.warmup_steps",
+  "optim.final_factor",
+  "optim.clip_norm",
+)
+SHARES = (
+  "model.dropout.block",
+  "model.dropout.pooled",
+  "model.dropout.embedding",
+  "data.validation_share",
+  "optim.b1",
+  "optim.b2",
+)
+
+
+def check_ranges(config) -> None:
+  """Refuse numbers that no run can have.
+
+  Raises:
+    UserError: with the key and what it may be.
+  """
+  values = _flat(config.to_dict())
+  for keys, rule, fits in (
+    (AT_LEAST_1, "at least 1", lambda x: x >= 1),
+    (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
+    (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
+    (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
+  ):
+    for key in keys:
+      if not fits(values[key]):
+        raise UserError(f"{key}: {values[key]} cannot be, it must be {rule}")
+
+
 def default_config():
   """A `ConfigDict` of every key with its default."""
   import ml_collections
@@ -101,7 +156,8 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     path: a Python file with `get_config()`.
     overrides: arguments like `--config.optim.steps=100`.
   Raises:
-    UserError: for a file that cannot be run, an unknown key, or a value of another type.
+    UserError: for a file that cannot be run, an unknown key, or a value of another type or out of
+      range.
   """
   import ml_collections
 
@@ -110,9 +166,7 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
   try:
     given = runpy.run_path(str(path))["get_config"]()
     given = ml_collections.ConfigDict(given).to_dict()
-  except UserError:
-    raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise UserError(f"{path}: get_config() of the config file fails ({reason}); mend it") from error
   config = ml_collections.ConfigDict(DEFAULTS)
@@ -132,14 +186,14 @@ def config_with_overrides(config, overrides: list[str]):
   from absl import flags
   from ml_collections import config_flags
 
-  values = flags.FlagValues()
-  argv = ["atgcn", *overrides]
-  config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
   for argument in overrides:
     key = argument.removeprefix("--config.").partition("=")[0]
     if key not in _flat(DEFAULTS):
       raise UserError(f"--config.{key}: unknown config key; known are {_known(key)}")
+  values = flags.FlagValues()
+  argv = ["atgcn", *overrides]
   try:
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     rest = values(argv)
   except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError) as error:
     raise UserError(
@@ -147,6 +201,7 @@ def config_with_overrides(config, overrides: list[str]):
     ) from error
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: not an option; write --config.KEY=VALUE")
+  check_ranges(values.config)
   return values.config
 
 

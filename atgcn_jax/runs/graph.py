@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 
@@ -68,7 +69,8 @@ def write_graph(
   except OSError as error:
     raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another") from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
   edges = (propagation != 0) & ~np.eye(len(labels), dtype=bool)
   return {
     "labels": len(labels),

@@ -63,11 +63,12 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
 
 
 def check_config(config) -> None:
-  """Refuse numbers that no run can have.
+  """Refuse settings that no run can have.
 
   Raises:
     UserError: with the key and what it may be.
   """
+  configs.check_ranges(config)
   per_step = config.data.batch_size * augment.clips_per_example(config.augment)
   devices = jax.device_count()
   for key, size in (
@@ -75,17 +76,8 @@ def check_config(config) -> None:
     ("data.batch_size", config.data.batch_size),
     ("evaluation.batch_size", config.evaluation.batch_size),
   ):
-    if size < 1 or size % devices:
+    if size % devices:
       raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
-  for section, key in (
-    ("evaluation", "every"),
-    ("checkpoint", "every"),
-    ("checkpoint", "keep"),
-    ("log", "every"),
-    ("optim", "steps"),
-  ):
-    if config[section][key] < 1:
-      raise UserError(f"{section}.{key}: {config[section][key]} is below 1")
   if config.data.sampling not in sampling.MODES:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
   try:

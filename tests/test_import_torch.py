@@ -1,0 +1,137 @@
+"""Reading PyTorch's files, and a run made from one."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from test_torch_weights import formula_state
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop.importing import import_torch, read_state_dict
+from atgcn_jax.interop.torch_weights import convert
+from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
+from atgcn_jax.runs import restore
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.training.sharding import data_mesh
+
+VOCABULARY = Vocabulary(
+  tuple(f"/m/{k}" for k in range(5)), ("Dog", "Bark", "Cat", "Rain", "Train horn")
+)
+CONFIG = """
+def get_config():
+  return dict(
+    model=dict(width=0.0625, head="{head}"),
+    data=dict(root={root!r}, vocabulary="labels.csv"),
+    graph=dict(source="graph.npz", embedding_size=6),
+  )
+"""
+
+
+def config_of(folder, head, *overrides):
+  """The config of a narrow system on five labels; its files lie in the folder."""
+  write_vocabulary(folder / "labels.csv", VOCABULARY)
+  propagation = np.random.default_rng(0).random((5, 5)).astype("f")
+  # The labels stand in another order in the graph's file.
+  np.savez(folder / "graph.npz", propagation=propagation, mids=np.array(VOCABULARY.ids)[::-1])
+  (folder / "config.py").write_text(CONFIG.format(head=head, root=str(folder)))
+  return load_config(folder / "config.py", [f"--config.{item}" for item in overrides]), propagation
+
+
+def saved_state(folder, head, **changes):
+  np.savez(folder / "state.npz", **formula_state(head, bands=64) | changes)
+  return folder / "state.npz"
+
+
+@pytest.mark.parametrize("head", ["linear", "graph"])
+def test_a_run_from_weights(tmp_path, head):
+  config, propagation = config_of(tmp_path, head)
+  front_end = {"logmel_extractor.melW": np.zeros((3, 2), "f")}
+  import_torch(saved_state(tmp_path, head, **front_end), config, tmp_path / "run", "panns")
+  loaded = restore.load(tmp_path / "run", "latest", data_mesh())
+  assert loaded.step == 0
+  assert loaded.history == []
+  assert loaded.run.vocabulary == VOCABULARY
+  assert loaded.run.frontend.sample_rate == 32_000
+  expected = convert(formula_state(head, bands=64), config.model)
+  jax.tree.map(np.testing.assert_array_equal, loaded.state, expected)
+  np.testing.assert_array_equal(loaded.run.normaliser.mean, np.zeros(64))
+  np.testing.assert_array_equal(loaded.run.normaliser.deviation, np.ones(64))
+  if head == "graph":
+    np.testing.assert_array_equal(loaded.run.propagation, propagation[::-1, ::-1])
+    assert loaded.run.label_embeddings.shape == (5, 6)
+  else:
+    assert loaded.run.propagation is None
+  restored = restore.newest_sound(tmp_path / "run", data_mesh())
+  assert restored is not None
+  assert int(restored.state.step) == 0  # with an optimiser: training may go on from here
+  with pytest.raises(UserError, match="holds a run"):
+    import_torch(saved_state(tmp_path, head), config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "changes", "message"),
+  [
+    (["data.vocabulary="], {}, "data.vocabulary: name the CSV"),
+    (["model.width=0.125"], {}, "set model.width or the vocabulary"),
+    (["model.layers=3"], {}, "state.npz: .*missing .*gcn.gc3.weight.*config.model"),
+    (["model.head=linear"], {}, "state.npz: .*missing .*fc_audioset.weight.*config.model"),
+    ([], {"extra.weight": np.zeros(2, "f")}, "state.npz: .*unknown .*extra.weight"),
+    (["model.activation=prelu"], {}, "state.npz: has no .*negative_slope.*model.activation"),
+    (["graph.source=store"], {}, "graph.source: 'store' needs a clip store"),
+    (["graph.embedding_size=7"], {}, "gc1.*set model.width"),
+  ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, overrides, changes, message):
+  config, _ = config_of(tmp_path, "graph", *overrides)
+  with pytest.raises(UserError, match=message) as caught:
+    import_torch(saved_state(tmp_path, "graph", **changes), config, tmp_path / "run")
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_npz_is_read_as_it_is(tmp_path):
+  np.savez(tmp_path / "a.npz", **{"bn0.weight": np.arange(3.0)})
+  np.testing.assert_array_equal(read_state_dict(tmp_path / "a.npz")["bn0.weight"], [0, 1, 2])
+  np.savez(tmp_path / "b.npz", a=np.array([{"an": "object"}], dtype=object))
+  for name in ("b.npz", "absent.npz", "absent.pt"):
+    with pytest.raises(UserError, match=name):
+      read_state_dict(tmp_path / name)
+
+
+def test_torch_files(tmp_path):
+  torch = pytest.importorskip("torch")
+  tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(2).bfloat16()}
+  torch.save(tensors, tmp_path / "plain.pt")
+  torch.save({"model": tensors, "iteration": 7, "optimizer": {"lr": 0.1}}, tmp_path / "panns.pth")
+  for name in ("plain.pt", "panns.pth"):
+    found = read_state_dict(tmp_path / name)
+    assert found.keys() == tensors.keys()
+    np.testing.assert_array_equal(found["a.weight"], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(found["b.bias"], [1, 1])
+
+
+class Trap:
+  """Leaves a file behind when it is unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return pathlib.Path.touch, (self.path,)
+
+
+def test_pickled_objects_are_refused_unread(tmp_path):
+  torch = pytest.importorskip("torch")
+  torch.save({"a.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+  (tmp_path / "noise.pt").write_bytes(bytes(range(200)))
+  torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+  for name, message in (
+    ("trap.pt", "not a file of plain PyTorch tensors"),
+    ("noise.pt", "not a file of plain PyTorch tensors"),
+    ("tensor.pt", "holds no state dict"),
+  ):
+    with pytest.raises(UserError, match=f"{name}: {message}") as caught:
+      read_state_dict(tmp_path / name)
+    assert "\n" not in str(caught.value)
+  assert not (tmp_path / "sprung").exists()
