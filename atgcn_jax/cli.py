@@ -25,8 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
   # What the libraries have to say is not for users.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
+  # read besides fails later, where nobody waits for it.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   warnings.showwarning = _show_warning
-  sys.unraisablehook = _show_unraisable
+  sys.unraisablehook = lambda unraisable: None
   signal.signal(signal.SIGTERM, _on_sigterm)
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
@@ -264,13 +267,6 @@ def _bench(options) -> None:
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
   if category is UserWarning and "atgcn_jax" in filename:
     print(f"atgcn: {message}", file=sys.stderr)
-
-
-def _show_unraisable(unraisable) -> None:
-  # Orbax stops reading a damaged checkpoint at its first fault; what else TensorStore had begun to
-  # read then finds nobody waiting.
-  if "Event loop is closed" not in str(unraisable.exc_value):
-    sys.__unraisablehook__(unraisable)
 
 
 def _on_sigterm(number, frame) -> NoReturn:

@@ -17,7 +17,7 @@ install() {
   fi
   echo "installing into .venv (a minute or two) …"
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint launch/constraints.txt --editable ".$extras"
   echo "$wanted" >"$stamp"
 }

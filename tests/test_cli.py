@@ -34,12 +34,14 @@ VERBS = ("train", "evaluate", "tag", "prepare", "soundscapes", "graph", "import-
 @pytest.fixture(autouse=True)
 def process():
   """What `main` sets for the whole process is put back."""
-  level, handler = logging.getLogger("absl").level, signal.getsignal(signal.SIGTERM)
+  levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+  handler = signal.getsignal(signal.SIGTERM)
   level_of_tensorflow = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
   hook = sys.unraisablehook
   yield
   sys.unraisablehook = hook
-  logging.getLogger("absl").setLevel(level)
+  for name, level in levels.items():
+    logging.getLogger(name).setLevel(level)
   signal.signal(signal.SIGTERM, handler)
   if level_of_tensorflow is None:
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)

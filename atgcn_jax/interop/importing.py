@@ -70,7 +70,7 @@ def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -
   Raises:
     UserError: naming the first parameter that differs.
   """
-  wanted = jax.tree.leaves_with_path(jax.eval_shape(run.initial_state).variables)
+  wanted = jax.tree.leaves_with_path(run.abstract_state().variables)
   given = dict(jax.tree.leaves_with_path(variables))
   for where, leaf in wanted:
     name = jax.tree_util.keystr(where)

@@ -57,9 +57,17 @@ class Run:
 
   def initial_state(self) -> TrainState:
     """The state before the first step."""
-    model, adam = self.model(), optimiser(self.config.optim)
+    # On a CPU, XLA would take 9 s to optimise what runs once and for a moment.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(self._initial_state, compiler_options=quick)()
+
+  def abstract_state(self) -> TrainState:
+    """Shapes and types of the training state."""
+    return jax.eval_shape(self._initial_state)
+
+  def _initial_state(self) -> TrainState:
     shape = (self.frontend.frames, self.frontend.n_mels)
-    return jax.jit(lambda: initial_state(model, adam, self.config.seed, shape))()
+    return initial_state(self.model(), optimiser(self.config.optim), self.config.seed, shape)
 
   def constants(self) -> dict[str, np.ndarray]:
     """The arrays that a checkpoint keeps beside the state."""

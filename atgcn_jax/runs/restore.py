@@ -92,7 +92,7 @@ def _load(workdir, step: int, mesh: jax.sharding.Mesh, *, whole_state: bool) -> 
   whole = sharding.replicated(mesh)
   target: TrainState = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-    jax.eval_shape(run.initial_state),
+    run.abstract_state(),
   )
   if whole_state:
     state = _guarded(checkpoint.read_state, workdir, step, target)
