@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
   # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
   # read besides fails later, where nobody waits for it.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  warnings.showwarning = _show_warning
   sys.unraisablehook = lambda unraisable: None
+  warnings.showwarning = _show_warning
   signal.signal(signal.SIGTERM, _on_sigterm)
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)

@@ -172,14 +172,16 @@ def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, n
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
-  evaluate_and_save = loop._Training.evaluate_and_save
+  save = loop.save
 
-  def and_signal(training, step, state, log):
-    evaluate_and_save(training, step, state, log)
-    os.kill(os.getpid(), signal.SIGTERM)
+  def and_signal(manager, run, state, history):
+    save(manager, run, state, history)
+    if int(state.step) == 3:
+      patch.setattr(loop, "save", save)
+      os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop._Training, "evaluate_and_save", and_signal)
+    patch.setattr(loop, "save", and_signal)
     with pytest.raises(Stopped):
       loop.train(config(), tmp_path)
   assert checkpoint.saved_steps(tmp_path) == [0, 3]
@@ -213,7 +215,7 @@ def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, caps
 def test_a_finished_run_is_left_as_it_is(copy, capsys):
   before = contents(copy)
   assert cli.main([*map(str, train_command(trained().parent, copy))]) == 0
-  assert "nothing is left of 30" in capsys.readouterr().err
+  assert "nothing to do" in capsys.readouterr().err
   assert contents(copy) == before
 
 
@@ -249,7 +251,7 @@ def test_a_store_with_nan_is_refused(tmp_path, config):
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
   monkeypatch.setattr(loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None))
-  with pytest.raises(WorkFailed, match=r"step 4: a score .* checkpoint is that of step 3"):
+  with pytest.raises(WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"):
     loop.train(config(), tmp_path)
 
 

@@ -75,11 +75,12 @@ def import_tensorflow() -> Any:
   os.dup2(nowhere, 2)
   try:
     import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
   finally:
     os.dup2(stderr, 2)
     os.close(stderr)
     os.close(nowhere)
-  tf.config.set_visible_devices([], "GPU")
   return tf
 
 

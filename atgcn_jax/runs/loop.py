@@ -7,17 +7,14 @@ and random numbers follow from (seed, step), so a resumed run goes on bit for bi
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
-import pathlib
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import orbax.checkpoint as ocp
 
 from atgcn_jax.data import sampling
 from atgcn_jax.data.pipeline import Share, batches
@@ -25,16 +22,18 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.assemble import Run, label_graph, new_run, store_of
+from atgcn_jax.runs.assemble import Run, new_run, store_of
+from atgcn_jax.runs.begin import check_config, check_workdir, continued, evaluated_behind
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
-from atgcn_jax.runs.log import RunLog, read_records
-from atgcn_jax.runs.restore import Loaded, newest_sound
+from atgcn_jax.runs.log import RunLog
+from atgcn_jax.runs.restore import newest_sound
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.training import augment, checkpoint, sharding
 from atgcn_jax.training.optim import learning_rate_schedule, optimiser, plateau_factor
 from atgcn_jax.training.state import TrainState
 from atgcn_jax.training.step import make_score_step, make_train_step
+
+History = list[dict[str, Any]]  # the evaluations so far: step, mAP, mAUC, d_prime
 
 
 def train(config, workdir: str | os.PathLike) -> TrainState:
@@ -46,12 +45,14 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
     Stopped: after SIGTERM or Ctrl-C, once the state is saved.
   """
   check_config(config)
-  _check_workdir(workdir)
+  check_workdir(workdir)
   mesh = sharding.data_mesh()
   store = store_of(config)
   saved = newest_sound(workdir, mesh)
+  history: History = []
   if saved is None:
-    run, state, history = new_run(config, store), None, []
+    run = new_run(config, store)
+    state = jax.device_put(run.initial_state(), sharding.replicated(mesh))
   else:
     run, state = continued(saved, config, store, workdir), saved.state
     history = saved.history + evaluated_behind(saved, workdir)
@@ -59,231 +60,147 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
     checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
     stop_on_signals() as stop,
   ):
-    return _Training(run, store, mesh, manager, workdir, history, stop).run_to_end(state)
-
-
-def check_config(config) -> None:
-  """Refuse settings that no run can have.
-
-  Raises:
-    UserError: with the key and what it may be.
-  """
-  configs.check_ranges(config)
-  per_step = config.data.batch_size * augment.clips_per_example(config.augment)
-  devices = jax.device_count()
-  for key, size in (
-    ("data.batch_size", per_step),
-    ("data.batch_size", config.data.batch_size),
-    ("evaluation.batch_size", config.evaluation.batch_size),
-  ):
-    if size % devices:
-      raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
-  if config.data.sampling not in sampling.MODES:
-    raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
-  try:
-    learning_rate_schedule(config.optim)
-    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2])
-  except ValueError as error:
-    raise UserError(f"--config: {error}") from error
-
-
-def _check_workdir(workdir: str | os.PathLike) -> None:
-  try:
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"--workdir {workdir}: cannot be made ({error.strerror}); name another"
-    ) from error
-  if not os.access(workdir, os.W_OK):
-    raise UserError(f"--workdir {workdir}: cannot be written to; name another")
-
-
-def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
-  """The saved run under a config that may differ in what is free on resume.
-
-  Raises:
-    UserError: naming the keys that contradict the saved ones, or the file of other content.
-  """
-  old = saved.run.config
-  if differing := configs.contradictions(configs.plain(old), config):
-    raise UserError(
-      f"--workdir {workdir}: holds a run of another config: {'; '.join(differing)}; "
-      "use that config or another folder"
-    )
-  if store.fingerprint != saved.run.store_fingerprint:
-    raise UserError(
-      f"{store.path}: not the clip store that the run in {workdir} was started on; "
-      "name that one in data.store or use another folder"
-    )
-  graphs = (old.graph, config.graph)
-  if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
-    for key, now, then in zip(
-      ("source", "embeddings"),
-      label_graph(config, saved.run.vocabulary, store),
-      (saved.run.propagation, saved.run.label_embeddings),
-    ):
-      if now is not None and then is not None and not np.array_equal(now, then):
-        raise UserError(
-          f"graph.{key}: another content than the run in {workdir} was started with; "
-          "name that file or use another folder"
-        )
-  return dataclasses.replace(saved.run, config=config)
-
-
-def evaluated_behind(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The logged evaluation of a checkpoint that was saved before that; at most one."""
-  if any(record["step"] == saved.step for record in saved.history):
-    return []
-  logged = [record for record in read_records(workdir) if "mAP" in record]
-  return [record for record in logged if record["step"] == saved.step][-1:]
-
-
-class _Training:
-  """One start of a run: what the loop needs at hand."""
-
-  def __init__(
-    self,
-    run: Run,
-    store: ClipStore,
-    mesh: jax.sharding.Mesh,
-    manager: Any,
-    workdir: str | os.PathLike,
-    history: list[dict[str, Any]],
-    stop: StopRequest,
-  ):
-    self.run, self.store, self.mesh, self.manager = run, store, mesh, manager
-    self.workdir, self.history, self.stop = workdir, list(history), stop
-    self.config = run.config
-    model = run.model()
-    self.train_step = make_train_step(
-      model,
-      optimiser(self.config.optim),
-      mesh,
-      normaliser=run.normaliser,
-      augment_config=self.config.augment,
-      seed=self.config.seed,
-    )
-    self.score_step = make_score_step(model, mesh, normaliser=run.normaliser)
-    self.validation = split_clips(store, self.config.data, "validation")
-    self.rate = learning_rate_schedule(self.config.optim)
-
-  def run_to_end(self, state: TrainState | None) -> TrainState:
-    """The loop."""
-    config, steps = self.config, self.config.optim.steps
-    if state is None:
-      state = jax.device_put(self.run.initial_state(), sharding.replicated(self.mesh))
-      self.save(state)
-    start = int(state.step)
-    log = RunLog(self.workdir, start, steps, config.data.batch_size)
-    share = Share(jax.process_index(), jax.process_count())
-    feed = batches(self.store, clips_of_steps(config, self.store), start, steps, share)
-    pending, since = None, (time.monotonic(), start)
+    save(manager, run, state, history)
+    log = RunLog(workdir, int(state.step), config.optim.steps, config.data.batch_size)
     try:
-      for step in range(start, steps):
-        if step > 0 and self.boundary(step):
-          self.check(pending)
-          self.evaluate_and_save(step, state, log)
-          since = (time.monotonic(), step)  # the rate is that of training alone
-        self.stop.check()
-        batch = sharding.place(next(feed), self.mesh)
-        state, metrics = self.train_step(state, batch, self.rate_factor())
-        self.check(pending)  # the step before: this one is under way
-        pending = (step, metrics)
-        log.stepped(step + 1)
-        if (step + 1) % config.log.every == 0 or step + 1 == steps:
-          self.check(pending)
-          elapsed = time.monotonic() - since[0]
-          values = {name: float(value) for name, value in metrics.items()}
-          values["learning_rate"] = float(self.rate(step)) * self.rate_factor()
-          values["clips_per_second"] = (step + 1 - since[1]) * config.data.batch_size / elapsed
-          log.record(step + 1, values, "train")
-          since = (time.monotonic(), step + 1)
-      self.check(pending)
-      if start >= steps:
-        log.say(f"{self.workdir}: the run is at step {start}, nothing is left of {steps}")
-      self.evaluate_and_save(max(start, steps), state, log)
-    except Stopped as stopped:
-      self.check(pending)
-      self.save(state)
-      self.manager.wait_until_finished()
-      log.say(
-        f"{stopped}: saved step {int(state.step)} in {self.workdir}; the command goes on there"
-      )
-      raise
+      return train_to_end(run, state, history, store, mesh, manager, log, stop)
     finally:
       log.close()
-    self.manager.wait_until_finished()
-    return state
 
-  def boundary(self, step: int) -> bool:
-    """Whether something is to be evaluated or saved before this step."""
-    return step % self.config.evaluation.every == 0 or step % self.config.checkpoint.every == 0
 
-  def evaluate_and_save(self, step: int, state: TrainState, log: RunLog) -> None:
-    """Validate where that is due (always at the end), then save."""
-    due = step % self.config.evaluation.every == 0 or step == self.config.optim.steps
-    evaluated = any(record["step"] == step for record in self.history)
-    if due and not evaluated and len(self.validation):
+def train_to_end(
+  run: Run,
+  state: TrainState,
+  history: History,
+  store: ClipStore,
+  mesh: jax.sharding.Mesh,
+  manager: ocp.CheckpointManager,
+  log: RunLog,
+  stop: StopRequest,
+) -> TrainState:
+  """The loop, from the state's step to the config's last; adds to `history`."""
+  config, start, steps = run.config, int(state.step), run.config.optim.steps
+  model = run.model()
+  train_step = make_train_step(
+    model,
+    optimiser(config.optim),
+    mesh,
+    normaliser=run.normaliser,
+    augment_config=config.augment,
+    seed=config.seed,
+  )
+  score_step = make_score_step(model, mesh, normaliser=run.normaliser)
+  validation = split_clips(store, config.data, "validation")
+  rate = learning_rate_schedule(config.optim)
+  share = Share(jax.process_index(), jax.process_count())
+  feed = batches(store, clips_of_steps(config, store), start, steps, share)
+  check = functools.partial(ensure_finite, manager)
+
+  def evaluate_and_save(step: int) -> None:
+    if evaluation_is_due(config, history, step) and len(validation):
       scores, labels = score_clips(
-        self.score_step,
+        score_step,
         state.variables,
-        self.store,
-        self.validation,
-        self.config.evaluation.batch_size,
-        self.mesh,
-        before_batch=self.stop.check,
+        store,
+        validation,
+        config.evaluation.batch_size,
+        mesh,
+        before_batch=stop.check,
       )
-      if not np.isfinite(scores).all():
-        raise self.failure(step, "a score of a validation clip is not finite")
+      check(step, {"sum of the validation scores": scores.sum()})
       metrics = tagging_metrics(scores, labels)
-      values = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
-      self.history.append({"step": step, **values})
-      log.record(step, values, "validation")
+      record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
+      history.append({"step": step, **record})
+      log.record(step, record, "validation")
       log.say(f"step {step}: validation mAP {metrics['mAP']:.4f}, mAUC {metrics['mAUC']:.4f}")
-    self.save(state)
+    save(manager, run, state, history)
 
-  def save(self, state: TrainState) -> None:
-    """Begin a checkpoint, unless this step has one."""
-    step = int(state.step)
-    if step in self.manager.all_steps():
-      return
-    description = self.run.description() | {"history": self.history}
-    here = [record["mAP"] for record in self.history if record["step"] == step]
-    checkpoint.save(
-      self.manager, state, self.run.constants(), description, here[0] if here else None
-    )
+  metrics: dict[str, Any] = {}
+  since = (time.monotonic(), start)
+  try:
+    for step in range(start, steps):
+      if step > 0 and is_boundary(config, step):
+        check(step - 1, metrics)
+        evaluate_and_save(step)
+        since = (time.monotonic(), step)  # the rate is that of training alone
+      stop.check()
+      batch = sharding.place(next(feed), mesh)
+      factor = rate_factor(config, history)
+      state, new_metrics = train_step(state, batch, factor)
+      check(step - 1, metrics)  # of the step before, while this one is under way
+      metrics = new_metrics
+      log.stepped(step + 1)
+      if (step + 1) % config.log.every == 0 or step + 1 == steps:
+        check(step, metrics)
+        values = {name: float(value) for name, value in metrics.items()}
+        values["learning_rate"] = float(rate(step)) * factor
+        clips = (step + 1 - since[1]) * config.data.batch_size
+        values["clips_per_second"] = clips / (time.monotonic() - since[0])
+        log.record(step + 1, values, "train")
+        since = (time.monotonic(), step + 1)
+    check(steps - 1, metrics)
+    if start >= steps:
+      log.say(f"the run is at step {start} of {steps}: there is nothing to do")
+    evaluate_and_save(max(start, steps))
+  except Stopped as stopped:
+    check(int(state.step) - 1, metrics)
+    save(manager, run, state, history)
+    manager.wait_until_finished()
+    log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")
+    raise
+  manager.wait_until_finished()
+  return state
 
-  def rate_factor(self) -> float:
-    """What the plateau rule makes of the learning rate.
 
-    An evaluation at the end of a shorter run does not count, so that a run that is made longer is
-    the same as one that was so long from the start.
-    """
-    optim, every = self.config.optim, self.config.evaluation.every
-    values = [record["mAP"] for record in self.history if record["step"] % every == 0]
-    return plateau_factor(
-      [value for value in values if value is not None],
-      factor=optim.plateau_factor,
-      patience=optim.plateau_patience,
-    )
+def is_boundary(config, step: int) -> bool:
+  """Whether something is to be evaluated or saved before this step."""
+  return step % config.evaluation.every == 0 or step % config.checkpoint.every == 0
 
-  def check(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
-    """Stop the run if a step's loss or gradient is not finite."""
-    if pending is None:
-      return
-    step, metrics = pending
-    for name, value in metrics.items():
-      if not math.isfinite(float(value)):
-        raise self.failure(step, f"the {name.replace('_', ' ')} is {float(value)}")
 
-  def failure(self, step: int, what: str) -> WorkFailed:
-    """The end of a run whose numbers have run away."""
-    self.manager.wait_until_finished()
-    kept = checkpoint.saved_steps(self.workdir)
-    return WorkFailed(
-      f"step {step}: {what}; stopped, the last good checkpoint is that of step {kept[-1]} in "
-      f"{self.workdir}; try a lower optim.learning_rate, or optim.clip_norm, in another folder"
-    )
+def evaluation_is_due(config, history: History, step: int) -> bool:
+  """Whether this step is to be evaluated, as the last always is, and has not been."""
+  scheduled = step % config.evaluation.every == 0 or step == config.optim.steps
+  return scheduled and all(record["step"] != step for record in history)
+
+
+def rate_factor(config, history: History) -> float:
+  """What the plateau rule makes of the learning rate.
+
+  An evaluation at the end of a shorter run does not count, so that a run that is made longer is
+  the same as one that was so long from the start.
+  """
+  scheduled = [record for record in history if record["step"] % config.evaluation.every == 0]
+  return plateau_factor(
+    [record["mAP"] for record in scheduled if record["mAP"] is not None],
+    factor=config.optim.plateau_factor,
+    patience=config.optim.plateau_patience,
+  )
+
+
+def save(manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History) -> None:
+  """Begin a checkpoint, unless this step has one."""
+  step = int(state.step)
+  if step in manager.all_steps():
+    return
+  here = [record["mAP"] for record in history if record["step"] == step]
+  description = run.description() | {"history": history}
+  checkpoint.save(manager, state, run.constants(), description, here[0] if here else None)
+
+
+def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, Any]) -> None:
+  """Stop the run if a number of this step is not finite.
+
+  Raises:
+    WorkFailed: naming the step, and the checkpoint from before that stays.
+  """
+  for name, value in metrics.items():
+    if not math.isfinite(float(value)):
+      manager.wait_until_finished()
+      raise WorkFailed(
+        f"step {step}: the {name.replace('_', ' ')} is {float(value)}; stopped, the last good "
+        f"checkpoint is that of step {manager.latest_step()} in {manager.directory.parent}; try a "
+        "lower optim.learning_rate, or optim.clip_norm, in another folder"
+      )
 
 
 def clips_of_steps(config, store: ClipStore):

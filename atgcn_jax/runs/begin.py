@@ -1,0 +1,103 @@
+"""What is checked before a run starts or goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atgcn_jax.data import sampling
+from atgcn_jax.data.store import ClipStore
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.assemble import Run, label_graph
+from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.restore import Loaded
+from atgcn_jax.training import augment
+from atgcn_jax.training.optim import learning_rate_schedule
+
+
+def check_config(config) -> None:
+  """Refuse settings that no run can have.
+
+  Raises:
+    UserError: with the key and what it may be.
+  """
+  configs.check_ranges(config)
+  per_step = config.data.batch_size * augment.clips_per_example(config.augment)
+  devices = jax.device_count()
+  for key, size in (
+    ("data.batch_size", per_step),
+    ("data.batch_size", config.data.batch_size),
+    ("evaluation.batch_size", config.evaluation.batch_size),
+  ):
+    if size % devices:
+      raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
+  if config.data.sampling not in sampling.MODES:
+    raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
+  try:
+    learning_rate_schedule(config.optim)
+    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2])
+  except ValueError as error:
+    raise UserError(f"--config: {error}") from error
+
+
+def check_workdir(workdir: str | os.PathLike) -> None:
+  """Make the folder of a run where it is missing.
+
+  Raises:
+    UserError: if it cannot be made or written to.
+  """
+  try:
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"--workdir {workdir}: cannot be made ({error.strerror}); name another"
+    ) from error
+  if not os.access(workdir, os.W_OK):
+    raise UserError(f"--workdir {workdir}: cannot be written to; name another")
+
+
+def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
+  """The saved run under a config that may differ in what is free on resume.
+
+  Raises:
+    UserError: naming the keys that contradict the saved ones, or the file of other content.
+  """
+  old = saved.run.config
+  if differing := configs.contradictions(configs.plain(old), config):
+    raise UserError(
+      f"--workdir {workdir}: holds a run of another config: {'; '.join(differing)}; "
+      "use that config or another folder"
+    )
+  if store.fingerprint != saved.run.store_fingerprint:
+    raise UserError(
+      f"{store.path}: not the clip store that the run in {workdir} was started on; "
+      "name that one in data.store or use another folder"
+    )
+  graphs = (old.graph, config.graph)
+  if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
+    for key, now, then in zip(
+      ("source", "embeddings"),
+      label_graph(config, saved.run.vocabulary, store),
+      (saved.run.propagation, saved.run.label_embeddings),
+    ):
+      if now is not None and then is not None and not np.array_equal(now, then):
+        raise UserError(
+          f"graph.{key}: another content than the run in {workdir} was started with; "
+          "name that file or use another folder"
+        )
+  return dataclasses.replace(saved.run, config=config)
+
+
+def evaluated_behind(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """The logged evaluation of a checkpoint that was saved before that; at most one."""
+  if any(record["step"] == saved.step for record in saved.history):
+    return []
+  logged = [record for record in read_records(workdir) if "mAP" in record]
+  return [record for record in logged if record["step"] == saved.step][-1:]
