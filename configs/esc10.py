@@ -2,7 +2,8 @@
 
 The folder `data.root` has the clip store `esc10.h5`, made with
 
-  atgcn prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5
+  atgcn prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5 \\
+    --vocabulary DATA/audioset/class_labels_indices.csv --used-labels-only
 
 and, in `audioset/`, `cooccurrence.npz` (the graph is that of AudioSet's full counts, restricted to
 the 26 labels) and `glove_300d.npz`. The ten classes are of equal size, so clips are drawn in

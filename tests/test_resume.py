@@ -251,7 +251,9 @@ def test_a_store_with_nan_is_refused(tmp_path, config):
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
   monkeypatch.setattr(loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None))
-  with pytest.raises(WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"):
+  with pytest.raises(
+    WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"
+  ):
     loop.train(config(), tmp_path)
 
 
