@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import read_arrays, rows_by_id, text_lines
-from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 
 @dataclasses.dataclass(frozen=True)

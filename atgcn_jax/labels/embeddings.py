@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import read_arrays, rows_by_id, text_lines
-from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 # The mean norm of 300-d GloVe vectors averaged over the words of the AudioSet names is 5.95, and
 # training starts alike from vectors of that size.

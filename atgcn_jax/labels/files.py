@@ -7,14 +7,10 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
-
-if TYPE_CHECKING:
-  from atgcn_jax.labels.vocabulary import Vocabulary
 
 
 def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -61,32 +57,6 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise UserError(f"{path}: no such file; check the path") from None
   except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
     raise UserError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
-
-
-def rows_by_id(
-  path: str | os.PathLike[str], mids: np.ndarray, vocabulary: Vocabulary
-) -> np.ndarray:
-  """Where the labels of a vocabulary stand in a file, int64[K].
-
-  Args:
-    path: The file, for the message.
-    mids: The file's label ids, str[M].
-    vocabulary: The K labels that are wanted.
-
-  Raises:
-    UserError: A label of the vocabulary is not in the file, or an id is there twice.
-  """
-  if mids.ndim != 1 or mids.dtype.kind != "U":
-    raise UserError(f"{path}: `mids` is no list of label ids; store one string a row")
-  rows = {str(mid): row for row, mid in enumerate(mids)}
-  if len(rows) < len(mids):
-    raise UserError(f"{path}: `mids` repeats a label id; store one row a label")
-  for label_id, name in zip(vocabulary.ids, vocabulary.names):
-    if label_id not in rows:
-      raise UserError(
-        f"{path}: has no label {label_id} ({name}); use a file made for this vocabulary"
-      )
-  return np.array([rows[label_id] for label_id in vocabulary.ids], np.int64)
 
 
 def _reason(error: Exception) -> str:

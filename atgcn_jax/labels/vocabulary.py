@@ -8,6 +8,8 @@ import functools
 import os
 from collections.abc import Iterable
 
+import numpy as np
+
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import text_lines
 
@@ -116,3 +118,29 @@ def write_vocabulary(path: str | os.PathLike[str], vocabulary: Vocabulary) -> No
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(zip(range(len(vocabulary)), vocabulary.ids, vocabulary.names))
+
+
+def rows_by_id(
+  path: str | os.PathLike[str], mids: np.ndarray, vocabulary: Vocabulary
+) -> np.ndarray:
+  """Where the labels of a vocabulary stand in a file, int64[K].
+
+  Args:
+    path: The file, for the message.
+    mids: The file's label ids, str[M].
+    vocabulary: The K labels that are wanted.
+
+  Raises:
+    UserError: A label of the vocabulary is not in the file, or an id is there twice.
+  """
+  if mids.ndim != 1 or mids.dtype.kind != "U":
+    raise UserError(f"{path}: `mids` is no list of label ids; store one string a row")
+  rows = {str(mid): row for row, mid in enumerate(mids)}
+  if len(rows) < len(mids):
+    raise UserError(f"{path}: `mids` repeats a label id; store one row a label")
+  for label_id, name in zip(vocabulary.ids, vocabulary.names):
+    if label_id not in rows:
+      raise UserError(
+        f"{path}: has no label {label_id} ({name}); use a file made for this vocabulary"
+      )
+  return np.array([rows[label_id] for label_id in vocabulary.ids], np.int64)

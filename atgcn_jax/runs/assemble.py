@@ -23,9 +23,9 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import Counts, count_labels, load_counts
 from atgcn_jax.labels.embeddings import load_embeddings
-from atgcn_jax.labels.files import read_arrays, rows_by_id
+from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.ontology import label_edges, read_ontology
-from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary, rows_by_id
 from atgcn_jax.models.layers import activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.training.optim import optimiser

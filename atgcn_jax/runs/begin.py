@@ -48,19 +48,17 @@ def check_config(config) -> None:
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-  """Make the folder of a run where it is missing.
+  """Refuse a folder that cannot be made or written to; it is made with the first checkpoint.
 
   Raises:
-    UserError: if it cannot be made or written to.
+    UserError: naming it.
   """
-  try:
-    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"--workdir {workdir}: cannot be made ({error.strerror}); name another"
-    ) from error
-  if not os.access(workdir, os.W_OK):
-    raise UserError(f"--workdir {workdir}: cannot be written to; name another")
+  path = pathlib.Path(workdir).absolute()
+  there = next(folder for folder in (path, *path.parents) if folder.exists())
+  if not there.is_dir():
+    raise UserError(f"--workdir {workdir}: {there} is not a folder; name another")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f"--workdir {workdir}: {there} cannot be written to; name another")
 
 
 def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
