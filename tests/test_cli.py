@@ -88,6 +88,8 @@ def place(tmp_path):
   }
   rows = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*vocabulary()))]
   names["labels"] = write(tmp_path / "labels.csv", "\n".join(["index,mid,display_name", *rows]))
+  other = "index,mid,display_name\n0,/m/9,Other\n"
+  names["otherlabels"] = write(tmp_path / "other.csv", other)
   names["file"] = write(tmp_path / "file", "a regular file")
   names["below"] = names["file"] / "below"
   names["glove"] = write(tmp_path / "glove.txt", "hum 1 2 3\nhiss 4 5 6\n")
@@ -166,6 +168,7 @@ MISTAKES = {
   TRAIN + " --config.model.activation=gelu": "gelu",
   TRAIN + " --config.optim.learning_rate=-1.0": "optim.learning_rate",
   TRAIN + " --config.data.vocabulary={missing}": "missing",
+  TRAIN + " --config.data.vocabulary={otherlabels}": "other.csv",
   "evaluate": "--workdir",
   "evaluate --workdir {missing}": "no run",
   "evaluate --workdir {folder}": "no run",

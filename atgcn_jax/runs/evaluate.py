@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -124,9 +125,11 @@ def check_store(run: Run, store: ClipStore) -> None:
     UserError: for another vocabulary or front end.
   """
   if store.vocabulary.ids != run.vocabulary.ids:
+    pairs = zip_longest(store.vocabulary.ids, run.vocabulary.ids, fillvalue="none")
+    k, (theirs, ours) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
     raise UserError(
-      f"{store.path}: a store of another vocabulary ({len(store.vocabulary)} labels, the run has "
-      f"{len(run.vocabulary)}); prepare it with the run's vocabulary"
+      f"{store.path}: a store of another vocabulary (label {k} is {theirs}, the run's is {ours}); "
+      "prepare it with the run's vocabulary"
     )
   if store.frontend != run.frontend:
     raise UserError(
