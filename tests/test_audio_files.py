@@ -252,14 +252,6 @@ def test_windows_want_a_row_and_a_size():
       files.windows(waveform, size)
 
 
-def test_sound_files_are_known_by_suffix(tmp_path):
-  for name in ("a.wav", "b.FLAC", "c.d.ogg", "e.mp3"):
-    assert files.is_sound_file(tmp_path / name)
-    assert files.is_sound_file(name)
-  for name in ("a.txt", "wav", ".wav", "._a.wav", "a.wav.part", ""):
-    assert not files.is_sound_file(name)
-
-
 def test_real_recordings(shared):
   paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))
   for path in paths[::50]:

@@ -1,5 +1,6 @@
 """The front ends against librosa, stage by stage, and their behaviour under transformations."""
 
+import dataclasses
 import json
 
 import jax
@@ -201,7 +202,7 @@ def test_arithmetic_is_float32_whatever_comes_in(name):
 def test_front_ends_travel_as_json():
   for name, frontend in FRONTENDS.items():
     assert frontend.name == name
-    assert Frontend.from_dict(json.loads(json.dumps(frontend.to_dict()))) == frontend
+    assert Frontend(**json.loads(json.dumps(dataclasses.asdict(frontend)))) == frontend
     assert frontend.samples == 10 * LIBROSA[name]["rate"]
     assert frontend.frames == LIBROSA[name]["frames"]
 

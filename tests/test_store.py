@@ -1,5 +1,6 @@
 """Clip stores: round trip, fingerprint, whole or not there, every kind of bad file."""
 
+import dataclasses
 import fcntl
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_the_fingerprint_is_of_all_content(tmp_path):
   louder_bin[3, 2, 1] -= 1
   ids = small_store.VOCABULARY.ids
   swapped = Vocabulary((ids[1], ids[0], *ids[2:]), small_store.VOCABULARY.names)
-  other_frontend = store.Frontend(**{**small_store.FRONTEND.to_dict(), "fmax": 400.0})
+  other_frontend = dataclasses.replace(small_store.FRONTEND, fmax=400.0)
   writings = {
     "same": (log_mel, {}),
     "other chunks": (log_mel, {"chunk": 5}),

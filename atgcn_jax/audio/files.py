@@ -16,9 +16,6 @@ from atgcn_jax.errors import UserError
 
 Source = str | os.PathLike | bytes | BinaryIO
 
-_SUFFIXES = frozenset(
-  {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc"}
-)
 _BLOCK = 1 << 18  # frames decoded at a time, so that channels are averaged in small pieces
 _MIN_TAIL = 10  # a last window with less than 1/10 of sound is dropped
 
@@ -94,16 +91,6 @@ def windows(waveform: np.ndarray, size: int) -> np.ndarray:
   count = full + (rest * _MIN_TAIL >= size or not full) if rest else full
   kept = waveform[: count * size]
   return np.pad(kept, (0, count * size - kept.size)).reshape(count, size)
-
-
-def is_sound_file(path: str | os.PathLike) -> bool:
-  """Returns whether a name is that of a sound file, by its suffix; hidden names are not.
-
-  Args:
-    path: a path or name; nothing needs to exist there.
-  """
-  path = pathlib.PurePath(path)
-  return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def _row(waveform: np.ndarray) -> np.ndarray:

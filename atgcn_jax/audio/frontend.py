@@ -63,15 +63,6 @@ class Frontend:
     """Returns the frames T that a waveform of so many samples gives, at least one."""
     return max(1, samples // self.hop + (not self.drop_last))
 
-  def to_dict(self) -> dict:
-    """Returns the fields as plain values, for JSON."""
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, fields: dict) -> Frontend:
-    """Returns the front end whose `to_dict` gave these fields."""
-    return cls(**fields)
-
 
 FRONTENDS: dict[str, Frontend] = {
   "talnet": Frontend(

@@ -10,8 +10,6 @@ import numpy as np
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 
-SPLITS = ("train", "validation", "test")
-
 
 def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
   """Clip numbers int64[n] of a split, in the store's order.
