@@ -10,9 +10,10 @@ from flax import linen as nn
 
 from atgcn_jax.models.cnn10 import Cnn10, scaled
 from atgcn_jax.models.heads import GraphHead, LinearHead
-from atgcn_jax.models.layers import Array, SpectrogramTransform
+from atgcn_jax.models.layers import ONE_CPU, Array, Placement, SpectrogramTransform, parameter_dtype
 
 DTYPES = ("float32", "bfloat16", "float64")
+BATCH_NORMS = ("global", "local")
 
 
 class AudioTagger(nn.Module):
@@ -29,6 +30,7 @@ class AudioTagger(nn.Module):
     train: bool = False,
     return_features: bool = False,
     after_norm: SpectrogramTransform | None = None,
+    placement: Placement = ONE_CPU,
   ) -> Any:
     """Returns logits float32[B, K], or with `return_features` a dict that holds them and more.
 
@@ -37,16 +39,18 @@ class AudioTagger(nn.Module):
       train: batch statistics and dropout (needs an rng `dropout`) where true.
       return_features: also give `embedding` [B, C] and `label_vectors` [K, C].
       after_norm: training's transform of the spectrogram behind the first batch norm.
+      placement: of training's batch.
     """
-    features = self.encoder(log_mel, train=train, after_norm=after_norm)
+    features = self.encoder(log_mel, train=train, after_norm=after_norm, placement=placement)
     embedding = features["embedding"]
-    scored = self.head(nn.Dropout(self.embedding_dropout, deterministic=not train)(embedding))
+    dropout = nn.Dropout(self.embedding_dropout, deterministic=not train)
+    scored = self.head(at_least_float32(dropout(embedding)))
     features = {name: at_least_float32(x) for name, x in {**features, **scored}.items()}
     return features if return_features else features["logits"]
 
 
 def at_least_float32(x: Array) -> Array:
-  """Narrower floats widened, so that losses and scores are computed in float32."""
+  """Narrower floats widened, so that heads, losses and scores are computed in float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -64,8 +68,8 @@ def build(
 
   Args:
     config: `encoder` (`cnn10`), `head` (`linear` or `graph`), `width` multiplier, `dropout`
-      (`block`, `pooled`, `embedding`), `dtype`; for the graph head also `layers`, `hidden`,
-      `activation`, `negative_slope`.
+      (`block`, `pooled`, `embedding`), `batch_norm` (`global` or `local`), `dtype`; for the graph
+      head also `layers`, `hidden`, `activation`, `negative_slope`.
     num_classes: labels K.
     propagation: float[K, K], needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
@@ -77,15 +81,18 @@ def build(
   dtype = jnp.dtype(config.dtype)
   if config.encoder != "cnn10":
     raise ValueError(f"model.encoder {config.encoder!r}: only cnn10 is known")
+  if config.batch_norm not in BATCH_NORMS:
+    raise ValueError(f"model.batch_norm {config.batch_norm!r}: one of {', '.join(BATCH_NORMS)}")
   encoder = Cnn10(
     width=config.width,
     block_dropout=config.dropout.block,
     pooled_dropout=config.dropout.pooled,
+    batch_norm=config.batch_norm,
     dtype=dtype,
   )
   head: nn.Module
   if config.head == "linear":
-    head = LinearHead(num_classes, dtype=dtype)
+    head = LinearHead(num_classes, dtype=parameter_dtype(dtype))
   elif config.head == "graph":
     propagation, label_embeddings = _graph(num_classes, propagation, label_embeddings)
     if config.layers < 1:

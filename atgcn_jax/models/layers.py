@@ -1,8 +1,9 @@
-"""What several systems share: the input norm, compute types, activations."""
+"""What several systems share: where a batch lies, compute types, activations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,14 @@ Array = jax.Array
 SpectrogramTransform = Callable[[Array], Array]
 
 
-def batch_norm(name: str, dtype: jnp.dtype, *, train: bool) -> nn.BatchNorm:
-  """Batch norm with PyTorch's momentum and epsilon.
+class Placement(NamedTuple):
+  """Where a batch lies: equal runs of clips on so many devices of a platform (`cpu`, `tpu` …)."""
 
-  Its statistics are the global batch's under jit, and of the type of the parameters.
-  """
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    param_dtype=parameter_dtype(dtype),
-    force_float32_reductions=parameter_dtype(dtype) == jnp.float32,
-    name=name,
-  )
+  devices: int
+  platform: str
+
+
+ONE_CPU = Placement(1, "cpu")
 
 
 def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "head": "graph",  # graph (AT-GCN) or linear (CNN10)
     "width": 1.0,  # multiplies the channels of the encoder and of the graph's hidden layers
     "dtype": "float32",  # compute type; parameters stay float32 under bfloat16
+    "batch_norm": "global",  # or local: in training, statistics of each device's own clips
     "dropout": {"block": 0.2, "pooled": 0.5, "embedding": 0.5},
     "layers": 2,  # graph convolutions
     "hidden": 256,

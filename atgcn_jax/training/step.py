@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from atgcn_jax.models.layers import ONE_CPU, Placement
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.state import TrainState
 
@@ -50,8 +51,13 @@ def loss_and_gradients(
   normaliser: Normaliser,
   augment_config: Any,
   seed: int,
+  placement: Placement = ONE_CPU,
 ) -> tuple[Array, Any, Any]:
-  """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step)."""
+  """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step).
+
+  Args:
+    placement: of the batch.
+  """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
   before, behind, labels = augment.plan(
     augment_key, augment_config, batch["labels"].astype(jnp.float32)
@@ -66,6 +72,7 @@ def loss_and_gradients(
       log_mel,
       train=True,
       after_norm=behind,
+      placement=placement,
       rngs={"dropout": dropout_key},
       mutable=["batch_stats"],
     )
@@ -91,9 +98,17 @@ def make_train_step(
   the learning rate (Adam's update is linear in it).
   """
 
+  placement = Placement(mesh.size, mesh.devices.flat[0].platform)
+
   def train_step(state, batch, rate_factor):
     loss, gradients, batch_stats = loss_and_gradients(
-      model, state, batch, normaliser=normaliser, augment_config=augment_config, seed=seed
+      model,
+      state,
+      batch,
+      normaliser=normaliser,
+      augment_config=augment_config,
+      seed=seed,
+      placement=placement,
     )
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: u * jnp.asarray(rate_factor, u.dtype), updates)

@@ -1,0 +1,130 @@
+"""Batch norm with a backward pass of its own, over the whole batch or over parts of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from atgcn_jax.models.layers import Array, parameter_dtype
+
+MOMENTUM, EPSILON = 0.9, 1e-5  # PyTorch's, whose momentum is 1 - 0.9
+STATISTICS = "statistics"  # what a rematerialising backward pass keeps instead of reducing anew
+
+
+def unchanged(x: Array) -> Array:
+  """x."""
+  return x
+
+
+class BatchNorm(nn.Module):
+  """Batch norm over all axes but the last; its variables are named as flax.linen's are.
+
+  Its statistics are of the type of the parameters, float32 or wider. In training each of `groups`
+  equal runs of clips has statistics of its own; the running ones follow the mean over the groups.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+  groups: int = 1
+  behind: Callable[[Array], Array] = unchanged
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool) -> Array:
+    """Returns x normalised, in the compute type, and then what `behind` makes of it.
+
+    Args:
+      x: [B, …, C].
+      train: the batch's statistics where true, the running ones otherwise.
+    """
+    kept, channels = parameter_dtype(self.dtype), x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, channels, kept)
+    bias = self.param("bias", nn.initializers.zeros, channels, kept)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, kept)
+    running_var = self.variable("batch_stats", "var", jnp.ones, channels, kept)
+    if not train:
+      factor = jax.lax.rsqrt(running_var.value + EPSILON)
+      return self.behind(_scaled(x, running_mean.value, factor, scale, bias).astype(self.dtype))
+    y, mean_GxC, var_GxC = normalise(x, scale, bias, self.dtype, self.groups, self.behind)
+    if not self.is_initializing():
+      for running, new in ((running_mean, mean_GxC), (running_var, var_GxC)):
+        running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new.mean(axis=0)
+    return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalise(
+  x: Array,
+  scale_C: Array,
+  bias_C: Array,
+  dtype: jnp.dtype,
+  groups: int,
+  behind: Callable[[Array], Array] = unchanged,
+) -> tuple[Array, Array, Array]:
+  """`behind` of x normalised by its own statistics, and these: mean, biased variance [groups, C].
+
+  No gradient flows through the statistics that are returned. The backward pass needs x alone and
+  reduces over the batch once: its two sums are the gradients of bias and scale.
+
+  Args:
+    x: [B, …, C].
+    dtype: of the normalised x; the statistics have that of scale and bias.
+    groups: equal runs of clips that are normalised on their own.
+    behind: computed anew in the backward pass, so it should be cheap.
+  """
+  return _forward(x, scale_C, bias_C, dtype, groups, behind)[0]
+
+
+def _forward(x, scale, bias, dtype, groups, behind):
+  wide = _grouped(x, groups).astype(scale.dtype)
+  axes = tuple(range(1, wide.ndim - 1))
+  mean, mean_square = wide.mean(axes, keepdims=True), jnp.square(wide).mean(axes, keepdims=True)
+  mean, mean_square = (checkpoint_name(s, STATISTICS) for s in (mean, mean_square))
+  var = jnp.maximum(0, mean_square - jnp.square(mean))
+  factor = jax.lax.rsqrt(var + EPSILON)
+  y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
+  channels = (groups, x.shape[-1])
+  statistics = mean.reshape(channels), var.reshape(channels)
+  return (behind(y), *statistics), (x, mean, factor, scale, bias)
+
+
+def _backward(dtype, groups, behind, kept, cotangents):
+  x, mean, factor, scale, bias = kept
+
+  def at_norm(x, cotangent):
+    """The gradient of the normalised x, and x whitened."""
+    wide = _grouped(x, groups).astype(scale.dtype)
+    y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
+    (gradient,) = jax.vjp(behind, y)[1](cotangent)
+    return _grouped(gradient, groups).astype(scale.dtype), (wide - mean) * factor
+
+  gradient, whitened = at_norm(x, cotangents[0])
+  axes = tuple(range(1, gradient.ndim - 1))
+  of_bias = gradient.sum(axes, keepdims=True)
+  of_scale = (gradient * whitened).sum(axes, keepdims=True)
+  # Computed twice rather than written to memory in between.
+  of_bias, of_scale, again = jax.lax.optimization_barrier((of_bias, of_scale, (x, cotangents[0])))
+  gradient, whitened = at_norm(*again)
+  count = math.prod(gradient.shape[1:-1])
+  of_x = scale * factor * (gradient - (of_bias + whitened * of_scale) / count)
+  channels = (groups, x.shape[-1])
+  return (
+    of_x.astype(x.dtype).reshape(x.shape),
+    of_scale.reshape(channels).sum(axis=0),
+    of_bias.reshape(channels).sum(axis=0),
+  )
+
+
+normalise.defvjp(_forward, _backward)
+
+
+def _scaled(x, mean, factor, scale, bias):
+  return (x.astype(scale.dtype) - mean) * (factor * scale) + bias
+
+
+def _grouped(x, groups):
+  return x.reshape(groups, len(x) // groups, *x.shape[1:])
