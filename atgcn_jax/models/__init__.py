@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from atgcn_jax.models.cnn10 import Cnn10, scaled
 from atgcn_jax.models.heads import GraphHead, LinearHead
-from atgcn_jax.models.layers import ONE_CPU, Array, Placement, SpectrogramTransform, parameter_dtype
+from atgcn_jax.models.layers import (
+  Array,
+  Dropout,
+  Placement,
+  SpectrogramTransform,
+  parameter_dtype,
+)
 
 DTYPES = ("float32", "bfloat16", "float64")
 BATCH_NORMS = ("global", "local")
@@ -30,7 +37,7 @@ class AudioTagger(nn.Module):
     train: bool = False,
     return_features: bool = False,
     after_norm: SpectrogramTransform | None = None,
-    placement: Placement = ONE_CPU,
+    placement: Placement | None = None,
   ) -> Any:
     """Returns logits float32[B, K], or with `return_features` a dict that holds them and more.
 
@@ -39,12 +46,12 @@ class AudioTagger(nn.Module):
       train: batch statistics and dropout (needs an rng `dropout`) where true.
       return_features: also give `embedding` [B, C] and `label_vectors` [K, C].
       after_norm: training's transform of the spectrogram behind the first batch norm.
-      placement: of training's batch.
+      placement: of the batch; by default it lies on all devices.
     """
     features = self.encoder(log_mel, train=train, after_norm=after_norm, placement=placement)
     embedding = features["embedding"]
-    dropout = nn.Dropout(self.embedding_dropout, deterministic=not train)
-    scored = self.head(at_least_float32(dropout(embedding)))
+    embedding = Dropout(self.embedding_dropout)(embedding, train=train)
+    scored = self.head(at_least_float32(embedding))
     features = {name: at_least_float32(x) for name, x in {**features, **scored}.items()}
     return features if return_features else features["logits"]
 
@@ -52,6 +59,32 @@ class AudioTagger(nn.Module):
 def at_least_float32(x: Array) -> Array:
   """Narrower floats widened, so that heads, losses and scores are computed in float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def with_constants(
+  model: nn.Module,
+  variables: dict[str, Any],
+  log_mel_shape: tuple[int, int],
+  placement: Placement | None = None,
+) -> dict[str, Any]:
+  """The variables, and in the collection `constants` what inference can know before a clip comes.
+
+  That is label vectors made by a graph, and convolutions with their batch norms folded into them.
+  They hold for these parameters: do not train with them.
+
+  Args:
+    log_mel_shape: frames and bands of a clip.
+    placement: as for the module.
+  """
+
+  def compute(variables):
+    silence = jnp.zeros((1, *log_mel_shape))
+    _, found = model.apply(
+      variables, silence, train=False, placement=placement, mutable=["constants"]
+    )
+    return found
+
+  return {**variables, **jax.jit(compute)(variables)}
 
 
 def build(

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from atgcn_jax.models import folding
-from atgcn_jax.models.layers import ONE_CPU, Array, Placement, SpectrogramTransform, parameter_dtype
+from atgcn_jax.models import cpu_block, folding
+from atgcn_jax.models.layers import (
+  ONE_CPU,
+  Array,
+  Dropout,
+  Placement,
+  SpectrogramTransform,
+  constant,
+  parameter_dtype,
+  placement_here,
+)
 from atgcn_jax.models.normalisation import STATISTICS, BatchNorm
 
 CHANNELS = (64, 128, 256, 512)
@@ -23,22 +32,26 @@ _keep = jax.checkpoint_policies.save_only_these_names
 class Convolution(nn.Module):
   """A 3x3 convolution without bias, with zeros around each clip."""
 
+  inputs: int
   channels: int
   dtype: jnp.dtype
 
-  @nn.compact
+  def setup(self):
+    """The kernel."""
+    shape, init = (3, 3, self.inputs, self.channels), nn.initializers.xavier_uniform()
+    self.kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
+
   def __call__(self, x: Array, parts: int | None = None) -> Array:
     """Returns [B, T, F, channels].
 
     Args:
-      x: [B, T, F, C].
+      x: [B, T, F, inputs].
       parts: where given, the form for TPUs, on clips folded into as many parts.
     """
-    shape = (3, 3, x.shape[-1], self.channels)
-    init = nn.initializers.xavier_uniform()
-    kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
     x = x.astype(self.dtype)
-    return folding.convolve_parts(x, kernel, parts) if parts else folding.convolve(x, kernel)
+    if parts:
+      return folding.convolve_parts(x, self.kernel, parts)
+    return folding.convolve(x, self.kernel)
 
 
 class ConvBlock(nn.Module):
@@ -46,29 +59,77 @@ class ConvBlock(nn.Module):
 
   channels: int
   dtype: jnp.dtype
+  placement: Placement
   groups: int = 1  # of clips that have batch statistics of their own
-  parts: int | None = None  # see Convolution
 
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Returns [B, T // 2, F // 2, channels]."""
-    first = _layer
-    if x_BxTxFxC.shape[-1] == 1:
-      # The convolution of one channel costs little too: its result is not kept, nor is it held
-      # while the second one's gradients are computed.
-      first = nn.remat(_layer, policy=_keep(STATISTICS), static_argnums=(2, 3, 4))
-    x = first(self, x_BxTxFxC, 1, train, nn.relu)
-    return _layer(self, x, 2, train, _relu_and_pool)
+    x = x_BxTxFxC
+    one_group = self.placement == ONE_CPU and self.dtype == parameter_dtype(self.dtype)
+    if one_group and cpu_block.suits(x.shape[-1], self.channels):
+      return _on_cpu(self, x, train)
+    if not train:
+      return _layers(self, x, train, None)
+    keep = _keep(CONVOLUTION, STATISTICS)
+    layers = nn.remat(_layers, policy=keep, static_argnums=(2, 3))
+    if self.placement.platform != "tpu":
+      return layers(self, x, train, None)
+    parts = 1
+    if x.shape[-1] == 1:
+      parts = folding.parts_to_fill(len(x) // self.placement.devices, x.shape[1])
+    return folding.unfold(layers(self, folding.fold(x, parts), train, parts), parts)
+
+
+def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
+  """The block in the form for one CPU."""
+  sizes = (x.shape[-1], block.channels), (block.channels, block.channels)
+  convs = [Convolution(*size, block.dtype, name=f"conv{i}") for i, size in enumerate(sizes, 1)]
+  norms = [BatchNorm(block.channels, block.dtype, name=f"bn{i}") for i in (1, 2)]
+  layers = [cpu_block.Layer(conv.kernel, norm.scale, norm.bias) for conv, norm in zip(convs, norms)]
+  x = x.astype(block.dtype)
+  if train:
+    y, statistics = cpu_block.block(x, *layers)
+    for norm, found in zip(norms, statistics):
+      norm.follow(*found)
+    return y
+  folded = [
+    constant(
+      block,
+      f"folded{i}",
+      lambda layer=layer, norm=norm: cpu_block.folded(
+        layer, cpu_block.Statistics(norm.running_mean.value, norm.running_variance.value)
+      ),
+    )
+    for i, (layer, norm) in enumerate(zip(layers, norms), 1)
+  ]
+  return cpu_block.infer(x, *folded)
+
+
+def _layers(block: ConvBlock, x: Array, train: bool, parts: int | None) -> Array:
+  first = _layer
+  if x.shape[-1] == 1:
+    # The convolution of one channel costs little: its result is not kept, nor is it held while the
+    # second one's gradients are computed.
+    first = nn.remat(_layer, policy=_keep(STATISTICS), static_argnums=(2, 3, 4, 5))
+  x = first(block, x, 1, train, parts, nn.relu)
+  return _layer(block, x, 2, train, parts, _relu_and_pool)
 
 
 def _layer(
-  block: ConvBlock, x: Array, i: int, train: bool, behind: Callable[[Array], Array]
+  block: ConvBlock,
+  x: Array,
+  i: int,
+  train: bool,
+  parts: int | None,
+  behind: Callable[[Array], Array],
 ) -> Array:
   """The i-th convolution of a block, its batch norm, and what is behind that."""
-  y = Convolution(block.channels, block.dtype, name=f"conv{i}")(x, block.parts)
+  y = Convolution(x.shape[-1], block.channels, block.dtype, name=f"conv{i}")(x, parts)
   if x.shape[-1] > 1:
     y = checkpoint_name(y, CONVOLUTION)
-  return BatchNorm(block.dtype, block.groups, behind, name=f"bn{i}")(y, train=train)
+  norm = BatchNorm(block.channels, block.dtype, block.groups, behind, name=f"bn{i}")
+  return norm(y, train=train)
 
 
 def _relu_and_pool(x: Array) -> Array:
@@ -94,7 +155,7 @@ class Cnn10(nn.Module):
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
-    placement: Placement = ONE_CPU,
+    placement: Placement | None = None,
   ) -> dict[str, Array]:
     """Returns `embedding` [B, C] with C = 512 * width.
 
@@ -102,28 +163,22 @@ class Cnn10(nn.Module):
       log_mel: float[B, T, F] normalised log-mels; T and F at least 16.
       train: batch statistics and dropout (needs an rng `dropout`) where true.
       after_norm: applied to the spectrogram behind the first batch norm; may shrink the batch.
-      placement: of the batch, in training.
+      placement: of the batch; by default it lies on all devices.
     """
+    placement = placement or placement_here()
     groups = placement.devices if self.batch_norm == "local" else 1
-    x = BatchNorm(self.dtype, groups, name="bn0")(log_mel, train=train)
+    x = BatchNorm(log_mel.shape[-1], self.dtype, groups, name="bn0")(log_mel, train=train)
     if after_norm is not None:
       x = after_norm(x)
     x = x[..., None]
-    block = nn.remat(ConvBlock, policy=_keep(CONVOLUTION, STATISTICS), static_argnums=2)
     for i, channels in enumerate(CHANNELS, 1):
-      parts = None
-      if placement.platform == "tpu":
-        parts = folding.parts_to_fill(len(x) // placement.devices, x.shape[1]) if i == 1 else 1
       channels = scaled(channels, self.width)
-      one = (block if train else ConvBlock)(
-        channels, self.dtype, groups, parts, name=f"conv_block{i}"
-      )
-      x = folding.unfold(one(folding.fold(x, parts or 1), train), parts or 1)
-      x = nn.Dropout(self.block_dropout, deterministic=not train)(x)
+      block = ConvBlock(channels, self.dtype, placement, groups, name=f"conv_block{i}")
+      x = Dropout(self.block_dropout)(block(x, train), train=train)
     # From here on nothing is large, so it is computed in float32 whatever the type.
     x_BxTxC = x.mean(axis=2, dtype=parameter_dtype(self.dtype))
     x = x_BxTxC.max(axis=1) + x_BxTxC.mean(axis=1)
-    x = nn.Dropout(self.pooled_dropout, deterministic=not train)(x)
+    x = Dropout(self.pooled_dropout)(x, train=train)
     x = nn.Dense(
       scaled(512, self.width),
       kernel_init=nn.initializers.xavier_uniform(),

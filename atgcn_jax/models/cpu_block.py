@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from atgcn_jax.models import tiles
+from atgcn_jax.models.normalisation import EPSILON
 
 Array = jax.Array
-EPSILON = 1e-5
 NARROWEST = 16  # channels below which the products of tiles are too narrow to gain anything
 CHUNK_BYTES = 16 << 20  # of a chunk's tiles: about what the caches hold
 

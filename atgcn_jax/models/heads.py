@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from atgcn_jax.models.layers import Array, activation, parameter_dtype
+from atgcn_jax.models.layers import Array, activation, constant, parameter_dtype
 
 
 class LinearHead(nn.Module):
@@ -70,13 +70,18 @@ class GraphHead(nn.Module):
   @nn.compact
   def __call__(self, embedding: Array) -> dict[str, Array]:
     """Returns `logits` [B, K] and `label_vectors` H^(L) [K, C], C being the embedding's width."""
+    nodes = constant(self, "label_vectors", lambda: self._label_vectors(embedding.shape[-1]))
+    return {"logits": embedding @ nodes.T.astype(embedding.dtype), "label_vectors": nodes}
+
+  def _label_vectors(self, size: int) -> Array:
+    """H^(L) [K, size]."""
     node_dtype = parameter_dtype(self.dtype)
     propagation = jnp.asarray(self.propagation, node_dtype)
     nodes = jnp.asarray(self.label_embeddings, node_dtype)
     for layer in range(1, self.layers + 1):
       last = layer == self.layers
-      features = embedding.shape[-1] if last else self.hidden
+      features = size if last else self.hidden
       nodes = GraphConvolution(features, name=f"gc{layer}")(nodes, propagation)
       if not last:
         nodes = activation(self.activation, self.negative_slope, node_dtype)(nodes)
-    return {"logits": embedding @ nodes.T.astype(embedding.dtype), "label_vectors": nodes}
+    return nodes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,45 @@ class Placement(NamedTuple):
 
 
 ONE_CPU = Placement(1, "cpu")
+
+
+def placement_here() -> Placement:
+  """Where a batch lies if nobody says otherwise: on all devices."""
+  return Placement(jax.device_count(), jax.default_backend())
+
+
+def constant(module: nn.Module, name: str, compute: Callable[[], Any]) -> Any:
+  """What inference needs of the parameters alone: computed, or taken from where it is kept.
+
+  It is kept in the collection `constants` if that is given; see `models.with_constants`.
+  """
+  if module.has_variable("constants", name):
+    return module.get_variable("constants", name)
+  value = compute()
+  if module.is_mutable_collection("constants") and not module.is_initializing():
+    module.put_variable("constants", name, value)
+  return value
+
+
+class Dropout(nn.Module):
+  """Dropout from 16 random bits an element, so that one draw of 32 serves two.
+
+  The share that is kept is rounded to 1/65536; what is kept is divided by that very share.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool) -> Array:
+    """Returns x, some of it set to zero in training (needs an rng `dropout`)."""
+    kept = round((1 - self.rate) * 2**16)
+    if not train or kept == 2**16:
+      return x
+    if not kept:
+      return jnp.zeros_like(x)
+    words = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], -(-x.shape[-1] // 2)))
+    bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : x.shape[-1]]
+    return jnp.where(bits < kept, x * (2**16 / kept), 0)
 
 
 def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:

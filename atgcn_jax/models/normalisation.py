@@ -29,11 +29,19 @@ class BatchNorm(nn.Module):
   equal runs of clips has statistics of its own; the running ones follow the mean over the groups.
   """
 
+  channels: int
   dtype: jnp.dtype = jnp.float32
   groups: int = 1
   behind: Callable[[Array], Array] = unchanged
 
-  @nn.compact
+  def setup(self):
+    """The variables."""
+    shape, kept = (self.channels,), parameter_dtype(self.dtype)
+    self.scale = self.param("scale", nn.initializers.ones, shape, kept)
+    self.bias = self.param("bias", nn.initializers.zeros, shape, kept)
+    self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
+    self.running_variance = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+
   def __call__(self, x: Array, *, train: bool) -> Array:
     """Returns x normalised, in the compute type, and then what `behind` makes of it.
 
@@ -41,19 +49,20 @@ class BatchNorm(nn.Module):
       x: [B, …, C].
       train: the batch's statistics where true, the running ones otherwise.
     """
-    kept, channels = parameter_dtype(self.dtype), x.shape[-1:]
-    scale = self.param("scale", nn.initializers.ones, channels, kept)
-    bias = self.param("bias", nn.initializers.zeros, channels, kept)
-    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, kept)
-    running_var = self.variable("batch_stats", "var", jnp.ones, channels, kept)
     if not train:
-      factor = jax.lax.rsqrt(running_var.value + EPSILON)
-      return self.behind(_scaled(x, running_mean.value, factor, scale, bias).astype(self.dtype))
-    y, mean_GxC, var_GxC = normalise(x, scale, bias, self.dtype, self.groups, self.behind)
-    if not self.is_initializing():
-      for running, new in ((running_mean, mean_GxC), (running_var, var_GxC)):
-        running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new.mean(axis=0)
+      mean, factor = self.running_mean.value, jax.lax.rsqrt(self.running_variance.value + EPSILON)
+      return self.behind(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
+    y, mean_GxC, variance_GxC = normalise(
+      x, self.scale, self.bias, self.dtype, self.groups, self.behind
+    )
+    self.follow(mean_GxC.mean(axis=0), variance_GxC.mean(axis=0))
     return y
+
+  def follow(self, mean: Array, variance: Array) -> None:
+    """Move the running statistics towards those of a batch."""
+    if not self.is_initializing():
+      for running, new in ((self.running_mean, mean), (self.running_variance, variance)):
+        running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))

@@ -1,18 +1,28 @@
-"""Timing of the training step and of inference on made-up clips."""
+"""Timing of the training step, of inference and of the parts of both, on made-up clips."""
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.models import with_constants
 from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.tools.compiled import layer_flops, step_flops
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import initial_state
@@ -32,12 +42,11 @@ def bench(
     model_name: `cnn10` or `atgcn`.
     batch: clips a step, over all devices.
   Returns: `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
-    first device elsewhere), and what was measured.
+    first device elsewhere), `first_step_seconds` (with its compilation), `start_to_first_step`
+    (from the start of the process until the first step was submitted), `flops` of the layers'
+    convolutions and products in a step as counted by hand, and what was measured.
   """
-  import ml_collections
-
-  config = ml_collections.ConfigDict(DEFAULTS)
-  config.model.head, config.model.dtype = HEADS[model_name], dtype
+  config = config_of(model_name, dtype)
   rng = np.random.RandomState(0)
   graph = rng.rand(CLASSES, CLASSES).astype("f")
   names = tuple(map(str, range(CLASSES)))
@@ -58,7 +67,6 @@ def bench(
   )()
   if what == "train":
     inputs["labels"] = (rng.rand(batch, CLASSES) < 0.004).astype(np.uint8)
-    config.augment.mixup_alpha, config.augment.time_stripes, config.augment.band_stripes = 0.0, 0, 0
     train_step = make_train_step(
       model, adam, mesh, normaliser=normaliser, augment_config=config.augment, seed=0
     )
@@ -69,17 +77,21 @@ def bench(
   else:
     score_step = make_score_step(model, mesh, normaliser=normaliser)
     fed = sharding.place(inputs, mesh)
+    state = with_constants(model, state.variables, (FRAMES, BANDS))
 
-    def step(state):
-      jax.block_until_ready(score_step(state.variables, fed))
-      return state
+    def step(variables):
+      score_step(variables, fed).block_until_ready()
+      return variables
 
-  seconds = []
+  seconds, submitted = [], 0.0
   for _ in range(steps + 1):
     start = time.perf_counter()
-    state = jax.block_until_ready(step(state))
+    state = step(state)
+    submitted = submitted or seconds_since_start()
+    jax.block_until_ready(state)
     seconds.append(time.perf_counter() - start)
   median = statistics.median(seconds[1:])
+  flops = step_flops(config, batch) if what == "train" else batch * layer_flops(config.model)
   return {
     "who": f"atgcn_jax on jax {jax.__version__}",
     "what": what,
@@ -88,11 +100,78 @@ def bench(
     "dtype": dtype,
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
+    "start_to_first_step": submitted,
     "first_step_seconds": seconds[0],
     "seconds_per_step": median,
     "clips_per_second": batch / median,
+    "flops": flops,
+    "flops_per_second": flops / median,
     "peak_bytes": peak_bytes(),
   }
+
+
+def config_of(model_name: str, dtype: str) -> Any:
+  """The defaults with this system and type, without augmentation of the clips."""
+  import ml_collections
+
+  config = ml_collections.ConfigDict(DEFAULTS)
+  config.model.head, config.model.dtype = HEADS[model_name], dtype
+  config.augment.mixup_alpha, config.augment.time_stripes, config.augment.band_stripes = 0.0, 0, 0
+  return config
+
+
+def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
+  """FLOP/s of the product of two square matrices that are large for the device."""
+  size = 3072 if jax.default_backend() == "cpu" else 8192
+  a = jnp.ones((size, size), dtype)
+  return 2 * size**3 / _median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
+
+
+def _median_seconds(function, arguments, repeats) -> float:
+  jax.block_until_ready(function(*arguments))
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
+
+
+def bench_starts(model_name: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
+  """A training step in two new processes: with an empty compilation cache, and with a warm one.
+
+  Returns: `cold` and `warm`, each the result of `bench`.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, "-m", "atgcn_jax.cli", "bench", "train", "--json", "--steps", "2"]
+    command += ["--model", model_name, "--batch", str(batch), "--dtype", dtype]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": folder}
+    cold, warm = (run_json(command, environment) for _ in range(2))
+  return {"what": "compile", "model": model_name, "batch": batch, "cold": cold, "warm": warm}
+
+
+def run_json(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+  """The JSON object that a command prints last.
+
+  Raises:
+    WorkFailed: if the command fails.
+  """
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  lines = done.stdout.strip().splitlines()
+  if done.returncode or not lines:
+    said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+    raise WorkFailed(f"{' '.join(command)} ended with {done.returncode} and said: {said}")
+  return json.loads(lines[-1])
+
+
+def seconds_since_start() -> float | None:
+  """Since the start of this process, where the system tells."""
+  try:
+    told = pathlib.Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+  except OSError:
+    return None
+  began = int(told[19]) / os.sysconf("SC_CLK_TCK")
+  return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def peak_bytes() -> int:
