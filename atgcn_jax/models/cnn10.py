@@ -93,16 +93,10 @@ def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
     for norm, found in zip(norms, statistics):
       norm.follow(*found)
     return y
-  folded = [
-    constant(
-      block,
-      f"folded{i}",
-      lambda layer=layer, norm=norm: cpu_block.folded(
-        layer, cpu_block.Statistics(norm.running_mean.value, norm.running_variance.value)
-      ),
-    )
-    for i, (layer, norm) in enumerate(zip(layers, norms), 1)
+  running = [
+    cpu_block.Statistics(norm.running_mean.value, norm.running_variance.value) for norm in norms
   ]
+  folded = constant(block, "folded", lambda: [*map(cpu_block.folded, layers, running)])
   return cpu_block.infer(x, *folded)
 
 

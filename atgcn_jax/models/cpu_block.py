@@ -7,6 +7,7 @@ gradients are written over them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -258,4 +259,4 @@ def _narrow_input_gradient(dz, kernel_3x3x1xD):
   """[B, H, W, 1]."""
   by_tap = dz @ kernel_3x3x1xD.reshape(9, -1).T
   seen = _neighbours(by_tap)
-  return sum(seen[8 - tap][..., tap] for tap in range(9))[..., None]
+  return functools.reduce(jnp.add, (seen[8 - tap][..., tap] for tap in range(9)))[..., None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +26,7 @@ from atgcn_jax.labels.ontology import label_edges, read_ontology
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary, rows_by_id
 from atgcn_jax.models.layers import activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
+from atgcn_jax.runs.machine import cache_folder
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser
@@ -241,9 +240,3 @@ def store_of(config) -> ClipStore:
   if not path.exists():
     prepare_soundscapes(path, clips, seed=0)
   return open_store(path)
-
-
-def cache_folder() -> pathlib.Path:
-  """Where made data is kept between runs: `$XDG_CACHE_HOME/atgcn_jax`, by default in `~/.cache`."""
-  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(base) / "atgcn_jax"

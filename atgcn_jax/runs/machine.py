@@ -31,9 +31,8 @@ def keep_compiled_programs() -> None:
 
   Programs for a CPU fit that kind of CPU alone, so each kind has a folder.
   """
-  if (
-    jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache
-  ):
+  settings = jax.config.values
+  if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
     return
   jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled" / _cpu_kind()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

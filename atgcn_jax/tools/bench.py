@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,7 +34,12 @@ HEADS = {"cnn10": "linear", "atgcn": "graph"}
 
 
 def bench(
-  what: str, model_name: str, batch: int, steps: int, dtype: str = "float32"
+  what: str,
+  model_name: str,
+  batch: int,
+  steps: int,
+  dtype: str = "float32",
+  trace: str | None = None,
 ) -> dict[str, Any]:
   """Median time of a step at full size, 400x64 log-mels and 527 labels, after one to compile.
 
@@ -41,6 +47,7 @@ def bench(
     what: `train` or `infer`.
     model_name: `cnn10` or `atgcn`.
     batch: clips a step, over all devices.
+    trace: a folder for a profile of one more step, for TensorBoard or Perfetto.
   Returns: `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
     first device elsewhere), `first_step_seconds` (with its compilation), `start_to_first_step`
     (from the start of the process until the first step was submitted), `flops` of the layers'
@@ -83,13 +90,17 @@ def bench(
       score_step(variables, fed).block_until_ready()
       return variables
 
-  seconds, submitted = [], 0.0
+  seconds: list[float] = []
+  submitted = None
   for _ in range(steps + 1):
     start = time.perf_counter()
     state = step(state)
     submitted = submitted or seconds_since_start()
     jax.block_until_ready(state)
     seconds.append(time.perf_counter() - start)
+  if trace:
+    with jax.profiler.trace(trace):
+      jax.block_until_ready(step(state))
   median = statistics.median(seconds[1:])
   flops = step_flops(config, batch) if what == "train" else batch * layer_flops(config.model)
   return {
@@ -124,10 +135,11 @@ def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
   """FLOP/s of the product of two square matrices that are large for the device."""
   size = 3072 if jax.default_backend() == "cpu" else 8192
   a = jnp.ones((size, size), dtype)
-  return 2 * size**3 / _median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
+  return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
 
 
-def _median_seconds(function, arguments, repeats) -> float:
+def median_seconds(function: Callable, arguments: tuple, repeats: int) -> float:
+  """Of so many calls, after one to compile."""
   jax.block_until_ready(function(*arguments))
   seconds = []
   for _ in range(repeats):
@@ -137,17 +149,20 @@ def _median_seconds(function, arguments, repeats) -> float:
   return statistics.median(seconds)
 
 
-def bench_starts(model_name: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
-  """A training step in two new processes: with an empty compilation cache, and with a warm one.
+def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
+  """A training step in two new processes: with an empty compilation cache, then with a warm one.
 
-  Returns: `cold` and `warm`, each the result of `bench`.
+  Args:
+    what: `compile` or `memory`, for the name of the result.
+  Returns: `cold` and `warm`, each the result of `bench`, and the `peak_bytes` of the warm one.
   """
   with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, "-m", "atgcn_jax.cli", "bench", "train", "--json", "--steps", "2"]
+    command = [sys.executable, "-m", "atgcn_jax.cli", "bench", "train", "--json", "--steps", "3"]
     command += ["--model", model_name, "--batch", str(batch), "--dtype", dtype]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": folder}
     cold, warm = (run_json(command, environment) for _ in range(2))
-  return {"what": "compile", "model": model_name, "batch": batch, "cold": cold, "warm": warm}
+  both = {"cold": cold, "warm": warm, "peak_bytes": warm["peak_bytes"]}
+  return {"what": what, "model": model_name, "batch": batch, **both}
 
 
 def run_json(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def make_train_step(
   normaliser: Normaliser,
   augment_config: Any,
   seed: int,
-) -> Callable[[TrainState, dict[str, Array], Any], tuple[TrainState, dict[str, Array]]]:
+) -> jax.stages.Wrapped:
   """The jitted step `(state, batch, rate_factor) -> (state, {"loss", "gradient_norm"})`.
 
   The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, the
