@@ -123,7 +123,7 @@ def test_twenty_steps_in_float64():
   assert one.step == 20
   for start, a, b in zip(*map(jax.tree.leaves, (before, one.params, eight.params))):
     assert a.dtype == np.float64
-    assert np.abs(a - start).max() > 1e-3  # it has learnt something
+    assert np.abs(a - start).max() > 1e-4  # it has learnt something
     np.testing.assert_allclose(b, a, rtol=0, atol=1e-9)
   for a, b in zip(*map(jax.tree.leaves, (one.batch_stats, eight.batch_stats))):
     assert a.dtype == np.float64

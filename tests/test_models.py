@@ -215,6 +215,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
     ({"head": "forest"}, "model.head 'forest'"),
     ({"dtype": "float8"}, "model.dtype 'float8'"),
     ({"layers": 0}, "model.layers 0"),
+    ({"batch_norm": "none"}, "model.batch_norm 'none'"),
   ],
 )
 def test_build_refuses_unknown_settings(changes, message):

@@ -1,5 +1,6 @@
 """Converted PyTorch weights compute and train as they do in PyTorch."""
 
+import functools
 import runpy
 
 import jax
@@ -11,12 +12,15 @@ import pytest
 from atgcn_jax import models
 from atgcn_jax.interop.importing import read_state_dict
 from atgcn_jax.interop.torch_weights import convert
+from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
+# One CPU has a form of CNN10's blocks of its own.
+FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
 NO_DROPOUT = {"block": 0.0, "pooled": 0.0, "embedding": 0.0}
 NO_AUGMENT = {"form": "authors", "mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
 
@@ -27,13 +31,13 @@ def model_config(head, **changes):
   )
 
 
-def adam_losses(model, variables, log_mel, labels, learning_rate, steps):
+def adam_losses(model, variables, log_mel, labels, learning_rate, steps, devices=1):
   """The loss before each of some updates of the project's own training step."""
   adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
   step = make_train_step(
     model,
     adam,
-    data_mesh(jax.devices()[:1]),
+    data_mesh(jax.devices()[:devices]),
     normaliser=Normaliser(np.zeros(log_mel.shape[-1], "f"), np.ones(log_mel.shape[-1], "f")),
     augment_config=ml_collections.ConfigDict(DEFAULTS["augment"] | NO_AUGMENT),
     seed=0,
@@ -119,16 +123,20 @@ def formula_model(head):
   return models.build(config, num_classes=5, **graph), convert(formula_state(head), config)
 
 
+@FORMS
 @pytest.mark.parametrize("head", ["linear", "graph"])
-def test_fingerprint(head):
+def test_fingerprint(head, placement):
   clip, frame, band = np.ogrid[1:5, :48, :32]
   log_mel = noise(7, (4, 48, 32)) + 2 * np.sin(clip * frame / 10) + 2 * np.sin(clip**2 * band / 20)
   log_mel = log_mel.astype(np.float32)
   labels = (np.arange(4)[:, None] + np.arange(5)) % 3 == 0
   model, variables = formula_model(head)
   logits, losses = FINGERPRINT[head]
-  np.testing.assert_allclose(jax.jit(model.apply)(variables, log_mel)[:3], logits, atol=1e-5)
-  trained = adam_losses(model, variables, log_mel, labels, 3e-4, len(losses))
+  apply = jax.jit(functools.partial(model.apply, placement=placement))
+  np.testing.assert_allclose(apply(variables, log_mel)[:3], logits, atol=1e-5)
+  known = models.with_constants(model, variables, log_mel.shape[1:], placement)
+  np.testing.assert_allclose(apply(known, log_mel)[:3], logits, atol=1e-5)
+  trained = adam_losses(model, variables, log_mel, labels, 3e-4, len(losses), placement.devices)
   np.testing.assert_allclose(trained, losses, rtol=2e-5)
 
 
@@ -149,11 +157,13 @@ def reference(shared, head):
   return model, convert(maker["make"](shapes, 1), config), numbers
 
 
+@FORMS
 @pytest.mark.parametrize(("head", "name"), [("linear", "cnn10"), ("graph", "atgcn")])
-def test_logits_of_the_authors_code(shared, head, name):
+def test_logits_of_the_authors_code(shared, head, name, placement):
   model, variables, numbers = reference(shared, head)
   log_mel = np.random.RandomState(1).standard_normal((2, 400, 64)).astype(np.float32)
-  features = jax.jit(lambda v, x: model.apply(v, x, return_features=True))(variables, log_mel)
+  apply = functools.partial(model.apply, return_features=True, placement=placement)
+  features = jax.jit(apply)(variables, log_mel)
   np.testing.assert_allclose(features["logits"], numbers[f"{name}_logits"], rtol=0, atol=1e-4)
   np.testing.assert_allclose(features["embedding"], numbers["cnn10_embedding"], rtol=0, atol=1e-4)
   if head == "graph":

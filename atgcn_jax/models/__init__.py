@@ -101,8 +101,9 @@ def build(
 
   Args:
     config: `encoder` (`cnn10`), `head` (`linear` or `graph`), `width` multiplier, `dropout`
-      (`block`, `pooled`, `embedding`), `batch_norm` (`global` or `local`), `dtype`; for the graph
-      head also `layers`, `hidden`, `activation`, `negative_slope`.
+      (`block`, `pooled`, `embedding`), `batch_norm` (`global`, also where it is left out, or
+      `local`), `dtype`; for the graph head also `layers`, `hidden`, `activation`,
+      `negative_slope`.
     num_classes: labels K.
     propagation: float[K, K], needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
@@ -114,13 +115,14 @@ def build(
   dtype = jnp.dtype(config.dtype)
   if config.encoder != "cnn10":
     raise ValueError(f"model.encoder {config.encoder!r}: only cnn10 is known")
-  if config.batch_norm not in BATCH_NORMS:
-    raise ValueError(f"model.batch_norm {config.batch_norm!r}: one of {', '.join(BATCH_NORMS)}")
+  batch_norm = getattr(config, "batch_norm", "global")
+  if batch_norm not in BATCH_NORMS:
+    raise ValueError(f"model.batch_norm {batch_norm!r}: one of {', '.join(BATCH_NORMS)}")
   encoder = Cnn10(
     width=config.width,
     block_dropout=config.dropout.block,
     pooled_dropout=config.dropout.pooled,
-    batch_norm=config.batch_norm,
+    batch_norm=batch_norm,
     dtype=dtype,
   )
   head: nn.Module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import os
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax import models
+from atgcn_jax.errors import UserError
 from atgcn_jax.models.cnn10 import CHANNELS, scaled
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.optim import optimiser
@@ -25,11 +27,21 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "
 
 
 def topology_devices(name: str) -> list[Any]:
-  """The devices of a TPU topology such as `v5e:4x4`; needs the `libtpu` package, but no TPU."""
+  """The devices of a TPU topology such as `v5e:4x4`; needs the `libtpu` package, but no TPU.
+
+  Raises:
+    UserError: without libtpu, or for a topology that there is not.
+  """
   from jax.experimental import topologies
 
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(f"topology {name}: needs the package libtpu; pip install 'jax[tpu]'")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+  try:
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+  except (RuntimeError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"topology {name}: {reason}; name one such as v5e:4x4") from error
 
 
 def lowered_step(
@@ -57,7 +69,7 @@ def lowered_step(
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
   adam = optimiser(config.optim)
-  step = make_train_step(
+  step: Any = make_train_step(
     model,
     adam,
     mesh,

@@ -1,0 +1,96 @@
+"""What the training step asks of a TPU; compiled for one that is not there."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from atgcn_jax import models
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.tools.compiled import (
+  collectives,
+  compiled_step,
+  graph_flops,
+  layer_flops,
+  step_flops,
+  topology_devices,
+)
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def products(jaxpr):
+  """(name, FLOPs) of each convolution and product in a jaxpr, from its operands' shapes."""
+  for equation in jaxpr.eqns:
+    for inner in jaxprs_in_params(equation.params):
+      yield from products(inner)
+    shapes = [v.aval.shape for v in equation.invars]
+    size = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == "conv_general_dilated":
+      yield "conv", 2 * size * math.prod(shapes[1][:3])
+    if equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      yield "dot", 2 * size * math.prod(shapes[0][axis] for axis in contracted)
+
+
+@pytest.mark.parametrize("head", ["linear", "graph"])
+@pytest.mark.parametrize("width", [0.125, 1.0])
+def test_flops_by_hand_are_those_of_the_traced_layers(head, width):
+  clips, classes = 3, 7
+  section = ml_collections.ConfigDict(DEFAULTS["model"] | {"head": head, "width": width})
+  graph = {"propagation": np.eye(classes), "label_embeddings": np.zeros((classes, 300))}
+  model = models.build(section, num_classes=classes, **graph)
+  x = jnp.zeros((clips, 100, 32))
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  found = list(products(jax.make_jaxpr(model.apply)(variables, x).jaxpr))
+  assert [name for name, _ in found].count("conv") == 8
+  sizes = {"frames": 100, "bands": 32, "classes": classes}
+  by_hand = clips * layer_flops(section, **sizes) + graph_flops(section, 300, classes=classes)
+  assert by_hand == sum(flops for _, flops in found)
+  config = ml_collections.ConfigDict(DEFAULTS | {"model": section})
+  assert step_flops(config, clips, **sizes) == 3 * by_hand
+
+
+def test_cnn10_has_ten_gigaflops_a_clip():
+  assert layer_flops(ml_collections.ConfigDict(DEFAULTS["model"])) == pytest.approx(
+    10.4e9, rel=0.01
+  )
+
+
+def test_collectives_are_read_from_the_program():
+  text = """
+    %a = (f32[64]{0:T(128)}, bf16[3,2]{1,0}) all-reduce(%x, %y), channel_id=1
+    %b = f32[]{:T(128)} all-reduce-start(%z), channel_id=2
+    %c = f32[] all-reduce-done(%b)
+    %d = u8[8,4]{1,0} all-gather(%w), dimensions={0}
+    %e = f32[8]{0} fusion(%all-reduce.1), calls=%f
+  """
+  assert collectives(text) == [("all-reduce", 268), ("all-reduce", 4), ("all-gather", 32)]
+
+
+def test_a_topology_without_libtpu_is_a_users_mistake(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(UserError, match="libtpu") as error:
+    topology_devices("v5e:2x2")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_norm", "reductions"), [("global", 18), ("local", 1)])
+def test_what_a_v5e_chip_is_asked_for(batch_norm, reductions):
+  pytest.importorskip("libtpu", reason="no libtpu: pip install 'atgcn_jax[tpu]'")
+  override = f"--config.model.batch_norm={batch_norm}"
+  config = load_config(CONFIGS / "atgcn_audioset.py", [override])
+  figures = compiled_step(config, "v5e:2x2", 64)
+  assert figures["chips"] == 4
+  # The nine batch norms reduce their statistics one after the other, eight of them also on the way
+  # back; everything else is summed at once.
+  assert [kind for kind, _ in figures["collectives"]] == ["all-reduce"] * reductions
+  assert figures["temp_bytes"] <= 1e9
+  assert 0.9 < figures["flops"] / figures["layer_flops"] <= 1.05

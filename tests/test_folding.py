@@ -1,0 +1,56 @@
+"""Convolutions of clips that are cut into parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atgcn_jax.models.folding import convolve, convolve_parts, fold, parts_to_fill, unfold
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_are_convolved_as_the_whole(channels, parts):
+  x = RANDOM.standard_normal((2, 16, 5, channels)).astype("f")
+  kernel = RANDOM.standard_normal((3, 3, channels, 4)).astype("f")
+
+  def in_parts(x, kernel):
+    return unfold(convolve_parts(fold(x, parts), kernel, parts), parts)
+
+  np.testing.assert_allclose(in_parts(x, kernel), convolve(x, kernel), atol=1e-5)
+  gradients = [
+    jax.grad(lambda *args, f=f: jnp.sin(f(*args)).sum(), (0, 1))(x, kernel)
+    for f in (in_parts, convolve)
+  ]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)
+
+
+def test_the_kernels_gradient_keeps_its_type():
+  x, kernel = jnp.ones((2, 4, 3, 1), jnp.bfloat16), jnp.full((3, 3, 1, 2), 0.1)
+  of_x, of_kernel = jax.grad(lambda x, k: convolve_parts(x, k, 2).sum(dtype="f"), (0, 1))(x, kernel)
+  assert (of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_folding_keeps_every_frame_in_its_place():
+  x = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+  np.testing.assert_array_equal(fold(x, 4)[5], x[1, 2:4])
+  np.testing.assert_array_equal(unfold(fold(x, 4), 4), x)
+
+
+@pytest.mark.parametrize(
+  ("clips", "frames", "parts"),
+  [
+    (64, 400, 2),
+    (128, 400, 1),
+    (512, 400, 1),
+    (32, 400, 4),
+    (8, 400, 8),
+    (64, 50, 1),
+    (96, 400, 4),
+  ],
+)
+def test_parts_fill_a_tile_where_frames_allow(clips, frames, parts):
+  assert parts_to_fill(clips, frames) == parts
+  assert frames // parts % 2 == 0
