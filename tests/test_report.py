@@ -257,3 +257,13 @@ def test_an_older_page_survives_a_failure(tmp_path):
   with pytest.raises(OSError, match="folder"):
     write_report(tmp_path / "folder", **arguments(4))
   assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
+
+
+def test_of_very_many_labels_the_most_frequent_are_mapped(tmp_path, monkeypatch):
+  assert "Mapped:" not in written(tmp_path, 12)
+  monkeypatch.setattr(plots, "MAPPED", 5)
+  source = written(tmp_path, 12, positives=np.arange(12))
+  assert "Mapped: of 12 labels the 5 with the most clips." in source
+  drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
+  assert "Label 11" in drawing
+  assert NASTY[0] not in html.unescape(drawing)

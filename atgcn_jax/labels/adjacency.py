@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse
 
 from atgcn_jax.labels.counts import check_counts
+from atgcn_jax.labels.sparse import Matrix, csr, eye, without_diagonal
 
 METHODS = (
   "identity",
@@ -20,18 +22,22 @@ METHODS = (
 
 def propagation_matrix(
   occurrences: np.ndarray,
-  cooccurrences: np.ndarray,
+  cooccurrences: Matrix,
   *,
   method: str,
   threshold: float = 0.3,
   neighbour_weight: float = 0.2,
-  edges: np.ndarray | None = None,
-) -> np.ndarray:
+  edges: Matrix | None = None,
+) -> Matrix:
   """The propagation matrix float32[K, K]: row i holds the weights with which label i gathers.
+
+  It is an array for an array of counts, and scipy's csr_array for a sparse matrix of counts, then
+  in memory that grows with the entries alone.
 
   Args:
     occurrences: int[K], clips with each label.
-    cooccurrences: int[K, K], clips with both labels of a pair; the diagonal is not looked at.
+    cooccurrences: int[K, K], clips with both labels of a pair; the diagonal is not looked at. An
+      array or a sparse matrix of SciPy; so are `edges` and the matrices of the functions below.
     method: What comes between Eq. 5 and Eq. 1: `none` nothing, `threshold` Eq. 6, `reweight` Eq. 7,
       `paper` both, `binary` both with the kept edges set to 1 in between, `ontology` Eq. 7 on
       `edges` in place of counts. `author` is the form of the authors' code, `identity` no graph.
@@ -53,7 +59,7 @@ def propagation_matrix(
   probabilities = adjacency_from_counts(occurrences, cooccurrences)
   kept = threshold_edges(probabilities, threshold)
   if method == "identity":
-    matrix = np.eye(len(probabilities))
+    matrix = eye(probabilities)
   elif method == "none":
     matrix = normalise(probabilities)
   elif method == "threshold":
@@ -69,13 +75,17 @@ def propagation_matrix(
     if edges is None or np.shape(edges) != probabilities.shape:
       found = "none" if edges is None else f"edges {np.shape(edges)}"
       raise ValueError(f"the ontology method needs edges {probabilities.shape}, got {found}")
-    matrix = normalise(reweight(np.asarray(edges, bool), neighbour_weight))
+    if scipy.sparse.issparse(probabilities):
+      linked = csr(edges).astype(bool)
+    else:
+      linked = np.asarray(edges.toarray() if scipy.sparse.issparse(edges) else edges, bool)
+    matrix = normalise(reweight(linked, neighbour_weight))
   else:
     matrix = author_matrix(kept, neighbour_weight)
-  return matrix.astype(np.float32)
+  return (csr(matrix) if scipy.sparse.issparse(matrix) else matrix).astype(np.float32)
 
 
-def adjacency_from_counts(occurrences: np.ndarray, cooccurrences: np.ndarray) -> np.ndarray:
+def adjacency_from_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> Matrix:
   """Eq. 5: P[i, j], the probability of label j where label i occurs, float64[K, K].
 
   The diagonal is zero, and so is the row of a label that never occurs.
@@ -88,7 +98,13 @@ def adjacency_from_counts(occurrences: np.ndarray, cooccurrences: np.ndarray) ->
     ValueError: The shapes disagree, a count is negative or not finite, or a pair occurs more often
       than one of its labels.
   """
-  occurrences, cooccurrences = np.asarray(occurrences), np.asarray(cooccurrences)
+  occurrences = np.asarray(occurrences)
+  if scipy.sparse.issparse(cooccurrences):
+    check_counts(occurrences, cooccurrences)
+    pairs = without_diagonal(cooccurrences)
+    totals = np.repeat(occurrences, np.diff(pairs.indptr))
+    return scipy.sparse.csr_array((pairs.data / totals, pairs.indices, pairs.indptr), pairs.shape)
+  cooccurrences = np.asarray(cooccurrences)
   check_counts(occurrences, cooccurrences)
   totals = np.broadcast_to(occurrences[:, None], cooccurrences.shape)
   probabilities = np.zeros(cooccurrences.shape)
@@ -97,17 +113,21 @@ def adjacency_from_counts(occurrences: np.ndarray, cooccurrences: np.ndarray) ->
   return probabilities
 
 
-def threshold_edges(adjacency: np.ndarray, threshold: float) -> np.ndarray:
+def threshold_edges(adjacency: Matrix, threshold: float) -> Matrix:
   """Eq. 6: the weights of at least τ, zero in place of the others, [K, K].
 
   Args:
     adjacency: float[K, K], P of Eq. 5.
     threshold: τ, 0 to 1.
   """
+  if scipy.sparse.issparse(adjacency):
+    kept = adjacency.copy()
+    kept.data[kept.data < threshold] = 0
+    return csr(kept)
   return np.where(adjacency >= threshold, adjacency, 0.0)
 
 
-def reweight(adjacency: np.ndarray, neighbour_weight: float) -> np.ndarray:
+def reweight(adjacency: Matrix, neighbour_weight: float) -> Matrix:
   """Eq. 7: own weight 1 - p, and p shared among the neighbours by their weights, float64[K, K].
 
   A row without neighbours has only its own weight. The diagonal that comes in is not looked at.
@@ -116,27 +136,25 @@ def reweight(adjacency: np.ndarray, neighbour_weight: float) -> np.ndarray:
     adjacency: [K, K], not negative; A of Eq. 6, or true where there is an edge.
     neighbour_weight: p, 0 to 1.
   """
-  neighbours = adjacency.astype(np.float64)
-  np.fill_diagonal(neighbours, 0)
-  totals = neighbours.sum(1, keepdims=True)
+  neighbours = without_diagonal(adjacency.astype(np.float64))
+  totals = neighbours.sum(1)[:, None]
   # A total of 0 belongs to a row of zeros, which any divisor leaves as it is.
   weights = neighbour_weight * neighbours / np.where(totals > 0, totals, 1)
-  np.fill_diagonal(weights, 1 - neighbour_weight)
-  return weights
+  return weights + (1 - neighbour_weight) * eye(neighbours)
 
 
-def normalise(adjacency: np.ndarray) -> np.ndarray:
+def normalise(adjacency: Matrix) -> Matrix:
   """Eq. 1: D^-1/2 (A + I) D^-1/2, where D holds the row sums of A + I, float64[K, K].
 
   Args:
     adjacency: float[K, K], not negative, so that every row sum is at least 1.
   """
-  linked = adjacency + np.eye(len(adjacency))
+  linked = adjacency + eye(adjacency)
   scale = 1 / np.sqrt(linked.sum(1))
   return scale[:, None] * linked * scale
 
 
-def author_matrix(adjacency: np.ndarray, neighbour_weight: float) -> np.ndarray:
+def author_matrix(adjacency: Matrix, neighbour_weight: float) -> Matrix:
   """The matrix of the authors' code, float64[K, K]; it stands in for Eq. 7 and Eq. 1.
 
   Weights are shared over columns, a label's own weight is I alone, and the transpose is propagated,
@@ -148,6 +166,6 @@ def author_matrix(adjacency: np.ndarray, neighbour_weight: float) -> np.ndarray:
   """
   # The small number is the authors': columns without neighbours stay zero.
   shared = neighbour_weight * adjacency / (adjacency.sum(0) + 1e-6)
-  linked = shared + np.eye(len(adjacency))
+  linked = shared + eye(adjacency)
   scale = 1 / np.sqrt(linked.sum(1))
   return scale[:, None] * linked.T * scale

@@ -12,6 +12,7 @@ import scipy.sparse
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 
@@ -21,11 +22,11 @@ class Counts:
 
   `occurrences` int64[K] is the number of clips with each label, T of Eq. 5; `cooccurrences`
   int64[K, K] the number of clips with both labels of a pair, X of Eq. 5: symmetric, its diagonal
-  zero.
+  zero; an array, or scipy's csr_array for more than `DENSE_LABELS` labels.
   """
 
   occurrences: np.ndarray
-  cooccurrences: np.ndarray
+  cooccurrences: Matrix
 
 
 def count_labels(offsets: np.ndarray, label_indices: np.ndarray, num_classes: int) -> Counts:
@@ -41,8 +42,8 @@ def count_labels(offsets: np.ndarray, label_indices: np.ndarray, num_classes: in
 
   Source: the counts X and T of Eq. 5.
   """
-  offsets = np.asarray(offsets, np.int64)
-  # A copy: merging repeated labels below sorts the indices in place.
+  # Copies: merging repeated labels below works in place.
+  offsets = np.array(offsets, np.int64)
   labels = np.array(label_indices, np.int64)
   if offsets.ndim != 1 or labels.ndim != 1 or len(offsets) == 0:
     raise ValueError(f"offsets {offsets.shape} and labels {labels.shape} must be [N + 1] and [M]")
@@ -55,13 +56,11 @@ def count_labels(offsets: np.ndarray, label_indices: np.ndarray, num_classes: in
   )
   clips.sum_duplicates()
   clips.data[:] = 1
-  pairs = (clips.T @ clips).toarray()
-  occurrences = pairs.diagonal().copy()
-  np.fill_diagonal(pairs, 0)
-  return Counts(occurrences, pairs)
+  pairs = clips.T.tocsr() @ clips
+  return Counts(pairs.diagonal(), sized(without_diagonal(pairs)))
 
 
-def check_counts(occurrences: np.ndarray, cooccurrences: np.ndarray) -> None:
+def check_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> None:
   """Raises ValueError unless the arrays can be counts of the same clips.
 
   Args:
@@ -70,16 +69,17 @@ def check_counts(occurrences: np.ndarray, cooccurrences: np.ndarray) -> None:
   """
   if occurrences.ndim != 1 or cooccurrences.shape != (len(occurrences),) * 2:
     raise ValueError(f"counts of shapes {occurrences.shape} and {cooccurrences.shape}, not K, KxK")
-  for counts in (occurrences, cooccurrences):
+  pairs = scipy.sparse.coo_array(cooccurrences)
+  for counts in (occurrences, pairs.data):
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
       raise ValueError("a count is negative or not finite")
-  most = np.minimum(occurrences[:, None], occurrences)
-  wrong = (cooccurrences > most) & ~np.eye(len(occurrences), dtype=bool)
-  if wrong.any():
-    i, j = np.argwhere(wrong)[0]
+  most = np.minimum(occurrences[pairs.row], occurrences[pairs.col])
+  wrong = np.flatnonzero((pairs.data > most) & (pairs.row != pairs.col))
+  if len(wrong):
+    i, j = pairs.row[wrong[0]], pairs.col[wrong[0]]
     raise ValueError(
       f"labels {i} and {j} occur {occurrences[i]} and {occurrences[j]} times "
-      f"but {cooccurrences[i, j]} times together"
+      f"but {pairs.data[wrong[0]]} times together"
     )
 
 
@@ -131,7 +131,8 @@ def load_counts(
 
   Args:
     path: An .npz file with `mids` str[M] and, for a set S, `occurrences_S` int[M] and
-      `cooccurrences_S` int[M, M]; without a set the keys end at the underscore.
+      `cooccurrences_S` int[M, M], which may be sparse (`labels.sparse.packed`); without a set the
+      keys end at the underscore.
     vocabulary: The K labels, all of which must be in the file.
     counts_set: `balanced`, `unbalanced` or `full`, or None.
 
@@ -155,10 +156,9 @@ def load_counts(
     if occurrences.shape != arrays["mids"].shape:
       raise ValueError(f"{len(arrays['mids'])} mids but counts of shape {occurrences.shape}")
     check_counts(occurrences, cooccurrences)
-    if (cooccurrences != cooccurrences.T).any():
+    if not equal(cooccurrences, cooccurrences.T):
       raise ValueError(f"`cooccurrences{suffix}` is not symmetric")
   except ValueError as error:
     raise UserError(f"{path}: {error}; count the labels again") from None
-  pairs = cooccurrences[np.ix_(rows, rows)].astype(np.int64)
-  np.fill_diagonal(pairs, 0)
-  return Counts(occurrences[rows].astype(np.int64), pairs)
+  pairs = without_diagonal(selected(cooccurrences, rows).astype(np.int64))
+  return Counts(occurrences[rows].astype(np.int64), sized(pairs))

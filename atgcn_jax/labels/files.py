@@ -7,10 +7,12 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.sparse import unpacked
 
 
 def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -35,11 +37,11 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     raise UserError(f"{path}: cannot be read ({_reason(error)}); check the file") from None
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """All arrays of an .npz file by key; nothing pickled is ever loaded.
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """All arrays and sparse matrices of an .npz file by key; nothing pickled is ever loaded.
 
   Args:
-    path: A file written by `numpy.savez`.
+    path: A file written by `numpy.savez`, its sparse matrices as `labels.sparse.packed` makes them.
 
   Raises:
     UserError: The file is missing, is not an .npz file, or holds Python objects.
@@ -52,7 +54,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: not an .npz file; {mend}")
       file.seek(0)
       with np.load(file, allow_pickle=False) as arrays:
-        return {key: np.asarray(arrays[key]) for key in arrays.files}
+        return unpacked({key: np.asarray(arrays[key]) for key in arrays.files})
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
   except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:

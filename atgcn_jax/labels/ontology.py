@@ -10,9 +10,11 @@ import os
 from collections.abc import Container, Sequence
 
 import numpy as np
+import scipy.sparse
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.sparse import Matrix, csr, sized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,10 @@ def ancestors(ontology: Ontology, label_id: str) -> set[str]:
   return _climb(ontology, label_id, stops={})
 
 
-def label_edges(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
+def label_edges(ontology: Ontology, ids: Sequence[str]) -> Matrix:
   """Edges between labels and their parents, both ways, bool[K, K], none on the diagonal.
 
+  An array, or scipy's csr_array for more than `DENSE_LABELS` labels.
   Where a parent is not a label, its nearest ancestors that are labels stand in, one on each way up.
 
   Args:
@@ -95,12 +98,12 @@ def label_edges(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
   Source: the ontology graph of Table II.
   """
   index = {label_id: k for k, label_id in enumerate(ids)}
-  edges = np.zeros((len(ids), len(ids)), bool)
-  for child, label_id in enumerate(ids):
-    above = _climb(ontology, label_id, stops=index)
-    for parent in (index[category] for category in above if category in index):
-      edges[child, parent] = edges[parent, child] = True
-  return edges
+  above = [_climb(ontology, label_id, stops=index) & index.keys() for label_id in ids]
+  children = np.repeat(np.arange(len(ids)), [len(parents) for parents in above])
+  parents = np.array([index[category] for met in above for category in met], np.int64)
+  pairs = (np.append(children, parents), np.append(parents, children))
+  linked = scipy.sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(ids),) * 2)
+  return sized(csr(linked))
 
 
 def top_categories(ontology: Ontology, ids: Sequence[str]) -> list[list[str]]:

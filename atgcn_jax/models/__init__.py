@@ -91,7 +91,7 @@ def build(
   config: Any,
   *,
   num_classes: int,
-  propagation: np.ndarray | None = None,
+  propagation: Any = None,
   label_embeddings: np.ndarray | None = None,
 ) -> nn.Module:
   """The module of a config's `model` section.
@@ -105,7 +105,7 @@ def build(
       `local`), `dtype`; for the graph head also `layers`, `hidden`, `activation`,
       `negative_slope`.
     num_classes: labels K.
-    propagation: float[K, K], needed by the graph head.
+    propagation: float[K, K], an array or of scipy's csr_array, needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
   Raises:
     ValueError: for an unknown name, or a graph or vectors that are missing or of another size.
@@ -146,7 +146,7 @@ def build(
   return AudioTagger(encoder, head, embedding_dropout=config.dropout.embedding)
 
 
-def _graph(num_classes: int, propagation, label_embeddings) -> tuple[np.ndarray, np.ndarray]:
+def _graph(num_classes: int, propagation, label_embeddings) -> tuple[Any, np.ndarray]:
   """Both arrays, once they are there and fit."""
   if propagation is None or label_embeddings is None:
     raise ValueError("model.head 'graph' needs a propagation matrix and label embeddings")

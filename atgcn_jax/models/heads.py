@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import scipy.sparse
 from flax import linen as nn
 from jax.typing import ArrayLike
 
 from atgcn_jax.models.layers import Array, activation, constant, parameter_dtype
+from atgcn_jax.models.sparse import SparseProduct, sparse_product
 
 
 class LinearHead(nn.Module):
@@ -38,7 +40,7 @@ class GraphConvolution(nn.Module):
   features: int
 
   @nn.compact
-  def __call__(self, nodes_KxE: Array, propagation_KxK: Array) -> Array:
+  def __call__(self, nodes_KxE: Array, propagation_KxK: Array | SparseProduct) -> Array:
     """Returns the next nodes, [K, features]."""
     bound = self.features**-0.5
     weight = self.param(
@@ -47,6 +49,9 @@ class GraphConvolution(nn.Module):
       (nodes_KxE.shape[-1], self.features),
       nodes_KxE.dtype,
     )
+    if isinstance(propagation_KxK, SparseProduct) and nodes_KxE.shape[-1] < self.features:
+      # The same product, propagated where the nodes are narrower.
+      return (propagation_KxK @ nodes_KxE) @ weight
     return propagation_KxK @ (nodes_KxE @ weight)
 
 
@@ -59,7 +64,7 @@ class GraphHead(nn.Module):
   Source: Wang et al., IEEE SPL 2020, Eq. 1 and 3, Algorithm 1.
   """
 
-  propagation: ArrayLike  # float[K, K], Â of Eq. 1
+  propagation: ArrayLike | scipy.sparse.csr_array  # float[K, K], Â of Eq. 1
   label_embeddings: ArrayLike  # float[K, E], H^(0)
   layers: int = 2
   hidden: int = 256
@@ -76,7 +81,11 @@ class GraphHead(nn.Module):
   def _label_vectors(self, size: int) -> Array:
     """H^(L) [K, size]."""
     node_dtype = parameter_dtype(self.dtype)
-    propagation = jnp.asarray(self.propagation, node_dtype)
+    propagation: Array | SparseProduct
+    if scipy.sparse.issparse(self.propagation):
+      propagation = sparse_product(self.propagation)
+    else:
+      propagation = jnp.asarray(self.propagation, node_dtype)
     nodes = jnp.asarray(self.label_embeddings, node_dtype)
     for layer in range(1, self.layers + 1):
       last = layer == self.layers

@@ -23,6 +23,7 @@ from atgcn_jax.labels.counts import Counts, count_labels, load_counts
 from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.ontology import label_edges, read_ontology
+from atgcn_jax.labels.sparse import Matrix, packed, selected, sized, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary, rows_by_id
 from atgcn_jax.models.layers import activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
@@ -36,7 +37,8 @@ from atgcn_jax.training.step import Normaliser
 class Run:
   """All that a run needs besides its clips and its training state.
 
-  `propagation` [K, K] and `label_embeddings` [K, E] are None for a system without a graph.
+  `propagation` [K, K], an array or of scipy's csr_array, and `label_embeddings` [K, E] are None for
+  a system without a graph.
   `range_db` is how far below a clip's peak the log-mels that it trained on reach, None for all.
   `store_fingerprint` is empty for weights that came from elsewhere.
   """
@@ -45,7 +47,7 @@ class Run:
   vocabulary: Vocabulary
   frontend: Frontend
   normaliser: Normaliser
-  propagation: np.ndarray | None
+  propagation: Matrix | None
   label_embeddings: np.ndarray | None
   range_db: float | None
   store_fingerprint: str
@@ -73,7 +75,7 @@ class Run:
     arrays = {"mean": self.normaliser.mean, "deviation": self.normaliser.deviation}
     if self.propagation is not None and self.label_embeddings is not None:
       arrays |= {"propagation": self.propagation, "label_embeddings": self.label_embeddings}
-    return arrays
+    return packed(arrays)
 
   def description(self) -> dict[str, Any]:
     """The rest that a checkpoint keeps, as JSON."""
@@ -89,6 +91,7 @@ class Run:
 
 def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Run:
   """The run that a checkpoint's items `run` and `constants` describe."""
+  constants = unpacked(constants)
   return Run(
     config=config_from_json(description["config"]),
     vocabulary=Vocabulary(tuple(description["label_ids"]), tuple(description["label_names"])),
@@ -130,7 +133,7 @@ def new_run(config, store: ClipStore) -> Run:
 
 def label_graph(
   config, vocabulary: Vocabulary, store: ClipStore | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+) -> tuple[Matrix | None, np.ndarray | None]:
   """Propagation matrix and label embeddings as a config names them; None for a linear head.
 
   Args:
@@ -176,7 +179,7 @@ def propagation_of(
   threshold: float,
   neighbour_weight: float,
   ontology: str = "",
-) -> np.ndarray:
+) -> Matrix:
   """`propagation_matrix` of counts; the method `ontology` takes its edges from that file.
 
   Raises:
@@ -200,19 +203,20 @@ def propagation_of(
     raise UserError(f"graph: {error}") from error
 
 
-def stored_propagation(path: str, arrays: dict[str, np.ndarray], vocabulary: Vocabulary):
+def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary) -> Matrix:
   """The matrix of an `atgcn graph` file in the vocabulary's order.
 
   Raises:
     UserError: if the file is for other labels.
   """
   rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
-  if len(rows) != len(arrays["propagation"]):
+  propagation = arrays["propagation"]
+  if propagation.shape != (len(rows), len(rows)):
     raise UserError(
-      f"{path}: a graph of {len(arrays['propagation'])} labels, not of these {len(rows)}; "
+      f"{path}: a graph of shape {propagation.shape}, not of these {len(rows)} labels; "
       "make it with `atgcn graph` for this vocabulary"
     )
-  return arrays["propagation"][np.ix_(rows, rows)].astype(np.float32)
+  return sized(selected(propagation, rows).astype(np.float32))
 
 
 def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:

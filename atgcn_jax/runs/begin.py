@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from atgcn_jax.data import sampling
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.sparse import equal
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run, label_graph
 from atgcn_jax.runs.log import read_records
@@ -85,7 +85,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       label_graph(config, saved.run.vocabulary, store),
       (saved.run.propagation, saved.run.label_embeddings),
     ):
-      if now is not None and then is not None and not np.array_equal(now, then):
+      if now is not None and then is not None and not equal(now, then):
         raise UserError(
           f"graph.{key}: another content than the run in {workdir} was started with; "
           "name that file or use another folder"

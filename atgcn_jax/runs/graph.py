@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import count_labels, load_counts, read_segments
+from atgcn_jax.labels.sparse import edges_of, packed
 from atgcn_jax.labels.vocabulary import read_vocabulary
 from atgcn_jax.runs.assemble import propagation_of
 
@@ -29,7 +31,8 @@ def write_graph(
   """Write the propagation matrix of some counts; a config's `graph.source` takes the file.
 
   The .npz has `propagation` float32[K, K], `mids`, `occurrences`, `cooccurrences`, `method`,
-  `threshold`, `neighbour_weight`.
+  `threshold`, `neighbour_weight`; for a large vocabulary the matrices are sparse
+  (`labels.sparse.packed`).
 
   Returns: the numbers of `labels`, `edges` and `isolated` labels (without a neighbour).
   Raises:
@@ -51,16 +54,18 @@ def write_graph(
     neighbour_weight=neighbour_weight,
     ontology=ontology,
   )
+  matrices: dict[str, Any] = packed(
+    {"propagation": propagation, "cooccurrences": counted.cooccurrences}
+  )
   out = pathlib.Path(out)
   temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp.npz")
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
       temporary,
-      propagation=propagation,
+      **matrices,
       mids=np.array(labels.ids),
       occurrences=counted.occurrences,
-      cooccurrences=counted.cooccurrences,
       method=np.array(method),
       threshold=np.array(threshold),
       neighbour_weight=np.array(neighbour_weight),
@@ -71,9 +76,9 @@ def write_graph(
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
-  edges = (propagation != 0) & ~np.eye(len(labels), dtype=bool)
+  receivers, _, weights = edges_of(propagation)
   return {
     "labels": len(labels),
-    "edges": int(edges.sum()),
-    "isolated": int((~edges.any(axis=1)).sum()),
+    "edges": len(weights),
+    "isolated": len(labels) - len(np.unique(receivers)),
   }

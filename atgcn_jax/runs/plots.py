@@ -12,6 +12,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from sklearn.manifold import TSNE
 
+from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.runs.drawing import (
   BLUE,
   FEW,
@@ -29,6 +30,7 @@ from atgcn_jax.runs.drawing import (
 ENDS = 20  # of more labels than FEW, so many of the best and of the worst have a bar
 EDGES = 150
 POINTS = 400  # of a curve
+MAPPED = 5000  # labels; t-SNE takes a minute for so many
 
 
 def learning_curves(records: Sequence[dict[str, Any]]) -> str:
@@ -104,24 +106,20 @@ def class_bars(names: Sequence[str], average_precision: np.ndarray) -> str:
     return svg(figure, "bars", alt)
 
 
-def strongest_edges(
-  propagation: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(receivers int64[N], senders int64[N], weights[N]) of the heaviest edges between two labels.
+def strongest_edges(propagation: Matrix, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(receivers int[N], senders int[N], weights[N]) of the heaviest edges between two labels.
 
   Args:
     propagation: float[K, K]; row i holds the weights with which label i receives from the others.
     count: The most edges wanted; of equal weights, the first in the order of the labels come first.
   """
-  between = np.where(np.eye(len(propagation), dtype=bool), 0, propagation)
-  order = np.argsort(-between, axis=None, kind="stable")[:count]
-  order = order[between.flat[order] > 0]
-  receivers, senders = np.unravel_index(order, between.shape)
-  return receivers, senders, between[receivers, senders]
+  receivers, senders, weights = edges_of(propagation)
+  order = np.argsort(-weights, kind="stable")[:count]
+  return receivers[order], senders[order], weights[order]
 
 
 def label_graph(
-  names: Sequence[str], propagation: np.ndarray, average_precision: np.ndarray, seed: int
+  names: Sequence[str], propagation: Matrix, average_precision: np.ndarray, seed: int
 ) -> str:
   """The heaviest edges of the label graph as arrows from sender to receiver.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs import plots
 
@@ -74,7 +75,7 @@ def write_report(
   average_precision: np.ndarray,
   auc: np.ndarray,
   label_vectors: np.ndarray | None,
-  propagation: np.ndarray | None,
+  propagation: Matrix | None,
   config: dict[str, Any],
   seed: int = 0,
 ) -> None:
@@ -194,12 +195,12 @@ def _classes(
 
 
 def _graph(
-  names: Sequence[str], propagation: np.ndarray | None, average_precision: np.ndarray, seed: int
+  names: Sequence[str], propagation: Matrix | None, average_precision: np.ndarray, seed: int
 ) -> str:
   if propagation is None:
     return _note("This system has no label graph.")
-  between = (propagation > 0) & ~np.eye(len(names), dtype=bool)
-  edges, lonely = int(between.sum()), int((~between.any(axis=1)).sum())
+  receivers = edges_of(propagation)[0]
+  edges, lonely = len(receivers), len(names) - len(np.unique(receivers))
   count = f"edges: {edges}; labels: {len(names)}, of these without a neighbour: {lonely}."
   if not edges:
     return _note(f"Label graph: {count}")
@@ -229,11 +230,16 @@ def _map(
     return _note("This system has no label vectors.")
   if not np.isfinite(vectors).all():
     return _note("The label vectors hold numbers that are not finite: nothing to map.")
+  chosen = np.sort(np.argsort(-positives, kind="stable")[: plots.MAPPED])
+  fewer = f" Mapped: of {len(names)} labels the {len(chosen)} with the most clips."
+  fewer = fewer if len(chosen) < len(names) else ""
+  names, vectors = [names[k] for k in chosen], vectors[chosen]
+  positives, average_precision = positives[chosen], average_precision[chosen]
   if len(np.unique(vectors, axis=0)) < 3:
     return _note("Too few labels to map: at least three with different vectors are needed.")
   note = (
     "t-SNE of the vector of each label: labels with similar vectors lie close, long distances say "
-    "little. Colour: AP, white where undefined. Point at a label for its name."
+    f"little. Colour: AP, white where undefined. Point at a label for its name.{fewer}"
   )
   figure = _figure(plots.label_map(names, vectors, positives, average_precision, seed))
   return f"{_note(note)}\n{figure}"
