@@ -59,7 +59,7 @@ def test_scores_are_the_same_in_every_form(tagger):
   x = log_mels(3)
   expected = jax.jit(functools.partial(model.apply, placement=TWO))(variables, x)
   for placement in (ONE, TWO):
-    known = models.with_constants(model, variables, (FRAMES, BANDS), placement)
+    known = models.with_constants(model, (FRAMES, BANDS), placement)(variables)
     assert known["params"] is variables["params"]
     assert placement == TWO or known["constants"]
     actual = jax.jit(functools.partial(model.apply, placement=placement))(known, x)
@@ -100,9 +100,7 @@ def test_a_graph_costs_inference_nothing(placement):
   def compiled(head):
     model = model_of(head)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, FRAMES, BANDS)))
-    known = jax.eval_shape(
-      lambda v: models.with_constants(model, v, (FRAMES, BANDS), placement), variables
-    )
+    known = jax.eval_shape(models.with_constants(model, (FRAMES, BANDS), placement), variables)
     apply = jax.jit(functools.partial(model.apply, placement=placement))
     return apply.lower(known, log_mels(2)).compile()
 

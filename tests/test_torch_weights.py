@@ -134,7 +134,7 @@ def test_fingerprint(head, placement):
   logits, losses = FINGERPRINT[head]
   apply = jax.jit(functools.partial(model.apply, placement=placement))
   np.testing.assert_allclose(apply(variables, log_mel)[:3], logits, atol=1e-5)
-  known = models.with_constants(model, variables, log_mel.shape[1:], placement)
+  known = models.with_constants(model, log_mel.shape[1:], placement)(variables)
   np.testing.assert_allclose(apply(known, log_mel)[:3], logits, atol=1e-5)
   trained = adam_losses(model, variables, log_mel, labels, 3e-4, len(losses), placement.devices)
   np.testing.assert_allclose(trained, losses, rtol=2e-5)

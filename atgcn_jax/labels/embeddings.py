@@ -7,7 +7,6 @@ import re
 import warnings
 
 import numpy as np
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import read_arrays, text_lines
@@ -70,6 +69,8 @@ def hashed_names(vocabulary: Vocabulary, dimension: int) -> np.ndarray:
     dimension: E.
   """
   texts = [name if name.strip() else key for key, name in zip(vocabulary.ids, vocabulary.names)]
+  from sklearn.feature_extraction.text import HashingVectorizer  # a tenth of a second
+
   pieces = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=dimension)
   return (BUILTIN_NORM * pieces.transform(texts).toarray()).astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,12 +63,9 @@ def at_least_float32(x: Array) -> Array:
 
 
 def with_constants(
-  model: nn.Module,
-  variables: dict[str, Any],
-  log_mel_shape: tuple[int, int],
-  placement: Placement | None = None,
-) -> dict[str, Any]:
-  """The variables, and in the collection `constants` what inference can know before a clip comes.
+  model: nn.Module, log_mel_shape: tuple[int, int], placement: Placement | None = None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+  """What adds to variables, in the collection `constants`, all that is known before a clip comes.
 
   That is label vectors made by a graph, and convolutions with their batch norms folded into them.
   They hold for these parameters: do not train with them.
@@ -77,14 +75,14 @@ def with_constants(
     placement: as for the module.
   """
 
-  def compute(variables):
+  @jax.jit
+  def constants(variables):
     silence = jnp.zeros((1, *log_mel_shape))
-    _, found = model.apply(
-      variables, silence, train=False, placement=placement, mutable=["constants"]
-    )
-    return found
+    return model.apply(variables, silence, train=False, placement=placement, mutable=["constants"])[
+      1
+    ]
 
-  return {**variables, **jax.jit(compute)(variables)}
+  return lambda variables: {**variables, **constants(variables)}
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +13,7 @@ from flax import linen as nn
 
 from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data import soundscapes
 from atgcn_jax.data.normaliser import band_statistics
-from atgcn_jax.data.prepare import prepare_soundscapes
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import RANGE_DB, ClipStore, open_store
 from atgcn_jax.errors import UserError
@@ -55,6 +54,10 @@ class Run:
   def model(self) -> nn.Module:
     """The system's module."""
     return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
+
+  def for_inference(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What adds to the variables of `model()` what scoring can know before a clip comes."""
+    return models.with_constants(self.model(), (self.frontend.frames, self.frontend.n_mels))
 
   def initial_state(self) -> TrainState:
     """The state before the first step."""
@@ -238,8 +241,12 @@ def store_of(config) -> ClipStore:
   """The store a config names; the built-in soundscapes are made at first use and kept."""
   if config.data.store != "soundscapes":
     return open_store(data_path(config, config.data.store))
+  # Their synthesis takes a second to import.
+  from atgcn_jax.data.prepare import prepare_soundscapes
+  from atgcn_jax.data.soundscapes import VERSION
+
   clips = config.data.soundscape_clips
-  name = f"soundscapes-{soundscapes.VERSION}-{clips}.h5"
+  name = f"soundscapes-{VERSION}-{clips}.h5"
   path = cache_folder() / name
   if not path.exists():
     prepare_soundscapes(path, clips, seed=0)

@@ -99,7 +99,8 @@ def evaluate(
   batch = run.config.evaluation.batch_size
   batch += -batch % jax.device_count()
   score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
-  scores, labels = score_clips(score_step, loaded.state, store, clips, batch, mesh, progress=True)
+  variables = run.for_inference()(loaded.state)
+  scores, labels = score_clips(score_step, variables, store, clips, batch, mesh, progress=True)
   if not (sound := np.isfinite(scores).all(axis=1)).all():
     clip = store.clip_ids[clips[np.argmin(sound)]]
     raise WorkFailed(f"{store.path}: the scores of {clip} are not finite; prepare the store again")

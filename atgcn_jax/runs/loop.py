@@ -90,6 +90,7 @@ def train_to_end(
     seed=config.seed,
   )
   score_step = make_score_step(model, mesh, normaliser=run.normaliser)
+  for_inference = run.for_inference()
   validation = split_clips(store, config.data, "validation")
   rate = learning_rate_schedule(config.optim)
   share = Share(jax.process_index(), jax.process_count())
@@ -100,7 +101,7 @@ def train_to_end(
     if evaluation_is_due(config, history, step) and len(validation):
       scores, labels = score_clips(
         score_step,
-        state.variables,
+        for_inference(state.variables),
         store,
         validation,
         config.evaluation.batch_size,

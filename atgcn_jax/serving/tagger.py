@@ -49,7 +49,7 @@ class Tagger:
       logits: Any = model.apply(variables, inputs, train=False)
       return jax.nn.sigmoid(logits)
 
-    self._variables = variables
+    self._variables = run.for_inference()(variables)
     self._score = jax.jit(score)
 
   @classmethod

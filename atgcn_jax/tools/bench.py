@@ -84,7 +84,7 @@ def bench(
   else:
     score_step = make_score_step(model, mesh, normaliser=normaliser)
     fed = sharding.place(inputs, mesh)
-    state = with_constants(model, state.variables, (FRAMES, BANDS))
+    state = with_constants(model, (FRAMES, BANDS))(state.variables)
 
     def step(variables):
       score_step(variables, fed).block_until_ready()
