@@ -1,0 +1,96 @@
+"""The benches on small sizes, and what stands around them."""
+
+import json
+import sys
+
+import jax
+import pytest
+
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.runs import machine
+from atgcn_jax.tools import bench, bench_layers, compare
+
+
+def says(text, status=0):
+  return [sys.executable, "-c", f"import sys; print('''{text}'''); sys.exit({status})"]
+
+
+def test_run_json_takes_the_last_line():
+  assert bench.run_json(says('first\n{"seconds": 2}')) == {"seconds": 2}
+
+
+def test_run_json_tells_why_a_command_failed():
+  with pytest.raises(WorkFailed, match="ended with 3"):
+    bench.run_json(says("{}", status=3))
+
+
+def test_in_turn_leaves_out_the_first(tmp_path):
+  tally = repr(str(tmp_path / "tally"))
+  counting = f"file = open({tally}, 'a'); print(file.tell()); file.write('x')"
+  mine, peers = compare.in_turn([sys.executable, "-c", counting], says("7"), 2)
+  assert (mine, peers) == ([1, 2], [7, 7])
+
+
+@pytest.mark.parametrize(
+  ("key", "unit", "ours", "peer"),
+  [("clips_per_second", "clips/s", 30.0, 10.0), ("seconds", "s", 1.0, 3.0)],
+)
+def test_a_ratio_above_one_is_in_our_favour(key, unit, ours, peer):
+  results = [{key: ours}] * 3, [{key: peer}] * 3
+  row = compare._row("name", results, key, unit)
+  assert row["ratio"] == pytest.approx(3)
+
+
+def test_the_table_has_a_line_a_row():
+  row = {"name": "train", "ours": 8.1234, "peer": 4.0, "ratio": 2.031, "unit": "clips/s"}
+  text = compare.table({"rows": [row | {"limit": None}], "machine": compare.machine()})
+  assert "| train | 8.123 clips/s | 4 clips/s | 2.03 | – |" in text.splitlines()
+  assert f"jax {jax.__version__}" in text
+
+
+def test_compare_names_a_twin_that_is_not_there(tmp_path):
+  with pytest.raises(UserError, match="no such file"):
+    compare.compare(str(tmp_path / "twin.py"), 1)
+
+
+def test_layers_of_a_small_network(monkeypatch):
+  monkeypatch.setattr(bench_layers, "FRAMES", 16)
+  monkeypatch.setattr(bench_layers, "BANDS", 16)
+  monkeypatch.setattr(bench_layers, "CHANNELS", (2, 3))
+  result = bench_layers.bench_layers(8, 1)
+  flops = {layer["name"]: layer["flops"] for layer in result["layers"]}
+  assert flops["conv_block1.conv2"] == 2 * 8 * 16 * 16 * 9 * 2 * 2
+  assert flops["conv_block2.conv1"] == 2 * 8 * 8 * 8 * 9 * 2 * 3
+  assert flops["conv_block2"] == flops["conv_block2.conv1"] + flops["conv_block2.conv2"]
+  assert len(bench_layers.table(result).splitlines()) == 2 + len(flops) + 2
+  json.dumps(result)
+
+
+def test_the_time_since_the_start_grows():
+  first = bench.seconds_since_start()
+  assert first is None or 0 < first < bench.seconds_since_start() < 24 * 3600
+
+
+@pytest.fixture
+def no_cache():
+  before = jax.config.values["jax_compilation_cache_dir"]
+  jax.config.update("jax_compilation_cache_dir", None)
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(no_cache, monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  machine.keep_compiled_programs()
+  folder = jax.config.values["jax_compilation_cache_dir"]
+  assert folder.startswith(str(tmp_path / "atgcn_jax" / "compiled"))
+  jax.config.update("jax_compilation_cache_dir", "elsewhere")
+  machine.keep_compiled_programs()
+  assert jax.config.values["jax_compilation_cache_dir"] == "elsewhere"
+
+
+@pytest.mark.slow
+def test_a_warm_start_is_quick_and_small(tmp_path):
+  result = bench.bench_starts("compile", "atgcn", 2)
+  assert result["warm"]["first_step_seconds"] < result["cold"]["first_step_seconds"]
+  assert result["peak_bytes"] < result["cold"]["peak_bytes"]
