@@ -165,9 +165,12 @@ def _train(options) -> int:
   config = load_config(options.config, options.overrides)
   if config.deterministic:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-  _machine()
   from atgcn_jax.runs.loop import train
+  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.runs.signals import Stopped
+
+  keep_compiled_programs()
+  keep_freed_memory()
 
   try:
     train(config, options.workdir)
@@ -177,8 +180,10 @@ def _train(options) -> int:
 
 
 def _evaluate(options) -> None:
-  _machine()
   from atgcn_jax.runs.evaluate import evaluate
+  from atgcn_jax.runs.machine import keep_compiled_programs
+
+  keep_compiled_programs()
 
   result = evaluate(
     options.workdir, step=options.step, store_path=options.store, split=options.split
@@ -192,11 +197,12 @@ def _evaluate(options) -> None:
 
 
 def _tag(options) -> int:
+  from atgcn_jax.runs.machine import keep_compiled_programs
   from atgcn_jax.serving.tagger import Tagger
 
   if options.top < 1:
     raise UserError(f"--top {options.top}: ask for at least one label")
-  _machine()
+  keep_compiled_programs()
   tagger = Tagger.restore(options.workdir, options.step)
   bad = []
   for file in options.files:
@@ -280,20 +286,15 @@ def _import_torch(options) -> None:
 
 
 def _bench(options) -> None:
-  _machine()
+  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.tools.benches import run
 
   if options.batch < 1 or options.steps < 1 or options.labels < 1:
     raise UserError("--batch, --steps and --labels: take at least 1")
+  keep_compiled_programs()
+  keep_freed_memory()
   result, text = run(options)
   print(json.dumps(result) if options.json else text)
-
-
-def _machine() -> None:
-  """For the verbs that compile large programs."""
-  from atgcn_jax.runs.machine import prepare_machine
-
-  prepare_machine()
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from atgcn_jax.audio import files
+from atgcn_jax.audio.clipwise import transform
 from atgcn_jax.audio.frontend import (
   FRONTENDS,
   Frontend,
@@ -164,6 +165,61 @@ def test_batches_vmap_and_jit_change_nothing(name):
     jitted(grouped, name).reshape(alone.shape),
   ):
     np.testing.assert_allclose(got, alone, atol=2e-3)
+
+
+def staged(waveform, frontend):
+  """Log-mels by the public stages, as a device other than a CPU computes them."""
+  fields = dataclasses.asdict(frontend)
+  spectra = spectrogram(waveform, **{field: fields[field] for field in STFT_FIELDS})
+  spectra = spectra[..., : frontend.frame_count(waveform.shape[-1]), :]
+  mel = mel_spectrogram(spectra, **{field: fields[field] for field in MEL_FIELDS})
+  return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"n_fft": 2048, "power": 2, "pad_mode": "reflect"},
+    {"n_fft": 1024, "drop_last": False},
+    {"n_fft": 1000, "win_length": 200, "hop": 77, "n_mels": 20},  # no power of two
+    {"n_fft": 510, "win_length": 100, "hop": 200, "n_mels": 20},  # half of it odd
+    {"n_fft": 512, "win_length": 400, "n_mels": 20},  # a window that no quarter divides
+  ],
+)
+def test_clip_by_clip_is_the_same_for_any_settings_and_leading_axes(changes):
+  frontend = dataclasses.replace(FRONTENDS["talnet"], **changes)
+  clips = np.stack([synthetic("noise", 4001, 16000) * scale for scale in (1, 1e-3, 0.1)] * 2)
+  for shape in ((4001,), (1, 4001), (3, 4001), (2, 3, 4001), (2, 0, 4001)):
+    waveform = np.resize(clips, shape)
+    got = jitted(waveform, frontend)
+    np.testing.assert_allclose(got, staged(waveform, frontend), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_the_stages(name):
+  clips = np.stack([synthetic(kind, 4001, 16000) for kind in ("noise", "sines", "chirp")])
+  weights = np.random.default_rng(2).standard_normal(log_mel(clips, name).shape).astype("f")
+  got, expected = (
+    jax.jit(jax.grad(lambda x, f=f: (f(x) * weights).sum()))(clips)
+    for f in (lambda x: log_mel(x, name), lambda x: staged(x, FRONTENDS[name]))
+  )
+  np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("n_fft", "size"), [(4096, 1024), (1024, 1024), (1000, 250), (96, 12)])
+def test_the_transform_in_parts_is_as_exact_as_the_whole(n_fft, size):
+  r = np.random.default_rng(5)
+  framed, window = (r.standard_normal(shape).astype("f") for shape in ((50, size), (size,)))
+  exact = np.fft.rfft(framed.astype(np.float64) * window.astype(np.float64), n_fft)
+  parts = transform(jnp.asarray(framed), window, n_fft)
+  bins = np.concatenate([bins for _, bins in parts])
+  assert sorted(bins) == list(range(n_fft // 2 + 1))
+  got = np.concatenate([np.abs(spectrum) for spectrum, _ in parts], axis=1)
+  whole = np.abs(jnp.fft.rfft(framed * window, n_fft))
+  errors = [np.abs(a - np.abs(b)) for a, b in ((got, exact[:, bins]), (whole, exact))]
+  assert errors[0].max() <= 2 * errors[1].max()
+  assert np.square(errors[0]).mean() <= 2 * np.square(errors[1]).mean()
 
 
 def test_the_peak_is_that_of_the_clip_and_of_the_frames_that_stay():

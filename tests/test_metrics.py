@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.metrics import CLASSES, CLIPS, tagging_metrics
 
 
 def expected(scores, labels):
@@ -39,6 +39,20 @@ def test_equal_to_scikit_learn_with_ties(levels):
   scores = np.round(scores * levels) / levels
   check(scores, labels)
   check(scores.astype(np.float32), labels.astype(np.int8))
+
+
+@pytest.mark.parametrize("score_type", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("label_type", ["bool", "uint8", "int64", "float32"])
+def test_any_type_and_more_positives_than_negatives(score_type, label_type):
+  r = np.random.default_rng(1)
+  clips, classes = 2 * CLIPS + 7, CLASSES + 5  # neither fills whole blocks
+  labels = r.random((clips, classes)) < np.linspace(0.004, 0.996, classes)
+  labels[0], labels[1] = True, False
+  logits = 2 * r.standard_normal(labels.shape) - 3 + labels
+  scores = np.round(1 / (1 + np.exp(-logits)), 2).astype(score_type)  # many are equal
+  turned = np.asfortranarray(scores)
+  found = check(scores, labels.astype(label_type))
+  np.testing.assert_array_equal(tagging_metrics(turned, labels)["auc"], found["auc"])
 
 
 def test_classes_of_one_kind_are_left_out():
@@ -112,3 +126,5 @@ def test_refuses_what_cannot_be_ranked():
     tagging_metrics(np.zeros(3), np.zeros(3))
   with pytest.raises(ValueError, match="NaN"):
     tagging_metrics(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))
+  with pytest.raises(ValueError, match="NaN"):  # also in a class that has no metric
+    tagging_metrics(np.array([[0.5, np.nan], [0.0, 0.0]]), np.array([[1, 0], [0, 0]]))

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atgcn_jax.audio.clipwise import mel_spectrogram_clipwise
+
 # The Slaney scale: 15 mel are 1000 Hz, linear below, 27 steps to every factor of 6.4 above.
 _KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
 
@@ -111,24 +113,26 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
     if frontend not in FRONTENDS:
       raise ValueError(f"front end {frontend!r} is not known; choose one of {sorted(FRONTENDS)}")
     frontend = FRONTENDS[frontend]
-  spectra = spectrogram(
-    waveform,
-    n_fft=frontend.n_fft,
-    win_length=frontend.win_length,
-    hop=frontend.hop,
-    pad_mode=frontend.pad_mode,
-    power=frontend.power,
+  stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power")}
+  filters = {
+    name: getattr(frontend, name) for name in ("sample_rate", "n_fft", "n_mels", "fmin", "fmax")
+  }
+  waveform = _checked(waveform)
+  frames = frontend.frame_count(waveform.shape[-1])
+
+  def together(waveform):
+    spectra = spectrogram(waveform, win_length=frontend.win_length, **stft)
+    return mel_spectrogram(spectra[..., :frames, :], **filters)
+
+  clipwise = functools.partial(
+    mel_spectrogram_clipwise,
+    frames=frames,
+    window=_hann(frontend.win_length),
+    bank=mel_filterbank(**filters),
+    **stft,
   )
   # Frames are dropped before the peak is taken.
-  spectra = spectra[..., : frontend.frame_count(waveform.shape[-1]), :]
-  mel = mel_spectrogram(
-    spectra,
-    sample_rate=frontend.sample_rate,
-    n_fft=frontend.n_fft,
-    n_mels=frontend.n_mels,
-    fmin=frontend.fmin,
-    fmax=frontend.fmax,
-  )
+  mel = jax.lax.platform_dependent(waveform, cpu=clipwise, default=together)
   return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
 
 
@@ -163,11 +167,7 @@ def spectrogram(
     raise ValueError(f"cannot frame with n_fft {n_fft}, win_length {win_length}, hop {hop}")
   if pad_mode not in ("constant", "reflect") or power not in (1, 2):
     raise ValueError(f"pad_mode {pad_mode!r} or power {power!r} is not known")
-  if not jnp.issubdtype(waveform.dtype, jnp.floating):
-    raise TypeError(f"expected a waveform of floats in [-1, 1], got {waveform.dtype}")
-  if not waveform.ndim or not waveform.shape[-1]:
-    raise ValueError(f"expected a waveform [..., S] with S at least 1, got {waveform.shape}")
-  waveform = jnp.asarray(waveform, jnp.float32)
+  waveform = _checked(waveform)
   frames = waveform.shape[-1] // hop + 1
   # Only what lies under the window is framed: zeros around it change phases, which are dropped,
   # and the Fourier transform appends as many. Frames are whole hops laid side by side, so that
@@ -252,6 +252,15 @@ def to_decibels(
   if top_db is None:
     return decibels
   return jnp.maximum(decibels, decibels.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def _checked(waveform: jax.Array | np.ndarray) -> jax.Array:
+  """Returns the waveform in float32; raises what is wrong with it."""
+  if not jnp.issubdtype(waveform.dtype, jnp.floating):
+    raise TypeError(f"expected a waveform of floats in [-1, 1], got {waveform.dtype}")
+  if not waveform.ndim or not waveform.shape[-1]:
+    raise ValueError(f"expected a waveform [..., S] with S at least 1, got {waveform.shape}")
+  return jnp.asarray(waveform, jnp.float32)
 
 
 def _hann(size: int) -> np.ndarray:

@@ -193,10 +193,8 @@ def build_store(
 def _log_mel_chunk(
   load: Callable[[str], np.ndarray], settings: frontend.Frontend, dtype: str, clip_ids: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-  waveforms = np.stack([load(clip_id) for clip_id in clip_ids])
-  # One shape for every chunk: one compilation.
-  padded = np.pad(waveforms, ((0, CHUNK - len(waveforms)), (0, 0)))
-  return encode(np.asarray(_jitted_log_mel(settings)(padded))[: len(waveforms)], dtype)
+  log_mel = _jitted_log_mel(settings)
+  return encode(np.stack([np.asarray(log_mel(load(clip_id))) for clip_id in clip_ids]), dtype)
 
 
 @functools.cache

@@ -14,12 +14,6 @@ import jax
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt in glibc's malloc.h
 
 
-def prepare_machine() -> None:
-  """Keeps compiled programs on disk and freed memory in the process."""
-  keep_compiled_programs()
-  keep_freed_memory()
-
-
 def cache_folder() -> pathlib.Path:
   """Where made data is kept between runs: `$XDG_CACHE_HOME/atgcn_jax`, by default in `~/.cache`."""
   base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.errors import UserError
 from atgcn_jax.tools.bench import matrix_product_rate, run_json
 
@@ -54,8 +55,13 @@ def compare(twin: str, rounds: int) -> dict[str, Any]:
         rows.append(_row(name, results, "clips_per_second", "clips/s", limit))
         if what == "train":
           rows.append(_row(f"{name}: peak memory", results, "peak_bytes", "bytes"))
-  for what, name in (("metrics", "metrics, 20,371 x 527"), ("frontend", "log-mel")):
-    command = [*OURS, what, "--json"]
+  for name, command in (
+    ("mAP and mAUC, 20,371 x 527", [*OURS, "metrics", "--json"]),
+    *(
+      (f"log-mel {name}, batch 16", [*OURS, "frontend", "--json", "--frontend", name])
+      for name in FRONTENDS
+    ),
+  ):
     results = in_turn(command, [*command, "--reference"], rounds)
     rows.append(_row(name, results, "seconds", "s"))
   return {"machine": machine(), "rows": rows}
