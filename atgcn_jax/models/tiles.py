@@ -25,7 +25,7 @@ def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """In one dimension: input [6, 6] and kernel [6, 3] to points, points to output [4, 6].
 
   A polynomial of degree 5 is known from its values at five points and its leading coefficient.
-  With the points 0, ±2/3, ±3/2 float32 results err about three times as much as direct sums.
+  With the points 0, ±2/3, ±3/2 float32 outputs err about four times as much as direct sums.
   """
   points = np.array([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2])
 
