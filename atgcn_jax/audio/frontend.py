@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atgcn_jax.audio.clipwise import mel_spectrogram_clipwise
+from atgcn_jax.audio.pieces import mel_spectrogram_in_pieces
 
 # The Slaney scale: 15 mel are 1000 Hz, linear below, 27 steps to every factor of 6.4 above.
 _KNEE_HZ, _KNEE_MEL, _STEP = 1000.0, 15.0, np.log(6.4) / 27.0
@@ -124,15 +124,15 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
     spectra = spectrogram(waveform, win_length=frontend.win_length, **stft)
     return mel_spectrogram(spectra[..., :frames, :], **filters)
 
-  clipwise = functools.partial(
-    mel_spectrogram_clipwise,
+  in_pieces = functools.partial(
+    mel_spectrogram_in_pieces,
     frames=frames,
     window=_hann(frontend.win_length),
     bank=mel_filterbank(**filters),
     **stft,
   )
   # Frames are dropped before the peak is taken.
-  mel = jax.lax.platform_dependent(waveform, cpu=clipwise, default=together)
+  mel = jax.lax.platform_dependent(waveform, cpu=in_pieces, default=together)
   return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
 
 
