@@ -222,6 +222,18 @@ def test_the_transform_in_parts_is_as_exact_as_the_whole(n_fft, size):
   assert np.square(errors[0]).mean() <= 2 * np.square(errors[1]).mean()
 
 
+def test_a_frame_has_the_same_bits_alone_and_among_others():
+  # XLA deals frames out to threads and vector lanes as it finds them free.
+  framed = np.random.default_rng(6).standard_normal((13, 1024)).astype("f")
+  window = np.hanning(1024).astype("f")
+  together = transform(jnp.asarray(framed), window, 4096)
+  for i in (0, 5, 12):
+    alone = transform(jnp.asarray(framed[i : i + 1]), window, 4096)
+    for got, expected in zip(alone, together):
+      for part in (0, 1):
+        np.testing.assert_array_equal(got[part][0], expected[part][i])
+
+
 def test_the_peak_is_that_of_the_clip_and_of_the_frames_that_stay():
   quiet = synthetic("noise", 16000, 16000) * np.float32(3e-9)
   loud = synthetic("noise", 16000, 16000)
