@@ -58,8 +58,10 @@ class Dropout(nn.Module):
       return x
     if not kept:
       return jnp.zeros_like(x)
-    words = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], -(-x.shape[-1] // 2)))
-    bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : x.shape[-1]]
+    # Halved along the second axis: on a TPU half the channels would fill no tile.
+    size = x.shape[1]
+    words = jax.random.bits(self.make_rng("dropout"), (len(x), -(-size // 2), *x.shape[2:]))
+    bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :size]
     return jnp.where(bits < kept, x * (2**16 / kept), 0)
 
 
