@@ -118,6 +118,17 @@ def _parser() -> argparse.ArgumentParser:
   soundscapes.add_argument("--clips", type=int, default=10, help="how many (default 10)")
   soundscapes.add_argument("--seed", type=int, default=0)
 
+  mixtures = verb("mixtures", _mixtures, "mix recordings of one sound each to scenes of several")
+  mixtures.add_argument("--audio", required=True, help="folder of recordings")
+  mixtures.add_argument("--labels", required=True, help="CSV: filename,fold,positive_labels")
+  mixtures.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
+  mixtures.add_argument("--counts", required=True, help=".npz: how often labels occur together")
+  mixtures.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
+  mixtures.add_argument("--out", required=True, help="folder to write")
+  mixtures.add_argument("--clips", type=int, default=2000, help="how many (default 2000)")
+  mixtures.add_argument("--rate", type=int, default=32000, help="in Hz (default 32000)")
+  mixtures.add_argument("--seed", type=int, default=0)
+
   graph = verb("graph", _graph, "write the label graph of counts or of a segment list")
   source = graph.add_mutually_exclusive_group(required=True)
   source.add_argument("--counts", help=".npz with mids, occurrences_SET, cooccurrences_SET")
@@ -247,13 +258,27 @@ def _soundscapes(options) -> None:
 
   if options.clips < 1:
     raise UserError(f"--clips {options.clips}: ask for at least one")
-  try:
-    write_soundscapes(options.out, options.clips, options.seed)
-  except OSError as error:
-    raise UserError(
-      f"--out {options.out}: cannot be written ({error.strerror}); name another"
-    ) from error
+  write_soundscapes(options.out, options.clips, options.seed)
   print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
+
+
+def _mixtures(options) -> None:
+  from atgcn_jax.data.mixtures import write_mixtures
+
+  if options.clips < 1 or options.rate < 1000:
+    raise UserError("--clips and --rate: ask for at least one clip, at 1000 Hz or more")
+  write_mixtures(
+    options.audio,
+    options.labels,
+    options.vocabulary,
+    options.counts,
+    options.out,
+    counts_set=options.set,
+    clips=options.clips,
+    seed=options.seed,
+    rate=options.rate,
+  )
+  print(f"{options.out}: {options.clips} mixtures, labels.csv, vocabulary.csv, events.csv")
 
 
 def _graph(options) -> None:

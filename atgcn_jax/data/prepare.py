@@ -58,7 +58,7 @@ def prepare(
   """
   audio = pathlib.Path(audio)
   listed = read_label_list(labels)
-  _check_files(audio, listed, labels)
+  check_files(audio, listed, labels)
   if vocabulary is None:
     ids = tuple(sorted({label for row in listed for label in row.labels}))
     known = Vocabulary(ids, ids)
@@ -147,9 +147,12 @@ def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
   return list(rows.values())
 
 
-def _check_files(
-  audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike
-) -> None:
+def check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike) -> None:
+  """Refuse a folder that lacks a file of the list.
+
+  Raises:
+    UserError: naming it.
+  """
   if not audio.is_dir():
     raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
   if not any(audio.iterdir()):

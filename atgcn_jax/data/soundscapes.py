@@ -6,27 +6,23 @@ any order and on any machine of the same libraries. All clips of one seed share 
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
 from atgcn_jax.data import synthesis, synthesis_nature, synthesis_people
+from atgcn_jax.data.folder import Clip, write_folder
 from atgcn_jax.data.synthesis import Array
-from atgcn_jax.errors import UserError
-from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
+from atgcn_jax.data.together import draw_together
+from atgcn_jax.labels.vocabulary import Vocabulary
 
 VERSION = 1  # goes up when the same clip number sounds different or has other labels
 RATE = 16_000
 CLIP_SECONDS = 10.0
 COMPANY = 0.9  # The share of a sound's row of the graph that its companions have.
-CHANCE = 0.05  # How often an event is drawn without regard to the others.
 COUNTS = (0.12, 0.23, 0.3, 0.2, 0.15)  # Of 1 to 5 events a clip.
 _GRAPH, _SCENE, _SOUND, _FLOOR = range(4)  # Separate streams of random numbers.
 
@@ -169,12 +165,7 @@ def draw_scene(seed: int, clip_number: int) -> list[Event]:
     clip_number: From 0 on.
   """
   rng, graph = _generator(seed, _SCENE, clip_number), scene_graph(seed)
-  leaves = [int(rng.integers(len(SOUNDS)))]
-  for _ in range(int(rng.choice(len(COUNTS), p=COUNTS))):
-    chances = graph[rng.choice(leaves)] if rng.random() >= CHANCE else np.ones(len(SOUNDS))
-    absent = np.array([k not in leaves for k in range(len(SOUNDS))])
-    chances = chances * absent
-    leaves.append(int(rng.choice(len(SOUNDS), p=chances / chances.sum())))
+  leaves = draw_together(rng, graph, COUNTS)
   events = []
   for leaf in leaves:
     seconds = rng.uniform(SOUNDS[leaf].shortest, SOUNDS[leaf].longest)
@@ -230,41 +221,16 @@ def write_soundscapes(folder: str | os.PathLike, clips: int, seed: int) -> None:
   Raises:
     UserError: The folder holds something else.
   """
-  folder = Path(folder)
-  names = [f"{k:06d}.flac" for k in range(clips)]
-  _check_folder(folder, names)
-  (folder / "audio").mkdir(parents=True, exist_ok=True)
-  vocabulary, rows = soundscape_vocabulary(), []
-  for k, name in enumerate(names):
-    waveform, labels = render(seed, k)
-    with _whole(folder / "audio" / name) as part:
-      soundfile.write(part, waveform, RATE, format="FLAC", subtype="PCM_16")
-    rows.append((name, fold_of(k), ",".join(vocabulary.ids[label] for label in labels)))
-  with _whole(folder / "labels.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([("filename", "fold", "positive_labels"), *rows])
-  with _whole(folder / "vocabulary.csv") as part:
-    write_vocabulary(part, vocabulary)
-  with _whole(folder / "ontology.json") as part:
-    part.write_text(json.dumps(soundscape_ontology(), indent=1), encoding="utf-8")
+  write_folder(
+    folder,
+    (Clip(*_rendered(seed, k)) for k in range(clips)),
+    clips,
+    rate=RATE,
+    vocabulary=soundscape_vocabulary(),
+    others={"ontology.json": lambda: json.dumps(soundscape_ontology(), indent=1)},
+  )
 
 
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-  """A name to write to, which becomes `path` once the block has ended well."""
-  part = path.with_name(f"{path.name}.part")
-  yield part
-  part.replace(path)
-
-
-def _check_folder(folder: Path, names: list[str]) -> None:
-  if not folder.exists():
-    return
-  if not folder.is_dir():
-    raise UserError(f"{folder} is not a folder; name a new or an empty one")
-  ours = {"labels.csv", "vocabulary.csv", "ontology.json"}
-  ours |= {f"audio/{name}" for name in names}
-  ours |= {f"{name}.part" for name in ours} | {"audio"}
-  for path in sorted(folder.rglob("*")):
-    if path.relative_to(folder).as_posix() not in ours:
-      raise UserError(f"{folder} already holds {path.name}; name a new or an empty folder")
+def _rendered(seed: int, clip_number: int) -> tuple[Array, str, list[int]]:
+  waveform, labels = render(seed, clip_number)
+  return waveform, fold_of(clip_number), labels

@@ -14,6 +14,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 # The mean norm of 300-d GloVe vectors averaged over the words of the AudioSet names is 5.95, and
 # training starts alike from vectors of that size.
+WITHOUT_FILE = ("builtin", "random", "one_hot")
 BUILTIN_NORM = 6.0
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -24,7 +25,9 @@ def load_embeddings(
   """The label vectors H^(0) of Eq. 1, float32[K, E].
 
   Args:
-    source: `builtin`, hashed pieces of the names, which needs no file; or an .npz file with `mids`
+    source: `builtin`, hashed pieces of the names, which needs no file; `random`, vectors that know
+      nothing of the labels; `one_hot`, each label alone in a dimension of its own (E is K then); or
+      an .npz file with `mids`
       str[M] and `vectors` float[M, E]; or a GloVe text file, also as `.gz`.
     vocabulary: The K labels.
     dimension: E.
@@ -43,6 +46,11 @@ def load_embeddings(
     raise ValueError(f"dimension is {dimension}, not positive")
   if source == "builtin":
     return hashed_names(vocabulary, dimension)
+  if source == "random":
+    vectors = np.random.default_rng(0).standard_normal((len(vocabulary), dimension))
+    return (BUILTIN_NORM * vectors / np.sqrt(dimension)).astype(np.float32)
+  if source == "one_hot":
+    return BUILTIN_NORM * np.eye(len(vocabulary), dtype=np.float32)
   if os.fspath(source).endswith(".npz"):
     return _stored_vectors(source, vocabulary, dimension)
   names_words = [label_words(name) for name in vocabulary.names]

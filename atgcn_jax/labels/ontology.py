@@ -7,7 +7,8 @@ import functools
 import graphlib
 import json
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -47,8 +48,8 @@ def read_ontology(path: str | os.PathLike[str]) -> Ontology:
   """
   try:
     nodes = json.loads("".join(text_lines(path)))
-    names = {node["id"]: str(node["name"]) for node in nodes}
-    children = {node["id"]: tuple(node["child_ids"]) for node in nodes}
+    ontology = ontology_of(nodes)
+    names, children = ontology.names, ontology.children
     if len(names) < len(nodes) or not nodes:
       raise UserError(f"{path}: holds no category or one twice; give the ontology's own file")
     strangers = {child for group in children.values() for child in group} - set(names)
@@ -66,7 +67,15 @@ def read_ontology(path: str | os.PathLike[str]) -> Ontology:
     raise UserError(
       f"{path}: {error.args[1][0]} is among its own descendants; remove one of the child_ids"
     ) from None
-  return Ontology(names, children)
+  return ontology
+
+
+def ontology_of(nodes: Sequence[Mapping[str, Any]]) -> Ontology:
+  """The ontology of objects with `id`, `name` and `child_ids`, which are not checked."""
+  return Ontology(
+    {node["id"]: str(node["name"]) for node in nodes},
+    {node["id"]: tuple(node["child_ids"]) for node in nodes},
+  )
 
 
 def ancestors(ontology: Ontology, label_id: str) -> set[str]:
@@ -120,6 +129,27 @@ def top_categories(ontology: Ontology, ids: Sequence[str]) -> list[list[str]]:
     sorted(top for top in {label_id, *ancestors(ontology, label_id)} if not ontology.parents[top])
     for label_id in ids
   ]
+
+
+def members(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
+  """Pairs of a category and a label at or below it, int32[2, M], of categories with two or more.
+
+  Categories are numbered from 0 in the order of the ontology; they need not be labels themselves.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+
+  Raises:
+    UserError: The ontology has no such category.
+  """
+  below: dict[str, list[int]] = {category: [] for category in ontology.names}
+  for k, label_id in enumerate(ids):
+    for category in {label_id, *ancestors(ontology, label_id)}:
+      below[category].append(k)
+  groups = [labels for labels in below.values() if len(labels) > 1]
+  categories = np.repeat(np.arange(len(groups)), [len(labels) for labels in groups])
+  return np.array([categories, [k for labels in groups for k in labels]], np.int32)
 
 
 def _climb(ontology: Ontology, label_id: str, stops: Container[str]) -> set[str]:

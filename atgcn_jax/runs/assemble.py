@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,19 +18,33 @@ from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import RANGE_DB, ClipStore, open_store
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.adjacency import propagation_matrix
+from atgcn_jax.labels.adjacency import (
+  adjacency_from_counts,
+  propagation_matrix,
+  threshold_edges,
+)
 from atgcn_jax.labels.counts import Counts, count_labels, load_counts
-from atgcn_jax.labels.embeddings import load_embeddings
+from atgcn_jax.labels.embeddings import WITHOUT_FILE, load_embeddings
 from atgcn_jax.labels.files import read_arrays
-from atgcn_jax.labels.ontology import label_edges, read_ontology
+from atgcn_jax.labels.ontology import (
+  Ontology,
+  label_edges,
+  members,
+  ontology_of,
+  read_ontology,
+)
 from atgcn_jax.labels.sparse import Matrix, packed, selected, sized, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary, rows_by_id
 from atgcn_jax.models.layers import activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.runs.machine import cache_folder
+from atgcn_jax.training.losses import Loss, loss_of
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser
+
+RELATIONS = ("similarity", "members")
+SOUNDSCAPES = "soundscapes"  # in place of a path: the built-in ones
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class Run:
   a system without a graph.
   `range_db` is how far below a clip's peak the log-mels that it trained on reach, None for all.
   `store_fingerprint` is empty for weights that came from elsewhere.
+  `relations` holds what the loss asks for: see `label_relations`.
   """
 
   config: Any
@@ -50,6 +66,7 @@ class Run:
   label_embeddings: np.ndarray | None
   range_db: float | None
   store_fingerprint: str
+  relations: Mapping[str, Any] = MappingProxyType({})
 
   def model(self) -> nn.Module:
     """The system's module."""
@@ -58,6 +75,10 @@ class Run:
   def for_inference(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What adds to the variables of `model()` what scoring can know before a clip comes."""
     return models.with_constants(self.model(), (self.frontend.frames, self.frontend.n_mels))
+
+  def loss(self) -> Loss:
+    """What training makes smaller."""
+    return loss_of(self.config.loss, self.relations)
 
   def initial_state(self) -> TrainState:
     """The state before the first step."""
@@ -78,7 +99,7 @@ class Run:
     arrays = {"mean": self.normaliser.mean, "deviation": self.normaliser.deviation}
     if self.propagation is not None and self.label_embeddings is not None:
       arrays |= {"propagation": self.propagation, "label_embeddings": self.label_embeddings}
-    return packed(arrays)
+    return packed(arrays | dict(self.relations))
 
   def description(self) -> dict[str, Any]:
     """The rest that a checkpoint keeps, as JSON."""
@@ -104,6 +125,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     label_embeddings=constants.get("label_embeddings"),
     range_db=description["range_db"],
     store_fingerprint=description["store_fingerprint"],
+    relations={name: constants[name] for name in RELATIONS if name in constants},
   )
 
 
@@ -131,6 +153,7 @@ def new_run(config, store: ClipStore) -> Run:
     label_embeddings=embeddings,
     range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,
     store_fingerprint=store.fingerprint,
+    relations=label_relations(config, store.vocabulary, store),
   )
 
 
@@ -149,7 +172,7 @@ def label_graph(
   graph = config.graph
   source = graph.embeddings
   embeddings = load_embeddings(
-    source if source == "builtin" else data_path(config, source),
+    source if source in WITHOUT_FILE else data_path(config, source),
     vocabulary,
     dimension=graph.embedding_size,
   )
@@ -158,20 +181,75 @@ def label_graph(
     arrays = read_arrays(path)
     if "propagation" in arrays:
       return stored_propagation(path, arrays, vocabulary), embeddings
-    counts = load_counts(path, vocabulary, graph.counts_set or None)
-  elif store is not None:
-    labels = store.labels_of(split_clips(store, config.data, "train"))
-    counts = count_labels(*labels, len(vocabulary))
-  else:
-    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or a graph")
   return propagation_of(
-    counts,
+    counts_of(config, vocabulary, store),
     vocabulary,
     method=graph.method,
     threshold=graph.threshold,
     neighbour_weight=graph.neighbour_weight,
-    ontology=data_path(config, graph.ontology) if graph.ontology else "",
+    ontology=ontology_path(config),
   ), embeddings
+
+
+def label_relations(
+  config, vocabulary: Vocabulary, store: ClipStore | None
+) -> dict[str, Matrix | np.ndarray]:
+  """What the terms of the loss know of the labels, as far as the config asks for them.
+
+  `similarity` [K, K]: the mean of P[i, j] and P[j, i] of Eq. 5 above the threshold of Eq. 6.
+  `members` int32[2, M]: pairs of a category of the ontology and a label at or below it.
+
+  Raises:
+    UserError: for a file that cannot be used, or without a store where one is needed.
+  """
+  relations: dict[str, Matrix | np.ndarray] = {}
+  if config.loss.laplacian:
+    counts = counts_of(config, vocabulary, store)
+    probabilities = adjacency_from_counts(counts.occurrences, counts.cooccurrences)
+    kept = threshold_edges(probabilities, config.graph.threshold)
+    relations["similarity"] = ((kept + kept.T) / 2).astype(np.float32)
+  if config.loss.hierarchy:
+    found = members(ontology_at(ontology_path(config), "loss.hierarchy"), vocabulary.ids)
+    if not found.size:
+      raise UserError("loss.hierarchy: no category of graph.ontology has two labels below it")
+    relations["members"] = found
+  return relations
+
+
+def counts_of(config, vocabulary: Vocabulary, store: ClipStore | None) -> Counts:
+  """The counts that `graph.source` names, those of the training clips for `store`.
+
+  Raises:
+    UserError: for a file that cannot be used, or without a store where one is needed.
+  """
+  if config.graph.source != "store":
+    path = data_path(config, config.graph.source)
+    return load_counts(path, vocabulary, config.graph.counts_set or None)
+  if store is None:
+    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or a graph")
+  labels = store.labels_of(split_clips(store, config.data, "train"))
+  return count_labels(*labels, len(vocabulary))
+
+
+def ontology_path(config) -> str:
+  """Where the ontology lies, SOUNDSCAPES for that of the built-in sounds, empty for none."""
+  named = config.graph.ontology
+  return named if named in ("", SOUNDSCAPES) else data_path(config, named)
+
+
+def ontology_at(path: str, wanted_by: str) -> Ontology:
+  """The ontology of an `ontology_path`.
+
+  Raises:
+    UserError: if there is none, saying what it is wanted by, or it cannot be used.
+  """
+  if not path:
+    raise UserError(f"graph.ontology: {wanted_by} needs the path of an ontology.json")
+  if path != SOUNDSCAPES:
+    return read_ontology(path)
+  from atgcn_jax.data.soundscapes import soundscape_ontology
+
+  return ontology_of(soundscape_ontology())
 
 
 def propagation_of(
@@ -190,9 +268,7 @@ def propagation_of(
   """
   edges = None
   if method == "ontology":
-    if not ontology:
-      raise UserError("graph.ontology: the method 'ontology' needs the path of an ontology.json")
-    edges = label_edges(read_ontology(ontology), vocabulary.ids)
+    edges = label_edges(ontology_at(ontology, "the method 'ontology'"), vocabulary.ids)
   try:
     return propagation_matrix(
       counts.occurrences,
@@ -239,7 +315,7 @@ def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> n
 
 def store_of(config) -> ClipStore:
   """The store a config names; the built-in soundscapes are made at first use and kept."""
-  if config.data.store != "soundscapes":
+  if config.data.store != SOUNDSCAPES:
     return open_store(data_path(config, config.data.store))
   # Their synthesis takes a second to import.
   from atgcn_jax.data.prepare import prepare_soundscapes

@@ -15,11 +15,12 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.assemble import Run, label_graph
+from atgcn_jax.runs.assemble import Run, label_graph, label_relations
 from atgcn_jax.runs.log import read_records
-from atgcn_jax.runs.restore import Loaded
-from atgcn_jax.training import augment
-from atgcn_jax.training.optim import learning_rate_schedule
+from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.training import augment, sharding
+from atgcn_jax.training.optim import learning_rate_schedule, optimiser
+from atgcn_jax.training.state import TrainState, start_state
 
 
 def check_config(config) -> None:
@@ -61,6 +62,39 @@ def check_workdir(workdir: str | os.PathLike) -> None:
     raise UserError(f"--workdir {workdir}: {there} cannot be written to; name another")
 
 
+def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
+  """A new run and its state before the first step, with what `start.run` gives it.
+
+  That is every parameter and statistic of the same name and shape, those of a head only for the
+  same labels, and the normaliser they were trained with.
+
+  Raises:
+    UserError: for a start.run that cannot be read, has another front end, or nothing to give.
+  """
+  state, start = run.initial_state(), run.config.start
+  if start.run:
+    given = load(start.run, start.step, mesh)
+    if given.run.frontend != run.frontend:
+      raise UserError(
+        f"start.run: {start.run} has the front end {given.run.frontend.name}, the store "
+        f"{run.frontend.name}; prepare the store with --frontend {given.run.frontend.name}"
+      )
+    theirs = given.state
+    if given.run.vocabulary.ids != run.vocabulary.ids:
+      theirs = {kind: {"encoder": tree["encoder"]} for kind, tree in theirs.items()}
+    offered = dict(jax.tree.leaves_with_path(theirs))
+    ours = jax.tree.leaves_with_path(state.variables)
+    fitting = [path for path, x in ours if path in offered and offered[path].shape == x.shape]
+    if not fitting:
+      raise UserError(f"start.run: {start.run} has no parameter that fits; name a like system")
+    variables = jax.tree.map_with_path(
+      lambda path, x: offered[path] if path in fitting else x, state.variables
+    )
+    state = start_state(variables, optimiser(run.config.optim))
+    run = dataclasses.replace(run, normaliser=given.run.normaliser)
+  return run, jax.device_put(state, sharding.replicated(mesh))
+
+
 def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
   """The saved run under a config that may differ in what is free on resume.
 
@@ -80,10 +114,13 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
     )
   graphs = (old.graph, config.graph)
   if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
-    for key, now, then in zip(
-      ("source", "embeddings"),
-      label_graph(config, saved.run.vocabulary, store),
-      (saved.run.propagation, saved.run.label_embeddings),
+    propagation, embeddings = label_graph(config, saved.run.vocabulary, store)
+    relations = label_relations(config, saved.run.vocabulary, store)
+    for key, now, then in (
+      ("source", propagation, saved.run.propagation),
+      ("embeddings", embeddings, saved.run.label_embeddings),
+      ("source", relations.get("similarity"), saved.run.relations.get("similarity")),
+      ("ontology", relations.get("members"), saved.run.relations.get("members")),
     ):
       if now is not None and then is not None and not equal(now, then):
         raise UserError(

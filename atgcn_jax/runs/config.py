@@ -31,8 +31,8 @@ DEFAULTS: dict[str, Any] = {
     "neighbour_weight": 0.2,
     "source": "store",  # the training clips' labels, or an .npz of counts or of `atgcn graph`
     "counts_set": "",  # balanced, unbalanced or full, where the .npz holds several
-    "ontology": "",  # ontology.json, for the method `ontology`
-    "embeddings": "builtin",  # or a GloVe text file, or an .npz
+    "ontology": "",  # ontology.json, for the method `ontology` and loss.hierarchy, or soundscapes
+    "embeddings": "builtin",  # or random, one_hot, a GloVe text file, or an .npz
     "embedding_size": 300,
   },
   "data": {
@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
   "optim": {
     "steps": 600_000,
     "learning_rate": 1e-3,
+    "head_factor": 1.0,  # multiplies the rate of the head's parameters
     "schedule": "constant",  # constant, cosine, linear or exponential
     "warmup_steps": 0,
     "final_factor": 0.0,
@@ -67,6 +68,14 @@ DEFAULTS: dict[str, Any] = {
     "clip_norm": 0.0,
     "plateau_factor": 1.0,  # below 1: multiplies the rate when validation mAP stands still
     "plateau_patience": 3,
+  },
+  "loss": {
+    "laplacian": 0.0,  # weight of training.losses.laplacian_penalty
+    "hierarchy": 0.0,  # weight of training.losses.hierarchical_loss; needs graph.ontology
+  },
+  "start": {
+    "run": "",  # a run whose parameters of the same name and shape this one begins with
+    "step": "best",
   },
   "evaluation": {"every": 2000, "batch_size": 64},
   "checkpoint": {"every": 2000, "keep": 2},
@@ -103,7 +112,13 @@ AT_LEAST_1 = (
   "checkpoint.keep",
   "log.every",
 )
-ABOVE_0 = ("model.width", "optim.learning_rate", "optim.eps", "optim.plateau_factor")
+ABOVE_0 = (
+  "model.width",
+  "optim.learning_rate",
+  "optim.eps",
+  "optim.plateau_factor",
+  "optim.head_factor",
+)
 NOT_NEGATIVE = (
   "seed",
   "augment.mixup_alpha",
@@ -114,6 +129,8 @@ NOT_NEGATIVE = (
   "optim.warmup_steps",
   "optim.final_factor",
   "optim.clip_norm",
+  "loss.laplacian",
+  "loss.hierarchy",
 )
 SHARES = (
   "model.dropout.block",

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from atgcn_jax.runs.assemble import Run, store_of
 from atgcn_jax.runs.config import plain
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.report import write_report
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 
@@ -88,6 +88,36 @@ def evaluate(
     UserError: for a run, step, store or split that cannot be used.
     WorkFailed: if a score is not finite.
   """
+  loaded, clip_ids, scores, labels = score_split(workdir, step, store_path, split)
+  run = loaded.run
+  metrics = tagging_metrics(scores, labels)
+  names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
+  result = {name: finite_or_none(metrics[name]) for name in names} | {
+    "clips": len(clip_ids),
+    "classes": len(run.vocabulary),
+    "classes_scored": int(np.isfinite(metrics["average_precision"]).sum()),
+    "step": loaded.step,
+    "split": split,
+  }
+  if jax.process_index() == 0:
+    positives = labels.sum(axis=0, dtype=np.int64)
+    write_files(pathlib.Path(workdir), run, loaded.state, result, metrics, positives)
+  return result
+
+
+class ScoredSplit(NamedTuple):
+  """A checkpoint, and its scores float32[N, K] of clips: ids str[N], labels uint8[N, K]."""
+
+  loaded: Loaded
+  clip_ids: np.ndarray
+  scores: np.ndarray
+  labels: np.ndarray
+
+
+def score_split(
+  workdir: str | os.PathLike, step: str, store_path: str | None, split: str
+) -> ScoredSplit:
+  """The scores of a checkpoint for a split; arguments and errors are those of `evaluate`."""
   mesh = sharding.data_mesh()
   loaded = load(workdir, step, mesh)
   run = loaded.run
@@ -101,22 +131,11 @@ def evaluate(
   score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
   variables = run.for_inference()(loaded.state)
   scores, labels = score_clips(score_step, variables, store, clips, batch, mesh, progress=True)
+  clip_ids = store.clip_ids[clips]
   if not (sound := np.isfinite(scores).all(axis=1)).all():
-    clip = store.clip_ids[clips[np.argmin(sound)]]
-    raise WorkFailed(f"{store.path}: the scores of {clip} are not finite; prepare the store again")
-  metrics = tagging_metrics(scores, labels)
-  names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
-  result = {name: finite_or_none(metrics[name]) for name in names} | {
-    "clips": len(clips),
-    "classes": len(run.vocabulary),
-    "classes_scored": int(np.isfinite(metrics["average_precision"]).sum()),
-    "step": loaded.step,
-    "split": split,
-  }
-  if jax.process_index() == 0:
-    positives = labels.sum(axis=0, dtype=np.int64)
-    write_files(pathlib.Path(workdir), run, loaded.state, result, metrics, positives)
-  return result
+    bad = clip_ids[np.argmin(sound)]
+    raise WorkFailed(f"{store.path}: the scores of {bad} are not finite; prepare the store again")
+  return ScoredSplit(loaded, clip_ids, scores, labels)
 
 
 def check_store(run: Run, store: ClipStore) -> None:

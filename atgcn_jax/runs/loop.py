@@ -23,7 +23,7 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.assemble import Run, new_run, store_of
-from atgcn_jax.runs.begin import check_config, check_workdir, continued, evaluated_behind
+from atgcn_jax.runs.begin import begun, check_config, check_workdir, continued, evaluated_behind
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runs.restore import newest_sound
@@ -51,8 +51,7 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
   saved = newest_sound(workdir, mesh)
   history: History = []
   if saved is None:
-    run = new_run(config, store)
-    state = jax.device_put(run.initial_state(), sharding.replicated(mesh))
+    run, state = begun(new_run(config, store), mesh)
   else:
     run, state = continued(saved, config, store, workdir), saved.state
     history = saved.history + evaluated_behind(saved, workdir)
@@ -88,6 +87,7 @@ def train_to_end(
     normaliser=run.normaliser,
     augment_config=config.augment,
     seed=config.seed,
+    loss=run.loss(),
   )
   score_step = make_score_step(model, mesh, normaliser=run.normaliser)
   for_inference = run.for_inference()

@@ -37,11 +37,23 @@ def learning_rate_schedule(config: Any) -> optax.Schedule:
 
 
 def optimiser(config: Any) -> optax.GradientTransformation:
-  """Adam as an `optim` section says; a `clip_norm` above 0 bounds the gradients' global norm."""
+  """Adam as an `optim` section says.
+
+  A `clip_norm` above 0 bounds the gradients' global norm; `head_factor` multiplies the learning
+  rate of the parameters of the head.
+  """
   adam = optax.adam(learning_rate_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps)
+  parts = [adam]
   if config.clip_norm > 0:
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-  return adam
+    parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+  if config.head_factor != 1:
+    parts.append(optax.masked(optax.scale(config.head_factor), of_head))
+  return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def of_head(params: dict[str, Any]) -> dict[str, bool]:
+  """Which of a system's modules is its head."""
+  return {name: name == "head" for name in params}
 
 
 def plateau_factor(history: Sequence[float], *, factor: float, patience: int) -> float:

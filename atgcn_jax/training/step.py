@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.training import augment, sharding
+from atgcn_jax.training.losses import Loss, binary_cross_entropy
 from atgcn_jax.training.state import TrainState
 
 Array = jax.Array
@@ -38,11 +39,6 @@ def decode(batch: dict[str, Array], normaliser: Normaliser) -> Array:
   return (log_mel - normaliser.mean) / normaliser.deviation
 
 
-def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-  """Mean over clips and labels of the binary cross-entropy (Eq. 4, scaled)."""
-  return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
-
-
 def loss_and_gradients(
   model: nn.Module,
   state: TrainState,
@@ -51,11 +47,13 @@ def loss_and_gradients(
   normaliser: Normaliser,
   augment_config: Any,
   seed: int,
+  loss: Loss = binary_cross_entropy,
   placement: Placement | None = None,
 ) -> tuple[Array, Any, Any]:
   """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step).
 
   Args:
+    loss: of logits and labels.
     placement: of the batch; by default it lies on all devices.
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
@@ -76,10 +74,10 @@ def loss_and_gradients(
       rngs={"dropout": dropout_key},
       mutable=["batch_stats"],
     )
-    return binary_cross_entropy(logits, labels), updates["batch_stats"]
+    return loss(logits, labels), updates["batch_stats"]
 
-  (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-  return loss, gradients, batch_stats
+  (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+  return value, gradients, batch_stats
 
 
 def make_train_step(
@@ -90,6 +88,7 @@ def make_train_step(
   normaliser: Normaliser,
   augment_config: Any,
   seed: int,
+  loss: Loss = binary_cross_entropy,
 ) -> jax.stages.Wrapped:
   """The jitted step `(state, batch, rate_factor) -> (state, {"loss", "gradient_norm"})`.
 
@@ -101,13 +100,14 @@ def make_train_step(
   placement = placement_on(mesh)
 
   def train_step(state, batch, rate_factor):
-    loss, gradients, batch_stats = loss_and_gradients(
+    value, gradients, batch_stats = loss_and_gradients(
       model,
       state,
       batch,
       normaliser=normaliser,
       augment_config=augment_config,
       seed=seed,
+      loss=loss,
       placement=placement,
     )
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
@@ -118,7 +118,7 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
     )
-    return new_state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+    return new_state, {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
 
   whole, split = sharding.replicated(mesh), sharding.split(mesh)
   # XLA's CPU schedule is for speed by default; this one takes a sixth less memory and no longer.
