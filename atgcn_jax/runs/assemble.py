@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
@@ -66,7 +65,7 @@ class Run:
   label_embeddings: np.ndarray | None
   range_db: float | None
   store_fingerprint: str
-  relations: Mapping[str, Any] = MappingProxyType({})
+  relations: Mapping[str, Any] = field(default_factory=dict)
 
   def model(self) -> nn.Module:
     """The system's module."""
