@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import pathlib
 import signal
 import sys
 import warnings
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
   overrides = [argument for argument in rest if argument.startswith("--config.")]
   if unknown := [argument for argument in rest if argument not in overrides]:
     parser.error(f"unknown argument {unknown[0]}; see `atgcn {options.verb} --help`")
-  if overrides and not hasattr(options, "config"):
+  if overrides and options.verb not in ("train", "import-torch", "reproduce"):
     parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
   options.overrides = overrides
   try:
@@ -128,6 +129,22 @@ def _parser() -> argparse.ArgumentParser:
   mixtures.add_argument("--clips", type=int, default=2000, help="how many (default 2000)")
   mixtures.add_argument("--rate", type=int, default=32000, help="in Hz (default 32000)")
   mixtures.add_argument("--seed", type=int, default=0)
+
+  reproduce = verb(
+    "reproduce", _reproduce, "a table or figure of the paper, on any clip store", CONFIG_HELP
+  )
+  reproduce.add_argument("what", choices=("table1", "table2", "figure3", "figure4", "ablation"))
+  reproduce.add_argument("--store", required=True, help="clip store, or soundscapes")
+  reproduce.add_argument("--out", required=True, help="folder of the runs and of what is written")
+  reproduce.add_argument(
+    "--configs", default="configs/table1", help="folder of the systems' configs"
+  )
+  reproduce.add_argument("--seeds", type=int, default=1, help="runs of each system (default 1)")
+  reproduce.add_argument(
+    "--folds", default="", help="test on each of these in turn, train on all others (1,2,…)"
+  )
+  reproduce.add_argument("--rows", default="", help="of a table, by name (default: all)")
+  reproduce.add_argument("--points", default="", help="of figure3 (default: 0,0.1,…,1)")
 
   graph = verb("graph", _graph, "write the label graph of counts or of a segment list")
   source = graph.add_mutually_exclusive_group(required=True)
@@ -279,6 +296,42 @@ def _mixtures(options) -> None:
     rate=options.rate,
   )
   print(f"{options.out}: {options.clips} mixtures, labels.csv, vocabulary.csv, events.csv")
+
+
+def _reproduce(options) -> int:
+  from atgcn_jax.paper.reproduce import reproduce
+  from atgcn_jax.paper.runs import Settings
+  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runs.signals import Stopped
+
+  if options.seeds < 1:
+    raise UserError(f"--seeds {options.seeds}: ask for at least one")
+  try:
+    points = [float(point) for point in _listed(options.points)]
+  except ValueError:
+    raise UserError(f"--points {options.points}: give numbers from 0 to 1, as 0,0.3,1") from None
+  if any(not 0 <= point <= 1 for point in points):
+    raise UserError(f"--points {options.points}: give numbers from 0 to 1")
+  keep_compiled_programs()
+  keep_freed_memory()
+  settings = Settings(
+    store=options.store,
+    out=pathlib.Path(options.out),
+    configs=pathlib.Path(options.configs),
+    seeds=options.seeds,
+    folds=tuple(_listed(options.folds)),
+    overrides=tuple(options.overrides),
+  )
+  try:
+    print(reproduce(options.what, settings, _listed(options.rows), points))
+  except Stopped as stopped:
+    return 128 + stopped.signal_number
+  return 0
+
+
+def _listed(text: str) -> list[str]:
+  """The parts between commas."""
+  return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _graph(options) -> None:

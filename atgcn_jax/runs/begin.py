@@ -65,11 +65,11 @@ def check_workdir(workdir: str | os.PathLike) -> None:
 def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
   """A new run and its state before the first step, with what `start.run` gives it.
 
-  That is every parameter and statistic of the same name and shape, those of a head only for the
-  same labels, and the normaliser they were trained with.
+  That is its encoder, its head as far as names and shapes agree and the labels are the same, and
+  the normaliser they were trained with.
 
   Raises:
-    UserError: for a start.run that cannot be read, has another front end, or nothing to give.
+    UserError: for a start.run that cannot be read, has another front end or another encoder.
   """
   state, start = run.initial_state(), run.config.start
   if start.run:
@@ -84,9 +84,12 @@ def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
       theirs = {kind: {"encoder": tree["encoder"]} for kind, tree in theirs.items()}
     offered = dict(jax.tree.leaves_with_path(theirs))
     ours = jax.tree.leaves_with_path(state.variables)
-    fitting = [path for path, x in ours if path in offered and offered[path].shape == x.shape]
-    if not fitting:
-      raise UserError(f"start.run: {start.run} has no parameter that fits; name a like system")
+    fitting = {path for path, x in ours if path in offered and offered[path].shape == x.shape}
+    for path in (path for path, _ in ours if path[1].key == "encoder" and path not in fitting):
+      raise UserError(
+        f"start.run: the encoder in {start.run} is another, its {jax.tree_util.keystr(path)} does "
+        "not fit; name a run of the same encoder and width"
+      )
     variables = jax.tree.map_with_path(
       lambda path, x: offered[path] if path in fitting else x, state.variables
     )

@@ -84,7 +84,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 # What may differ when a run is resumed: how long, where from, how often it is saved or logged.
-# The content behind the paths is compared instead of the paths.
+# The content behind the paths is compared instead of the paths, but for start.run, which is only
+# read before the first step.
 FREE_ON_RESUME = (
   "optim.steps",
   "data.root",
@@ -93,6 +94,7 @@ FREE_ON_RESUME = (
   "graph.source",
   "graph.ontology",
   "graph.embeddings",
+  "start.run",
   "checkpoint",
   "log",
 )

@@ -35,9 +35,15 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 class RunLog:
   """Writes records as they come; one object a start of a run."""
 
-  def __init__(self, workdir: str | os.PathLike, start: int, steps: int, batch: int):
-    """Open the files of a run that begins at step `start`; what lies beyond it is dropped."""
-    self.steps, self.batch = steps, batch
+  def __init__(
+    self, workdir: str | os.PathLike, start: int, steps: int, batch: int, title: str = ""
+  ):
+    """Open the files of a run that begins at step `start`; what lies beyond it is dropped.
+
+    Args:
+      title: of one among many runs, set before all it says; it is then told by its bar alone.
+    """
+    self.steps, self.batch, self.title = steps, batch, title
     path = pathlib.Path(workdir) / METRICS
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
@@ -49,7 +55,12 @@ class RunLog:
     self._tensorboard_folder = str(pathlib.Path(workdir) / "tensorboard")
     self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
-      total=steps * batch, initial=start * batch, unit="clip", unit_scale=True, disable=None
+      total=steps * batch,
+      initial=start * batch,
+      desc=title or None,
+      unit="clip",
+      unit_scale=True,
+      disable=None,
     )
     self._began, self._start, self._spoke = time.monotonic(), start, 0.0
 
@@ -77,7 +88,14 @@ class RunLog:
 
   def say(self, message: str) -> None:
     """A line on stderr that does not tear the bar."""
-    self._bar.write(message, file=sys.stderr)
+    self._bar.write(f"{self.title}: {message}" if self.title else message, file=sys.stderr)
+
+  def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
+    """Record the figures of a validation, and say them."""
+    self.record(step, values, "validation")
+    if not self.title:
+      figures = (f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+      self.say(f"step {step}: validation {', '.join(figures)}")
 
   def close(self) -> None:
     """Flush and close all."""

@@ -36,9 +36,11 @@ from atgcn_jax.training.step import make_score_step, make_train_step
 History = list[dict[str, Any]]  # the evaluations so far: step, mAP, mAUC, d_prime
 
 
-def train(config, workdir: str | os.PathLike) -> TrainState:
+def train(config, workdir: str | os.PathLike, title: str = "") -> TrainState:
   """Train a run, or go on with the one in `workdir`, to its last step; returns the state there.
 
+  Args:
+    title: of one among many runs; see `RunLog`.
   Raises:
     UserError: for a config or data that cannot be used, or that contradicts the run.
     WorkFailed: if the loss is not finite; the checkpoints from before stay.
@@ -60,7 +62,7 @@ def train(config, workdir: str | os.PathLike) -> TrainState:
     stop_on_signals() as stop,
   ):
     save(manager, run, state, history)
-    log = RunLog(workdir, int(state.step), config.optim.steps, config.data.batch_size)
+    log = RunLog(workdir, int(state.step), config.optim.steps, config.data.batch_size, title)
     try:
       return train_to_end(run, state, history, store, mesh, manager, log, stop)
     finally:
@@ -112,8 +114,7 @@ def train_to_end(
       metrics = tagging_metrics(scores, labels)
       record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
       history.append({"step": step, **record})
-      log.record(step, record, "validation")
-      log.say(f"step {step}: validation mAP {metrics['mAP']:.4f}, mAUC {metrics['mAUC']:.4f}")
+      log.evaluated(step, record)
     save(manager, run, state, history)
 
   metrics: dict[str, Any] = {}
@@ -140,7 +141,7 @@ def train_to_end(
         log.record(step + 1, values, "train")
         since = (time.monotonic(), step + 1)
     check(steps - 1, metrics)
-    if start >= steps:
+    if start >= steps and not log.title:
       log.say(f"the run is at step {start} of {steps}: there is nothing to do")
     evaluate_and_save(max(start, steps))
   except Stopped as stopped:

@@ -1,0 +1,156 @@
+"""The rows and points of the paper's tables and figures: which system, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from atgcn_jax.errors import UserError
+
+THRESHOLD, NEIGHBOUR_WEIGHT = 0.3, 0.2  # τ and p of the paper
+POINTS = tuple(k / 10 for k in range(11))
+BASELINE = "cnn10"
+BEGUN_WITH = "start.run=BASELINE"  # in an experiment: the baseline's run of the same seed and fold
+
+
+class Published(NamedTuple):
+  """What the paper states for AudioSet's evaluation set."""
+
+  map: float
+  mauc: float
+  d_prime: float
+
+
+class Experiment(NamedTuple):
+  """A config file of the folder of systems, changed.
+
+  `name` names the files of its runs, so that two experiments of one name are the same; `changes`
+  are KEY=VALUE.
+  """
+
+  name: str
+  title: str
+  config: str
+  changes: tuple[str, ...] = ()
+  published: Published | None = None
+
+
+CNN10 = Experiment(BASELINE, "CNN10", "cnn10", (), Published(0.422, 0.970, 2.653))
+AT_GCN = {
+  layers: Experiment(
+    f"atgcn_{layers}",
+    f"AT-GCN, {layers} layer{'s' * (layers > 1)}",
+    f"atgcn_{layers}",
+    published=figures,
+  )
+  for layers, figures in (
+    (1, Published(0.428, 0.971, 2.711)),
+    (2, Published(0.434, 0.974, 2.736)),
+    (3, Published(0.430, 0.972, 2.715)),
+  )
+}
+# The paper's own reruns where it has them; the first and the fourth are their authors' figures.
+TABLE1 = (
+  Experiment("google_cnn", "Google CNN", "google_cnn", (), Published(0.314, 0.959, 2.452)),
+  Experiment(
+    "multilevel_attention",
+    "Multi-level attention",
+    "multilevel_attention",
+    (),
+    Published(0.362, 0.970, 2.667),
+  ),
+  Experiment("talnet", "TALNet", "talnet", (), Published(0.367, 0.969, 2.638)),
+  Experiment("deepres", "DeepRes-style", "deepres", (), Published(0.392, 0.971, 2.682)),
+  CNN10,
+  *AT_GCN.values(),
+  Experiment(
+    "atgcn_restart",
+    "AT-GCN, 2 layers, from CNN10",
+    "atgcn_restart",
+    (BEGUN_WITH, "start.step=best"),
+  ),
+)
+
+
+def with_graph(method: str, title: str, published: Published | None = None) -> Experiment:
+  """AT-GCN of two layers on another graph."""
+  if method == "paper":
+    return AT_GCN[2]._replace(title=title)
+  return Experiment(f"graph_{method}", title, "atgcn_2", (f"graph.method={method}",), published)
+
+
+TABLE2 = (
+  CNN10,
+  with_graph("binary", "binary [15, 28]", Published(0.431, 0.973, 2.727)),
+  with_graph("ontology", "ontology [20]", Published(0.429, 0.971, 2.701)),
+  with_graph("none", "P, no scheme", Published(0.132, 0.907, 1.872)),
+  with_graph("threshold", "Eq. 6", Published(0.267, 0.952, 2.360)),
+  with_graph("reweight", "Eq. 7", Published(0.188, 0.932, 2.113)),
+  with_graph("paper", "Eq. 6 and 7"),
+  with_graph("author", "the authors' code"),
+  with_graph("identity", "no graph (identity)"),
+  Experiment("laplacian", "CNN10, Laplacian term [16]", "cnn10", ("loss.laplacian=0.1",)),
+  Experiment("hierarchy", "CNN10, hierarchical loss [17]", "cnn10", ("loss.hierarchy=0.5",)),
+)
+
+
+def with_vectors(source: str, title: str) -> Experiment:
+  """AT-GCN of two layers from other label vectors."""
+  return Experiment(f"vectors_{source}", title, "atgcn_2", (f"graph.embeddings={source}",))
+
+
+def slower_head(experiment: Experiment, factor: float) -> Experiment:
+  """The same with a lower learning rate of the head's parameters."""
+  return experiment._replace(
+    name=f"{experiment.name}_head_{factor:g}",
+    title=f"{experiment.title}, head's rate x {factor:g}",
+    changes=(*experiment.changes, f"optim.head_factor={factor:g}"),
+    published=None,
+  )
+
+
+# Does the graph help? The paper's head with and without a graph, from other vectors, and with what
+# may hold it back put right.
+ABLATION = (
+  CNN10,
+  *AT_GCN.values(),
+  with_graph("identity", "no graph (identity)"),
+  with_graph("author", "the authors' graph"),
+  with_vectors("random", "random vectors"),
+  with_vectors("one_hot", "one-hot vectors"),
+)
+
+
+class Curve(NamedTuple):
+  """One panel of Figure 3: the name of the setting, its key, and the paper's choice."""
+
+  title: str
+  key: str
+  chosen: float
+
+
+FIGURE3 = (
+  Curve("threshold τ (p = 0.2)", "graph.threshold", THRESHOLD),
+  Curve("weight of the neighbours p (τ = 0.3)", "graph.neighbour_weight", NEIGHBOUR_WEIGHT),
+)
+
+
+def on_curve(curve: Curve, value: float) -> Experiment:
+  """The point of a curve."""
+  if value == curve.chosen:
+    return AT_GCN[2]
+  setting = curve.key.removeprefix("graph.")
+  name = f"{setting}_{value:g}"
+  return Experiment(name, f"{setting} {value:g}", "atgcn_2", (f"{curve.key}={value:g}",))
+
+
+def chosen(experiments: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:
+  """Those of these names, in their own order, behind the baseline; all where none is named.
+
+  Raises:
+    UserError: for a name that none of them has.
+  """
+  known = [experiment.name for experiment in experiments]
+  if unknown := [name for name in names if name not in known]:
+    raise UserError(f"--rows {unknown[0]}: not a row; there are {', '.join(known)}")
+  return [e for e in experiments if not names or e.name in names or e.name == BASELINE]

@@ -1,0 +1,113 @@
+"""One call for each table and figure of the paper: the runs, then the files that show them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.labels.ontology import top_categories
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.paper import figure3, figure4, tables
+from atgcn_jax.paper.experiments import (
+  ABLATION,
+  AT_GCN,
+  CNN10,
+  FIGURE3,
+  POINTS,
+  TABLE1,
+  TABLE2,
+  Experiment,
+  chosen,
+  on_curve,
+)
+from atgcn_jax.paper.runs import Scored, Settings, run_all
+from atgcn_jax.runs.assemble import ontology_at, ontology_path
+from atgcn_jax.runs.restore import load
+from atgcn_jax.training import sharding
+
+TABLES = {
+  "table1": ("Table I: systems", TABLE1),
+  "table2": ("Table II: graphs", TABLE2),
+  "ablation": ("Does the graph help?", ABLATION),
+}
+
+
+def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequence[float]) -> str:
+  """Train what is missing and write the files of `what` to `settings.out`; returns what to print.
+
+  Args:
+    what: `table1`, `table2`, `ablation`, `figure3` or `figure4`.
+    rows: of a table; all where none is named.
+    points: of Figure 3's curves; all where none is given.
+  Raises:
+    UserError: for settings, a store or a folder that cannot be used.
+    Stopped: after SIGTERM or Ctrl-C, once the run under way is saved.
+  """
+  if what in TABLES:
+    title, experiments = TABLES[what]
+    wanted = chosen(experiments, rows)
+    found = tables.rows_of(run_all(wanted, settings), wanted)
+    return tables.write_table(found, settings.out / what, title, f"Store: {named(settings)}.")
+  if what == "figure3":
+    return _figure3(settings, points or POINTS)
+  return _figure4(settings)
+
+
+def named(settings: Settings) -> str:
+  """The store and what the user changed, for the reader of a table."""
+  changed = " ".join(given.removeprefix("--config.") for given in settings.overrides)
+  return pathlib.Path(settings.store).name + (f"; {changed}" if changed else "")
+
+
+def _figure3(settings: Settings, points: Sequence[float]) -> str:
+  """mAP over τ and over p, with CNN10's line."""
+  curves = [[(value, on_curve(curve, value)) for value in points] for curve in FIGURE3]
+  scored = run_all([experiment for curve in curves for _, experiment in curve], settings)
+  drawn = [
+    [(value, seed_means(scored[experiment.name])) for value, experiment in curve]
+    for curve in curves
+  ]
+  baseline = seed_means(scored[CNN10.name])
+  figure3.draw_figure3(*drawn, baseline, settings.out / "figure3.png")
+  figure3.write_figure3_csv(*drawn, baseline, settings.out / "figure3.csv")
+  return f"{settings.out}/figure3.png, figure3.csv"
+
+
+def seed_means(runs: list[Scored]) -> list[float]:
+  """mAP by seed, the mean over folds."""
+  return [
+    float(np.mean([tagging_metrics(r.scores, r.labels)["mAP"] for r in runs if r.seed == seed]))
+    for seed in sorted({run.seed for run in runs})
+  ]
+
+
+def label_vectors(workdir: pathlib.Path) -> tuple[np.ndarray, Vocabulary, Any]:
+  """The vectors [K, C] that a run's newest checkpoint scores by, its labels and its config."""
+  loaded = load(workdir, "latest", sharding.data_mesh())
+  run = loaded.run
+  silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
+  features: Any = run.model().apply(loaded.state, silence, return_features=True)
+  return np.asarray(features["label_vectors"]), run.vocabulary, run.config
+
+
+def _figure4(settings: Settings) -> str:
+  """The label spaces of CNN10 and AT-GCN, seed 0 of the first fold, and their figures."""
+  shown: dict[str, Experiment] = {"CNN10": CNN10, "AT-GCN": AT_GCN[2]}
+  scored = run_all(list(shown.values()), settings._replace(seeds=1, folds=settings.folds[:1]))
+  panels, categories = {}, []
+  for title, experiment in shown.items():
+    vectors, vocabulary, config = label_vectors(scored[experiment.name][0].workdir)
+    panels[title] = vectors
+    ontology = ontology_at(ontology_path(config), "figure4")
+    tops = top_categories(ontology, vocabulary.ids)
+    categories = [[ontology.names[top] for top in of_label] for of_label in tops]
+  path = settings.out / "figure4.png"
+  figure4.draw_figure4(panels, categories, vocabulary.names, None, path)
+  return figure4.write_figure4(
+    {title: figure4.label_space(vectors, categories) for title, vectors in panels.items()},
+    path.with_suffix(".csv"),
+  )

@@ -1,0 +1,119 @@
+"""The terms of the loss against their definitions, and what a run passes to them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+import scipy.sparse
+from runs_support import VOCABULARY, saved, tiny_config
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.ontology import members, ontology_of
+from atgcn_jax.runs.loop import train
+from atgcn_jax.training.losses import (
+  binary_cross_entropy,
+  hierarchical_loss,
+  laplacian_penalty,
+  loss_of,
+)
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.standard_normal((3, 5)).astype("f")
+LABELS = (RANDOM.random((3, 5)) < 0.4).astype("f")
+WEIGHTS = RANDOM.random((5, 5)).astype("f") * (RANDOM.random((5, 5)) < 0.6)
+SIMILARITY = np.triu(WEIGHTS, 1) + np.triu(WEIGHTS, 1).T
+NODES = [
+  {"id": "top", "name": "Top", "child_ids": ["a", "b", "c"]},
+  {"id": "a", "name": "A", "child_ids": ["d", "e"]},
+  *({"id": key, "name": key, "child_ids": []} for key in "bcde"),
+]
+
+
+def cross_entropy(scores, labels):
+  return -np.where(labels, np.log(scores), np.log(1 - scores)).mean()
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+def test_laplacian_penalty_is_half_the_sum_over_pairs(form):
+  scores = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+  by_hand = sum(
+    SIMILARITY[i, j] * (scores[:, i] - scores[:, j]) ** 2 / 2 for i in range(5) for j in range(5)
+  )
+  penalty = laplacian_penalty(jnp.asarray(LOGITS), form(SIMILARITY))
+  assert float(penalty) == pytest.approx(by_hand.sum() / LOGITS.size, rel=1e-5)
+  gradient = jax.grad(lambda x: laplacian_penalty(x, form(SIMILARITY)))(jnp.asarray(LOGITS))
+  assert np.abs(gradient).max() > 1e-3
+
+
+def test_equal_scores_cost_nothing():
+  assert float(laplacian_penalty(jnp.full((2, 5), 0.7), SIMILARITY)) == pytest.approx(0, abs=1e-6)
+
+
+def test_members_are_the_labels_at_and_below_a_category():
+  categories, labels = members(ontology_of(NODES), ["a", "c", "d", "e"])
+  groups = [set(labels[categories == k].tolist()) for k in range(categories.max() + 1)]
+  assert groups == [{0, 1, 2, 3}, {0, 2, 3}]  # Top, which is no label, and A; the leaves are alone
+
+
+def test_hierarchical_loss_is_that_of_the_highest_member():
+  pairs = members(ontology_of(NODES), list("abcde"))
+  tops = [[0, 1, 2, 3, 4], [0, 3, 4]]
+  scores = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+  by_hand = cross_entropy(
+    np.stack([scores[:, group].max(axis=1) for group in tops], 1),
+    np.stack([LABELS[:, group].max(axis=1) for group in tops], 1),
+  )
+  found = hierarchical_loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), pairs)
+  assert float(found) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_terms_are_weighed_by_the_config():
+  pairs = members(ontology_of(NODES), list("abcde"))
+  relations = {"similarity": SIMILARITY, "members": pairs}
+  config = ml_collections.ConfigDict({"laplacian": 0.5, "hierarchy": 2.0})
+  parts = (
+    binary_cross_entropy(LOGITS, LABELS),
+    0.5 * laplacian_penalty(jnp.asarray(LOGITS), SIMILARITY),
+    2.0 * hierarchical_loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), pairs),
+  )
+  assert float(loss_of(config, relations)(LOGITS, LABELS)) == pytest.approx(float(sum(parts)))
+  none = ml_collections.ConfigDict({"laplacian": 0.0, "hierarchy": 0.0})
+  assert float(loss_of(none, {})(LOGITS, LABELS)) == float(parts[0])
+
+
+TOP = {"id": "all", "name": "All", "child_ids": list(VOCABULARY.ids)}
+LEAVES = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
+
+
+def test_a_run_trains_with_both_terms_and_goes_on(tmp_path):
+  (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
+  changes = (
+    "model.head=linear",
+    "loss.laplacian=0.3",
+    "loss.hierarchy=0.5",
+    f"graph.ontology={tmp_path}/ontology.json",
+  )
+  train(tiny_config(tmp_path, *changes, "optim.steps=2"), tmp_path / "run")
+  relations = saved(tmp_path / "run").run.relations
+  assert relations["similarity"].shape == (6, 6)
+  assert np.array_equal(relations["similarity"], relations["similarity"].T)
+  assert relations["members"].tolist() == [[0] * 6, list(range(6))]
+  assert int(train(tiny_config(tmp_path, *changes, "optim.steps=3"), tmp_path / "run").step) == 3
+
+
+def test_another_ontology_is_refused(tmp_path):
+  (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
+  changes = ("loss.hierarchy=1.0", f"graph.ontology={tmp_path}/ontology.json", "optim.steps=1")
+  train(tiny_config(tmp_path, *changes), tmp_path / "run")
+  fewer = TOP | {"child_ids": TOP["child_ids"][1:]}
+  (tmp_path / "ontology.json").write_text(json.dumps([fewer, *LEAVES]))
+  with pytest.raises(UserError, match=r"graph\.ontology: another content"):
+    train(tiny_config(tmp_path, *changes), tmp_path / "run")
+
+
+def test_the_hierarchy_needs_an_ontology(tmp_path):
+  with pytest.raises(UserError, match=r"graph\.ontology: loss\.hierarchy needs"):
+    train(tiny_config(tmp_path, "loss.hierarchy=1.0"), tmp_path / "run")

@@ -1,0 +1,90 @@
+"""Runs that begin with another run's parameters, and the head's own learning rate."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from runs_support import FRONTEND, VOCABULARY, make_store, saved, tiny_config, trained
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs.loop import train
+from atgcn_jax.training.optim import optimiser
+
+
+def begun_from(folder, run, *changes):
+  """Parameters and normaliser of a run at its first checkpoint, step 0."""
+  config = tiny_config(folder, "optim.steps=1", "checkpoint.keep=9", *changes, f"start.run={run}")
+  train(config, folder / "next")
+  steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
+  assert steps[0] == 0
+  from atgcn_jax.runs.restore import load
+  from atgcn_jax.training import sharding
+
+  return load(folder / "next", "0", sharding.data_mesh())
+
+
+def same(one, other):
+  return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
+
+
+def test_a_run_begins_with_what_fits(tmp_path):
+  # The trained run has a graph; the new one takes its encoder, and its head is new.
+  given = saved(trained())
+  loaded = begun_from(tmp_path, trained(), "model.head=linear", "start.step=latest")
+  for kind in ("params", "batch_stats"):
+    ours, theirs = loaded.state[kind]["encoder"], getattr(given.state, kind)["encoder"]
+    assert same(ours, theirs)
+  assert set(loaded.state["params"]["head"]) == {"fc"}
+  assert np.array_equal(loaded.run.normaliser.mean, given.run.normaliser.mean)
+
+
+def test_the_head_of_the_same_labels_is_taken(tmp_path):
+  loaded = begun_from(tmp_path, trained(), "start.step=latest")
+  assert same(loaded.state["params"], saved(trained()).state.params)
+
+
+def test_the_head_of_other_labels_is_not_taken(tmp_path):
+  names = tuple(f"other {name}" for name in VOCABULARY.names)
+  others = Vocabulary(tuple(f"/m/x{k}" for k in range(6)), names)
+  make_store(tmp_path / "store.h5", vocabulary=others)
+  loaded = begun_from(tmp_path, trained(), "start.step=latest")
+  given = saved(trained()).state.params
+  assert same(loaded.state["params"]["encoder"], given["encoder"])
+  assert not same(loaded.state["params"]["head"], given["head"])
+
+
+def test_another_front_end_is_refused(tmp_path):
+  make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, name="odd", fmax=1900.0))
+  with pytest.raises(UserError, match="has the front end tiny, the store odd"):
+    begun_from(tmp_path, trained())
+
+
+def test_another_encoder_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"the encoder in .* is another, its .*conv_block1"):
+    begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
+
+
+def test_a_start_that_is_no_run_is_refused(tmp_path):
+  with pytest.raises(UserError, match="no run with a checkpoint"):
+    begun_from(tmp_path, tmp_path / "nothing")
+
+
+def test_the_heads_rate_is_its_own():
+  config = tiny_optim(head_factor=0.25)
+  params = {"encoder": {"w": np.ones(3, "f")}, "head": {"w": np.ones(3, "f")}}
+  gradients = jax.tree.map(lambda x: 0.5 * x, params)
+  adam = optimiser(config)
+  updates, _ = adam.update(gradients, adam.init(params), params)
+  ratio = optax.tree.norm(updates["head"]) / optax.tree.norm(updates["encoder"])
+  assert float(ratio) == pytest.approx(0.25, rel=1e-6)
+
+
+def tiny_optim(**changes):
+  from atgcn_jax.runs.config import default_config
+
+  config = default_config().optim
+  config.update(changes)
+  return config
