@@ -110,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
   prepare.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
   prepare.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
   prepare.add_argument("--out", required=True, help="the store to write, .h5")
-  prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
-  prepare.add_argument("--dtype", default="uint8", choices=("uint8", "float16"))
+  prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
+  prepare.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
   prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
 
   soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")

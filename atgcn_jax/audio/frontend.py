@@ -25,7 +25,8 @@ class Frontend:
     n_fft: points of the Fourier transform.
     win_length: samples under the Hann window, which stands in the middle of `n_fft`.
     hop: samples from one frame to the next.
-    pad_mode: what lies beyond the ends under the centred frames, "constant" (zeros) or "reflect".
+    pad_mode: what lies beyond the ends under the centred frames, "constant" (zeros) or "reflect";
+      "none" where frames are not centred and the first begins with the first sample.
     power: 1 for magnitudes, 2 for powers.
     n_mels: mel bands, F.
     fmin: lower end of the lowest band, in Hz.
@@ -34,6 +35,9 @@ class Frontend:
     top_db: range kept below the peak of a clip, in dB; None keeps all.
     drop_last: whether the last centred frame, half of which is padding, is left out.
     seconds: length of a clip.
+    mel_scale: "slaney", bands of unit area and slopes linear in Hz; or "htk", slopes of height 1,
+      linear in mel.
+    log_offset: where given, values are natural logarithms after adding it, in place of dB.
   """
 
   name: str
@@ -50,6 +54,8 @@ class Frontend:
   top_db: float | None = None
   drop_last: bool = False
   seconds: float = 10.0
+  mel_scale: str = "slaney"
+  log_offset: float | None = None
 
   @property
   def samples(self) -> int:
@@ -63,6 +69,8 @@ class Frontend:
 
   def frame_count(self, samples: int) -> int:
     """Returns the frames T that a waveform of so many samples gives, at least one."""
+    if self.pad_mode == "none":
+      return max(1, (samples - self.win_length) // self.hop + 1)
     return max(1, samples // self.hop + (not self.drop_last))
 
 
@@ -93,13 +101,28 @@ FRONTENDS: dict[str, Frontend] = {
     fmin=50.0,
     fmax=14000.0,
   ),
+  "vggish": Frontend(
+    name="vggish",
+    sample_rate=16000,
+    n_fft=512,
+    win_length=400,
+    hop=160,
+    pad_mode="none",
+    power=1,
+    n_mels=64,
+    fmin=125.0,
+    fmax=7500.0,
+    mel_scale="htk",
+    log_offset=0.01,
+  ),
 }
 
 
 def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.Array:
-  """Returns the log-mel spectrogram in dB, float32[..., T, F], T = `frontend.frame_count(S)`.
+  """Returns the log-mel spectrogram, float32[..., T, F], T = `frontend.frame_count(S)`.
 
-  Each clip keeps its own peak: clips of a batch do not change each other.
+  It is in dB; with a `log_offset`, natural logarithms. Each clip keeps its own peak: clips of a
+  batch do not change each other.
 
   Args:
     waveform: float[..., S] at the front end's sample rate, any leading axes, S at least 1.
@@ -115,7 +138,8 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
     frontend = FRONTENDS[frontend]
   stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power")}
   filters = {
-    name: getattr(frontend, name) for name in ("sample_rate", "n_fft", "n_mels", "fmin", "fmax")
+    name: getattr(frontend, name)
+    for name in ("sample_rate", "n_fft", "n_mels", "fmin", "fmax", "mel_scale")
   }
   waveform = _checked(waveform)
   frames = frontend.frame_count(waveform.shape[-1])
@@ -124,15 +148,21 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
     spectra = spectrogram(waveform, win_length=frontend.win_length, **stft)
     return mel_spectrogram(spectra[..., :frames, :], **filters)
 
-  in_pieces = functools.partial(
-    mel_spectrogram_in_pieces,
-    frames=frames,
-    window=_hann(frontend.win_length),
-    bank=mel_filterbank(**filters),
-    **stft,
-  )
+  def in_pieces(waveform):
+    return mel_spectrogram_in_pieces(
+      at_ends(waveform, frontend.win_length, frontend.pad_mode),
+      frames=frames,
+      window=_hann(frontend.win_length),
+      hop=frontend.hop,
+      n_fft=frontend.n_fft,
+      power=frontend.power,
+      bank=mel_filterbank(**filters),
+    )
+
   # Frames are dropped before the peak is taken.
   mel = jax.lax.platform_dependent(waveform, cpu=in_pieces, default=together)
+  if frontend.log_offset is not None:
+    return jnp.log(mel + frontend.log_offset)
   return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
 
 
@@ -147,14 +177,15 @@ def spectrogram(
 ) -> jax.Array:
   """Returns magnitudes or powers, float32[..., S // hop + 1, n_fft // 2 + 1], of centred frames.
 
-  Frame t is centred on sample t * hop, under a periodic Hann window.
+  Frame t is centred on sample t * hop, under a periodic Hann window; without padding it begins
+  there, and there are (S - win_length) // hop + 1 frames, at least one.
 
   Args:
     waveform: float[..., S], S at least 1.
     n_fft: points of the Fourier transform, even, at least `win_length`.
     win_length: samples under the window, even.
     hop: samples from one frame to the next.
-    pad_mode: "constant" (zeros) or "reflect" at both ends.
+    pad_mode: "constant" (zeros) or "reflect" at both ends, or "none".
     power: 1 for magnitudes, 2 for powers.
 
   Raises:
@@ -165,16 +196,15 @@ def spectrogram(
   """
   if win_length % 2 or n_fft % 2 or not 0 < win_length <= n_fft or hop < 1:
     raise ValueError(f"cannot frame with n_fft {n_fft}, win_length {win_length}, hop {hop}")
-  if pad_mode not in ("constant", "reflect") or power not in (1, 2):
+  if pad_mode not in ("constant", "reflect", "none") or power not in (1, 2):
     raise ValueError(f"pad_mode {pad_mode!r} or power {power!r} is not known")
   waveform = _checked(waveform)
-  frames = waveform.shape[-1] // hop + 1
   # Only what lies under the window is framed: zeros around it change phases, which are dropped,
   # and the Fourier transform appends as many. Frames are whole hops laid side by side, so that
   # framing is a few slices and no gather.
-  half, hops = win_length // 2, -(-win_length // hop)
-  edge = [(0, 0)] * (waveform.ndim - 1)
-  padded = jnp.pad(waveform, [*edge, (half, half)], mode=pad_mode)
+  hops, edge = -(-win_length // hop), [(0, 0)] * (waveform.ndim - 1)
+  padded = at_ends(waveform, win_length, pad_mode)
+  frames = (padded.shape[-1] - win_length) // hop + 1
   blocks = frames + hops - 1
   padded = jnp.pad(padded, [*edge, (0, max(0, blocks * hop - padded.shape[-1]))])
   rows = padded[..., : blocks * hop].reshape(*waveform.shape[:-1], blocks, hop)
@@ -187,6 +217,20 @@ def spectrogram(
   return powers if power == 2 else jnp.sqrt(powers)
 
 
+def at_ends(waveform: jax.Array, win_length: int, pad_mode: str) -> jax.Array:
+  """The waveform as it is framed, float32[..., S']: with half a window at both ends, or as it is.
+
+  Args:
+    waveform: float32[..., S].
+    win_length: samples under the window; where nothing is added there are at least as many.
+    pad_mode: as for `spectrogram`.
+  """
+  edge = [(0, 0)] * (waveform.ndim - 1)
+  if pad_mode == "none":
+    return jnp.pad(waveform, [*edge, (0, max(0, win_length - waveform.shape[-1]))])
+  return jnp.pad(waveform, [*edge, (win_length // 2, win_length // 2)], mode=pad_mode)
+
+
 def mel_spectrogram(
   spectra: jax.Array | np.ndarray,
   *,
@@ -195,6 +239,7 @@ def mel_spectrogram(
   n_mels: int,
   fmin: float,
   fmax: float,
+  mel_scale: str = "slaney",
 ) -> jax.Array:
   """Returns the spectra weighed by the mel bands, float32[..., T, F].
 
@@ -205,18 +250,34 @@ def mel_spectrogram(
     n_mels: mel bands, F.
     fmin: lower end of the lowest band, in Hz.
     fmax: upper end of the highest band, in Hz.
+    mel_scale: "slaney" or "htk".
   """
-  bank = mel_filterbank(sample_rate=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+  bank = mel_filterbank(
+    sample_rate=sample_rate,
+    n_fft=n_fft,
+    n_mels=n_mels,
+    fmin=fmin,
+    fmax=fmax,
+    mel_scale=mel_scale,
+  )
   return jnp.matmul(jnp.asarray(spectra, jnp.float32), bank.T, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.lru_cache(maxsize=16)
 def mel_filterbank(
-  *, sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+  *,
+  sample_rate: int,
+  n_fft: int,
+  n_mels: int,
+  fmin: float,
+  fmax: float,
+  mel_scale: str = "slaney",
 ) -> np.ndarray:
   """Returns the triangular filters, float32[F, n_fft // 2 + 1], read-only.
 
-  The corners are equally far apart on the Slaney mel scale; each triangle has unit area in Hz.
+  The corners are equally far apart on the mel scale. On Slaney's, each triangle is one over Hz, of
+  unit area; on HTK's, one over mel, of height 1; the
+  lowest bin, 0 Hz, weighs nothing.
 
   Args:
     sample_rate: of the waveform, in Hz.
@@ -224,14 +285,29 @@ def mel_filterbank(
     n_mels: mel bands, F.
     fmin: lower end of the lowest band, in Hz.
     fmax: upper end of the highest band, in Hz.
+    mel_scale: "slaney" or "htk".
+
+  Raises:
+    ValueError: another scale.
 
   Source: Slaney, Auditory Toolbox (1998); librosa.filters.mel with htk=False, norm="slaney".
+    Young et al., The HTK Book; Hershey et al., ICASSP 2017 (VGGish).
   """
-  corners = _mel_to_hz(np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2))[:, None]
-  lower, centre, upper = corners[:-2], corners[1:-1], corners[2:]
   bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
-  triangles = np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre))
-  bank = (np.maximum(triangles, 0) * 2 / (upper - lower)).astype(np.float32)
+  if mel_scale == "htk":
+    low, high = _hz_to_htk_mel(np.array([fmin, fmax]))
+    return _triangles(np.linspace(low, high, n_mels + 2), _hz_to_htk_mel(bins), 1.0)
+  if mel_scale != "slaney":
+    raise ValueError(f"mel scale {mel_scale!r} is not known; choose slaney or htk")
+  corners = _mel_to_hz(np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2))
+  return _triangles(corners, bins, 2 / (corners[2:] - corners[:-2])[:, None])
+
+
+def _triangles(corners: np.ndarray, bins: np.ndarray, height: np.ndarray | float) -> np.ndarray:
+  """float32[F, N], read-only: triangles over three corners each, at these bins."""
+  lower, centre, upper = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+  slopes = np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre))
+  bank = (np.maximum(slopes, 0) * height).astype(np.float32)
   bank.setflags(write=False)
   return bank
 
@@ -271,6 +347,10 @@ def _hz_to_mel(hz: float) -> float:
   if hz < _KNEE_HZ:
     return hz * _KNEE_MEL / _KNEE_HZ
   return float(_KNEE_MEL + np.log(hz / _KNEE_HZ) / _STEP)
+
+
+def _hz_to_htk_mel(hz: np.ndarray) -> np.ndarray:
+  return 1127.0 * np.log1p(hz / 700.0)
 
 
 def _mel_to_hz(mel: np.ndarray) -> np.ndarray:

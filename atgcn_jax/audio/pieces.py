@@ -10,32 +10,29 @@ FRAMES, AT_ONCE = 128, 2  # the most frames of a piece, and pieces at a time
 
 
 def mel_spectrogram_in_pieces(
-  waveform: jax.Array,
+  padded: jax.Array,
   *,
   frames: int,
   window: np.ndarray,
   hop: int,
   n_fft: int,
-  pad_mode: str,
   power: int,
   bank: np.ndarray,
 ) -> jax.Array:
   """Returns what `spectrogram` and `mel_spectrogram` of the front end give, float32[..., T, F].
 
   Args:
-    waveform: float32[..., S].
-    frames: T, at most S // hop + 1.
+    padded: float32[..., S], with what lies beyond the ends.
+    frames: T, at most (S - W) // hop + 1.
     window: float32[W], W at most `n_fft`.
     hop: samples from one frame to the next.
     n_fft: points of the Fourier transform.
-    pad_mode: "constant" (zeros) or "reflect" at both ends.
     power: 1 for magnitudes, 2 for powers.
     bank: float32[F, n_fft // 2 + 1], the mel filters.
   """
-  *axes, samples = waveform.shape
-  edge = ((0, 0), (window.size // 2, window.size // 2))
+  *axes, samples = padded.shape
   # Without the barrier the padding is worked out anew for every overlapping frame.
-  clips = jax.lax.optimization_barrier(jnp.pad(waveform.reshape(-1, samples), edge, mode=pad_mode))
+  clips = jax.lax.optimization_barrier(padded.reshape(-1, samples))
   pieces = -(-frames // FRAMES)
   rounds = -(-pieces // AT_ONCE)
   size = -(-frames // (rounds * AT_ONCE))

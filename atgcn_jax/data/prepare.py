@@ -39,7 +39,7 @@ def prepare(
   vocabulary: str | os.PathLike | None = None,
   used_labels_only: bool = False,
   frontend_name: str = "talnet",
-  dtype: str = "uint8",
+  dtype: str | None = None,
   workers: int | None = None,
 ) -> int:
   """Write the store of the files that a label list names; returns the number of clips.
@@ -51,6 +51,7 @@ def prepare(
     labels: CSV with the columns `filename`, `fold`, `positive_labels` (ids, comma-separated).
     vocabulary: CSV with the columns `index`, `mid`, `display_name`; without it the ids of the
       list, sorted, are the vocabulary.
+    dtype: `uint8` or `float16`; by default the first for log-mels in dB, the second for others.
     used_labels_only: leave out the labels of the vocabulary that no file has.
     workers: processes; by default one a core.
   Raises:
@@ -72,6 +73,9 @@ def prepare(
   if not known.ids:
     raise UserError(f"{labels}: no file has a label; fill the column positive_labels")
   settings = frontend.FRONTENDS[frontend_name]
+  in_db = settings.log_offset is None
+  if dtype == "uint8" and not in_db:
+    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {frontend_name}")
   build_store(
     out,
     functools.partial(load_clip, str(audio), settings),
@@ -80,7 +84,7 @@ def prepare(
     labels=indices,
     vocabulary=known,
     settings=settings,
-    dtype=dtype,
+    dtype=dtype or ("uint8" if in_db else "float16"),
     workers=workers,
   )
   return len(listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +11,47 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from atgcn_jax.models.cnn10 import Cnn10, scaled
+from atgcn_jax.models.cnn10 import Cnn10
+from atgcn_jax.models.deepres import DeepRes
+from atgcn_jax.models.google_cnn import GoogleCnn
 from atgcn_jax.models.heads import GraphHead, LinearHead
 from atgcn_jax.models.layers import (
   Array,
   Dropout,
   Placement,
   SpectrogramTransform,
+  groups_of,
   parameter_dtype,
+  scaled,
 )
+from atgcn_jax.models.multilevel_attention import MultiLevelAttention
+from atgcn_jax.models.normalisation import BatchNorm
+from atgcn_jax.models.pooling import POOLINGS, Pooling
+from atgcn_jax.models.resnet import BLOCKS
+from atgcn_jax.models.talnet import TalNet
 
 DTYPES = ("float32", "bfloat16", "float64")
 BATCH_NORMS = ("global", "local")
+ENCODERS = (
+  "cnn10",
+  "talnet",
+  "multilevel_attention",
+  "multilevel_attention_embeddings",
+  "google_cnn",
+  "deepres",
+)
+# Encoders that give a vector a frame, and how their systems pool the scores of frames.
+OWN_POOLING = {"talnet": "linear_softmax", "google_cnn": "average", "deepres": "sigmoid_attention"}
 
 
 class AudioTagger(nn.Module):
-  """An acoustic encoder under a head that scores every label."""
+  """An acoustic encoder under a head that scores every label, of clips or of frames to pool."""
 
   encoder: nn.Module
   head: nn.Module
   embedding_dropout: float = 0.5
+  pooling: nn.Module | None = None  # of encoders that give a vector a frame
+  logit_norm: Callable[[Placement | None], nn.Module] | None = None
 
   @nn.compact
   def __call__(
@@ -45,14 +67,20 @@ class AudioTagger(nn.Module):
     Args:
       log_mel: float[B, T, F] normalised log-mels.
       train: batch statistics and dropout (needs an rng `dropout`) where true.
-      return_features: also give `embedding` [B, C] and `label_vectors` [K, C].
+      return_features: also give `embedding` [B, C], `label_vectors` [K, C] and, of systems that
+        score frames, `frame_logits` [B, T', K].
       after_norm: training's transform of the spectrogram behind the first batch norm.
       placement: of the batch; by default it lies on all devices.
     """
     features = self.encoder(log_mel, train=train, after_norm=after_norm, placement=placement)
-    embedding = features["embedding"]
-    embedding = Dropout(self.embedding_dropout)(embedding, train=train)
-    scored = self.head(at_least_float32(embedding))
+    vectors = features.pop("frames", features["embedding"])
+    vectors = at_least_float32(Dropout(self.embedding_dropout)(vectors, train=train))
+    scored = self.head(vectors)
+    if self.logit_norm is not None:
+      scored["logits"] = self.logit_norm(placement)(scored["logits"], train=train)
+    if self.pooling is not None:
+      scored["frame_logits"] = scored["logits"]
+      scored["logits"] = self.pooling(scored["frame_logits"], vectors)
     features = {name: at_least_float32(x) for name, x in {**features, **scored}.items()}
     return features if return_features else features["logits"]
 
@@ -95,13 +123,16 @@ def build(
   """The module of a config's `model` section.
 
   `module.apply(variables, log_mel, train=False)` returns logits [B, K], and with
-  `return_features=True` a dict with `logits`, `embedding` [B, C] and `label_vectors` [K, C].
+  `return_features=True` a dict with `logits`, `embedding` [B, C], `label_vectors` [K, C] and, of
+  systems that score frames, `frame_logits` [B, T', K]. Systems that pool probabilities return
+  log p - log(1 - p).
 
   Args:
-    config: `encoder` (`cnn10`), `head` (`linear` or `graph`), `width` multiplier, `dropout`
-      (`block`, `pooled`, `embedding`), `batch_norm` (`global`, also where it is left out, or
-      `local`), `dtype`; for the graph head also `layers`, `hidden`, `activation`,
-      `negative_slope`.
+    config: `encoder` (one of ENCODERS), `head` (`linear` or `graph`, on any encoder), `width`
+      multiplier, `dropout` (`block`, `pooled`, `embedding`), `dtype`; for the graph head also
+      `layers`, `hidden`, `activation`, `negative_slope`. These may be left out: `batch_norm`
+      (`global`, or `local`), `pooling` (of encoders that give frames; by default the system's
+      own), `depth` (34 or 50, of `deepres`).
     num_classes: labels K.
     propagation: float[K, K], an array or of scipy's csr_array, needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
@@ -111,37 +142,69 @@ def build(
   if config.dtype not in DTYPES:
     raise ValueError(f"model.dtype {config.dtype!r}: one of {', '.join(DTYPES)}")
   dtype = jnp.dtype(config.dtype)
-  if config.encoder != "cnn10":
-    raise ValueError(f"model.encoder {config.encoder!r}: only cnn10 is known")
   batch_norm = getattr(config, "batch_norm", "global")
   if batch_norm not in BATCH_NORMS:
     raise ValueError(f"model.batch_norm {batch_norm!r}: one of {', '.join(BATCH_NORMS)}")
-  encoder = Cnn10(
-    width=config.width,
-    block_dropout=config.dropout.block,
-    pooled_dropout=config.dropout.pooled,
-    batch_norm=batch_norm,
+  kind = getattr(config, "pooling", "") or OWN_POOLING.get(config.encoder, POOLINGS[0])
+  if kind not in POOLINGS:
+    raise ValueError(f"model.pooling {kind!r}: one of {', '.join(POOLINGS)}")
+  frame_wise = config.encoder in OWN_POOLING
+  multilevel = config.encoder.startswith("multilevel_attention")
+  return AudioTagger(
+    _encoder(config, num_classes, batch_norm, dtype),
+    _head(config, num_classes, propagation, label_embeddings, dtype),
+    embedding_dropout=config.dropout.embedding,
+    pooling=Pooling(kind, num_classes, parameter_dtype(dtype)) if frame_wise else None,
+    logit_norm=functools.partial(_logit_norm, num_classes, batch_norm, dtype)
+    if multilevel
+    else None,
+  )
+
+
+def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -> nn.Module:
+  shared: dict[str, Any] = {"width": config.width, "batch_norm": batch_norm, "dtype": dtype}
+  dropout = config.dropout
+  if config.encoder == "cnn10":
+    return Cnn10(block_dropout=dropout.block, pooled_dropout=dropout.pooled, **shared)
+  if config.encoder == "talnet":
+    return TalNet(block_dropout=dropout.block, **shared)
+  if config.encoder in ("multilevel_attention", "multilevel_attention_embeddings"):
+    on_embeddings = config.encoder.endswith("embeddings")
+    return MultiLevelAttention(num_classes, on_embeddings, block_dropout=dropout.block, **shared)
+  if config.encoder == "google_cnn":
+    return GoogleCnn(**shared)
+  if config.encoder == "deepres":
+    depth = getattr(config, "depth", 50)
+    if depth not in BLOCKS:
+      raise ValueError(f"model.depth {depth}: one of {', '.join(map(str, BLOCKS))}")
+    return DeepRes(depth=depth, **shared)
+  raise ValueError(f"model.encoder {config.encoder!r}: one of {', '.join(ENCODERS)}")
+
+
+def _logit_norm(num_classes: int, batch_norm: str, dtype: jnp.dtype, placement) -> nn.Module:
+  kept = parameter_dtype(dtype)
+  return BatchNorm(num_classes, kept, groups_of(batch_norm, placement), name="logit_norm")
+
+
+def _head(
+  config: Any, num_classes: int, propagation, label_embeddings, dtype: jnp.dtype
+) -> nn.Module:
+  if config.head == "linear":
+    return LinearHead(num_classes, dtype=parameter_dtype(dtype))
+  if config.head != "graph":
+    raise ValueError(f"model.head {config.head!r}: one of linear, graph")
+  propagation, label_embeddings = _graph(num_classes, propagation, label_embeddings)
+  if config.layers < 1:
+    raise ValueError(f"model.layers {config.layers}: at least 1")
+  return GraphHead(
+    propagation=propagation,
+    label_embeddings=label_embeddings,
+    layers=config.layers,
+    hidden=scaled(config.hidden, config.width),
+    activation=config.activation,
+    negative_slope=config.negative_slope,
     dtype=dtype,
   )
-  head: nn.Module
-  if config.head == "linear":
-    head = LinearHead(num_classes, dtype=parameter_dtype(dtype))
-  elif config.head == "graph":
-    propagation, label_embeddings = _graph(num_classes, propagation, label_embeddings)
-    if config.layers < 1:
-      raise ValueError(f"model.layers {config.layers}: at least 1")
-    head = GraphHead(
-      propagation=propagation,
-      label_embeddings=label_embeddings,
-      layers=config.layers,
-      hidden=scaled(config.hidden, config.width),
-      activation=config.activation,
-      negative_slope=config.negative_slope,
-      dtype=dtype,
-    )
-  else:
-    raise ValueError(f"model.head {config.head!r}: one of linear, graph")
-  return AudioTagger(encoder, head, embedding_dropout=config.dropout.embedding)
 
 
 def _graph(num_classes: int, propagation, label_embeddings) -> tuple[Any, np.ndarray]:

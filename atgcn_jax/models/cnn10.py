@@ -17,8 +17,10 @@ from atgcn_jax.models.layers import (
   Placement,
   SpectrogramTransform,
   constant,
+  groups_of,
   parameter_dtype,
   placement_here,
+  scaled,
 )
 from atgcn_jax.models.normalisation import STATISTICS, BatchNorm
 
@@ -160,7 +162,7 @@ class Cnn10(nn.Module):
       placement: of the batch; by default it lies on all devices.
     """
     placement = placement or placement_here()
-    groups = placement.devices if self.batch_norm == "local" else 1
+    groups = groups_of(self.batch_norm, placement)
     x = BatchNorm(log_mel.shape[-1], self.dtype, groups, name="bn0")(log_mel, train=train)
     if after_norm is not None:
       x = after_norm(x)
@@ -180,8 +182,3 @@ class Cnn10(nn.Module):
       name="fc1",
     )(x)
     return {"embedding": nn.relu(x).astype(self.dtype)}
-
-
-def scaled(channels: int, width: float) -> int:
-  """The number of channels at this width multiplier, at least one."""
-  return max(1, round(channels * width))

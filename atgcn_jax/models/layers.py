@@ -29,6 +29,21 @@ def placement_here() -> Placement:
   return Placement(jax.device_count(), jax.default_backend())
 
 
+def groups_of(batch_norm: str, placement: Placement | None) -> int:
+  """Into how many runs of clips, each with batch statistics of its own, a batch falls.
+
+  Args:
+    batch_norm: `global`, or `local` for one a device.
+    placement: of the batch; by default it lies on all devices.
+  """
+  return (placement or placement_here()).devices if batch_norm == "local" else 1
+
+
+def scaled(channels: int, width: float) -> int:
+  """The number of channels at this width multiplier, at least one."""
+  return max(1, round(channels * width))
+
+
 def constant(module: nn.Module, name: str, compute: Callable[[], Any]) -> Any:
   """What inference needs of the parameters alone: computed, or taken from where it is kept.
 

@@ -72,8 +72,8 @@ def _figure3(settings: Settings, points: Sequence[float]) -> str:
     for curve in curves
   ]
   baseline = seed_means(scored[CNN10.name])
-  figure3.draw_figure3(*drawn, baseline, settings.out / "figure3.png")
-  figure3.write_figure3_csv(*drawn, baseline, settings.out / "figure3.csv")
+  figure3.draw_figure3(drawn, baseline, settings.out / "figure3.png")
+  figure3.write_figure3_csv(drawn, baseline, settings.out / "figure3.csv")
   return f"{settings.out}/figure3.png, figure3.csv"
 
 
@@ -106,7 +106,7 @@ def _figure4(settings: Settings) -> str:
     tops = top_categories(ontology, vocabulary.ids)
     categories = [[ontology.names[top] for top in of_label] for of_label in tops]
   path = settings.out / "figure4.png"
-  figure4.draw_figure4(panels, categories, vocabulary.names, None, path)
+  figure4.draw_figure4(panels, categories, vocabulary.names, path)
   return figure4.write_figure4(
     {title: figure4.label_space(vectors, categories) for title, vectors in panels.items()},
     path.with_suffix(".csv"),

@@ -138,6 +138,7 @@ def split_of(store: ClipStore, fold: str) -> list[str]:
     UserError: for a fold that the store does not have, or folds whose use is not known.
   """
   present = sorted(set(store.folds.tolist()))
+  split: tuple[tuple[str, ...], ...]
   if fold:
     if fold not in present:
       raise UserError(f"--folds: {store.path} has no fold {fold}; it has {', '.join(present)}")

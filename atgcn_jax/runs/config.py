@@ -14,7 +14,9 @@ from atgcn_jax.errors import UserError
 DEFAULTS: dict[str, Any] = {
   "seed": 0,
   "model": {
-    "encoder": "cnn10",
+    "encoder": "cnn10",  # one of models.ENCODERS
+    "depth": 50,  # or 34: of the encoder deepres
+    "pooling": "",  # of encoders that give frames: one of models.pooling.POOLINGS, or their own
     "head": "graph",  # graph (AT-GCN) or linear (CNN10)
     "width": 1.0,  # multiplies the channels of the encoder and of the graph's hidden layers
     "dtype": "float32",  # compute type; parameters stay float32 under bfloat16
@@ -173,7 +175,7 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
   """The `ConfigDict` of a config file, filled up with the defaults and overridden.
 
   Args:
-    path: a Python file with `get_config()`.
+    path: a Python file with `get_config()`; in FILE:ARGUMENT, the argument is passed to it.
     overrides: arguments like `--config.optim.steps=100`.
   Raises:
     UserError: for a file that cannot be run, an unknown key, or a value of another type or out of
@@ -181,10 +183,14 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
   """
   import ml_collections
 
-  if not os.path.isfile(path):
+  file, arguments = os.fspath(path), []
+  if not os.path.isfile(file) and ":" in os.path.basename(file):
+    file, argument = file.rsplit(":", 1)
+    arguments = [argument]
+  if not os.path.isfile(file):
     raise UserError(f"{path}: no such config file; give a file with get_config() to --config")
   try:
-    given = runpy.run_path(str(path))["get_config"]()
+    given = runpy.run_path(file)["get_config"](*arguments)
     given = ml_collections.ConfigDict(given).to_dict()
   except (Exception, SystemExit) as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())

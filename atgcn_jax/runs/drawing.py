@@ -144,6 +144,25 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
   return centred / np.abs(centred).max()
 
 
+def embedded(vectors: np.ndarray, seed: int) -> np.ndarray:
+  """Places in the plane, float32[K, 2]: similar vectors lie close.
+
+  Args:
+    vectors: float[K, C], finite, at least three of them distinct.
+    seed: of t-SNE.
+  Source: scikit-learn's TSNE.
+  """
+  from sklearn.manifold import TSNE  # half a second
+
+  return TSNE(
+    perplexity=max(1.0, min(30.0, (len(vectors) - 1) / 3)),  # must stay below K
+    init="pca" if vectors.shape[1] > 1 else "random",
+    # The exact method is also the faster one for hundreds of labels.
+    method="exact" if len(vectors) <= 1000 else "barnes_hut",
+    random_state=seed,
+  ).fit_transform(scaled(vectors))
+
+
 def short(name: str) -> str:
   """A label's name on one line of at most 32 characters."""
   name = " ".join(name.split())

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-from sklearn.manifold import TSNE
 
 from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.runs.drawing import (
@@ -19,8 +18,8 @@ from atgcn_jax.runs.drawing import (
   ORANGE,
   dots,
   drawing,
+  embedded,
   map_axes,
-  scaled,
   short,
   spring_layout,
   svg,
@@ -174,13 +173,7 @@ def label_map(
 
   Source: scikit-learn's TSNE.
   """
-  places = TSNE(
-    perplexity=max(1.0, min(30.0, (len(vectors) - 1) / 3)),  # must stay below K
-    init="pca" if vectors.shape[1] > 1 else "random",
-    # The exact method is also the faster one for hundreds of labels.
-    method="exact" if len(vectors) <= 1000 else "barnes_hut",
-    random_state=seed,
-  ).fit_transform(scaled(vectors))
+  places = embedded(vectors, seed)
   with drawing():
     figure, axes = map_axes(9.5 if len(names) > 20 else 6.5)
     axes.margins(0.06)

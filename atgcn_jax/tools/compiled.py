@@ -16,7 +16,8 @@ import numpy as np
 
 from atgcn_jax import models
 from atgcn_jax.errors import UserError
-from atgcn_jax.models.cnn10 import CHANNELS, scaled
+from atgcn_jax.models.cnn10 import CHANNELS
+from atgcn_jax.models.layers import scaled
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import initial_state

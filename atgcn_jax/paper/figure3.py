@@ -1,0 +1,61 @@
+"""Figure 3: mAP over the threshold τ of Eq. 6 and over the neighbours' weight p of Eq. 7."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from atgcn_jax.paper.experiments import FIGURE3
+from atgcn_jax.runs.drawing import BLUE, DARK, ORANGE, drawing
+
+Points = Sequence[tuple[float, Sequence[float]]]  # a value of the setting, mAP by seed
+
+
+def draw_figure3(
+  curves: Sequence[Points], baseline: Sequence[float], path: str | os.PathLike
+) -> None:
+  """Write the picture: the means over seeds, their standard deviation as a band, CNN10's line.
+
+  Args:
+    curves: of τ and of p, as in `FIGURE3`.
+    baseline: mAP of CNN10 by seed.
+    path: .png, .svg or .pdf.
+  """
+  with drawing():
+    figure = Figure((10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, about, points in zip(panels, FIGURE3, curves):
+      ordered = sorted(points, key=lambda point: point[0])
+      values = np.array([value for value, _ in ordered])
+      means = np.array([np.mean(seeds) for _, seeds in ordered])
+      spread = np.array([np.std(seeds, ddof=1) if len(seeds) > 1 else 0 for _, seeds in ordered])
+      axes.fill_between(values, means - spread, means + spread, color=BLUE, alpha=0.2, linewidth=0)
+      axes.plot(values, means, "o-", color=BLUE, label="AT-GCN, 2 layers")
+      axes.axhline(np.mean(baseline), color=ORANGE, linestyle="--", label="CNN10")
+      axes.axvline(about.chosen, color=DARK, linestyle=":", linewidth=1, label="the paper's choice")
+      axes.set(xlabel=about.title, xlim=(-0.03, 1.03))
+      axes.grid(color="#E5E5E5")
+    panels[0].set_ylabel("mAP")
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=150, transparent=False)
+
+
+def write_figure3_csv(
+  curves: Sequence[Points], baseline: Sequence[float], path: str | os.PathLike
+) -> None:
+  """Write a row a point and one for CNN10: setting, value, mean, deviation, seeds."""
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["setting", "value", "mAP", "mAP_deviation", "seeds"])
+    rows = [
+      (about.key, f"{value:g}", seeds)
+      for about, points in zip(FIGURE3, curves)
+      for value, seeds in points
+    ]
+    for setting, value, seeds in [*rows, ("cnn10", "", baseline)]:
+      deviation = f"{np.std(seeds, ddof=1):.6f}" if len(seeds) > 1 else ""
+      writer.writerow([setting, value, f"{np.mean(seeds):.6f}", deviation, len(seeds)])

@@ -1,0 +1,156 @@
+"""Figure 4: the vectors by which CNN10 and AT-GCN score labels, in the plane and in figures."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sklearn.metrics import silhouette_samples
+from sklearn.neighbors import NearestNeighbors
+
+from atgcn_jax.runs.drawing import DARK, drawing, embedded, write_names
+
+NEIGHBOURS = 10
+# The classes that the paper's text names, and three more, of categories it does not touch.
+NAMED = (
+  "Piano",
+  "Keyboard (musical)",
+  "Crying, sobbing",
+  "Baby cry, infant cry",
+  "Snake",
+  "Guitar",
+  "Rain",
+  "Car",
+  "Helicopter",
+)
+# Okabe and Ito's colours, told apart by the colour-blind, and a marker each for print in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+class LabelSpace(NamedTuple):
+  """How well label vectors fall into categories.
+
+  `silhouette` is by category, over the labels whose first category it is, NaN for fewer than two;
+  `neighbours` is the mean share of a label's nearest neighbours that share a category with it,
+  `chance` that of all other labels.
+  """
+
+  silhouette: dict[str, float]
+  mean_silhouette: float
+  neighbours: float
+  chance: float
+
+
+def label_space(vectors: np.ndarray, categories: Sequence[Sequence[str]]) -> LabelSpace:
+  """The figures of label vectors.
+
+  Distances are cosine distances: the length of a label's vector says how common it is, its
+  direction what it stands for. A label with several categories counts for the first where one is
+  needed (colours, silhouette) and for all of them among neighbours.
+
+  Args:
+    vectors: float[K, C].
+    categories: of each label, at least one.
+  Source: scikit-learn's silhouette_samples and NearestNeighbors.
+  """
+  first = np.array([names[0] for names in categories])
+  kinds = sorted(set(first.tolist()))
+  values = np.full(len(first), np.nan)
+  if 1 < len(kinds) < len(first):
+    values = silhouette_samples(vectors, first, metric="cosine")
+  silhouette = {kind: float(values[first == kind].mean()) for kind in kinds}
+  for kind in kinds:
+    if (first == kind).sum() < 2:
+      silhouette[kind] = float("nan")
+  shared = np.array([[bool(set(a) & set(b)) for b in categories] for a in categories])
+  count = min(NEIGHBOURS, len(first) - 1)
+  search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(vectors)
+  nearest = search.kneighbors(return_distance=False)  # without the label itself
+  np.fill_diagonal(shared, False)
+  return LabelSpace(
+    silhouette,
+    float(values.mean()),
+    float(np.take_along_axis(shared, nearest, axis=1).mean()),
+    float(shared.sum(axis=1).mean() / (len(first) - 1)),
+  )
+
+
+def draw_figure4(
+  panels: Mapping[str, np.ndarray],
+  categories: Sequence[Sequence[str]],
+  names: Sequence[str],
+  path: str | os.PathLike,
+) -> None:
+  """Write the picture: a t-SNE of each panel's label vectors, coloured by category.
+
+  Args:
+    panels: title to label vectors float[K, C].
+    categories: of each label; the first gives colour and marker.
+    names: of the K labels; those of NAMED are written, or the first nine where there is none.
+    path: .png, .svg or .pdf.
+  Source: scikit-learn's TSNE.
+  """
+  first = [of_label[0] for of_label in categories]
+  kinds = sorted(set(first), key=lambda kind: (-first.count(kind), kind))
+  named = [k for k, name in enumerate(names) if name in NAMED] or list(range(min(9, len(names))))
+  with drawing():
+    figure = Figure((13, 7.2))
+    for i, (title, vectors) in enumerate(panels.items()):
+      axes = figure.add_axes((0.01 + 0.5 * i, 0.12, 0.48, 0.82))
+      axes.set(title=title, xticks=[], yticks=[])
+      places = embedded(vectors, seed=0)
+      for kind, colour, marker in _styles(kinds):
+        chosen = [k for k, of_label in enumerate(first) if of_label == kind]
+        axes.scatter(
+          places[chosen, 0],
+          places[chosen, 1],
+          34,
+          c=colour,
+          marker=marker,
+          edgecolors=DARK,
+          linewidths=0.4,
+          zorder=3,
+        )
+      axes.margins(0.06)
+      write_names(axes, places[named], [names[k] for k in named], np.arange(len(named)))
+    handles = [
+      Line2D([], [], color=colour, marker=marker, linestyle="", markeredgecolor=DARK, label=kind)
+      for kind, colour, marker in _styles(kinds)
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=120, transparent=False)
+
+
+def _styles(kinds: Sequence[str]) -> list[tuple[str, str, str]]:
+  """Category, colour and marker; colours come round again with other markers."""
+  return [
+    (kind, COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
+    for i, kind in enumerate(kinds)
+  ]
+
+
+def write_figure4(spaces: Mapping[str, LabelSpace], path: str | os.PathLike) -> str:
+  """Write a row a figure and a column a panel as CSV; returns the same as a Markdown table."""
+  kinds = next(iter(spaces.values())).silhouette
+  rows = [(f"silhouette, {kind}", [s.silhouette[kind] for s in spaces.values()]) for kind in kinds]
+  rows += [
+    ("silhouette, all", [space.mean_silhouette for space in spaces.values()]),
+    (
+      f"share of the {NEIGHBOURS} nearest labels in the own category",
+      [space.neighbours for space in spaces.values()],
+    ),
+    ("the same of all labels", [space.chance for space in spaces.values()]),
+  ]
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["figure", *spaces])
+    writer.writerows([name, *(f"{x:.6f}" for x in values)] for name, values in rows)
+  lines = [f"| | {' | '.join(spaces)} |", "|---" * (len(spaces) + 1) + "|"]
+  lines += [f"| {name} | {' | '.join(f'{x:.3f}' for x in values)} |" for name, values in rows]
+  return "\n".join(lines)

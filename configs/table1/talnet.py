@@ -1,0 +1,47 @@
+"""TALNet: a row of Table I of Wang et al. (IEEE SPL 2020).
+
+Published: mAP .367, mAUC .969, d' 2.638 (the rerun; .362, .965, 2.554 by its authors). The recipe
+`common` is that of the reruns in that table. Not trained by this project so far.
+
+The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
+`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+
+  atgcn train --config configs/table1/talnet.py --workdir runs/talnet \\
+    --config.data.root=DATA
+
+The recipe `original` is that of Wang, Li and Metze (ICASSP 2019): 250 clips a step, no mixup, no
+SpecAugment.
+"""
+
+import ml_collections
+
+
+def get_config(recipe="common"):
+  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  if recipe not in ("common", "original"):
+    raise ValueError(f"recipe {recipe!r}: one of common, original")
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.model = dict(
+    encoder="talnet", head="linear", dropout=dict(block=0.0, pooled=0.0, embedding=0.0)
+  )
+  config.data = dict(
+    root="data",
+    store="audioset.h5",
+    vocabulary="audioset/class_labels_indices.csv",
+    train_folds=("train",),
+    validation_folds=(),
+    test_folds=("eval",),
+    validation_share=0.01,
+    batch_size=64,
+  )
+  config.augment = dict(
+    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
+  )
+  config.optim = dict(steps=600_000, learning_rate=1e-3)
+  config.evaluation = dict(every=2000, batch_size=64)
+  config.checkpoint = dict(every=2000, keep=2)
+  if recipe == "original":
+    config.data.batch_size = 250
+    config.augment.update(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
+  return config

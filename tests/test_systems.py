@@ -1,0 +1,323 @@
+"""The systems of Table I: sizes by hand, layers against PyTorch, either head, every config."""
+
+import functools
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from atgcn_jax import models
+from atgcn_jax.errors import UserError
+from atgcn_jax.models.layers import Placement
+from atgcn_jax.models.resnet import ResNet
+from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.sharding import data_mesh
+from atgcn_jax.training.state import initial_state
+from atgcn_jax.training.step import Normaliser, make_train_step
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+TABLE1 = sorted((CONFIGS / "table1").glob("*.py"))
+RECIPES = [
+  *(str(path) for path in TABLE1),
+  *(f"{path}:original" for path in TABLE1 if path.stem != "atgcn_restart"),
+]
+LABELS = 6
+RING = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)
+VECTORS = np.random.default_rng(0).standard_normal((LABELS, 5)).astype("f")
+QUICK = {"xla_backend_optimization_level": 0}
+FRAME_WISE = {"talnet": 40, "google_cnn": 10, "deepres": 10}  # frames of 160
+
+
+def config_of(encoder, head="linear", **changes):
+  small = {"encoder": encoder, "head": head, "width": 1 / 32}
+  return ml_collections.ConfigDict(DEFAULTS["model"] | small | changes)
+
+
+def build(config, labels=LABELS):
+  graph = {}
+  if config.head == "graph":
+    graph = {"propagation": RING, "label_embeddings": VECTORS}
+  return models.build(config, num_classes=labels, **graph)
+
+
+def shape_of(encoder):
+  return (10, 128) if encoder.endswith("embeddings") else (160, 32)
+
+
+def clips_of(encoder, clips=3, seed=1):
+  return np.random.default_rng(seed).standard_normal((clips, *shape_of(encoder))).astype("f")
+
+
+def parameters(encoder, shape=(400, 64), **changes):
+  model = models.build(config_of(encoder, width=1.0, **changes), num_classes=527)
+  variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
+
+
+def conv_norm(size, inputs, outputs):
+  return size * size * inputs * outputs + 2 * outputs
+
+
+def residual_trunk(depth):
+  """Parameters of ResNet-34 or -50 on one channel, without a classifier."""
+  total, inputs = conv_norm(7, 1, 64), 64
+  for channels, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3)):
+    outputs = channels if depth == 34 else 4 * channels
+    for block in range(blocks):
+      if depth == 34:
+        total += conv_norm(3, inputs, channels) + conv_norm(3, channels, channels)
+      else:
+        total += conv_norm(1, inputs, channels) + conv_norm(3, channels, channels)
+        total += conv_norm(1, channels, outputs)
+      if inputs != outputs:
+        assert block == 0
+        total += conv_norm(1, inputs, outputs)
+      inputs = outputs
+  return total
+
+
+def test_parameters_of_talnet():
+  widths = (1, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512)
+  convolutions = sum(conv_norm(3, a, b) + b for a, b in itertools.pairwise(widths))
+  # A direction: three gates from 1024 and from 512, one bias a gate and one inside the new state.
+  recurrent = 2 * (3 * (1024 * 512 + 512 * 512) + 4 * 512)
+  assert parameters("talnet") == 9_978_479
+  assert convolutions + recurrent + 1024 * 527 + 527 == 9_978_479
+
+
+def test_parameters_of_multilevel_attention():
+  assert parameters("multilevel_attention_embeddings", (10, 128)) == 2_630_619
+  front_end = sum(conv_norm(3, a, b) for a, b in ((1, 32), (32, 64), (64, 128), (128, 128)))
+  assert parameters("multilevel_attention") == 2_630_619 + front_end
+
+
+@pytest.mark.parametrize(
+  ("depth", "width", "known"), [(34, 512, 21_819_102), (50, 2048, 25_661_406)]
+)
+def test_parameters_of_deepres(depth, width, known):
+  assert parameters("deepres", depth=depth) == known
+  assert residual_trunk(depth) + 2 * (width * 527 + 527) == known
+
+
+def test_parameters_of_the_google_cnn():
+  classifier = 2048 * 128 + 128 + 128 * 527 + 527
+  assert parameters("google_cnn") == residual_trunk(50) + classifier
+  assert parameters("google_cnn", (998, 64)) == parameters("google_cnn")
+
+
+@functools.cache
+def features_of(encoder, head):
+  """Variables, features of three clips, and of the same with other clips beside the first."""
+  model = build(config_of(encoder, head))
+  clips = clips_of(encoder)
+  variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), clips)
+  apply = jax.jit(lambda v, x: model.apply(v, x, return_features=True), compiler_options=QUICK)
+  others = np.concatenate([clips[:1], 3 * clips_of(encoder, 2, seed=2)])
+  return variables, apply(variables, clips), apply(variables, others)
+
+
+@pytest.mark.parametrize("head", ["linear", "graph"])
+@pytest.mark.parametrize("encoder", models.ENCODERS)
+def test_every_encoder_carries_either_head(encoder, head):
+  _, found, beside_others = features_of(encoder, head)
+  logits = np.asarray(found["logits"])
+  assert logits.shape == (3, LABELS)
+  assert logits.dtype == np.float32
+  assert np.ptp(logits, axis=0).min() > 0  # clips differ, label by label
+  assert np.abs(logits[0] - beside_others["logits"][0]).max() < 1e-5
+  assert found["label_vectors"].shape == (LABELS, found["embedding"].shape[1])
+  if encoder in FRAME_WISE:
+    assert found["frame_logits"].shape == (3, FRAME_WISE[encoder], LABELS)
+  else:
+    assert "frame_logits" not in found
+
+
+@pytest.mark.parametrize("encoder", FRAME_WISE)
+def test_the_clip_is_the_pooling_of_its_frames(encoder):
+  _, found, _ = features_of(encoder, "linear")
+  frames = 1 / (1 + np.exp(-np.asarray(found["frame_logits"], np.float64)))
+  clip = 1 / (1 + np.exp(-np.asarray(found["logits"], np.float64)))
+  if encoder == "talnet":
+    assert np.abs(clip - (frames**2).sum(1) / frames.sum(1)).max() < 1e-5
+  if encoder == "google_cnn":
+    assert np.abs(clip - frames.mean(1)).max() < 1e-5
+  assert (clip <= frames.max(1) + 1e-5).all()
+  assert (clip >= frames.min(1) - 1e-5).all()
+
+
+def test_ten_seconds_are_a_hundred_frames_of_talnet():
+  model = models.build(config_of("talnet"), num_classes=LABELS)
+  found = jax.eval_shape(
+    lambda x: model.init_with_output(jax.random.key(0), x, return_features=True)[0],
+    jnp.zeros((2, 400, 64)),
+  )
+  assert found["frame_logits"].shape == (2, 100, LABELS)
+
+
+def test_the_poolings_of_a_config_are_used():
+  for pooling in models.POOLINGS:
+    assert build(config_of("talnet", pooling=pooling)).pooling.kind == pooling
+  for encoder, own in models.OWN_POOLING.items():
+    assert build(config_of(encoder)).pooling.kind == own
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"encoder": "vgg"}, "model.encoder 'vgg': one of cnn10, talnet"),
+    ({"encoder": "talnet", "pooling": "sum"}, "model.pooling 'sum'"),
+    ({"encoder": "deepres", "depth": 18}, "model.depth 18: one of 34, 50"),
+  ],
+)
+def test_unknown_settings_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    build(config_of(**changes))
+
+
+@pytest.mark.parametrize("encoder", models.ENCODERS)
+def test_bfloat16_scores_in_float32(encoder):
+  model = build(config_of(encoder, dtype="bfloat16"))
+  variables = jax.eval_shape(model.init, jax.random.key(0), clips_of(encoder))
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+  found = jax.eval_shape(lambda v, x: model.apply(v, x), variables, clips_of(encoder))
+  assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: pathlib.Path(path).name)
+def test_every_config_takes_a_step(path):
+  config = load_config(path, [f"--config.model.width={1 / 32}"])
+  shape = shape_of(config.model.encoder)
+  model, clips = build(config.model), 8
+  adam = optimiser(config.optim)
+  state = jax.jit(functools.partial(initial_state, model, adam, 0, shape), compiler_options=QUICK)()
+  bands = np.ones(shape[1], "f")
+  step = make_train_step(
+    model,
+    adam,
+    data_mesh(jax.devices()[:1]),
+    normaliser=Normaliser(0 * bands, bands),
+    augment_config=config.augment,
+    seed=0,
+  )
+  batch = {
+    "log_mel": clips_of(config.model.encoder, clips),
+    "labels": (np.random.default_rng(3).random((clips, LABELS)) < 0.4).astype("f"),
+  }
+  before = jax.tree.map(np.array, state.params)
+  after, measured = jax.jit(step.__wrapped__, compiler_options=QUICK)(state, batch, 1.0)
+  assert np.isfinite(float(measured["loss"]))
+  assert float(measured["gradient_norm"]) > 0
+  moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, after.params)
+  still = [jax.tree_util.keystr(p) for p, x in jax.tree.leaves_with_path(moved) if x == 0]
+  assert not still  # every parameter has a gradient
+
+
+def test_table1s_own_rows_have_the_settings_of_the_audioset_configs():
+  for row, named in (("cnn10", "cnn10_audioset"), ("atgcn_2", "atgcn_audioset")):
+    ours = load_config(CONFIGS / "table1" / f"{row}.py").to_dict()
+    theirs = load_config(CONFIGS / f"{named}.py").to_dict()
+    theirs["model"]["dtype"] = "float32"
+    if row == "cnn10":
+      theirs["graph"] = ours["graph"]  # which a linear head does not have
+    assert ours == theirs
+
+
+def test_a_recipe_is_named_behind_the_file():
+  path = CONFIGS / "table1" / "talnet.py"
+  assert load_config(path).data.batch_size == 64
+  assert load_config(f"{path}:original").data.batch_size == 250
+  with pytest.raises(UserError, match="recipe 'other': one of common, original"):
+    load_config(f"{path}:other")
+  with pytest.raises(UserError, match="takes 0 positional arguments"):
+    load_config(f"{CONFIGS / 'quickstart.py'}:original")
+  with pytest.raises(UserError, match="no such config file"):
+    load_config(f"{path}x:original")
+
+
+def test_a_stage_of_the_resnet_is_pytorchs():
+  torch = pytest.importorskip("torch")
+  width = 1 / 16
+  model = ResNet(50, width)
+  clips = np.random.default_rng(4).standard_normal((2, 38, 22)).astype("f")
+  apply = jax.jit(lambda v, x: model.apply(v, x, False), compiler_options=QUICK)
+  shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), clips)
+  random = np.random.default_rng(5)
+  variables = jax.tree.map(
+    lambda x: (
+      random.uniform(0.5, 1.5, x.shape).astype("f")
+      if len(x.shape) == 1
+      else (random.standard_normal(x.shape) / np.prod(x.shape[:-1]) ** 0.5).astype("f")
+    ),
+    shapes,
+  )
+  params, statistics = variables["params"], variables["batch_stats"]
+
+  def conv_bn(x, *path, stride=1):
+    ours, running = params, statistics
+    for name in path:
+      ours, running = ours[name], running[name]
+    kernel = torch.tensor(ours["conv"]["kernel"]).permute(3, 2, 0, 1)
+    y = torch.nn.functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+    numbers = (running["bn"]["mean"], running["bn"]["var"], ours["bn"]["scale"], ours["bn"]["bias"])
+    return torch.nn.functional.batch_norm(y, *map(torch.tensor, numbers))
+
+  x = torch.relu(conv_bn(torch.tensor(clips)[:, None], "stem"))
+  x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+  for stage, blocks in enumerate((3, 4, 6, 3)):
+    for block in range(blocks):
+      name, stride = f"stage{stage + 1}_block{block + 1}", 2 if stage and not block else 1
+      y = torch.relu(conv_bn(x, name, "layer1"))
+      y = torch.relu(conv_bn(y, name, "layer2", stride=stride))
+      y = conv_bn(y, name, "layer3")
+      if "shortcut" in params[name]:
+        x = conv_bn(x, name, "shortcut", stride=stride)
+      x = torch.relu(x + y)
+  expected = x.permute(0, 2, 3, 1).numpy()
+  found = np.asarray(apply(variables, clips))
+  assert found.shape == expected.shape
+  assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_talnet_is_pytorchs():
+  torch = pytest.importorskip("torch")
+  model = build(config_of("talnet", width=1 / 16))
+  clips = clips_of("talnet", 2)
+  variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), clips)
+  found = jax.jit(
+    lambda v, x: model.apply(v, x, return_features=True, placement=Placement(1, "cpu")),
+    compiler_options=QUICK,
+  )(variables, clips)
+  params = jax.tree.map(np.asarray, variables["params"]["encoder"])
+  running = jax.tree.map(np.asarray, variables["batch_stats"]["encoder"])
+  x = torch.tensor(clips)[:, None]
+  for layer in range(1, 11):
+    conv, norm, seen = params[f"conv{layer}"], params[f"bn{layer}"], running[f"bn{layer}"]
+    kernel = torch.tensor(conv["kernel"]).permute(3, 2, 0, 1)
+    x = torch.nn.functional.conv2d(x, kernel, torch.tensor(conv["bias"]), padding=1)
+    numbers = (seen["mean"], seen["var"], norm["scale"], norm["bias"])
+    x = torch.relu(torch.nn.functional.batch_norm(x, *map(torch.tensor, numbers)))
+    if layer % 2 == 0:
+      x = torch.nn.functional.max_pool2d(x, (2, 2) if layer <= 4 else (1, 2))
+  x = x.permute(0, 2, 3, 1).flatten(2)
+  units = params["gru_forward"]["hr"]["kernel"].shape[0]
+  gru = torch.nn.GRU(x.shape[-1], units, batch_first=True, bidirectional=True)
+  with torch.no_grad():
+    for direction, suffix in (("gru_forward", ""), ("gru_backward", "_reverse")):
+      cell = params[direction]
+      inputs = np.concatenate([cell[f"i{gate}"]["kernel"] for gate in "rzn"], 1)
+      states = np.concatenate([cell[f"h{gate}"]["kernel"] for gate in "rzn"], 1)
+      gru.__getattr__(f"weight_ih_l0{suffix}").copy_(torch.tensor(inputs.T))
+      gru.__getattr__(f"weight_hh_l0{suffix}").copy_(torch.tensor(states.T))
+      biases = np.concatenate([cell[f"i{gate}"]["bias"] for gate in "rzn"])
+      gru.__getattr__(f"bias_ih_l0{suffix}").copy_(torch.tensor(biases))
+      of_new = np.concatenate([np.zeros(2 * units, "f"), cell["hn"]["bias"]])
+      gru.__getattr__(f"bias_hh_l0{suffix}").copy_(torch.tensor(of_new))
+    frames = gru(x)[0].numpy()
+  head = variables["params"]["head"]["fc"]
+  expected = frames @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+  assert np.abs(found["frame_logits"] - expected).max() < 1e-5
