@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -157,6 +158,9 @@ def _parser() -> argparse.ArgumentParser:
   graph.add_argument("--neighbour-weight", type=float, default=0.2)
   graph.add_argument("--ontology", default="", help="ontology.json, for the method ontology")
   graph.add_argument("--out", required=True, help="the .npz to write")
+  graph.add_argument("--label", help="name or id: also print its row under two methods")
+  graph.add_argument("--against", help="the second method (default: author, for author paper)")
+  graph.add_argument("--plot", help="picture to write: .png, .svg or .pdf")
 
   torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
   torch.add_argument("state", help=".npz of tensors by name, or .pt")
@@ -335,23 +339,37 @@ def _listed(text: str) -> list[str]:
 
 
 def _graph(options) -> None:
-  from atgcn_jax.runs.graph import write_graph
+  from atgcn_jax.labels.summary import find_label
+  from atgcn_jax.labels.vocabulary import read_vocabulary
+  from atgcn_jax.runs import graph
 
-  found = write_graph(
-    options.out,
+  if options.plot and not options.plot.endswith((".png", ".svg", ".pdf")):
+    raise UserError(f"--plot {options.plot}: not a picture; end it in .png, .svg or .pdf")
+  label = None
+  if options.label:
+    label = find_label(read_vocabulary(options.vocabulary), options.label)
+  made = functools.partial(
+    graph.make_graph,
     vocabulary=options.vocabulary,
     counts=options.counts,
     counts_set=options.set,
     segments=options.segments,
-    method=options.method,
     threshold=options.threshold,
     neighbour_weight=options.neighbour_weight,
     ontology=options.ontology,
   )
-  print(
-    f"{options.out}: {found['labels']} labels, {found['edges']} edges, "
-    f"{found['isolated']} labels without a neighbour"
-  )
+  found = made(method=options.method)
+  other = None
+  if label is not None:
+    against = options.against or ("paper" if options.method == "author" else "author")
+    other = made(method=against)
+  graph.write_graph(options.out, found, options.threshold, options.neighbour_weight)
+  print(f"{options.out}: {graph.described(found)}")
+  if label is not None and other is not None:
+    print(graph.side_by_side(found, other, label))
+  if options.plot:
+    graph.plot(found, label, options.ontology, options.plot)
+    print(options.plot)
 
 
 def _import_torch(options) -> None:

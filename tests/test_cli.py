@@ -28,7 +28,18 @@ from atgcn_jax.data.store import open_store
 from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.training import checkpoint
 
-VERBS = ("train", "evaluate", "tag", "prepare", "soundscapes", "graph", "import-torch", "bench")
+VERBS = (
+  "train",
+  "evaluate",
+  "tag",
+  "prepare",
+  "soundscapes",
+  "mixtures",
+  "reproduce",
+  "graph",
+  "import-torch",
+  "bench",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from atgcn_jax.runs import loop, plots
 from atgcn_jax.runs.assemble import store_of
 from atgcn_jax.runs.begin import continued
 from atgcn_jax.runs.evaluate import evaluate
-from atgcn_jax.runs.graph import write_graph
+from atgcn_jax.runs.graph import described, make_graph, write_graph
 from atgcn_jax.training import checkpoint
 from tests.runs_support import VOCABULARY, saved, tiny_config
 from tests.test_adjacency import recipe
@@ -211,8 +211,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
   write_vocabulary(tmp_path / "labels.csv", VOCABULARY)
 
   def made(name, counts="counts.npz"):
-    return write_graph(
-      tmp_path / name,
+    graph = make_graph(
       vocabulary=tmp_path / "labels.csv",
       counts=tmp_path / counts,
       counts_set=None,
@@ -222,6 +221,8 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
       neighbour_weight=0.2,
       ontology="",
     )
+    write_graph(tmp_path / name, graph, 0.3, 0.2)
+    return described(graph)
 
   told = made("sparse.npz")
   with np.load(tmp_path / "sparse.npz") as stored:

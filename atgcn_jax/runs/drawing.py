@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyArrowPatch
 
 FEW = 60  # up to so many labels all are named in a figure, and all have a bar
 NAMED = 40  # of more labels, so many are named
@@ -115,6 +116,24 @@ def write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np.
     )
     boxes = np.concatenate([boxes, [[*low[best], *high[best]]]])
     costs = np.append(costs, 100.0)
+
+
+def arrows(
+  axes: Axes, places: np.ndarray, receivers: np.ndarray, senders: np.ndarray, widths: np.ndarray
+) -> None:
+  """Arrows from senders to receivers, both numbers of places [K, 2], of these widths in points."""
+  for receiver, sender, width in zip(receivers, senders, widths):
+    arrow = FancyArrowPatch(
+      *(tuple(places[sender]), tuple(places[receiver])),
+      arrowstyle="-|>",
+      connectionstyle="arc3,rad=0.08",
+      shrinkA=4,
+      shrinkB=4,
+      mutation_scale=5 + 2 * width,
+      linewidth=width,
+      color="#999999",
+    )
+    axes.add_patch(arrow)
 
 
 def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: int) -> np.ndarray:

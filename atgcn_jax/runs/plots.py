@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from atgcn_jax.labels.sparse import Matrix, edges_of
@@ -16,6 +15,7 @@ from atgcn_jax.runs.drawing import (
   BLUE,
   FEW,
   ORANGE,
+  arrows,
   dots,
   drawing,
   embedded,
@@ -136,18 +136,7 @@ def label_graph(
   with drawing():
     figure, axes = map_axes(9.5 if len(nodes) > 20 else 6.5)
     axes.set(xlim=(-0.06, 1.06), ylim=(-0.05, 1.05))
-    for receiver, sender, width in zip(receivers, senders, widths):
-      arrow = FancyArrowPatch(
-        *(tuple(places[sender]), tuple(places[receiver])),
-        arrowstyle="-|>",
-        connectionstyle="arc3,rad=0.08",
-        shrinkA=4,
-        shrinkB=4,
-        mutation_scale=5 + 2 * width,
-        linewidth=width,
-        color="#999999",
-      )
-      axes.add_patch(arrow)
+    arrows(axes, places, receivers, senders, widths)
     dots(figure, axes, places, average_precision[nodes])
     degrees = np.bincount(ends, minlength=len(nodes))
     write_names(axes, places, [names[k] for k in nodes], np.argsort(-degrees, kind="stable"))

@@ -1,0 +1,228 @@
+"""Tables and figures of the paper on a tiny store: written, resumed, refused."""
+
+import csv
+import json
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+from runs_support import REPOSITORY, VOCABULARY, contents, make_store, start
+from test_cli import run
+
+from atgcn_jax.data.store import open_store
+from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.paper import tables
+from atgcn_jax.paper.experiments import (
+  ABLATION,
+  AT_GCN,
+  CNN10,
+  FIGURE3,
+  TABLE1,
+  TABLE2,
+  chosen,
+  on_curve,
+  with_vectors,
+)
+from atgcn_jax.paper.runs import Scored, Settings, config_of
+
+CONFIGS = REPOSITORY / "configs" / "table1"
+SMALL = (
+  *("--config.model.width=0.03125", "--config.model.hidden=64", "--config.graph.embedding_size=9"),
+  *("--config.data.batch_size=8", "--config.evaluation.batch_size=8"),
+  *("--config.augment.time_width=4", "--config.augment.band_width=2"),
+  *("--config.optim.steps=12", "--config.checkpoint.every=3", "--config.log.every=50"),
+  "--config.evaluation.every=50",
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return make_store(tmp_path_factory.mktemp("store") / "store.h5")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, store):
+  """A folder in which two rows were trained undisturbed with two seeds."""
+  out = tmp_path_factory.mktemp("done")
+  assert run(*command("ablation", store, out)) == 0
+  return out
+
+
+def command(what, store, out, *more):
+  rows = ("--rows", "atgcn_1", "--seeds", "2") if what == "ablation" else ()
+  return ["reproduce", what, "--store", store, "--out", out, *rows, *SMALL, *more]
+
+
+def rows_of(path):
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_table_states_what_the_scores_give(done):
+  first, second = rows_of(done / "ablation.csv")
+  assert (first["name"], second["name"]) == ("cnn10", "atgcn_1")
+  assert first["mAP_paper"] == "0.422000"
+  for row in (first, second):
+    figures = []
+    for seed in (0, 1):
+      with np.load(done / "scores" / f"{row['name']}-seed{seed}.npz") as saved:
+        figures.append(tagging_metrics(saved["scores"], saved["labels"])["mAP"])
+    assert float(row["mAP"]) == pytest.approx(np.mean(figures), abs=1e-6)
+    assert float(row["mAP_deviation"]) == pytest.approx(np.std(figures, ddof=1), abs=1e-6)
+  assert float(second["difference"]) == pytest.approx(
+    float(second["mAP"]) - float(first["mAP"]), abs=2e-6
+  )
+  assert float(second["low"]) < float(second["difference"]) < float(second["high"])
+  assert first["difference"] == ""
+  text = (done / "ablation.md").read_text()
+  assert "| CNN10 | 0.422, 0.970, 2.653 |" in text
+  assert "15 test clips, 2 seeds" in text
+
+
+def test_what_is_done_is_not_done_again(done, store, capsys):
+  before = contents(done)
+  assert run(*command("ablation", store, done)) == 0
+  told = capsys.readouterr().err.splitlines()
+  assert [line.split(", ")[-1] for line in told] == ["was done"] * 4
+  assert contents(done) == before
+
+
+def test_a_killed_reproduction_gives_the_table_it_would_have_given(done, store, tmp_path):
+  process = start(*map(str, command("ablation", store, tmp_path)))
+  saved = tmp_path / "runs" / "atgcn_1-seed0" / "checkpoints" / "3"
+  while not saved.exists():
+    assert process.poll() is None
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert not (tmp_path / "ablation.csv").exists()
+  assert not (tmp_path / "scores" / "atgcn_1-seed1.npz").exists()
+  assert run(*command("ablation", store, tmp_path)) == 0
+  for name in ("ablation.csv", "ablation.md"):
+    assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_figure3_is_trained_point_by_point(store, tmp_path):
+  more = ("--points", "0.3", "--folds", "validation", "--config.optim.steps=2")
+  assert run(*command("figure3", store, tmp_path, *more)) == 0
+  rows = rows_of(tmp_path / "figure3.csv")
+  assert [(row["setting"], row["value"]) for row in rows] == [
+    ("graph.threshold", "0.3"),
+    ("graph.neighbour_weight", "0.3"),
+    ("cnn10", ""),
+  ]
+  assert sorted(path.stem for path in (tmp_path / "scores").iterdir()) == [
+    "atgcn_2-foldvalidation-seed0",
+    "cnn10-foldvalidation-seed0",
+    "neighbour_weight_0.3-foldvalidation-seed0",
+  ]
+  assert (tmp_path / "figure3.png").exists()
+
+
+def test_a_fold_is_tested_on_and_the_others_train(store):
+  settings = Settings(str(store), pathlib.Path("out"), CONFIGS, 1, ("validation",), SMALL)
+  config = config_of(AT_GCN[1], settings, open_store(store), "validation", 4)
+  assert config.data.train_folds == ("test", "train")
+  assert config.data.validation_folds == ()
+  assert config.data.test_folds == ("validation",)
+  assert (config.seed, config.model.layers, config.optim.steps) == (4, 1, 12)
+  assert (config.graph.source, config.graph.embeddings) == ("store", "builtin")
+  given = settings._replace(overrides=(*SMALL, "--config.graph.embeddings=random"))
+  assert config_of(AT_GCN[1], given, open_store(store), "", 0).graph.embeddings == "random"
+  vectors = with_vectors("one_hot", "")  # what the row is about counts
+  assert config_of(vectors, given, open_store(store), "", 0).graph.embeddings == "one_hot"
+
+
+def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
+  tops = [
+    {"id": "t", "name": "Low", "child_ids": [VOCABULARY.ids[k] for k in (0, 1, 2)]},
+    {"id": "u", "name": "High", "child_ids": [VOCABULARY.ids[k] for k in (3, 4, 5)]},
+  ]
+  leaves = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
+  (tmp_path / "ontology.json").write_text(json.dumps(tops + leaves))
+  options = (f"--config.graph.ontology={tmp_path}/ontology.json", "--config.optim.steps=2")
+  assert run(*command("figure4", store, tmp_path, *options)) == 0
+  assert "| silhouette, High |" in capsys.readouterr().out
+  assert [row["figure"] for row in rows_of(tmp_path / "figure4.csv")][:2] == [
+    "silhouette, High",
+    "silhouette, Low",
+  ]
+
+
+def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
+  more = ("--rows", "atgcn_restart", "--config.optim.steps=2")
+  assert run(*command("table1", store, tmp_path, *more)) == 0
+  with np.load(tmp_path / "scores" / "atgcn_restart-seed0.npz") as saved:
+    start_of = json.loads(str(saved["config"]))["start"]
+  assert start_of == {"run": str(tmp_path / "runs" / "cnn10-seed0"), "step": "best"}
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("table1", "--rows", "vgg"), "--rows vgg: not a row; there are google_cnn,"),
+    (("table1", "--seeds", "0"), "--seeds 0: ask for at least one"),
+    (("figure3", "--points", "0,x"), "--points 0,x: give numbers"),
+    (("figure3", "--points", "2"), "--points 2: give numbers"),
+    (("table1", "--folds", "9"), "has no fold 9; it has test, train, validation"),
+    (("table1", "--configs", "nowhere"), "--configs nowhere: has no cnn10.py"),
+    (("table1", "--config.model.widht=1"), "unknown config key"),
+    (("figure5",), "invalid choice"),
+  ],
+)
+def test_bad_arguments(store, tmp_path, capsys, arguments, message):
+  what, *more = arguments
+  assert run("reproduce", what, "--store", store, "--out", tmp_path / "out", *more) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  assert message in lines[0]
+  assert not (tmp_path / "out").exists()
+
+
+def test_another_store_in_the_same_folder_is_refused(done, tmp_path, capsys):
+  other = make_store(tmp_path / "other.h5", seed=5)
+  before = contents(done)
+  assert run(*command("ablation", other, done)) == 2
+  assert "not the clip store that the run" in capsys.readouterr().err
+  assert contents(done) == before
+
+
+def test_the_papers_rows():
+  figures = {e.name: e.published.map for e in (*TABLE1, *TABLE2) if e.published}
+  assert figures == {
+    "google_cnn": 0.314,
+    "multilevel_attention": 0.362,
+    "talnet": 0.367,
+    "deepres": 0.392,
+    "cnn10": 0.422,
+    "atgcn_1": 0.428,
+    "atgcn_2": 0.434,
+    "atgcn_3": 0.430,
+    "graph_binary": 0.431,
+    "graph_ontology": 0.429,
+    "graph_none": 0.132,
+    "graph_threshold": 0.267,
+    "graph_reweight": 0.188,
+  }
+  assert on_curve(FIGURE3[0], 0.3) == on_curve(FIGURE3[1], 0.2) == AT_GCN[2]
+  assert on_curve(FIGURE3[0], 0.2).changes == ("graph.threshold=0.2",)
+  assert [e.name for e in chosen(ABLATION, ["atgcn_3"])] == ["cnn10", "atgcn_3"]
+
+
+def test_the_interval_covers_a_known_difference():
+  """Two systems whose true difference is known, on many draws of clips."""
+  covered = []
+  for draw in range(12):
+    random = np.random.default_rng(draw)
+    labels = (random.random((150, 3)) < 0.4).astype(np.uint8)
+    noise = random.standard_normal((2, 150, 3))
+    runs = [
+      Scored(experiment, 0, "", None, labels + spread * noise[i], labels, ())
+      for i, (experiment, spread) in enumerate(((CNN10, 1.0), (AT_GCN[2], 0.8)))
+    ]
+    difference, low, high = tables.paired_difference([runs[1]], [runs[0]])
+    assert low < difference < high
+    covered.append(low < 0.0663 < high)  # the mean of 3,000 draws
+  assert sum(covered) >= 9
