@@ -1,7 +1,7 @@
 """AT-GCN with 3 layers: a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .430, mAUC .972, d' 2.715. The recipe `common` is that of the reruns in that table.
-Not trained by this project so far.
+Published: mAP .430, mAUC .972, d' 2.715. The recipe `common` is that of the reruns in that table;
+its settings are the defaults. Not trained by this project so far.
 
 The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
 `eval`) and, in `audioset/`, `class_labels_indices.csv`, `cooccurrence.npz` (counts of labels and
@@ -32,13 +32,7 @@ def get_config(recipe="common"):
     dropout=dict(block=0.2, pooled=0.5, embedding=0.5),
   )
   config.graph = dict(
-    method="paper",
-    threshold=0.3,
-    neighbour_weight=0.2,
-    source="audioset/cooccurrence.npz",
-    counts_set="full",
-    embeddings="audioset/glove_300d.npz",
-    embedding_size=300,
+    source="audioset/cooccurrence.npz", counts_set="full", embeddings="audioset/glove_300d.npz"
   )
   config.data = dict(
     root="data",
@@ -50,14 +44,8 @@ def get_config(recipe="common"):
     validation_share=0.01,
     batch_size=64,
   )
-  config.augment = dict(
-    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
-  )
-  config.optim = dict(steps=600_000, learning_rate=1e-3)
-  config.evaluation = dict(every=2000, batch_size=64)
-  config.checkpoint = dict(every=2000, keep=2)
   if recipe == "original":
     config.graph.update(method="author", counts_set="balanced")
-    config.optim.update(learning_rate=3e-5, plateau_factor=0.9, plateau_patience=3)
+    config.optim = dict(learning_rate=3e-5, plateau_factor=0.9, plateau_patience=3)
     config.start = dict(run="runs/cnn10", step="best")
   return config

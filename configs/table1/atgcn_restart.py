@@ -29,13 +29,7 @@ def get_config():
     dropout=dict(block=0.2, pooled=0.5, embedding=0.5),
   )
   config.graph = dict(
-    method="paper",
-    threshold=0.3,
-    neighbour_weight=0.2,
-    source="audioset/cooccurrence.npz",
-    counts_set="full",
-    embeddings="audioset/glove_300d.npz",
-    embedding_size=300,
+    source="audioset/cooccurrence.npz", counts_set="full", embeddings="audioset/glove_300d.npz"
   )
   config.data = dict(
     root="data",
@@ -47,11 +41,6 @@ def get_config():
     validation_share=0.01,
     batch_size=64,
   )
-  config.augment = dict(
-    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
-  )
-  config.optim = dict(steps=600_000, learning_rate=3e-5, plateau_factor=0.9, plateau_patience=3)
-  config.evaluation = dict(every=2000, batch_size=64)
-  config.checkpoint = dict(every=2000, keep=2)
+  config.optim = dict(learning_rate=3e-5, plateau_factor=0.9, plateau_patience=3)
   config.start = dict(run="runs/cnn10", step="best")
   return config

@@ -1,7 +1,7 @@
 """A ResNet with attention in the style of DeepRes: a row of Table I of Wang et al. (IEEE SPL 2020).
 
 Published: mAP .392, mAUC .971, d' 2.682 (by its authors). The recipe `common` is that of the reruns
-in that table. Not trained by this project so far.
+in that table; its settings are the defaults. Not trained by this project so far.
 
 The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
 `eval`) and, in `audioset/`, `class_labels_indices.csv`.
@@ -35,12 +35,6 @@ def get_config(recipe="common"):
     validation_share=0.01,
     batch_size=64,
   )
-  config.augment = dict(
-    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=8
-  )
-  config.optim = dict(steps=600_000, learning_rate=1e-3)
-  config.evaluation = dict(every=2000, batch_size=64)
-  config.checkpoint = dict(every=2000, keep=2)
   if recipe == "original":
-    config.augment.update(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
+    config.augment = dict(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
   return config
