@@ -25,9 +25,12 @@ def convert(state_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
     config: the `model` section of a config; says which head is meant.
   Returns: float32 arrays in Flax's layout.
   Raises:
-    ValueError: for tensors that are missing, of an unknown name, or of the other head.
+    ValueError: for another encoder, and for tensors that are missing, of an unknown name, or of
+      the other head.
   Source: names as in Kong et al., PANNs, 2020, and in the code of Wang et al., IEEE SPL 2020.
   """
+  if config.encoder != "cnn10":
+    raise ValueError(f"only weights of the encoder cnn10 are known, not of {config.encoder}")
   tensors = {
     name.removeprefix("module."): value
     for name, value in state_dict.items()

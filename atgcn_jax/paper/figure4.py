@@ -92,13 +92,14 @@ def draw_figure4(
   Args:
     panels: title to label vectors float[K, C].
     categories: of each label; the first gives colour and marker.
-    names: of the K labels; those of NAMED are written, or the first nine where there is none.
+    names: of the K labels; nine are written, those of NAMED before the first others.
     path: .png, .svg or .pdf.
   Source: scikit-learn's TSNE.
   """
   first = [of_label[0] for of_label in categories]
   kinds = sorted(set(first), key=lambda kind: (-first.count(kind), kind))
-  named = [k for k, name in enumerate(names) if name in NAMED] or list(range(min(9, len(names))))
+  order = sorted(range(len(names)), key=lambda k: names[k] not in NAMED)  # a stable sort
+  named = order[: len(NAMED)]
   with drawing():
     figure = Figure((13, 7.2))
     for i, (title, vectors) in enumerate(panels.items()):
@@ -118,7 +119,8 @@ def draw_figure4(
           zorder=3,
         )
       axes.margins(0.06)
-      write_names(axes, places[named], [names[k] for k in named], np.arange(len(named)))
+      axes.set_frame_on(False)
+      write_names(axes, places, names, np.array(named))
     handles = [
       Line2D([], [], color=colour, marker=marker, linestyle="", markeredgecolor=DARK, label=kind)
       for kind, colour, marker in _styles(kinds)

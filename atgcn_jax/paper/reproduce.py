@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.labels.ontology import top_categories
-from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
 from atgcn_jax.paper.experiments import (
@@ -20,13 +19,12 @@ from atgcn_jax.paper.experiments import (
   POINTS,
   TABLE1,
   TABLE2,
-  Experiment,
   chosen,
   on_curve,
 )
-from atgcn_jax.paper.runs import Scored, Settings, run_all
+from atgcn_jax.paper.runs import Scored, Settings, config_of, opened, run_all
 from atgcn_jax.runs.assemble import ontology_at, ontology_path
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
 
 TABLES = {
@@ -85,29 +83,38 @@ def seed_means(runs: list[Scored]) -> list[float]:
   ]
 
 
-def label_vectors(workdir: pathlib.Path) -> tuple[np.ndarray, Vocabulary, Any]:
-  """The vectors [K, C] that a run's newest checkpoint scores by, its labels and its config."""
-  loaded = load(workdir, "latest", sharding.data_mesh())
-  run = loaded.run
-  silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
-  features: Any = run.model().apply(loaded.state, silence, return_features=True)
-  return np.asarray(features["label_vectors"]), run.vocabulary, run.config
-
-
 def _figure4(settings: Settings) -> str:
   """The label spaces of CNN10 and AT-GCN, seed 0 of the first fold, and their figures."""
-  shown: dict[str, Experiment] = {"CNN10": CNN10, "AT-GCN": AT_GCN[2]}
-  scored = run_all(list(shown.values()), settings._replace(seeds=1, folds=settings.folds[:1]))
-  panels, categories = {}, []
-  for title, experiment in shown.items():
-    vectors, vocabulary, config = label_vectors(scored[experiment.name][0].workdir)
-    panels[title] = vectors
-    ontology = ontology_at(ontology_path(config), "figure4")
-    tops = top_categories(ontology, vocabulary.ids)
-    categories = [[ontology.names[top] for top in of_label] for of_label in tops]
+  settings = settings._replace(seeds=1, folds=settings.folds[:1])
+  store, shown = opened(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
+  fold = "".join(settings.folds)
+  # Before anything is trained: an ontology that cannot be used.
+  config = config_of(CNN10, settings, store, fold, 0)
+  ontology = ontology_at(ontology_path(config), "figure4")
+  tops = top_categories(ontology, store.vocabulary.ids)
+  categories = [[ontology.names[top] for top in of_label] for of_label in tops]
+  scored = run_all(list(shown.values()), settings)
+  loaded = {title: _loaded(scored[experiment.name]) for title, experiment in shown.items()}
+  panels = {title: label_vectors(one) for title, one in loaded.items()}
   path = settings.out / "figure4.png"
-  figure4.draw_figure4(panels, categories, vocabulary.names, path)
-  return figure4.write_figure4(
-    {title: figure4.label_space(vectors, categories) for title, vectors in panels.items()},
-    path.with_suffix(".csv"),
-  )
+  figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
+  # How much of the order is in the vectors that the graph starts from?
+  given = {"word vectors": np.asarray(loaded["AT-GCN, 2 layers"].run.label_embeddings)}
+  spaces = {
+    title: figure4.label_space(vectors, categories)
+    for title, vectors in {**panels, **given}.items()
+  }
+  return figure4.write_figure4(spaces, path.with_suffix(".csv"))
+
+
+def _loaded(runs: list[Scored]) -> Loaded:
+  """The newest checkpoint of the first run."""
+  return load(runs[0].workdir, "latest", sharding.data_mesh())
+
+
+def label_vectors(loaded: Loaded) -> np.ndarray:
+  """The vectors float[K, C] by which a checkpoint scores its labels."""
+  frontend = loaded.run.frontend
+  silence = np.zeros((1, frontend.frames, frontend.n_mels), np.float32)
+  features: Any = loaded.run.model().apply(loaded.state, silence, return_features=True)
+  return np.asarray(features["label_vectors"])

@@ -187,7 +187,7 @@ def write_files(
   features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
   write_report(
     workdir / "report.html",
-    title=f"{'AT-GCN' if run.config.model.head == 'graph' else 'CNN10'} in {workdir.name}",
+    title=f"{system_name(run.config.model)} in {workdir.name}",
     summary=result,
     records=read_records(workdir),
     vocabulary=run.vocabulary,
@@ -198,6 +198,13 @@ def write_files(
     propagation=run.propagation,
     config=plain(run.config),
   )
+
+
+def system_name(model: Any) -> str:
+  """What a `model` section's system is called: by the paper, or by its encoder and head."""
+  if model.encoder == "cnn10":
+    return "AT-GCN" if model.head == "graph" else "CNN10"
+  return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"
 
 
 def finite_or_none(value: Any) -> float | None:
