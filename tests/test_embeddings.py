@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.embeddings import label_words, load_embeddings, read_word_vectors
+from atgcn_jax.labels.embeddings import (
+  BUILTIN_NORM,
+  label_words,
+  load_embeddings,
+  read_word_vectors,
+)
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
 NAMES = ("Dog, bark", "Zipper (clothing)", "Ding-dong/bell_ring", "Dentist's drill")
@@ -199,3 +204,15 @@ def test_published_vectors_and_the_average_over_words(shared, tmp_path):
   ids, names = zip(*((vocabulary.ids[k], vocabulary.names[k]) for k in longer))
   averaged = load_embeddings(path, Vocabulary(ids, names))
   np.testing.assert_allclose(averaged, vectors[longer], atol=1e-6)
+
+
+def test_vectors_that_know_nothing_of_the_labels():
+  labels = Vocabulary(("a", "b", "c"), ("Cat", "Cats", "Rain"))
+  random = load_embeddings("random", labels, dimension=200)
+  assert random.shape == (3, 200)
+  assert np.linalg.norm(random, axis=1) == pytest.approx(BUILTIN_NORM, rel=0.2)
+  cosines = random @ random.T / BUILTIN_NORM**2
+  assert np.abs(cosines[np.triu_indices(3, 1)]).max() < 0.3
+  np.testing.assert_array_equal(random, load_embeddings("random", labels, dimension=200))
+  one_hot = load_embeddings("one_hot", labels, dimension=200)
+  np.testing.assert_array_equal(one_hot, BUILTIN_NORM * np.eye(3))

@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from runs_support import tiny_config
 
 from atgcn_jax import models
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
 from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.evaluate import evaluate
+from atgcn_jax.runs.loop import train
+from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import initial_state
@@ -321,3 +325,13 @@ def test_talnet_is_pytorchs():
   head = variables["params"]["head"]["fc"]
   expected = frames @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
   assert np.abs(found["frame_logits"] - expected).max() < 1e-5
+
+
+def test_a_frame_wise_system_with_a_graph_from_training_to_tags(tmp_path):
+  config = tiny_config(tmp_path, "model.encoder=deepres", "model.depth=34", "optim.steps=2")
+  train(config, tmp_path / "run")
+  result = evaluate(tmp_path / "run")
+  assert result["clips"] == 15
+  assert "deepres with a label graph in run" in (tmp_path / "run" / "report.html").read_text()
+  tags = Tagger.restore(tmp_path / "run").tag(np.sin(np.arange(5000) / 5).astype("f"), top=2)
+  assert 0 < tags[1].score <= tags[0].score < 1
