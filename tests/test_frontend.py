@@ -271,8 +271,9 @@ def test_front_ends_travel_as_json():
   for name, frontend in FRONTENDS.items():
     assert frontend.name == name
     assert Frontend(**json.loads(json.dumps(dataclasses.asdict(frontend)))) == frontend
-    assert frontend.samples == 10 * (LIBROSA[name]["rate"] if name in LIBROSA else 16000)
-    assert frontend.frames == LIBROSA[name]["frames"]
+  for name, like in LIBROSA.items():
+    assert FRONTENDS[name].samples == 10 * like["rate"]
+    assert FRONTENDS[name].frames == like["frames"]
 
 
 def test_mistakes_are_named():

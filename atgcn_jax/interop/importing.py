@@ -15,8 +15,9 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
-from atgcn_jax.runs.assemble import Run, label_graph
+from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import start_state

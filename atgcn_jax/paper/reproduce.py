@@ -23,7 +23,7 @@ from atgcn_jax.paper.experiments import (
   on_curve,
 )
 from atgcn_jax.paper.runs import Scored, Settings, config_of, opened, run_all
-from atgcn_jax.runs.assemble import ontology_at, ontology_path
+from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
 

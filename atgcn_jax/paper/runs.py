@@ -18,7 +18,7 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BEGUN_WITH, CNN10, Experiment
-from atgcn_jax.runs.assemble import SOUNDSCAPES, store_of
+from atgcn_jax.runs.assemble import store_of
 from atgcn_jax.runs.config import (
   config_with_overrides,
   contradictions,
@@ -27,6 +27,7 @@ from atgcn_jax.runs.config import (
   plain,
 )
 from atgcn_jax.runs.evaluate import score_split
+from atgcn_jax.runs.label_graph import SOUNDSCAPES
 from atgcn_jax.runs.loop import train
 
 

@@ -15,7 +15,8 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.assemble import Run, label_graph, label_relations
+from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import augment, sharding

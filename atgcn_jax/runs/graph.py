@@ -16,7 +16,7 @@ from atgcn_jax.labels.ontology import read_ontology, top_categories
 from atgcn_jax.labels.sparse import Matrix, packed
 from atgcn_jax.labels.summary import Summary, row_of, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
-from atgcn_jax.runs.assemble import propagation_of
+from atgcn_jax.runs.label_graph import propagation_of
 
 LISTED = 12  # names in a line
 PAIRS = 10
