@@ -22,7 +22,9 @@ def bench_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> d
   """Median seconds of `tagging_metrics`; the sizes of AudioSet's evaluation set by default."""
   scores, labels = made_up_scores(clips, classes)
   seconds = _median(lambda: tagging_metrics(scores, labels), repeats)
-  return _metrics_figures(f"atgcn_jax on numpy {np.__version__}", seconds, clips, classes)
+  return _figures(
+    f"atgcn_jax on numpy {np.__version__}", "metrics", seconds, clips, clips=clips, classes=classes
+  )
 
 
 def reference_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> dict[str, Any]:
@@ -36,9 +38,9 @@ def reference_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) 
     average_precision_score(labels, scores, average=None)
     roc_auc_score(labels, scores, average=None)
 
-  return _metrics_figures(
-    f"scikit-learn {sklearn.__version__}", _median(both, repeats), clips, classes
-  )
+  seconds = _median(both, repeats)
+  who = f"scikit-learn {sklearn.__version__}"
+  return _figures(who, "metrics", seconds, clips, clips=clips, classes=classes)
 
 
 def bench_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) -> dict[str, Any]:
@@ -54,7 +56,9 @@ def bench_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) -> d
   seconds = _median(lambda: np.asarray(jitted(waveforms)), repeats)
   return {
     "device": jax.devices()[0].device_kind,
-    **_frontend_figures(f"atgcn_jax on jax {jax.__version__}", name, seconds, batch),
+    **_figures(
+      f"atgcn_jax on jax {jax.__version__}", "frontend", seconds, batch, frontend=name, batch=batch
+    ),
   }
 
 
@@ -88,7 +92,14 @@ def reference_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) 
     for waveform in waveforms:
       librosa.power_to_db(spectrogram(y=waveform), amin=settings.amin, top_db=settings.top_db)
 
-  return _frontend_figures(f"librosa {librosa.__version__}", name, _median(each, repeats), batch)
+  return _figures(
+    f"librosa {librosa.__version__}",
+    "frontend",
+    _median(each, repeats),
+    batch,
+    frontend=name,
+    batch=batch,
+  )
 
 
 def made_up_scores(clips: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,25 +127,12 @@ def _median(work: Callable[[], object], repeats: int) -> float:
   return statistics.median(seconds[1:])
 
 
-def _metrics_figures(who: str, seconds: float, clips: int, classes: int) -> dict[str, Any]:
+def _figures(who: str, what: str, seconds: float, count: int, **sizes: Any) -> dict[str, Any]:
   return {
     "who": who,
-    "what": "metrics",
-    "clips": clips,
-    "classes": classes,
+    "what": what,
+    **sizes,
     "seconds": seconds,
-    "clips_per_second": clips / seconds,
-    "peak_bytes": peak_bytes(),
-  }
-
-
-def _frontend_figures(who: str, name: str, seconds: float, batch: int) -> dict[str, Any]:
-  return {
-    "who": who,
-    "what": "frontend",
-    "frontend": name,
-    "batch": batch,
-    "seconds": seconds,
-    "clips_per_second": batch / seconds,
+    "clips_per_second": count / seconds,
     "peak_bytes": peak_bytes(),
   }
