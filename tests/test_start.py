@@ -63,7 +63,9 @@ def test_another_front_end_is_refused(tmp_path):
 
 
 def test_another_encoder_is_refused(tmp_path):
-  with pytest.raises(UserError, match=r"the encoder in .* is another, its .*conv_block1"):
+  with pytest.raises(
+    UserError, match=r"the encoder in .* is another, .*conv_block1.* does not fit"
+  ):
     begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
 
 

@@ -86,9 +86,10 @@ def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
     offered = dict(jax.tree.leaves_with_path(theirs))
     ours = jax.tree.leaves_with_path(state.variables)
     fitting = {path for path, x in ours if path in offered and offered[path].shape == x.shape}
-    for path in (path for path, _ in ours if path[1].key == "encoder" and path not in fitting):
+    odd = [path for path, _ in ours if path[1].key == "encoder" and path not in fitting]
+    if odd:
       raise UserError(
-        f"start.run: the encoder in {start.run} is another, its {jax.tree_util.keystr(path)} does "
+        f"start.run: the encoder in {start.run} is another, {jax.tree_util.keystr(odd[0])} does "
         "not fit; name a run of the same encoder and width"
       )
     variables = jax.tree.map_with_path(
