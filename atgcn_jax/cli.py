@@ -27,6 +27,16 @@ BENCHES = {
   "counts": "counts of 2,041,789 clips",
   "compare": "ours and PyTorch's, scikit-learn's, librosa's, in turn",
 }
+TFDS_HELP = """
+Training reads what is written by --config.data.store=OUT/audioset_tfds/NAME/1.0.0.
+
+Apache Beam wants an environment of its own:
+  python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
+--beam-pipeline-options, such as
+  direct_running_mode=multi_processing,direct_num_workers=8             this machine's cores
+  runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
+  runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
+"""
 CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
 
 
@@ -114,6 +124,31 @@ def _parser() -> argparse.ArgumentParser:
   prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
   prepare.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
   prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+
+  tfds = verb(
+    "tfds", _tfds, "a clip store, or sound files by Apache Beam, to a TFDS dataset", TFDS_HELP
+  )
+  tfds.formatter_class = argparse.RawDescriptionHelpFormatter
+  taken = tfds.add_mutually_exclusive_group(required=True)
+  taken.add_argument("--store", help="clip store of `atgcn prepare`")
+  taken.add_argument("--audio", help="folder of sound files, also in a bucket (gs://…)")
+  tfds.add_argument("--labels", help="with --audio, CSV: filename,fold,positive_labels")
+  tfds.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
+  tfds.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
+  tfds.add_argument("--frontend", choices=("talnet", "panns", "vggish"), help="default: talnet")
+  tfds.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
+  tfds.add_argument(
+    "--beam-pipeline-options", "--beam_pipeline_options", help="of Beam, between commas"
+  )
+  tfds.add_argument("--out", required=True, help="folder for TFDS datasets, also in a bucket")
+  tfds.add_argument(
+    "--file-format",
+    "--file_format",
+    default="array_record",
+    choices=("array_record", "tfrecord"),
+    help="array_record (default): any clip at hand; tfrecord: read shard by shard, from a bucket",
+  )
+  tfds.add_argument("--shards", type=int, help="files (default: of 64 MiB to 1 GiB)")
 
   soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
   soundscapes.add_argument("--out", required=True, help="folder to write")
@@ -272,6 +307,38 @@ def _prepare(options) -> None:
     workers=options.workers,
   )
   print(f"{options.out}: {clips} clips")
+
+
+def _tfds(options) -> int:
+  from atgcn_jax.data.tfds_writing import write_tfds
+
+  of_sound = {
+    "labels": options.labels,
+    "vocabulary": options.vocabulary,
+    "used_labels_only": options.used_labels_only,
+    "frontend": options.frontend,
+    "dtype": options.dtype,
+  }
+  of_sound = {name: value for name, value in of_sound.items() if value}
+  if options.store and (of_sound or options.beam_pipeline_options):
+    first = next(iter(of_sound), "beam_pipeline_options").replace("_", "-")
+    raise UserError(f"--{first}: is for --audio; a store has its own")
+  if options.audio and not options.labels:
+    raise UserError("--labels: give the label list of the sound files")
+  if options.shards is not None and options.shards < 1:
+    raise UserError(f"--shards {options.shards}: take at least one file")
+  source = {"store": options.store} if options.store else {"audio": options.audio} | of_sound
+  written = write_tfds(
+    options.out,
+    file_format=options.file_format,
+    shards=options.shards,
+    beam_options=options.beam_pipeline_options or "",
+    **source,
+  )
+  print(f"{written.path}: {written.clips} clips")
+  for name, reason in written.unreadable:
+    print(f"atgcn tfds: left out {name} ({reason})", file=sys.stderr)
+  return 1 if written.unreadable else 0
 
 
 def _soundscapes(options) -> None:

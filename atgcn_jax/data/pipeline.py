@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ def batches(
   return iter(dataset.as_numpy_iterator())
 
 
+@functools.cache
 def import_tensorflow() -> Any:
   """TensorFlow, kept off the accelerators, and without the greetings of its C++ side on stderr."""
   sys.stderr.flush()

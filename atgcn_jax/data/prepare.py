@@ -60,6 +60,33 @@ def prepare(
   audio = pathlib.Path(audio)
   listed = read_label_list(labels)
   check_files(audio, listed, labels)
+  known, indices = vocabulary_and_indices(listed, labels, vocabulary, used_labels_only)
+  settings = frontend.FRONTENDS[frontend_name]
+  build_store(
+    out,
+    functools.partial(load_clip, str(audio), settings),
+    [row.filename for row in listed],
+    folds=[row.fold for row in listed],
+    labels=indices,
+    vocabulary=known,
+    settings=settings,
+    dtype=dtype_of(settings, dtype),
+    workers=workers,
+  )
+  return len(listed)
+
+
+def vocabulary_and_indices(
+  listed: list[LabelledFile],
+  labels: str | os.PathLike,
+  vocabulary: str | os.PathLike | None,
+  used_labels_only: bool,
+) -> tuple[Vocabulary, list[list[int]]]:
+  """The vocabulary of a label list, and the label indices of its files; see `prepare`.
+
+  Raises:
+    UserError: for a label that the vocabulary does not have, or if no file has one.
+  """
   if vocabulary is None:
     ids = tuple(sorted({label for row in listed for label in row.labels}))
     known = Vocabulary(ids, ids)
@@ -72,22 +99,19 @@ def prepare(
     indices = [np.searchsorted(used, row).tolist() for row in indices]
   if not known.ids:
     raise UserError(f"{labels}: no file has a label; fill the column positive_labels")
-  settings = frontend.FRONTENDS[frontend_name]
+  return known, indices
+
+
+def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
+  """The type in which log-mels are stored: `uint8` where they are in dB, else `float16`.
+
+  Raises:
+    UserError: if another is asked for than the front end can have.
+  """
   in_db = settings.log_offset is None
-  if dtype == "uint8" and not in_db:
-    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {frontend_name}")
-  build_store(
-    out,
-    functools.partial(load_clip, str(audio), settings),
-    [row.filename for row in listed],
-    folds=[row.fold for row in listed],
-    labels=indices,
-    vocabulary=known,
-    settings=settings,
-    dtype=dtype or ("uint8" if in_db else "float16"),
-    workers=workers,
-  )
-  return len(listed)
+  if asked == "uint8" and not in_db:
+    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {settings.name}")
+  return asked or ("uint8" if in_db else "float16")
 
 
 def prepare_soundscapes(
@@ -114,7 +138,12 @@ def _render(seed: int, clip_id: str) -> np.ndarray:
 
 def load_clip(folder: str, settings: frontend.Frontend, filename: str) -> np.ndarray:
   """The first clip length of a file, float32[S] at the front end's rate, padded with silence."""
-  waveform = files.load(pathlib.Path(folder) / filename, settings.sample_rate)[: settings.samples]
+  return clip_of(pathlib.Path(folder) / filename, settings)
+
+
+def clip_of(source: files.Source, settings: frontend.Frontend) -> np.ndarray:
+  """As `load_clip`, of what `audio.files` loads."""
+  waveform = files.load(source, settings.sample_rate)[: settings.samples]
   return np.pad(waveform, (0, settings.samples - len(waveform)))
 
 
@@ -182,7 +211,7 @@ def build_store(
 ) -> None:
   """Load each clip and write its log-mel; the store does not depend on how many workers do it."""
   chunks = [clip_ids[i : i + CHUNK] for i in range(0, len(clip_ids), CHUNK)]
-  work = functools.partial(_log_mel_chunk, load, settings, dtype)
+  work = functools.partial(log_mel_chunk, load, settings, dtype)
   log_mels = in_processes(work, chunks, min(workers or os.cpu_count() or 1, len(chunks)))
   with contextlib.closing(log_mels):  # no worker outlives an error in the writing
     write_store(
@@ -197,9 +226,10 @@ def build_store(
     )
 
 
-def _log_mel_chunk(
+def log_mel_chunk(
   load: Callable[[str], np.ndarray], settings: frontend.Frontend, dtype: str, clip_ids: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
+  """The log-mels of some clips as a store holds them: (values [n, T, F], peaks float32[n])."""
   log_mel = _jitted_log_mel(settings)
   return encode(np.stack([np.asarray(log_mel(load(clip_id))) for clip_id in clip_ids]), dtype)
 

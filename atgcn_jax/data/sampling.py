@@ -13,7 +13,7 @@ import numpy as np
 
 ROUNDS = 8
 # Uses of the permutation, so that no two of them share a key.
-PASS, ROUND, WITHIN_CLASS = 1, 2, 3
+PASS, ROUND, WITHIN_CLASS, SHARDS, WITHIN_WINDOW = 1, 2, 3, 4, 5
 MODES = ("shuffled", "balanced")
 
 

@@ -10,6 +10,7 @@ import pathlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -23,6 +24,21 @@ RANGE_DB = 80.0
 ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
 
 
+class LogMels(Protocol):
+  """The log-mels of all clips, wherever they lie: a mapped array, or records that are decoded."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(clips, frames, bands)."""
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Of the values, uint8 or float16."""
+
+  def __getitem__(self, clips: np.ndarray, /) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips, in their order."""
+
+
 @dataclass(frozen=True)
 class ClipStore:
   """An open store of N clips.
@@ -30,10 +46,12 @@ class ClipStore:
   `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
   clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
   `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all content.
+  `shard_starts` int64[S + 1] are the first clips of shards that are to be read one after another
+  (the clips of a TFDS dataset of TFRecord files), None where any clip is at hand.
   """
 
   path: str
-  log_mel: np.ndarray
+  log_mel: LogMels
   peak_db: np.ndarray
   label_offsets: np.ndarray
   label_indices: np.ndarray
@@ -42,6 +60,7 @@ class ClipStore:
   vocabulary: Vocabulary
   frontend: Frontend
   fingerprint: str
+  shard_starts: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.peak_db)
@@ -98,8 +117,7 @@ def open_store(path: str | os.PathLike) -> ClipStore:
     log_mel=mapped,
     **small,
     **texts,
-    vocabulary=Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
-    frontend=Frontend(**settings["frontend"]),
+    **from_settings(settings),
     fingerprint=fingerprint,
   )
 
@@ -129,11 +147,7 @@ def write_store(
     raise UserError(f"{path}: is a folder; name the store to write in it, such as store.h5")
   # Hidden, and of this writer alone on any machine that sees the folder.
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-  settings = {
-    "label_ids": list(vocabulary.ids),
-    "label_names": list(vocabulary.names),
-    "frontend": asdict(frontend),
-  }
+  settings = as_settings(vocabulary, frontend)
   small: dict[str, np.ndarray] = {
     "peak_db": np.zeros(len(clip_ids), np.float32),
     "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
@@ -141,7 +155,7 @@ def write_store(
     "clip_ids": np.array(clip_ids, h5py.string_dtype()),
     "folds": np.array(folds, h5py.string_dtype()),
   }
-  digest = hashlib.sha256(json.dumps([settings, dtype, clip_ids, folds, labels]).encode())
+  digest = begun_digest(settings, dtype, clip_ids, folds, labels)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(temporary, "w") as file:
@@ -171,6 +185,34 @@ def write_store(
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
+  """What a store's clips have in common, as JSON would give it back."""
+  return {
+    "label_ids": list(vocabulary.ids),
+    "label_names": list(vocabulary.names),
+    "frontend": asdict(frontend),
+  }
+
+
+def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+  """The `vocabulary` and `frontend` of a `ClipStore`, from what `as_settings` gave."""
+  return {
+    "vocabulary": Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
+    "frontend": Frontend(**settings["frontend"]),
+  }
+
+
+def begun_digest(
+  settings: dict[str, Any],
+  dtype: str,
+  clip_ids: list[str],
+  folds: list[str],
+  labels: list[list[int]],
+) -> Any:
+  """The hash of a store's content; to be fed the log-mels of all clips, then all peaks."""
+  return hashlib.sha256(json.dumps([settings, dtype, clip_ids, folds, labels]).encode())
 
 
 def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import RANGE_DB, ClipStore, open_store
+from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, packed, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
@@ -157,7 +158,7 @@ def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> n
 def store_of(config) -> ClipStore:
   """The store a config names; the built-in soundscapes are made at first use and kept."""
   if config.data.store != SOUNDSCAPES:
-    return open_store(data_path(config, config.data.store))
+    return open_clips(data_path(config, config.data.store))
   # Their synthesis takes a second to import.
   from atgcn_jax.data.prepare import prepare_soundscapes
   from atgcn_jax.data.soundscapes import VERSION

@@ -39,14 +39,15 @@ DEFAULTS: dict[str, Any] = {
   },
   "data": {
     "root": "",  # paths of the sections data and graph are relative to this folder
-    "store": "soundscapes",  # a file of `atgcn prepare`, or the built-in soundscapes
+    # A file of `atgcn prepare`, a folder of `atgcn tfds`, or the built-in soundscapes.
+    "store": "soundscapes",
     "soundscape_clips": 2000,
     "vocabulary": "",  # CSV; only needed where there is no store to take it from
     "train_folds": ("train",),
     "validation_folds": ("validation",),
     "test_folds": ("test",),
     "validation_share": 0.0,  # of the training folds, by a hash of the clip id
-    "sampling": "balanced",  # balanced (a queue a class) or shuffled (passes)
+    "sampling": "balanced",  # balanced (a queue a class) or shuffled (passes; TFRecord data too)
     "batch_size": 64,
   },
   "augment": {
@@ -256,8 +257,8 @@ def contradictions(saved: dict[str, Any], config) -> list[str]:
 
 
 def data_path(config, path: str) -> str:
-  """A path of the sections data and graph, taken from `data.root`."""
-  return os.path.join(config.data.root, path)
+  """A path of the sections data and graph, taken from `data.root` unless it is whole."""
+  return path if "://" in path else os.path.join(config.data.root, path)
 
 
 def _is_free(key: str) -> bool:

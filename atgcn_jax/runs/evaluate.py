@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store import ClipStore, open_store
+from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.assemble import Run, store_of
@@ -121,7 +122,7 @@ def score_split(
   mesh = sharding.data_mesh()
   loaded = load(workdir, step, mesh)
   run = loaded.run
-  store = open_store(store_path) if store_path else store_of(run.config)
+  store = open_clips(store_path) if store_path else store_of(run.config)
   check_store(run, store)
   clips = split_clips(store, run.config.data, split)
   if not len(clips):

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from atgcn_jax.data import sampling
 from atgcn_jax.data.pipeline import Share, batches
+from atgcn_jax.data.shards import shard_order
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
@@ -208,12 +209,19 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
 def clips_of_steps(config, store: ClipStore):
   """step → clip numbers int64 of its global batch, a pure function of (seed, step)."""
   clips = split_clips(store, config.data, "train")
+  size = config.data.batch_size * augment.clips_per_example(config.augment)
+  if store.shard_starts is not None and config.data.sampling != "shuffled":
+    raise UserError(
+      f"data.sampling {config.data.sampling!r}: needs any clip at hand, but {store.path} is "
+      "TFRecord, read shard by shard; take 'shuffled', or write it as array_record"
+    )
   try:
+    if store.shard_starts is not None:
+      return shard_order(clips, store.shard_starts, config.seed, size)
     if config.data.sampling == "balanced":
       sampler = sampling.balanced_sampler(clips, *store.labels_of(clips), config.seed)
     else:
       sampler = sampling.shuffled_sampler(clips, config.seed)
   except ValueError as error:
     raise UserError(f"data.train_folds: {store.path}: {error}; name other folds") from error
-  size = config.data.batch_size * augment.clips_per_example(config.augment)
   return functools.partial(sampling.draw, sampler, batch=size)
