@@ -119,7 +119,8 @@ def builder_class() -> Any:
     RELEASE_NOTES = {"1.0.0": "Log-mels, peaks, labels, ids and folds."}  # noqa: RUF012
     # Nothing is downloaded; TFDS would look for checksums with a package that it does not require.
     code_path = None
-    builder_config_cls = Source
+    # TFDS takes configs of JSON only where there is one to begin with.
+    BUILDER_CONFIGS = [Source(name="unnamed")]  # noqa: RUF012
 
     @functools.cached_property
     def plan(self) -> tuple[Plan, ClipStore | None]:

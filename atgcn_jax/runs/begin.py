@@ -49,6 +49,19 @@ def check_config(config) -> None:
     raise UserError(f"--config: {error}") from error
 
 
+def check_sampling(config, store: ClipStore) -> None:
+  """Refuse an order of clips that their store cannot be read in.
+
+  Raises:
+    UserError: naming the key.
+  """
+  if store.shard_starts is not None and config.data.sampling != "shuffled":
+    raise UserError(
+      f"data.sampling {config.data.sampling!r}: needs any clip at hand, but {store.path} is "
+      "TFRecord, read shard by shard; take 'shuffled', or write it as array_record"
+    )
+
+
 def check_workdir(workdir: str | os.PathLike) -> None:
   """Refuse a folder that cannot be made or written to; it is made with the first checkpoint.
 

@@ -24,7 +24,14 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.assemble import Run, new_run, store_of
-from atgcn_jax.runs.begin import begun, check_config, check_workdir, continued, evaluated_behind
+from atgcn_jax.runs.begin import (
+  begun,
+  check_config,
+  check_sampling,
+  check_workdir,
+  continued,
+  evaluated_behind,
+)
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runs.restore import newest_sound
@@ -51,6 +58,7 @@ def train(config, workdir: str | os.PathLike, title: str = "") -> TrainState:
   check_workdir(workdir)
   mesh = sharding.data_mesh()
   store = store_of(config)
+  check_sampling(config, store)
   saved = newest_sound(workdir, mesh)
   history: History = []
   if saved is None:
@@ -210,11 +218,6 @@ def clips_of_steps(config, store: ClipStore):
   """step → clip numbers int64 of its global batch, a pure function of (seed, step)."""
   clips = split_clips(store, config.data, "train")
   size = config.data.batch_size * augment.clips_per_example(config.augment)
-  if store.shard_starts is not None and config.data.sampling != "shuffled":
-    raise UserError(
-      f"data.sampling {config.data.sampling!r}: needs any clip at hand, but {store.path} is "
-      "TFRecord, read shard by shard; take 'shuffled', or write it as array_record"
-    )
   try:
     if store.shard_starts is not None:
       return shard_order(clips, store.shard_starts, config.seed, size)

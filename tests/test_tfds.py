@@ -1,0 +1,453 @@
+"""TFDS datasets: the clips of their store bit for bit, also in runs; every kind of bad one."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs_support
+import small_store
+from runs_support import REPOSITORY
+
+from atgcn_jax.cli import main
+from atgcn_jax.data import records, sampling
+from atgcn_jax.data.pipeline import Share, batches, sequential
+from atgcn_jax.data.prepare import prepare
+from atgcn_jax.data.shards import shard_order
+from atgcn_jax.data.store import ClipStore, open_store
+from atgcn_jax.data.tfds_store import open_clips
+from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import evaluate, loop
+
+CLIPS, BATCH, SHARDS = 61, 8, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A store of each type, and a dataset of each type and file format."""
+  path = tmp_path_factory.mktemp("tfds")
+  for dtype in ("uint8", "float16"):
+    small_store.make(path / f"{dtype}.h5", CLIPS, dtype)
+    for file_format in FORMATS:
+      made = write_tfds(
+        str(path / file_format), file_format=file_format, shards=SHARDS, store=f"{path}/{dtype}.h5"
+      )
+      assert made.clips == CLIPS
+      assert not made.unreadable
+  return path
+
+
+def dataset(folder, file_format, name="uint8"):
+  return folder / file_format / "audioset_tfds" / name / "1.0.0"
+
+
+@pytest.fixture(params=[(d, f) for d in ("uint8", "float16") for f in FORMATS])
+def pair(request, folder):
+  """A store, and the dataset that was made of it."""
+  dtype, file_format = request.param
+  return open_store(folder / f"{dtype}.h5"), open_clips(dataset(folder, file_format, dtype))
+
+
+def same(one, other):
+  assert list(one) == list(other)
+  for name, array in one.items():
+    assert array.dtype == other[name].dtype, name
+    np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def test_a_dataset_looks_like_its_store(pair):
+  store, copy = pair
+  assert len(copy) == CLIPS
+  for field in dataclasses.fields(ClipStore):
+    ours, theirs = getattr(store, field.name), getattr(copy, field.name)
+    if field.name in ("path", "log_mel", "shard_starts", "fingerprint"):
+      continue
+    if isinstance(ours, np.ndarray):
+      assert ours.dtype == theirs.dtype, field.name
+      np.testing.assert_array_equal(ours, theirs)
+    else:
+      assert ours == theirs, field.name
+  assert (copy.log_mel.shape, copy.log_mel.dtype) == (store.log_mel.shape, store.log_mel.dtype)
+
+
+def test_any_clips_are_those_of_the_store(pair):
+  store, copy = pair
+  for clips in ([7, 2, 2, 60, 0], range(CLIPS), [], [CLIPS - 1]):
+    clips = np.array(clips, np.int64)
+    same(copy.read(clips), store.read(clips))
+  with pytest.raises((IndexError, ValueError)):
+    copy.read(np.array([CLIPS]))
+
+
+def test_the_fingerprint_of_array_record_is_the_store_s_and_of_tfrecord_holds_the_shards(folder):
+  store = open_store(folder / "uint8.h5")
+  random, shards = (open_clips(dataset(folder, name)) for name in FORMATS)
+  assert random.fingerprint == store.fingerprint
+  assert random.shard_starts is None
+  np.testing.assert_array_equal(shards.shard_starts, [0, 15, 30, 46, 61])
+  made = write_tfds(str(folder / "five"), file_format="tfrecord", shards=5, store=store.path)
+  prints = {store.fingerprint, shards.fingerprint, open_clips(made.path).fingerprint}
+  assert len(prints) == 3
+
+
+def test_tfds_reads_what_was_written(folder):
+  import tensorflow_datasets as tfds
+
+  store = open_store(folder / "float16.h5")
+  builder = tfds.builder_from_directory(dataset(folder, "array_record", "float16"))
+  clip = builder.as_data_source("clips")[3]
+  np.testing.assert_array_equal(clip["log_mel"], store.log_mel[3])
+  assert clip["peak_db"] == store.peak_db[3]
+  assert list(clip["labels"]) == [0, 1, 2, 3]
+  assert clip["clip_id"].decode() == "clip 3 ü"
+  assert clip["fold"] == b"train"
+  assert builder.info.features["labels"].feature.names == list(small_store.VOCABULARY.ids)
+  for i, clip in enumerate(
+    tfds.load("audioset_tfds/uint8", split="clips", data_dir=folder / "tfrecord")
+  ):
+    assert clip["clip_id"].numpy().decode() == f"clip {i} ü"
+  assert i == CLIPS - 1
+
+
+@pytest.mark.parametrize("start", [0, 1, 600_000])
+def test_batches_are_those_of_the_store(folder, start):
+  store, copy = open_store(folder / "uint8.h5"), open_clips(dataset(folder, "array_record"))
+  clips = np.arange(CLIPS)
+  sampler = sampling.balanced_sampler(clips, *store.labels_of(clips), 3)
+  clips_of = functools.partial(sampling.draw, sampler, batch=BATCH)
+  ours, theirs = (list(batches(each, clips_of, start, start + 9)) for each in (store, copy))
+  assert len(ours) == 9
+  for one, other in zip(ours, theirs, strict=True):
+    same(one, other)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  monkeypatch.setattr(records, "BLOCK", 4)
+  monkeypatch.setattr(records, "BLOCKS_KEPT", 3)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_shards_are_read_from_any_step_on(folder):
+  store, copy = open_store(folder / "uint8.h5"), open_clips(dataset(folder, "tfrecord"))
+  clips_of = shard_order(np.arange(CLIPS), copy.shard_starts, 5, BATCH)
+  whole = list(batches(copy, clips_of, 0, 20))
+  for step, batch in enumerate(whole):
+    same(batch, store.read(clips_of(step)))
+  for start in range(20):
+    for batch, expected in zip(batches(copy, clips_of, start, 20), whole[start:], strict=True):
+      same(batch, expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_two_processes_partition_a_batch_of_shards(folder):
+  copy = open_clips(dataset(folder, "tfrecord"))
+  clips_of = shard_order(np.arange(CLIPS), copy.shard_starts, 5, BATCH)
+  parts = [batches(copy, clips_of, 3, 9, Share(index, 2)) for index in range(2)]
+  for step, pieces in enumerate(zip(*parts, strict=True), 3):
+    joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    same(joined, copy.read(clips_of(step)))
+
+
+def test_a_pass_in_their_order_reads_each_block_once(folder, monkeypatch):
+  monkeypatch.setattr(records, "BLOCK", 4)
+  monkeypatch.setattr(records, "BLOCKS_KEPT", 8)
+  copy = open_clips(dataset(folder, "tfrecord"))
+  read = []
+  whole = records.SequentialRecords._read
+  monkeypatch.setattr(
+    records.SequentialRecords, "_read", lambda self, *key: read.append(key) or whole(self, *key)
+  )
+  clips_of, steps = sequential(np.arange(CLIPS), BATCH)
+  assert len(list(batches(copy, clips_of, 0, steps))) == steps
+  assert len(read) == len(set(read)) == 4 * 4
+
+
+def trained_on(path, workdir, steps, *overrides):
+  every = ("evaluation.every=8", "checkpoint.every=8", f"optim.steps={steps}")
+  config = runs_support.tiny_config(workdir.parent, f"data.store={path}", *every, *overrides)
+  loop.train(config, workdir)
+  return runs_support.saved(workdir).state
+
+
+@pytest.fixture(scope="module")
+def of_runs(tmp_path_factory):
+  """Datasets of the store that the tiny runs train on."""
+  path = tmp_path_factory.mktemp("runs")
+  runs_support.make_store(path / "store.h5")
+  for file_format in FORMATS:
+    write_tfds(str(path / file_format), file_format=file_format, shards=3, store=f"{path}/store.h5")
+  return path
+
+
+def test_a_run_on_array_record_is_that_on_the_store(of_runs, tmp_path):
+  store, copy = of_runs / "store.h5", dataset(of_runs, "array_record", "store")
+  expected = trained_on(store, tmp_path / "store", 8)
+  whole = trained_on(copy, tmp_path / "copy", 8)
+  trained_on(store, tmp_path / "moved", 3)
+  moved = trained_on(copy, tmp_path / "moved", 8)
+  assert runs_support.same_bits(whole, expected)
+  assert runs_support.same_bits(moved, expected)
+  ours = evaluate.score_split(tmp_path / "copy", "latest", None, "test")
+  theirs = evaluate.score_split(tmp_path / "store", "latest", str(copy), "test")
+  assert ours.scores.tobytes() == theirs.scores.tobytes()
+  assert ours.clip_ids.tolist() == theirs.clip_ids.tolist()
+
+
+def test_a_run_on_tfrecord_is_resumed_exactly(of_runs, tmp_path):
+  path, shuffled = dataset(of_runs, "tfrecord", "store"), "data.sampling=shuffled"
+  whole = trained_on(path, tmp_path / "whole", 8, shuffled)
+  trained_on(path, tmp_path / "parts", 5, shuffled)
+  assert runs_support.same_bits(trained_on(path, tmp_path / "parts", 8, shuffled), whole)
+  with pytest.raises(UserError, match="not the clip store"):  # of another order
+    trained_on(of_runs / "store.h5", tmp_path / "parts", 9, shuffled)
+
+
+def test_balanced_sampling_needs_any_clip_at_hand(of_runs, tmp_path):
+  with pytest.raises(UserError, match=r"data.sampling 'balanced'.*array_record"):
+    trained_on(dataset(of_runs, "tfrecord", "store"), tmp_path / "run", 8)
+
+
+def failing(command, capsys):
+  """The one line that a command with status 2 prints."""
+  assert main([*map(str, command)]) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1, lines
+  return lines[0]
+
+
+def damaged_copy(folder, tmp_path, file_format):
+  copy = tmp_path / "copy"
+  shutil.copytree(dataset(folder, file_format), copy)
+  return copy
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("fault", ["missing", "cut short"])
+def test_a_shard_that_is_not_whole_is_named(folder, tmp_path, file_format, fault):
+  copy = damaged_copy(folder, tmp_path, file_format)
+  shard = next(copy.glob("*-00002-of-*"))
+  if fault == "missing":
+    shard.unlink()
+  else:
+    shard.write_bytes(shard.read_bytes()[:-5])
+  with pytest.raises(UserError) as caught:
+    open_clips(copy)
+  assert str(caught.value).startswith(f"{shard}: this shard ")
+  assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_is_damaged_while_it_is_read_is_named(folder, tmp_path):
+  copy = damaged_copy(folder, tmp_path, "tfrecord")
+  opened = open_clips(copy)
+  shard = next(copy.glob("*-00001-of-*"))
+  content = shard.read_bytes()
+  for left in (content[: len(content) // 2], content[3:], b""):
+    shard.write_bytes(left)
+    with pytest.raises(UserError, match=str(shard)):
+      opened.log_mel[np.arange(20, 30)]
+    opened.log_mel.blocks.clear()
+
+
+def changed_metadata(copy, **changes):
+  file = copy / "metadata.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda copy: changed_metadata(copy, format="atgcn_jax TFDS clips 99"), "of this version"),
+    (lambda copy: changed_metadata(copy, shard_bytes={}), "tell of other shards"),
+    (lambda copy: (copy / "metadata.json").write_text("{"), "cannot be read as a TFDS dataset"),
+    (lambda copy: (copy / "metadata.json").unlink(), "but not of clips"),
+    (lambda copy: (copy / "clips.npz").unlink(), "but not of clips"),
+    (lambda copy: (copy / "clips.npz").write_bytes(b"PK"), "cannot be read as a TFDS dataset"),
+    (lambda copy: (copy / "dataset_info.json").write_text("{}"), "cannot be read as a TFDS"),
+    (lambda copy: (copy / "dataset_info.json").unlink(), "neither a clip store nor"),
+    (lambda copy: (copy / "features.json").unlink(), "cannot be read as a TFDS dataset"),
+  ],
+)
+def test_what_is_no_dataset_of_clips_is_named(folder, tmp_path, change, words):
+  copy = damaged_copy(folder, tmp_path, "array_record")
+  change(copy)
+  with pytest.raises(UserError) as caught:
+    open_clips(copy)
+  assert str(caught.value).startswith(f"{copy}: ")
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_folder_above_a_dataset_names_it(folder):
+  with pytest.raises(UserError, match=str(dataset(folder, "tfrecord", "float16"))):
+    open_clips(folder / "tfrecord")
+
+
+def test_training_on_what_is_no_dataset_ends_in_one_line(folder, tmp_path, capsys):
+  config = runs_support.write_config(tmp_path / "config.py", tmp_path)
+  command = ["train", "--config", config, "--workdir", tmp_path / "run"]
+  assert str(tmp_path) in failing(command, capsys)
+  balanced = [*command, f"--config.data.store={dataset(folder, 'tfrecord')}"]
+  assert "data.sampling" in failing(balanced, capsys)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py"]
+
+
+def test_the_same_command_twice_and_another_content(folder, tmp_path, capsys):
+  command = ["tfds", "--store", folder / "uint8.h5", "--out", tmp_path / "out", "--shards", 2]
+  command = [*map(str, command)]
+  path = dataset(tmp_path, "out")
+  for _ in range(2):
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{path}: {CLIPS} clips\n"
+  before = runs_support.contents(tmp_path)
+  assert any(name.endswith("unnamed") for name in before) is False
+  assert str(path) in failing([*command, "--file-format", "tfrecord"], capsys)
+  other = tmp_path / "other" / "uint8.h5"
+  small_store.make(other, 5)
+  assert str(path) in failing(["tfds", "--store", other, "--out", tmp_path / "out"], capsys)
+  other.unlink()
+  other.parent.rmdir()
+  assert runs_support.contents(tmp_path) == before
+
+
+def test_a_dataset_is_the_store_of_another(folder, tmp_path):
+  made = write_tfds(
+    str(tmp_path), file_format="array_record", store=str(dataset(folder, "tfrecord"))
+  )
+  assert open_clips(made.path).fingerprint == open_store(folder / "uint8.h5").fingerprint
+
+
+BAD = {
+  "--store {missing}": "missing.h5",
+  "--store {text}": "text.h5",
+  "--store {store} --shards 0": "--shards",
+  "--store {store} --shards 999": "--shards",
+  "--store {store} --labels {text}": "--labels",
+  "--store {store} --beam_pipeline_options runner=X": "--beam-pipeline-options",
+  "--audio {folder}": "--labels",
+  "--audio {folder} --labels {text}": "--audio",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_arguments_end_in_one_line(folder, tmp_path, arguments, capsys):
+  (tmp_path / "text.h5").write_text("words")
+  names = {
+    "missing": tmp_path / "missing.h5",
+    "text": tmp_path / "text.h5",
+    "store": folder / "uint8.h5",
+    "folder": tmp_path / "sounds",
+  }
+  command = ["tfds", *arguments.format(**names).split(), "--out", tmp_path / "out"]
+  assert BAD[arguments] in failing(command, capsys)
+  assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["text.h5"]
+
+
+def test_a_place_that_cannot_be_written(folder, tmp_path, capsys):
+  (tmp_path / "file").touch()
+  out = tmp_path / "file" / "out"
+  assert str(out) in failing(["tfds", "--store", folder / "uint8.h5", "--out", out], capsys)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, OSError])
+def test_an_error_midway_leaves_nothing(folder, tmp_path, monkeypatch, error):
+  def failing_records(path, file_format):
+    raise error("midway")
+    yield
+
+  monkeypatch.setattr("atgcn_jax.data.tfds_files.every_record", failing_records)
+  expected = UserError if error is OSError else error
+  with pytest.raises(expected):
+    write_tfds(str(tmp_path / "out"), store=str(folder / "uint8.h5"))
+  assert not [
+    path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".config"
+  ]
+
+
+def test_paths_in_a_bucket_are_whole():
+  from atgcn_jax.runs.config import data_path, default_config
+
+  config = default_config()
+  config.data.root = "data"
+  assert data_path(config, "gs://bucket/clips") == "gs://bucket/clips"
+  assert data_path(config, "clips") == str(pathlib.Path("data/clips"))
+
+
+def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
+  import tensorflow as tf
+  from etils import epath
+
+  def unreachable(path):
+    raise tf.errors.PermissionDeniedError(None, None, "no\ncredentials")
+
+  monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", unreachable)
+  with pytest.raises(UserError, match=r"^gs://bucket/clips: .*no credentials"):
+    open_clips("gs://bucket/clips")
+
+
+def test_without_beam_a_dataset_of_sounds_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+  command = ["tfds", "--audio", tmp_path, "--labels", tmp_path / "l.csv", "--out", tmp_path / "o"]
+  assert "atgcn_jax[beam]" in failing(command, capsys)
+
+
+@pytest.fixture(scope="module")
+def beam_python(tmp_path_factory):
+  """The Python of an environment with the extra `beam`: that of ATGCN_BEAM_PYTHON, or a new one."""
+  if given := os.environ.get("ATGCN_BEAM_PYTHON"):
+    return given
+  path = tmp_path_factory.mktemp("beam")
+  for name in ("atgcn_jax", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    whole = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+    whole(REPOSITORY / name, path / name)
+  subprocess.run([sys.executable, "-m", "venv", path / "venv"], check=True)
+  python = path / "venv" / "bin" / "python"
+  subprocess.run([python, "-m", "pip", "install", "-q", f"{path}[beam]"], check=True)
+  return str(python)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "options", ["", "direct_running_mode=multi_processing,direct_num_workers=2"]
+)
+def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options):
+  rows = (shared / "data/esc10/labels.csv").read_text().splitlines()[:25]
+  audio = tmp_path / "audio"
+  audio.mkdir()
+  for row in rows[1:]:
+    name = row.partition(",")[0]
+    shutil.copy(shared / "data/esc10/audio" / name, audio / name)
+  (tmp_path / "good.csv").write_text("\n".join(rows))
+  (audio / "text.wav").write_text("words")
+  bad = ['text.wav,1,"/m/068hy"', 'none.wav,1,"/m/068hy"']
+  (tmp_path / "all.csv").write_text("\n".join([rows[0], bad[0], *rows[1:9], bad[1], *rows[9:]]))
+  vocabulary = shared / "data/audioset/class_labels_indices.csv"
+  prepare(audio, tmp_path / "good.csv", tmp_path / "s.h5", vocabulary=vocabulary, workers=1)
+  command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", audio]
+  command += ["--labels", tmp_path / "all.csv", "--vocabulary", vocabulary, "--shards", "3"]
+  command += ["--out", tmp_path / "out", "--beam-pipeline-options", options]
+  done = subprocess.run(
+    command,
+    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1, done.stderr  # two files are bad
+  path = dataset(tmp_path, "out", "all")
+  assert done.stdout.splitlines()[-1] == f"{path}: 24 clips"
+  for name in ("text.wav", "none.wav"):
+    assert f"atgcn tfds: left out {name} (" in done.stderr
+    assert name in (path / "unreadable.csv").read_text()
+  store, copy = open_store(tmp_path / "s.h5"), open_clips(path)
+  assert copy.fingerprint == store.fingerprint
+  same(copy.read(np.arange(24)), store.read(np.arange(24)))
+  assert len(list(path.glob("*.array_record-*-of-00003"))) == 3
+  assert not [*path.glob("rows-*"), *path.glob("unreadable-*")]
