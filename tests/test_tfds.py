@@ -451,3 +451,23 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
   same(copy.read(np.arange(24)), store.read(np.arange(24)))
   assert len(list(path.glob("*.array_record-*-of-00003"))) == 3
   assert not [*path.glob("rows-*"), *path.glob("unreadable-*")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["runner=Nonsense", "direct_num_workers=x"])
+def test_bad_options_of_beam_end_in_one_line(beam_python, tmp_path, options):
+  (tmp_path / "l.csv").write_text('filename,fold,positive_labels\na.wav,1,"x"\n')
+  command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", tmp_path, "--labels"]
+  command += [tmp_path / "l.csv", "--out", tmp_path / "out", "--beam-pipeline-options", options]
+  done = subprocess.run(
+    command,
+    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  ours = [line for line in done.stderr.splitlines() if not line.startswith("WARNING:root:")]
+  assert len(ours) == 1, ours
+  assert options in ours[0]
+  assert not (tmp_path / "out").exists()

@@ -11,6 +11,10 @@ and so does TFDS's own command, with the fields of the builder's config as JSON:
   tfds build audioset_tfds --imports atgcn_jax.data.audioset_tfds --data_dir DIR \\
     --file_format array_record --config '{"name": "mine", "store": "STORE.h5"}'
 
+(that command itself imports Beam and mlcroissant, which the extra `beam` brings). What is in a
+dataset is what `atgcn prepare` puts into a store. A file that cannot be read as sound is left out,
+and listed with the reason in `unreadable.csv` beside the shards.
+
 In Python, `tfds.builder_from_directory(DIR/audioset_tfds/NAME/1.0.0)` reads what was made, without
 this module. To make one, `import tensorflow_datasets`, then this module: TFDS knows
 `audioset_tfds` from then on, and the class is `audioset_tfds.AudiosetTfds`.
@@ -24,12 +28,13 @@ this machine, in several processes with
 
   direct_running_mode=multi_processing,direct_num_workers=8
 
-On Google Cloud Dataflow (`pip install 'apache-beam[gcp]'` too; audio, labels and DIR in a bucket):
+On Google Cloud Dataflow (`pip install 'apache-beam[gcp]'` too; audio and DIR in a bucket, the CSV
+files here):
 
   runner=DataflowRunner,project=PROJECT,region=REGION,temp_location=gs://BUCKET/tmp,\\
   sdk_container_image=IMAGE,max_num_workers=100
 
-and on a Flink cluster, whose workers run the same image:
+and on a Flink cluster, whose workers run the same image (Beam starts a job server in Java here):
 
   runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
 

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,11 @@ def columns_and_metadata(
   plan: Plan,
   shards: Sequence[tuple[str, int]],
   file_format: str,
-  watched: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[bytes, dict[str, Any]]:
   """The content of `clips.npz` and of `metadata.json`, from every record of the shards.
 
   Args:
     shards: path and number of clips of each.
-    watched: what the records are passed through, such as a progress bar.
   Raises:
     RuntimeError: if the records are not those of the plan, in its order.
     UserError: for a shard that cannot be read.
@@ -80,7 +78,7 @@ def columns_and_metadata(
   sizes = np.zeros(len(peaks), np.int64)
   records = ((path, record) for path, _ in shards for record in every_record(path, file_format))
   lengths = dict.fromkeys((path for path, _ in shards), 0)
-  for i, (path, record) in enumerate(watched(records)):
+  for i, (path, record) in enumerate(records):
     features = parsed(record)
     clip_id = features["clip_id"].bytes_list.value[0].decode()
     if i >= len(peaks) or clip_id != plan.clip_ids[i]:

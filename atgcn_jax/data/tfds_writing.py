@@ -18,7 +18,7 @@ from atgcn_jax.data.pipeline import import_tensorflow
 from atgcn_jax.data.sound_beam import UNREADABLE
 from atgcn_jax.data.tfds_files import SPLIT
 from atgcn_jax.data.tfds_store import open_clips
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, WorkFailed
 
 FORMATS = ("array_record", "tfrecord")
 
@@ -52,6 +52,7 @@ def write_tfds(
   Raises:
     UserError: for sources that cannot be used, an `out` that cannot be written or holds another
       dataset of that name, or without Beam where it is needed.
+    WorkFailed: if the pipeline fails; nothing is written then.
   """
   options = None if source.get("store") else _pipeline_options(beam_options, source["audio"])
   tf = import_tensorflow()
@@ -87,12 +88,15 @@ def write_tfds(
     reason = " ".join(str(getattr(error, "message", error)).split())
     raise UserError(f"--out {out}: cannot be written ({reason}); choose another") from error
   except (ValueError, RuntimeError) as error:
-    if options is None or "This should be >0" not in str(error):
+    if options is None:
       raise
-    raise UserError(
-      f"{source['audio']}: none of the files that {source['labels']} names can be read as sound; "
-      "give the folder of sound files to --audio"
-    ) from error
+    if "This should be >0" in str(error):
+      raise UserError(
+        f"{source['audio']}: none of the files that {source['labels']} names can be read as sound; "
+        "give the folder of sound files to --audio"
+      ) from error
+    reason = str(error).strip().splitlines()[-1][:500]
+    raise WorkFailed(f"the Beam pipeline failed ({reason})") from error
   return Written(os.fspath(folder), clips, unreadable)
 
 
@@ -104,6 +108,8 @@ def _pipeline_options(given: str, audio: str) -> Any:
   """
   try:
     from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
   except ImportError:
     raise UserError(
       "--audio: needs Apache Beam, in an environment of its own (pip install 'atgcn_jax[beam]'); "
@@ -111,10 +117,20 @@ def _pipeline_options(given: str, audio: str) -> Any:
     ) from None
   if "://" not in audio and not os.path.isdir(audio):
     raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
-  flags = [f"--{option}" for option in given.split(",") if option]
-  if not any(flag.startswith("--runner=") for flag in flags):
-    flags.append("--runner=DirectRunner")
-  return PipelineOptions(flags)
+  flags = ["--runner=DirectRunner", *(f"--{option}" for option in given.split(",") if option)]
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      options = PipelineOptions(flags)
+      runner = create_runner(options.get_all_options()["runner"])
+      faults = " ".join(PipelineOptionsValidator(options, runner).validate())
+  except (ValueError, ImportError) as error:
+    faults = str(error)
+  except SystemExit:  # of the parser of options
+    faults = said.getvalue().strip().splitlines()[-1]
+  if faults:
+    raise UserError(f"--beam-pipeline-options {given}: {' '.join(faults.split())}")
+  return options
 
 
 def _check_same(folder: Any, source: dict[str, Any], file_format: str) -> None:
