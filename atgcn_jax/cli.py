@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   evaluate.add_argument("--workdir", required=True, help="folder of the run")
   evaluate.add_argument("--step", default="latest", help="a step, latest (default) or best")
-  evaluate.add_argument("--store", help="clip store; by default the one trained on")
+  evaluate.add_argument("--store", help="clip store or TFDS dataset; by default the one trained on")
   evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
   evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
 

@@ -331,6 +331,7 @@ BAD = {
   "--store {store} --shards 999": "--shards",
   "--store {store} --labels {text}": "--labels",
   "--store {store} --beam_pipeline_options runner=X": "--beam-pipeline-options",
+  "--store {store} --out gs://bucket": "gs://bucket",
   "--audio {folder}": "--labels",
   "--audio {folder} --labels {text}": "--audio",
 }
@@ -345,7 +346,7 @@ def test_bad_arguments_end_in_one_line(folder, tmp_path, arguments, capsys):
     "store": folder / "uint8.h5",
     "folder": tmp_path / "sounds",
   }
-  command = ["tfds", *arguments.format(**names).split(), "--out", tmp_path / "out"]
+  command = ["tfds", "--out", tmp_path / "out", *arguments.format(**names).split()]
   assert BAD[arguments] in failing(command, capsys)
   assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["text.h5"]
 

@@ -54,6 +54,11 @@ def write_tfds(
       dataset of that name, or without Beam where it is needed.
     WorkFailed: if the pipeline fails; nothing is written then.
   """
+  if "://" in out and file_format == "array_record":
+    raise UserError(
+      f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
+      "--file-format tfrecord"
+    )
   options = None if source.get("store") else _pipeline_options(beam_options, source["audio"])
   tf = import_tensorflow()
   import tensorflow_datasets as tfds
