@@ -224,6 +224,8 @@ def _evaluate(options) -> None:
     print(json.dumps(result))
     return
   for name, value in result.items():
+    if isinstance(value, list):
+      value = ", ".join(value)
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
   print(f"page: {os.path.join(options.workdir, 'report.html')}")
 

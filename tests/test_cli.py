@@ -269,7 +269,7 @@ def test_broken_rows_of_a_segment_list_are_told_and_the_rest_is_used(place, tmp_
     warnings.simplefilter("default")
     assert run(*(GRAPH + " --segments {segments}").format(**names).split()) == 0
   (line,) = capsys.readouterr().err.splitlines()
-  assert "rows.csv: 1 broken rows left out (line 3: times 10 to 0" in line
+  assert "rows.csv: 1 broken row left out (line 3: times 10 to 0" in line
   with np.load(place["out"]) as stored:
     assert stored["occurrences"].tolist()[:2] == [1, 2]
 

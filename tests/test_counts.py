@@ -142,7 +142,7 @@ def test_a_broken_row_is_left_out(tmp_path, row, reason):
   assert example.startswith("line 3: ")
   assert reason in example
   text = left_out(path, segments)
-  assert text == f"{path}: 1 broken rows left out ({example}); 2 used"
+  assert text == f"{path}: 1 broken row left out ({example}); 2 used"
 
 
 def test_the_first_of_many_broken_rows_and_repeated_ids(tmp_path):

@@ -135,7 +135,7 @@ def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segme
       reason = str(error)
       if isinstance(error, KeyError):
         unknown += 1
-        reason = f"label {error} is not among the {len(vocabulary)} labels of the vocabulary"
+        reason = f"label {error} is not in the vocabulary"
       if len(examples) < EXAMPLES:
         examples.append(f"line {number}: {reason}")
       continue
@@ -168,8 +168,9 @@ def left_out(path: str | os.PathLike[str], segments: Segments) -> str:
   """What a list's reader left out, on one line; empty if nothing."""
   parts = []
   if segments.broken:
+    rows = "row" if segments.broken == 1 else "rows"
     more = ", …" if segments.broken > len(segments.examples) else ""
-    parts.append(f"{segments.broken} broken rows left out ({'; '.join(segments.examples)}{more})")
+    parts.append(f"{segments.broken} broken {rows} left out ({'; '.join(segments.examples)}{more})")
   if segments.repeated:
     parts.append(f"{segments.repeated} rows left out that repeat an id")
   return f"{path}: {', '.join(parts)}; {len(segments.clip_ids)} used" if parts else ""
