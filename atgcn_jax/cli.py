@@ -162,6 +162,15 @@ def _parser() -> argparse.ArgumentParser:
   graph.add_argument("--against", help="the second method (default: author, for author paper)")
   graph.add_argument("--plot", help="picture to write: .png, .svg or .pdf")
 
+  card = verb("data-card", _data_card, "what is in a clip store, as an evaluation must state it")
+  card.add_argument("store", metavar="STORE", help="clip store, .h5")
+  card.add_argument(
+    "--segments", nargs="+", default=[], metavar="LIST", help="AudioSet segment lists to compare"
+  )
+  card.add_argument("--vocabulary", help="labels of the lists (default: the store's)")
+  card.add_argument("--ratings", help="CSV: label_id,num_rated,num_true")
+  card.add_argument("--out", default=".", help="folder of the .md and .json (default: this one)")
+
   torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
   torch.add_argument("state", help=".npz of tensors by name, or .pt")
   torch.add_argument("--config", required=True, help="Python file with get_config()")
@@ -372,6 +381,21 @@ def _graph(options) -> None:
   if options.plot:
     graph.plot(found, label, options.ontology, options.plot)
     print(options.plot)
+
+
+def _data_card(options) -> None:
+  from atgcn_jax.runs.data_card import data_card
+  from atgcn_jax.runs.data_card_text import write_data_card
+
+  if os.path.exists(options.out) and not os.path.isdir(options.out):
+    raise UserError(f"--out {options.out}: not a folder; name another")
+  card = data_card(
+    options.store,
+    segments=options.segments,
+    vocabulary=options.vocabulary,
+    ratings=options.ratings,
+  )
+  print("\n".join(write_data_card(options.out, card)))
 
 
 def _import_torch(options) -> None:

@@ -37,6 +37,7 @@ VERBS = (
   "mixtures",
   "reproduce",
   "graph",
+  "data-card",
   "import-torch",
   "bench",
 )
