@@ -171,6 +171,10 @@ def _parser() -> argparse.ArgumentParser:
   card.add_argument("--ratings", help="CSV: label_id,num_rated,num_true")
   card.add_argument("--out", default=".", help="folder of the .md and .json (default: this one)")
 
+  metadata = verb("metadata", _metadata, "fetch AudioSet's class list, segment lists and ontology")
+  metadata.add_argument("--out", required=True, help="folder to write")
+  metadata.add_argument("--mirror", help="web address of a folder that has the files")
+
   torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
   torch.add_argument("state", help=".npz of tensors by name, or .pt")
   torch.add_argument("--config", required=True, help="Python file with get_config()")
@@ -396,6 +400,20 @@ def _data_card(options) -> None:
     ratings=options.ratings,
   )
   print("\n".join(write_data_card(options.out, card)))
+
+
+def _metadata(options) -> int:
+  from atgcn_jax.tools.metadata import fetch_metadata
+
+  failed = 0
+  for file in fetch_metadata(options.out, options.mirror):
+    if file.failure:
+      failed = 1
+      print(f"atgcn metadata: {file.failure}", file=sys.stderr)
+    else:
+      what = "fetched" if file.new else "already there"
+      print(f"{file.path}: {what}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
+  return failed
 
 
 def _import_torch(options) -> None:

@@ -38,6 +38,7 @@ VERBS = (
   "reproduce",
   "graph",
   "data-card",
+  "metadata",
   "import-torch",
   "bench",
 )

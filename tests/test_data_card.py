@@ -83,7 +83,7 @@ def test_duplicates_across_folds_are_told_apart(tmp_path):
   assert (leaks["groups"], leaks["clips"]) == (1, 3)
   assert leaks["first"][0][-1] == {"id": "g", "fold": "test"}
   text = markdown(card)
-  assert "in more than one fold, which leaks: 3 clips in 1 groups." in text
+  assert "in more than one fold, which leaks: clips 3, groups 1." in text
   assert r"- Ybbbbbbbbbb2.wav (train), e\|e (train), g (test)" in text
 
 

@@ -109,16 +109,16 @@ def _sound(card: dict[str, Any]) -> list[str]:
     known = [(f"{rate} Hz" if rate != "0" else "unknown", n) for rate, n in rates.items()]
     parts.append(_table(("rate of the files", "clips"), known))
   for key, what in (
-    ("silent", "Silent (a log-mel of one value throughout)"),
-    ("not_finite", "Not finite"),
+    ("silent", "Silent clips, with a log-mel of one value throughout"),
+    ("not_finite", "Clips with a log-mel that is not finite"),
   ):
-    parts.append(f"{what}: {_told(card[key], 'clips')}")
+    parts.append(f"{what}: {_told(card[key])}")
   for key, what in (
-    ("duplicates", "Duplicates (the same stored log-mel, silent clips aside)"),
+    ("duplicates", "Duplicates, with the same stored log-mel (silent clips aside)"),
     ("duplicates_across_folds", "Of these in more than one fold, which leaks"),
   ):
     found = card[key]
-    parts.append(f"{what}: {found['clips']} clips in {found['groups']} groups.")
+    parts.append(f"{what}: clips {found['clips']}, groups {found['groups']}.")
     if found["first"]:
       parts.append(
         "\n".join(
@@ -137,7 +137,7 @@ def _labels(card: dict[str, Any]) -> list[str]:
     f"{labels['classes']} classes, {labels['positives']} labels, "
     f"{'–' if mean is None else f'{mean:.3f}'} a clip on average.",
     _table(("labels in a clip", "clips"), labels["per_clip"].items()),
-    f"Without a clip: {_told(labels['without_a_clip'], 'labels')}",
+    f"Labels without a clip: {_told(labels['without_a_clip'])}",
   ]
   if ratings:
     by_class, by_label = (
@@ -147,7 +147,7 @@ def _labels(card: dict[str, Any]) -> list[str]:
     parts.append(
       f"Labels that are true, as raters estimate: {by_class} as a mean of "
       f"{ratings['classes_rated']} rated classes, {by_label} as a mean of the store's labels. "
-      f"Not rated: {_told(ratings['classes_not_rated'], 'classes')}"
+      f"Classes not rated: {_told(ratings['classes_not_rated'])}"
     )
   return parts
 
@@ -170,12 +170,12 @@ def _classes(card: dict[str, Any]) -> str:
   return _table(head, rows)
 
 
-def _told(some: dict[str, Any], what: str) -> str:
+def _told(some: dict[str, Any]) -> str:
   if not some["count"]:
-    return f"no {what}."
+    return "none."
   names = ", ".join(map(_cell, some["first"]))
   rest = some["count"] - len(some["first"])
-  return f"{some['count']} {what}: {names}{f' and {rest} more' if rest else ''}."
+  return f"{some['count']} ({names}{f' and {rest} more' if rest else ''})."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
