@@ -197,6 +197,19 @@ def _parser() -> argparse.ArgumentParser:
   graph.add_argument("--against", help="the second method (default: author, for author paper)")
   graph.add_argument("--plot", help="picture to write: .png, .svg or .pdf")
 
+  card = verb("data-card", _data_card, "what is in a clip store, as an evaluation must state it")
+  card.add_argument("store", metavar="STORE", help="clip store, .h5")
+  card.add_argument(
+    "--segments", nargs="+", default=[], metavar="LIST", help="AudioSet segment lists to compare"
+  )
+  card.add_argument("--vocabulary", help="labels of the lists (default: the store's)")
+  card.add_argument("--ratings", help="CSV: label_id,num_rated,num_true")
+  card.add_argument("--out", default=".", help="folder of the .md and .json (default: this one)")
+
+  metadata = verb("metadata", _metadata, "fetch AudioSet's class list, segment lists and ontology")
+  metadata.add_argument("--out", required=True, help="folder to write")
+  metadata.add_argument("--mirror", help="web address of a folder that has the files")
+
   torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
   torch.add_argument("state", help=".npz of tensors by name, or .pt")
   torch.add_argument("--config", required=True, help="Python file with get_config()")
@@ -259,6 +272,8 @@ def _evaluate(options) -> None:
     print(json.dumps(result))
     return
   for name, value in result.items():
+    if isinstance(value, list):
+      value = ", ".join(value)
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
   print(f"page: {os.path.join(options.workdir, 'report.html')}")
 
@@ -437,6 +452,35 @@ def _graph(options) -> None:
   if options.plot:
     graph.plot(found, label, options.ontology, options.plot)
     print(options.plot)
+
+
+def _data_card(options) -> None:
+  from atgcn_jax.runs.data_card import data_card
+  from atgcn_jax.runs.data_card_text import write_data_card
+
+  if os.path.exists(options.out) and not os.path.isdir(options.out):
+    raise UserError(f"--out {options.out}: not a folder; name another")
+  card = data_card(
+    options.store,
+    segments=options.segments,
+    vocabulary=options.vocabulary,
+    ratings=options.ratings,
+  )
+  print("\n".join(write_data_card(options.out, card)))
+
+
+def _metadata(options) -> int:
+  from atgcn_jax.tools.metadata import fetch_metadata
+
+  failed = 0
+  for file in fetch_metadata(options.out, options.mirror):
+    if file.failure:
+      failed = 1
+      print(f"atgcn metadata: {file.failure}", file=sys.stderr)
+    else:
+      what = "fetched" if file.new else "already there"
+      print(f"{file.path}: {what}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
+  return failed
 
 
 def _import_torch(options) -> None:

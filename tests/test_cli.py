@@ -37,6 +37,8 @@ VERBS = (
   "mixtures",
   "reproduce",
   "graph",
+  "data-card",
+  "metadata",
   "import-torch",
   "bench",
 )
@@ -85,6 +87,9 @@ def test_help_names_every_verb(capsys):
   assert all(verb in out for verb in VERBS)
 
 
+SOUND_ROWS = 'a, 0, 10, "/m/0,/m/1"\nb, 0, 10, "/m/1"\n'
+
+
 @pytest.fixture
 def place(tmp_path):
   """A folder of files that are wrong in many ways, and the names that the commands use."""
@@ -110,7 +115,7 @@ def place(tmp_path):
   names["empty"] = write(tmp_path / "empty.npz", "")
   names["cutstore"] = tmp_path / "cut.h5"
   names["cutstore"].write_bytes(store.read_bytes()[:4000])
-  names["segments"] = write(tmp_path / "segments.csv", 'a, 0, 10, "/m/0,/m/1"\nb, 0, 10, "/m/1"\n')
+  names["segments"] = write(tmp_path / "segments.csv", SOUND_ROWS)
   names["nosegments"] = write(tmp_path / "no.csv", "a, b\n")
   names["zip"] = tmp_path / "broken.csv.gz"
   names["zip"].write_bytes(gzip.compress(b"a" * 999)[:20])
@@ -258,6 +263,17 @@ def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
 def test_the_good_commands_behind_the_mistakes(place):
   assert run(*COUNTED.format(**place).split()) == 0
   assert run(*(GRAPH + " --segments {segments}").format(**place).split()) == 0
+
+
+def test_broken_rows_of_a_segment_list_are_told_and_the_rest_is_used(place, tmp_path, capsys):
+  names = place | {"segments": str(write(tmp_path / "rows.csv", SOUND_ROWS + "c, 10, 0, /m/0\n"))}
+  with warnings.catch_warnings():
+    warnings.simplefilter("default")
+    assert run(*(GRAPH + " --segments {segments}").format(**names).split()) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "rows.csv: 1 broken row left out (line 3: times 10 to 0" in line
+  with np.load(place["out"]) as stored:
+    assert stored["occurrences"].tolist()[:2] == [1, 2]
 
 
 def test_failures_of_the_work_end_with_1(place, capsys):

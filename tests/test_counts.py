@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.counts import Counts, check_counts, count_labels, load_counts, read_segments
+from atgcn_jax.labels.counts import (
+  Counts,
+  check_counts,
+  count_labels,
+  left_out,
+  load_counts,
+  read_segments,
+)
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
 ABC = Vocabulary(("/m/a", "/m/b", "/m/c"), ("A", "B", "C"))
@@ -15,7 +22,7 @@ SEGMENTS = """# Segments csv, "made up
 
 #z is a comment, too
 w, 0.000, 10.000, ""
-v, 0.000, 10.000, "/m/c,/m/a,/m/c"
+v, 0.250, 9.750, "/m/c,/m/a,/m/c"
 """
 
 
@@ -72,39 +79,114 @@ def test_bad_layout(offsets, labels):
 def test_segments(tmp_path, name):
   data = SEGMENTS.encode()
   (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-  clip_ids, offsets, labels = read_segments(tmp_path / name, ABC)
-  assert clip_ids == ["-x", "--y", "w", "v"]
-  assert offsets.tolist() == [0, 2, 3, 3, 6]
-  assert labels.tolist() == [0, 2, 1, 2, 0, 2]
-  counts = count_labels(offsets, labels, 3)
+  segments = read_segments(tmp_path / name, ABC)
+  assert segments.clip_ids == ["-x", "--y", "w", "v"]
+  assert segments.starts.tolist() == [0, 30, 0, 0.25]
+  assert segments.ends.tolist() == [10, 40, 10, 9.75]
+  assert segments.offsets.tolist() == [0, 2, 3, 3, 6]
+  assert segments.label_indices.tolist() == [0, 2, 1, 2, 0, 2]
+  assert (segments.broken, segments.examples, segments.repeated) == (0, [], 0)
+  assert left_out("list", segments) == ""
+  counts = count_labels(segments.offsets, segments.label_indices, 3)
   assert counts.occurrences.tolist() == [2, 1, 2]
   assert counts.cooccurrences.tolist() == [[0, 0, 2], [0, 0, 0], [2, 0, 0]]
 
 
 @pytest.mark.parametrize(
-  ("row", "parts"),
+  "row",
   [
-    ('y, 0.000, 10.000, "/m/a,/m/x"', ["line 3", "/m/x"]),
-    ("y, 0.000, 10.000", ["line 3", "3 fields"]),
-    ("y, 0.000, 10.000, /m/a,/m/b", ["line 3", "5 fields"]),
-    ('y, 0.000, 10.000, "/m/a', ["line 3", "not CSV"]),
+    'y, 1.5, 11.5, "/m/c,/m/a"',
+    'y,1.5,11.5,"/m/c,/m/a"',
+    '"y", 1.5, 11.5, "/m/c,/m/a"',
+    'y,  1.5,  11.5,  "/m/c, /m/a"  ',
+    'y, 1.5, 11.5, "/m/c,/m/a"\r',
+    'y, 1.5, 11.5, "/m/c,/m/a,"',
   ],
 )
-def test_bad_segment_names_its_line(tmp_path, row, parts):
+def test_other_spellings_of_a_row(tmp_path, row):
+  (tmp_path / "list.csv").write_bytes(f"{row}\nz, 0, 10, /m/b\n".encode())
+  segments = read_segments(tmp_path / "list.csv", ABC)
+  assert segments.clip_ids == ["y", "z"]
+  assert segments.starts.tolist() == [1.5, 0]
+  assert segments.label_indices.tolist() == [2, 0, 1]
+  assert segments.broken == 0
+
+
+@pytest.mark.parametrize(
+  ("row", "reason"),
+  [
+    ('y, 0.000, 10.000, "/m/a,/m/x"', "'/m/x'"),
+    ("y, 0.000, 10.000", "3 fields"),
+    ("y, 0.000, 10.000, /m/a,/m/b", "5 fields"),
+    ('y, 0.000, 10.000, "/m/a', "not CSV"),
+    ('y, 0.000, 10.000, "/m/a" "/m/b"', "not CSV"),
+    ('y, zero, 10.000, "/m/a"', "'zero'"),
+    ('y, 0.000, , "/m/a"', "''"),
+    ('y, 10.000, 0.000, "/m/a"', "out of order"),
+    ('y, 10.000, 10.000, "/m/a"', "out of order"),
+    ('y, -1.000, 10.000, "/m/a"', "negative"),
+    ('y, nan, 10.000, "/m/a"', "nan"),
+    ('y, 0.000, inf, "/m/a"', "inf"),
+    (', 0.000, 10.000, "/m/a"', "no id"),
+  ],
+)
+def test_a_broken_row_is_left_out(tmp_path, row, reason):
   path = tmp_path / "list.csv"
-  path.write_text(f'# comment\nx, 0.000, 10.000, "/m/a"\n{row}\n')
-  with pytest.raises(UserError) as error:
+  path.write_text(f'# comment\nx, 0, 10, "/m/a"\n{row}\nz, 0, 10, "/m/b"\n')
+  segments = read_segments(path, ABC)
+  assert segments.clip_ids == ["x", "z"]
+  assert segments.offsets.tolist() == [0, 1, 2]
+  assert segments.label_indices.tolist() == [0, 1]
+  assert segments.broken == 1
+  (example,) = segments.examples
+  assert example.startswith("line 3: ")
+  assert reason in example
+  text = left_out(path, segments)
+  assert text == f"{path}: 1 broken row left out ({example}); 2 used"
+
+
+def test_the_first_of_many_broken_rows_and_repeated_ids(tmp_path):
+  path = tmp_path / "list.csv"
+  sound = "".join(f'{i}, 0, {i + 1}, "/m/a"\n' for i in range(9))
+  again = '3, 5, 6, "/m/b"\n'
+  path.write_text("a, b\n" + sound + again + again + "c\n" * 4)
+  segments = read_segments(path, ABC)
+  assert segments.clip_ids == list("012345678")
+  assert segments.ends[3] == 4, "the first row of an id is kept"
+  assert (segments.broken, segments.repeated) == (5, 2)
+  assert [example.split(":")[0] for example in segments.examples] == [
+    "line 1",
+    "line 13",
+    "line 14",
+  ]
+  text = left_out(path, segments)
+  assert "5 broken rows" in text
+  assert "2 rows left out that repeat an id; 9 used" in text
+  assert "\n" not in text
+
+
+def test_another_vocabulary(tmp_path):
+  path = tmp_path / "list.csv"
+  row = '{}, 0, 10, "/m/{}"\n'
+  path.write_text("".join(row.format(i, "ax"[i % 2]) for i in range(8)))
+  assert read_segments(path, ABC).broken == 4
+  path.write_text("".join(row.format(i, "ax"[i % 3 > 0]) for i in range(9)))
+  with pytest.raises(UserError, match=r"6 of 9 rows have unknown labels \(line 2: .*/m/x") as error:
     read_segments(path, ABC)
-  for part in [str(path), *parts]:
-    assert part in str(error.value)
+  assert str(path) in str(error.value)
   assert "\n" not in str(error.value)
 
 
-def test_segments_missing_or_empty(tmp_path):
+def test_no_sound_segment(tmp_path):
   (tmp_path / "empty.csv").write_text("# nothing\n")
-  for name in ("missing.csv", "empty.csv"):
-    with pytest.raises(UserError, match=name):
-      read_segments(tmp_path / name, ABC)
+  (tmp_path / "broken.csv").write_text("a, b\n")
+  for name, part in (
+    ("missing", "no such file"),
+    ("empty", "no segment;"),
+    ("broken", "line 1: 2"),
+  ):
+    with pytest.raises(UserError, match=f"{name}.csv.*{part}"):
+      read_segments(tmp_path / f"{name}.csv", ABC)
 
 
 OCCURRENCES = np.array([5, 3, 9, 0])
@@ -183,10 +265,10 @@ def test_impossible_counts():
 def test_balanced_segments_give_the_stored_counts(shared):
   folder = shared / "data/audioset"
   vocabulary = read_vocabulary(folder / "class_labels_indices.csv")
-  clip_ids, offsets, labels = read_segments(folder / "balanced_train_segments.csv", vocabulary)
-  assert len(clip_ids) == 22160
-  assert len(labels) == 52882  # both numbers stand in the list's own header
-  counts = count_labels(offsets, labels, len(vocabulary))
+  segments = read_segments(folder / "balanced_train_segments.csv", vocabulary)
+  assert len(segments.clip_ids) == 22160
+  assert len(segments.label_indices) == 52882  # both numbers stand in the list's own header
+  counts = count_labels(segments.offsets, segments.label_indices, len(vocabulary))
   stored = load_counts(folder / "cooccurrence.npz", vocabulary, "balanced")
   np.testing.assert_array_equal(counts.occurrences, stored.occurrences)
   np.testing.assert_array_equal(counts.cooccurrences, stored.cooccurrences)
@@ -196,9 +278,10 @@ def test_unbalanced_part_parses(shared):
   folder = shared / "data/audioset"
   vocabulary = read_vocabulary(folder / "class_labels_indices.csv")
   path = folder / "unbalanced_train_segments_part.csv.gz"
-  clip_ids, offsets, labels = read_segments(path, vocabulary)
-  assert len(clip_ids) == 107289  # as its header says
-  counts = count_labels(offsets, labels, len(vocabulary))
+  segments = read_segments(path, vocabulary)
+  assert len(segments.clip_ids) == 107289  # as its header says
+  assert (segments.ends - segments.starts).max() <= 10
+  counts = count_labels(segments.offsets, segments.label_indices, len(vocabulary))
   everything = load_counts(folder / "cooccurrence.npz", vocabulary, "unbalanced")
   assert (counts.cooccurrences <= everything.cooccurrences).all()
   assert counts.cooccurrences.any()

@@ -1,6 +1,7 @@
 """Evaluation against the same figures worked out from the module by hand."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
 from atgcn_jax.runs import evaluate as evaluation
 from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.evaluate import evaluate, score_clips
@@ -53,7 +54,19 @@ def test_figures_are_those_of_the_module(run, split):
     assert result[key] == pytest.approx(expected[key], abs=1e-9), key
   assert result["clips"] == len(scores)
   assert result["classes"] == 6
-  assert (result["step"], result["split"]) == (30, split)
+  assert (result["step"], result["split"], result["folds"]) == (30, split, [split])
+  assert result["positives"] == labels.sum()
+  drawn = resampled_maps([scores], labels, np.random.default_rng(0))[:, 0]
+  assert (result["mAP_low"], result["mAP_high"]) == pytest.approx(interval(drawn), abs=1e-6)
+  assert result["mAP_low"] < result["mAP"] < result["mAP_high"]
+
+
+def test_the_hash_is_of_the_clips_scored(run):
+  store = open_store(load(run, "latest", sharding.data_mesh()).run.config.data.store)
+  ids = sorted(store.clip_ids[store.folds == "test"])
+  expected = hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest()
+  assert evaluate(run)["clip_ids_sha256"] == expected
+  assert evaluate(run, split="validation")["clip_ids_sha256"] != expected
 
 
 def test_eight_devices_score_as_one_does():
@@ -75,6 +88,7 @@ def test_the_command_prints_one_json_object_last(run, capsys):
   assert cli.main(["evaluate", "--workdir", str(run), "--json"]) == 0
   printed = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert {"mAP", "mAUC", "d_prime", "clips", "classes", "step", "split"} <= printed.keys()
+  assert {"mAP_low", "mAP_high", "positives", "folds", "clip_ids_sha256"} <= printed.keys()
   assert printed["split"] == "test"
   assert printed == json.loads((run / "evaluation" / "test-30.json").read_text())
   assert cli.main(["evaluate", "--workdir", str(run)]) == 0
@@ -95,6 +109,8 @@ def test_what_it_writes(run):
   page = (run / "report.html").read_text(encoding="utf-8")
   assert "AT-GCN" in page
   assert f"{result['mAP']:.3f}" in page
+  assert f"{result['mAP_low']:.4f}" in page
+  assert result["clip_ids_sha256"] in page
 
 
 def test_steps(run):
@@ -148,7 +164,7 @@ def test_what_is_undefined_is_null(run, tmp_path, capsys):
   line = capsys.readouterr().out.splitlines()[-1]
   assert "NaN" not in line
   result = json.loads(line)
-  assert [result[key] for key in ("mAP", "mAUC", "d_prime")] == [None, None, None]
+  assert {result[key] for key in ("mAP", "mAUC", "d_prime", "mAP_low", "mAP_high")} == {None}
   assert (result["clips"], result["classes_scored"]) == (1, 0)
 
 

@@ -1,12 +1,15 @@
 """Learning-rate schedules, Adam with clipping, and the plateau rule."""
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 import pytest
 
+from atgcn_jax.models.heads import GraphHead, LinearHead
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.losses import binary_cross_entropy
 from atgcn_jax.training.optim import SCHEDULES, learning_rate_schedule, optimiser, plateau_factor
 
 
@@ -103,3 +106,31 @@ def test_plateau(history, scale):
 
 def test_patience_of_one():
   assert plateau_factor([0.5, 0.5, 0.4], factor=0.5, patience=1) == 0.25
+
+
+def first_move(head, embedding, labels):
+  """Length of the label vectors and of what the first step of Adam adds to them, means."""
+  adam = optimiser(config_of(learning_rate=2e-3))
+  params = head.init(jax.random.key(0), embedding)["params"]
+
+  def loss(params):
+    return binary_cross_entropy(head.apply({"params": params}, embedding)["logits"], labels)
+
+  updates, _ = adam.update(jax.grad(loss)(params), adam.init(params), params)
+  before, after = (
+    np.asarray(head.apply({"params": p}, embedding)["label_vectors"])
+    for p in (params, optax.apply_updates(params, updates))
+  )
+  return np.linalg.norm(before, axis=1).mean(), np.linalg.norm(after - before, axis=1).mean()
+
+
+def test_adam_moves_label_vectors_made_of_products_many_times_as_far_as_free_ones():
+  """Why `optim.head_factor` is there: at equal rates and equal lengths, about ten times."""
+  random = np.random.default_rng(0)
+  labels = (random.random((16, 26)) < 0.3).astype("f")
+  embedding = np.abs(random.standard_normal((16, 128))).astype("f") / 2
+  vectors = 6 * random.standard_normal((26, 300)).astype("f") / 300**0.5
+  free, free_step = first_move(LinearHead(26), embedding, labels)
+  graph, graph_step = first_move(GraphHead(np.eye(26), vectors, hidden=64), embedding, labels)
+  assert 0.8 < graph / free < 1.25
+  assert 7 < graph_step / free_step < 14

@@ -157,6 +157,14 @@ def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
   with np.load(tmp_path / "scores" / "atgcn_restart-seed0.npz") as saved:
     start_of = json.loads(str(saved["config"]))["start"]
   assert start_of == {"run": str(tmp_path / "runs" / "cnn10-seed0"), "step": "best"}
+  settings = Settings(str(store), tmp_path, CONFIGS, 1, (), SMALL)
+  goes_on = next(row for row in ABLATION if row.name == "cnn10_restart")
+  config = config_of(goes_on, settings, open_store(store), "", 1)
+  assert config.model.head == "linear"
+  assert config.start.to_dict() == {
+    "run": str(tmp_path / "runs" / "cnn10-seed1"),
+    "step": "latest",
+  }
 
 
 @pytest.mark.parametrize(

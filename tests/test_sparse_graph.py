@@ -235,7 +235,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
   np.testing.assert_array_equal(again.cooccurrences.toarray(), pairs[::-1, ::-1])
   monkeypatch.setattr(sparse, "DENSE_LABELS", 6)
   assert made("dense.npz") == told
-  assert told["edges"] == np.count_nonzero(pairs)
+  assert f" {np.count_nonzero(pairs)} edges," in told
   one, other = (read_arrays(tmp_path / name)["propagation"] for name in ("sparse.npz", "dense.npz"))
   np.testing.assert_allclose(one.toarray(), other, atol=1e-7)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import csv
 import dataclasses
+import math
 import os
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -14,6 +16,9 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import read_arrays, text_lines
 from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
+
+SEGMENT_FORM = 'YTID, start, end, "id,id"'
+EXAMPLES = 3  # broken rows that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +88,27 @@ def check_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> None:
     )
 
 
-def read_segments(
-  path: str | os.PathLike[str], vocabulary: Vocabulary
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """The clips of a segment list: ids (N strings), offsets int64[N + 1], label indices int64[M].
+class Segments(NamedTuple):
+  """The sound rows of a segment list, in its order, and what was left out of it.
 
-  The labels of clip n are `label_indices[offsets[n]:offsets[n + 1]]`.
+  `clip_ids` N strings, no two the same; `starts` and `ends` float64[N], in seconds; the labels of
+  clip n are `label_indices[offsets[n]:offsets[n + 1]]`, offsets int64[N + 1], indices int64[M].
+  `broken` rows were left out, the first of them named in `examples`, a line and a reason each; and
+  so were `repeated` rows, whose id an earlier row has.
+  """
+
+  clip_ids: list[str]
+  starts: np.ndarray
+  ends: np.ndarray
+  offsets: np.ndarray
+  label_indices: np.ndarray
+  broken: int
+  examples: list[str]
+  repeated: int
+
+
+def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segments:
+  """The segments of a list; broken rows and repeated ids are left out and counted.
 
   Args:
     path: A list in the official AudioSet format, rows `YTID, start, end, "id,id"` and comment lines
@@ -96,32 +116,89 @@ def read_segments(
     vocabulary: The labels.
 
   Raises:
-    UserError: The file cannot be read or holds no segment, or a row has another number of fields or
-      a label outside the vocabulary.
+    UserError: The file cannot be read or holds no sound row, or most rows have a label outside the
+      vocabulary.
   """
-  clip_ids: list[str] = []
-  offsets, labels = array.array("q", [0]), array.array("q")
-  # Comments become empty lines, so that the reader's line numbers stay those of the file.
-  lines = ("" if line.startswith("#") else line for line in text_lines(path))
-  rows = csv.reader(lines, skipinitialspace=True, strict=True)
+  seen: dict[str, None] = {}
+  times, offsets, labels = array.array("d"), array.array("q", [0]), array.array("q")
+  examples: list[str] = []
+  broken = repeated = unknown = 0
+  for number, line in enumerate(text_lines(path), 1):
+    line = line.strip()
+    if not line or line.startswith("#"):
+      continue
+    try:
+      clip_id, start, end, ids = _segment(line)
+      indices = [vocabulary.index[label] for label in ids if label]
+    except (ValueError, KeyError) as error:
+      broken += 1
+      reason = str(error)
+      if isinstance(error, KeyError):
+        unknown += 1
+        reason = f"label {error} is not in the vocabulary"
+      if len(examples) < EXAMPLES:
+        examples.append(f"line {number}: {reason}")
+      continue
+    if clip_id in seen:
+      repeated += 1
+      continue
+    seen[clip_id] = None
+    times.extend((start, end))
+    labels.extend(indices)
+    offsets.append(len(labels))
+  rows = len(seen) + repeated + broken
+  named = "; ".join(examples)
+  if unknown > rows / 2:
+    raise UserError(
+      f"{path}: {unknown} of {rows} rows have unknown labels ({named}); "
+      "give the vocabulary the list was written for"
+    )
+  if not seen:
+    raise UserError(
+      f"{path}: holds no segment{named and f' ({named})'}; write rows of {SEGMENT_FORM}"
+    )
+  starts, ends = np.array(times).reshape(-1, 2).T
+  offsets_array, indices_array = np.array(offsets, np.int64), np.array(labels, np.int64)
+  return Segments(
+    list(seen), starts, ends, offsets_array, indices_array, broken, examples, repeated
+  )
+
+
+def left_out(path: str | os.PathLike[str], segments: Segments) -> str:
+  """What a list's reader left out, on one line; empty if nothing."""
+  parts = []
+  if segments.broken:
+    rows = "row" if segments.broken == 1 else "rows"
+    more = ", …" if segments.broken > len(segments.examples) else ""
+    parts.append(f"{segments.broken} broken {rows} left out ({'; '.join(segments.examples)}{more})")
+  if segments.repeated:
+    parts.append(f"{segments.repeated} rows left out that repeat an id")
+  return f"{path}: {', '.join(parts)}; {len(segments.clip_ids)} used" if parts else ""
+
+
+def _segment(line: str) -> tuple[str, float, float, list[str]]:
+  """The id, times and label ids of a row; ValueError says what is wrong with it."""
+  fields = line.split(", ", 3)
+  # The official form is read without a CSV reader, which is slower.
+  if len(fields) == 4 and line.count('"') == 2 and fields[3][0] == '"' == fields[3][-1]:
+    fields[3] = fields[3][1:-1]
+  else:
+    try:
+      fields = next(csv.reader([line], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+      raise ValueError(f"not CSV ({error})") from None
+    if len(fields) != 4:
+      raise ValueError(f"{len(fields)} fields instead of 4, {SEGMENT_FORM}")
+  clip_id = fields[0].strip()
+  if not clip_id:
+    raise ValueError("no id")
   try:
-    for row in rows:
-      if not row:
-        continue
-      where = f"{path}, line {rows.line_num}"
-      if len(row) != 4:
-        raise UserError(
-          f'{where}: {len(row)} fields instead of 4; write YTID, start, end, "id,id" with quotes'
-        )
-      ids = (label_id.strip() for label_id in row[3].split(","))
-      clip_ids.append(row[0])
-      labels.extend(vocabulary.indices((label for label in ids if label), where=where))
-      offsets.append(len(labels))
-  except csv.Error as error:
-    raise UserError(f"{path}, line {rows.line_num}: not CSV ({error}); mend the line") from None
-  if not clip_ids:
-    raise UserError(f'{path}: holds no segment; write rows of YTID, start, end, "id,id"')
-  return clip_ids, np.array(offsets, np.int64), np.array(labels, np.int64)
+    start, end = float(fields[1]), float(fields[2])
+  except ValueError:
+    raise ValueError(f"times {fields[1]!r} and {fields[2]!r} are not both numbers") from None
+  if not 0 <= start < end < math.inf:
+    raise ValueError(f"times {fields[1]} to {fields[2]} are negative or out of order")
+  return clip_id, start, end, [label.strip() for label in fields[3].split(",")]
 
 
 def load_counts(

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
-from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
 from atgcn_jax.paper.experiments import BASELINE, Experiment
 from atgcn_jax.paper.runs import Scored
 
 METRICS = ("mAP", "mAUC", "d_prime")
-RESAMPLES, CONFIDENCE = 1000, 0.95
 
 
 class Row(NamedTuple):
@@ -68,35 +66,18 @@ def paired_difference(runs: list[Scored], baseline: list[Scored]) -> tuple[float
   Each is the mean over folds and seeds. Clips are drawn anew within each fold, the same for all
   runs; what differs between seeds is in the mean, not in the interval.
 
-  Source: the percentile bootstrap, scipy.stats.bootstrap.
+  Source: the percentile bootstrap.
   """
-  folds = sorted({run.fold for run in runs})
-
-  def difference(*clips_by_fold):
-    return np.mean(
-      [
-        _mean_map(runs, fold, clips) - _mean_map(baseline, fold, clips)
-        for fold, clips in zip(folds, clips_by_fold)
-      ]
-    )
-
-  clips = [np.arange(len(next(run.labels for run in runs if run.fold == fold))) for fold in folds]
-  interval = scipy.stats.bootstrap(
-    clips,
-    difference,
-    n_resamples=RESAMPLES,
-    confidence_level=CONFIDENCE,
-    method="percentile",
-    vectorized=False,
-    rng=np.random.default_rng(0),
-  ).confidence_interval
-  return float(difference(*clips)), float(interval.low), float(interval.high)
-
-
-def _mean_map(runs: list[Scored], fold: str, clips: np.ndarray) -> float:
-  here = [run for run in runs if run.fold == fold]
-  found = [tagging_metrics(run.scores[clips], run.labels[clips])["mAP"] for run in here]
-  return float(np.mean(np.array(found)))
+  rng = np.random.default_rng(0)
+  found, resampled = [], []
+  for fold in sorted({run.fold for run in runs}):
+    ours, others = ([run for run in some if run.fold == fold] for some in (runs, baseline))
+    scores, labels = [run.scores for run in ours + others], ours[0].labels
+    maps = np.array([tagging_metrics(one, labels)["mAP"] for one in scores])
+    found.append(maps[: len(ours)].mean() - maps[len(ours) :].mean())
+    maps = resampled_maps(scores, labels, rng)
+    resampled.append(maps[:, : len(ours)].mean(axis=1) - maps[:, len(ours) :].mean(axis=1))
+  return float(np.mean(found)), *interval(np.mean(resampled, axis=0))
 
 
 def write_table(rows: list[Row], stem: pathlib.Path, title: str, note: str) -> str:

@@ -20,8 +20,9 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
 from atgcn_jax.runs.assemble import Run, store_of
+from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.report import write_report
@@ -83,34 +84,43 @@ def evaluate(
 
   `evaluation/SPLIT-STEP.json` and `.csv` (per class) and `report.html` are written.
 
-  Returns: `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `clips`,
-    `classes`, `classes_scored`, `step`, `split`.
+  Returns: `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low` and
+    `mAP_high`, the 95 % interval over clips drawn anew, `clips`, `classes`, `classes_scored`,
+    `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of, and
+    `clip_ids_sha256` (`clip_ids_hash`).
   Raises:
     UserError: for a run, step, store or split that cannot be used.
     WorkFailed: if a score is not finite.
   """
-  loaded, clip_ids, scores, labels = score_split(workdir, step, store_path, split)
+  loaded, clip_ids, folds, scores, labels = score_split(workdir, step, store_path, split)
   run = loaded.run
   metrics = tagging_metrics(scores, labels)
+  low, high = interval(resampled_maps([scores], labels, np.random.default_rng(0))[:, 0])
   names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
+  positives = labels.sum(axis=0, dtype=np.int64)
   result = {name: finite_or_none(metrics[name]) for name in names} | {
+    "mAP_low": finite_or_none(low),
+    "mAP_high": finite_or_none(high),
     "clips": len(clip_ids),
     "classes": len(run.vocabulary),
     "classes_scored": int(np.isfinite(metrics["average_precision"]).sum()),
+    "positives": int(positives.sum()),
     "step": loaded.step,
     "split": split,
+    "folds": np.unique(folds).tolist(),
+    "clip_ids_sha256": clip_ids_hash(clip_ids),
   }
   if jax.process_index() == 0:
-    positives = labels.sum(axis=0, dtype=np.int64)
     write_files(pathlib.Path(workdir), run, loaded.state, result, metrics, positives)
   return result
 
 
 class ScoredSplit(NamedTuple):
-  """A checkpoint, and its scores float32[N, K] of clips: ids str[N], labels uint8[N, K]."""
+  """A checkpoint and its scores float32[N, K] of clips: ids, folds str[N], labels uint8[N, K]."""
 
   loaded: Loaded
   clip_ids: np.ndarray
+  folds: np.ndarray
   scores: np.ndarray
   labels: np.ndarray
 
@@ -136,7 +146,7 @@ def score_split(
   if not (sound := np.isfinite(scores).all(axis=1)).all():
     bad = clip_ids[np.argmin(sound)]
     raise WorkFailed(f"{store.path}: the scores of {bad} are not finite; prepare the store again")
-  return ScoredSplit(loaded, clip_ids, scores, labels)
+  return ScoredSplit(loaded, clip_ids, store.folds[clips], scores, labels)
 
 
 def check_store(run: Run, store: ClipStore) -> None:

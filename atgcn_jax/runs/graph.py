@@ -6,12 +6,13 @@ import contextlib
 import os
 import pathlib
 import textwrap
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.counts import Counts, count_labels, load_counts, read_segments
+from atgcn_jax.labels.counts import Counts, count_labels, left_out, load_counts, read_segments
 from atgcn_jax.labels.ontology import read_ontology, top_categories
 from atgcn_jax.labels.sparse import Matrix, packed
 from atgcn_jax.labels.summary import Summary, row_of, summary_of
@@ -52,8 +53,10 @@ def make_graph(
   if counts is not None:
     counted = load_counts(counts, labels, counts_set)
   elif segments is not None:
-    _, offsets, indices = read_segments(segments, labels)
-    counted = count_labels(offsets, indices, len(labels))
+    listed = read_segments(segments, labels)
+    if text := left_out(segments, listed):
+      warnings.warn(text, UserWarning, stacklevel=2)
+    counted = count_labels(listed.offsets, listed.label_indices, len(labels))
   else:
     raise ValueError("one of counts and segments is needed")
   propagation = propagation_of(

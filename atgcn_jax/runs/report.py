@@ -290,7 +290,9 @@ def _table(
 
 
 def _value(value: Any) -> str:
-  """A number to four places, a dash for what is undefined."""
+  """A number to four places, a dash for what is undefined, a list with commas."""
+  if isinstance(value, list):
+    return ", ".join(map(_value, value))
   if value is None or (isinstance(value, float) and np.isnan(value)):
     return "–"
   return f"{value:.4f}" if isinstance(value, float) else str(value)
