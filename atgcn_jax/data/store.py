@@ -153,7 +153,7 @@ def write_store(
           digests += [row_digest(row) for row in chunk]
       if rows != len(clip_ids):
         raise ValueError(f"{rows} log-mels for {len(clip_ids)} clips")
-      arrays = {
+      arrays: dict[str, np.ndarray] = {
         "peak_db": np.concatenate(peaks),
         "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
         "label_indices": np.array([i for row in labels for i in row], np.int32),
