@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -25,11 +25,13 @@ from atgcn_jax.data import partial
 from atgcn_jax.data.listing import Clip, Listing
 from atgcn_jax.data.partial import Encoded
 from atgcn_jax.data.progress import counted
-from atgcn_jax.data.store import FORMAT, complete, encode, row_digest
+from atgcn_jax.data.store import FORMAT, complete, encode, row_digest, writing
 from atgcn_jax.data.workers import in_processes
 from atgcn_jax.errors import UserError
 
 CHUNK = 16  # clips a worker takes at a time
+RESUMES = "make room or choose another --out; the same command goes on with what is there"
+BOOKKEEPING = 250  # bytes a clip of the journal and the small arrays
 KILLED = "ends the process that reads it, by a fault of the decoder or for want of memory"
 # What decoders raise on bad files.
 BAD_CLIP = (
@@ -77,7 +79,7 @@ def build_store(
   """
   out, clips = pathlib.Path(out), len(listing.clip_ids)
   shape = (clips, settings.frames, settings.n_mels)
-  with _told_as(out):
+  with writing(out, RESUMES):
     if out.is_dir():
       raise UserError(f"{out}: is a folder; name the store to write in it, such as store.h5")
     identity = _identity(listing, settings, dtype)
@@ -188,28 +190,12 @@ def _identity(listing: Listing, settings: frontend.Frontend, dtype: str) -> str:
   return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _told_as(out: pathlib.Path) -> Iterator[None]:
-  """Within, a failure to write is told as that of the store.
-
-  Raises:
-    UserError: saying why, and that what is there stays.
-  """
-  try:
-    yield
-  except OSError as error:
-    raise UserError(
-      f"{out}: cannot be written ({error.strerror or error}); make room or choose another --out, "
-      "the same command goes on with what is there"
-    ) from error
-
-
 def _warn_of_space(part: partial.Partial, clip_bytes: int, clips: int, out: pathlib.Path) -> None:
   """Say in time that the disk will not do."""
-  needed = clip_bytes * (clips - part.clips)
+  needed = (clip_bytes + BOOKKEEPING) * (clips - part.clips)
   free = shutil.disk_usage(part.folder).free
   if needed > free:
     warnings.warn(
-      f"{out}: {needed / 1e9:.2f} GB are yet to be written, but {free / 1e9:.2f} GB are free",
+      f"{out}: {needed / 1e6:.1f} MB are yet to be written, but {free / 1e6:.1f} MB are free",
       stacklevel=2,
     )

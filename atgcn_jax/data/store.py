@@ -168,7 +168,9 @@ def write_store(
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(
+  path: str | os.PathLike, mend: str = "free space or choose another --out"
+) -> Iterator[None]:
   """Within, a failure to write is told as that of the store at `path`.
 
   Raises:
@@ -176,10 +178,9 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
   """
   try:
     yield
-  except OSError as error:
-    raise UserError(
-      f"{path}: cannot be written ({error.strerror or error}); free space or choose another --out"
-    ) from error
+  except OSError as error:  # HDF5's are of many lines, but know the number
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    raise UserError(f"{path}: cannot be written ({reason}); {mend}") from error
 
 
 def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:
