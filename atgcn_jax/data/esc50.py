@@ -101,7 +101,7 @@ def list_esc50(
   def rows() -> Iterator[Row]:
     for number, (name, fold, category, in_esc10) in _table(table):
       if category not in widened:
-        raise UserError(f"{table}, line {number}: category {category!r} is not one of ESC-50's")
+        raise UserError(f"{table}, line {number}: no category {category!r} in ESC-50; mend the row")
       if not esc10 or in_esc10 == "True":
         yield Row(name, fold, name, widened[category], f"{table}, line {number}")
 
