@@ -11,9 +11,11 @@ import time
 
 import numpy as np
 import pytest
+import small_store
 import soundfile
 
 from atgcn_jax.data import building, partial, workers
+from atgcn_jax.data.listing import Clip, Row, gathered
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store import open_store
 from atgcn_jax.data.workers import in_processes
@@ -74,8 +76,8 @@ def test_errors_of_the_work():
 
 
 def test_what_kills_its_process_is_found_and_the_rest_is_done():
-  chunks = [["a", "b"], ["c", "killed", "d"], ["e"], *([str(i)] for i in range(9)), ["killed", "z"]]
-  results = list(in_processes(work, chunks, 2))
+  chunks = [["a", "b"], ["c", "killed", "d"], ["e"], *([str(i)] for i in range(9))]
+  results = list(in_processes(work, chunks, 1))
   names = [[outcome and outcome[0] for outcome in result] for result in results]
   assert names == [[None if m == "killed" else m for m in chunk] for chunk in chunks]
 
@@ -234,3 +236,23 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
   reports = [path.with_name(f"{path.name}.unreadable.csv").read_text() for path in (out, whole)]
   assert reports[0] == reports[1]
   assert not partial.partial_folder(out).exists()
+
+
+def load(source):
+  """Runs in a worker; one of the sources is its end."""
+  if source == "killer":
+    os.kill(os.getpid(), signal.SIGSEGV)
+  return Clip(np.ones(200, np.float32))
+
+
+def test_a_file_that_kills_its_worker_is_left_out_and_reported(tmp_path):
+  sources = [f"{i}" for i in range(40)]
+  sources[21] = "killer"
+  rows = (Row(source, "1", source, ["/m/a"], "") for source in sources)
+  listing = gathered(rows, None, load, "")
+  out = tmp_path / "s.h5"
+  assert building.build_store(out, listing, small_store.FRONTEND, "uint8", workers=1) == (39, 0, 1)
+  sources.remove("killer")
+  assert open_store(out).clip_ids.tolist() == sources
+  report = list(csv.reader(partial.report_path(out).open()))
+  assert report == [["file", "reason"], ["killer", building.KILLED]]

@@ -42,7 +42,6 @@ BAD_CLIP = (
   ArithmeticError,
   RuntimeError,
   EOFError,
-  MemoryError,
   struct.error,
 )
 
@@ -157,6 +156,8 @@ def _encoded(
 ) -> Encoded | str:
   try:
     clip = load(source)
+  except MemoryError:
+    return "needs more memory than there is"
   except BAD_CLIP as error:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.removeprefix(f"{pathlib.Path(root) / source}: ")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from atgcn_jax.audio import files
 from atgcn_jax.audio.frontend import Frontend
@@ -55,7 +56,7 @@ def list_packed(
   repeated: collections.Counter[str] = collections.Counter()
 
   def rows() -> Iterator[Row]:
-    for path in paths:
+    for path in tqdm(paths, unit="file", desc="listing", disable=None):
       try:
         with h5py.File(path, "r") as file:
           _check(file, len(vocabulary))

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import scipy.io
+from tqdm import tqdm
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.listing import (
@@ -82,7 +83,7 @@ def list_talnet(
   repeated: collections.Counter[str] = collections.Counter()
 
   def rows() -> Iterator[Row]:
-    for path in paths:
+    for path in tqdm(paths, unit="file", desc="listing", disable=None):
       try:
         labels, hashes = _labels(path, settings, len(vocabulary))
       except BAD_FILE as error:
