@@ -160,6 +160,8 @@ def test_a_finish_that_was_stopped_is_undone(tmp_path, monkeypatch, whole):
     patch.setattr(building, "complete", added)
     with pytest.raises(Stop):
       build(out)
+  (tmp_path / "elsewhere").mkdir()
+  monkeypatch.chdir(tmp_path / "elsewhere")
   build(out)
   assert out.read_bytes() == whole
 

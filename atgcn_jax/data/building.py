@@ -187,7 +187,8 @@ def _identity(listing: Listing, settings: frontend.Frontend, dtype: str) -> str:
     digest.update(b"\n")
   for array in (listing.label_offsets, listing.label_indices, listing.normaliser):
     digest.update(b"" if array is None else array.tobytes())
-  digest.update(os.path.realpath(listing.root).encode("utf-8", "surrogateescape"))
+  root = os.path.realpath(listing.root) if os.path.isdir(listing.root) else listing.root
+  digest.update(root.encode("utf-8", "surrogateescape"))
   return digest.hexdigest()
 
 

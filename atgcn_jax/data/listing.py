@@ -48,9 +48,10 @@ class Listing:
   """N clips: `load(sources[i])` is the i-th, which is called `clip_ids[i]`.
 
   Its labels are `label_indices[label_offsets[i]:label_offsets[i + 1]]`, positions in `vocabulary`.
-  `load` is picklable; it raises for a source that cannot be read. `root` is what the sources are
-  relative to. `absent` are (file, reason) known not to be there, `unreadable` known to be of no
-  use, `remarks` lines for the user. `normaliser` float32[2, F] came with the clips.
+  `load` is picklable; it raises for a source that cannot be read. `root` is the folder that the
+  sources are in, or what else they come from. `absent` are (file, reason) known not to be there,
+  `unreadable` known to be of no use, `remarks` lines for the user. `normaliser` float32[2, F] came
+  with the clips.
   """
 
   clip_ids: list[str]

@@ -164,7 +164,7 @@ def publish(partial: Partial, out: str | os.PathLike, lacking: Iterable[tuple[st
     lacking: the files that are not in the store, and why; without any there is no report.
   """
   report = partial.folder / "unreadable.csv"
-  with report.open("w", newline="", encoding="utf-8") as file:
+  with report.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["file", "reason"])
     writer.writerows(lacking)
