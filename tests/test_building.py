@@ -184,6 +184,28 @@ def contents(folder):
   return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def load_below(folder, source):
+  """The folder goes away when the file 20 is first read."""
+  if source == "20" and "20" not in loaded:
+    folder.rename(folder.with_name("unmounted"))
+  loaded.append(source)
+  return Clip(np.full(150, (folder / source).stat().st_size, np.float32))
+
+
+def test_a_folder_that_goes_away_stops_the_work(tmp_path):
+  folder, out = tmp_path / "audio", tmp_path / "s.h5"
+  folder.mkdir()
+  for i in range(CLIPS):
+    (folder / str(i)).touch()
+  rows = [Row(str(i), "1", str(i), ["/m/a"], "") for i in range(CLIPS)]
+  there = gathered(rows, None, functools.partial(load_below, folder), str(folder))
+  with pytest.raises(UserError, match="audio: no such folder"):
+    build_store(out, there, FRONTEND, "uint8")
+  assert not out.exists()
+  (tmp_path / "unmounted").rename(folder)
+  assert build_store(out, there, FRONTEND, "uint8") == (CLIPS, 0, 0)
+
+
 def unreadable(error, source):
   raise error
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from atgcn_jax.audio import frontend
 from atgcn_jax.data import partial
-from atgcn_jax.data.listing import Clip, Listing
+from atgcn_jax.data.listing import Clip, Listing, check_folder
 from atgcn_jax.data.partial import Encoded
 from atgcn_jax.data.progress import counted
 from atgcn_jax.data.store import FORMAT, complete, encode, row_digest, writing
@@ -74,10 +74,11 @@ def build_store(
     wait: where another process writes the same store, whether to wait for it; a
       store that is there already is then left as it is.
   Raises:
-    UserError: no clip can be read, the store cannot be written, or is being written by another.
+    UserError: no clip can be read, their folder goes away, the store cannot be written, or is being
+      written by another. What was done is kept for the next call.
   """
   out, clips = pathlib.Path(out), len(listing.clip_ids)
-  shape = (clips, settings.frames, settings.n_mels)
+  shape, in_folder = (clips, settings.frames, settings.n_mels), os.path.isdir(listing.root)
   with writing(out, RESUMES):
     if out.is_dir():
       raise UserError(f"{out}: is a folder; name the store to write in it, such as store.h5")
@@ -96,6 +97,8 @@ def build_store(
         with contextlib.closing(outcomes):
           told = counted(outcomes, total=clips, done=part.clips, what="preparing")
           for chunk in told:
+            if in_folder and not all(isinstance(outcome, Encoded) for outcome in chunk):
+              check_folder(listing.root)  # or is it gone, as folders of other machines may be
             partial.append(part, [KILLED if outcome is None else outcome for outcome in chunk])
       if not part.rows:
         clip, reason = next(partial.failures(part))
