@@ -115,10 +115,42 @@ def _parser() -> argparse.ArgumentParser:
   tag.add_argument("--json", action="store_true", help="print one JSON object a file")
   tag.add_argument("files", nargs="+", metavar="FILE", help="sound of any length, rate, channels")
 
-  prepare = verb("prepare", _prepare, "sound files and a label list to one clip store")
-  prepare.add_argument("--audio", required=True, help="folder of sound files")
-  prepare.add_argument("--labels", required=True, help="CSV: filename,fold,positive_labels")
-  prepare.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
+  prepare = verb(
+    "prepare",
+    _prepare,
+    "sound files and their labels to one clip store",
+    "After any stop the same command goes on where it was. Files that cannot be read are left out "
+    "and listed in OUT.unreadable.csv; the exit status is then 1.",
+  )
+  prepare.add_argument(
+    "--layout",
+    default="list",
+    choices=("list", "segments", "esc50", "sonyc", "panns", "talnet"),
+    help="list (default): a folder and a CSV; segments: clips named by YouTube id and AudioSet's "
+    "lists; esc50: its folder as downloaded; sonyc: SONYC-UST's recordings and annotations.csv; "
+    "panns: packed .h5 files; talnet: .mat files of log-mels",
+  )
+  prepare.add_argument(
+    "--audio", required=True, nargs="+", help="folder of sound files; of panns, talnet also files"
+  )
+  prepare.add_argument(
+    "--labels",
+    nargs="+",
+    help="list: CSV filename,fold,positive_labels; segments: lists, .csv or .csv.gz; "
+    "sonyc: annotations.csv",
+  )
+  prepare.add_argument(
+    "--vocabulary",
+    help="CSV: index,mid,display_name (default of list and segments: the ids that are met)",
+  )
+  prepare.add_argument("--ontology", help="esc50: AudioSet's ontology.json")
+  prepare.add_argument("--esc10", action="store_true", help="esc50: only the ESC-10 part")
+  prepare.add_argument(
+    "--fold", help="segments, panns, talnet: of all clips (default: as the file names say)"
+  )
+  prepare.add_argument(
+    "--normaliser", help="talnet: pickle, .npz or .mat (default: normalizer.pkl in the folder)"
+  )
   prepare.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
   prepare.add_argument("--out", required=True, help="the store to write, .h5")
   prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
@@ -306,22 +338,33 @@ def _tag(options) -> int:
   return 2 if len(bad) == len(options.files) else 1
 
 
-def _prepare(options) -> None:
+def _prepare(options) -> int:
+  from atgcn_jax.data.partial import report_path
   from atgcn_jax.data.prepare import prepare
 
   if options.workers is not None and options.workers < 1:
     raise UserError(f"--workers {options.workers}: take at least one process")
-  clips = prepare(
+  built = prepare(
     options.audio,
     options.labels,
     options.out,
+    layout=options.layout,
     vocabulary=options.vocabulary,
+    ontology=options.ontology,
+    fold=options.fold,
+    esc10=options.esc10,
+    normaliser=options.normaliser,
     used_labels_only=options.used_labels_only,
     frontend_name=options.frontend,
     dtype=options.dtype,
     workers=options.workers,
   )
-  print(f"{options.out}: {clips} clips")
+  print(f"{options.out}: {built.clips} clips")
+  if built.absent or built.unreadable:
+    lacking = ((built.absent, "not there"), (built.unreadable, "cannot be read"))
+    told = ", ".join(f"{count} {what}" for count, what in lacking if count)
+    print(f"atgcn prepare: {told}; see {report_path(options.out)}", file=sys.stderr)
+  return 1 if built.unreadable else 0
 
 
 def _tfds(options) -> int:

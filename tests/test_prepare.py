@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from atgcn_jax import cli
 from atgcn_jax.audio import frontend
-from atgcn_jax.data import prepare as preparing
-from atgcn_jax.data import soundscapes
+from atgcn_jax.data import building, soundscapes
+from atgcn_jax.data.label_list import COLUMNS, read_label_list
+from atgcn_jax.data.listing import load_file
 from atgcn_jax.data.normaliser import decibels
-from atgcn_jax.data.prepare import load_clip, prepare, prepare_soundscapes, read_label_list
+from atgcn_jax.data.prepare import prepare, prepare_soundscapes
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
 
@@ -22,7 +24,7 @@ FILES = 18  # two chunks
 VOCABULARY = 'index,mid,display_name\n0,/m/c,C\n1,/m/x,X\n2,/m/a,"A, a"\n3,/m/b,B\n'
 
 
-def write_list(path, rows, header=preparing.COLUMNS):
+def write_list(path, rows, header=COLUMNS):
   with path.open("w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([header, *rows])
 
@@ -53,10 +55,10 @@ def sounds(tmp_path_factory):
 def prepared(sounds):
   """The store of one worker process."""
   out = sounds / "one.h5"
-  count = prepare(
+  built = prepare(
     sounds / "audio", sounds / "labels.csv", out, vocabulary=sounds / "vocabulary.csv", workers=1
   )
-  assert count == FILES
+  assert built == (FILES, 0, 0)
   return open_store(out)
 
 
@@ -67,7 +69,7 @@ def here(monkeypatch):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  monkeypatch.setattr(preparing, "in_processes", in_processes)
+  monkeypatch.setattr(building, "in_processes", in_processes)
 
 
 def test_what_the_store_holds(prepared, sounds):
@@ -84,9 +86,16 @@ def test_what_the_store_holds(prepared, sounds):
 def test_log_mels_are_those_of_the_files(prepared, sounds):
   got = decibels(np.asarray(prepared.log_mel), prepared.peak_db)
   for i in (0, 1, 2, 3, 17):
-    waveform = load_clip(str(sounds / "audio"), TALNET, prepared.clip_ids[i])
-    wanted = np.asarray(frontend.log_mel(waveform, TALNET))
+    sound = load_file(str(sounds / "audio"), TALNET, prepared.clip_ids[i]).sound[:160_000]
+    wanted = np.asarray(frontend.log_mel(np.pad(sound, (0, 160_000 - len(sound))), TALNET))
     np.testing.assert_allclose(got[i], wanted, atol=80 / 255 / 2 + 1e-2)
+
+
+def test_length_and_rate_of_each_file(prepared):
+  rates = [KINDS[i % len(KINDS)][1] for i in range(FILES)]
+  assert prepared.rate_hz.tolist() == rates
+  np.testing.assert_allclose(prepared.seconds, [11 if i == 1 else 0.4 for i in range(FILES)])
+  assert prepared.normaliser is None
 
 
 def test_two_workers_write_the_same_bytes_as_one(prepared, sounds):
@@ -119,15 +128,19 @@ def test_without_a_vocabulary_the_ids_sorted_are_it(sounds, here):
   assert store.labels(np.arange(4)).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
 
 
-def test_a_clip_is_cut_or_padded(tmp_path):
+def test_a_clip_is_cut_or_padded(tmp_path, here):
+  (tmp_path / "audio").mkdir()
   sound = np.random.default_rng(0).uniform(-0.5, 0.5, 170_000)
-  soundfile.write(tmp_path / "long.wav", sound, 16000, subtype="FLOAT")
-  soundfile.write(tmp_path / "short.wav", sound[:500], 16000, subtype="FLOAT")
-  long, short = (load_clip(str(tmp_path), TALNET, f"{n}.wav") for n in ("long", "short"))
-  assert long.shape == short.shape == (160_000,)
-  np.testing.assert_array_equal(long, sound[:160_000].astype(np.float32))
-  np.testing.assert_array_equal(short[:500], sound[:500].astype(np.float32))
-  assert not short[500:].any()
+  names = {"long": sound, "cut": sound[:160_000], "short": sound[:50_000]}
+  names["padded"] = np.pad(sound[:50_000], (0, 110_000))
+  for name, samples in names.items():
+    soundfile.write(tmp_path / "audio" / f"{name}.wav", samples, 16000, subtype="FLOAT")
+  write_list(tmp_path / "labels.csv", [(f"{name}.wav", 1, "/m/a") for name in names])
+  prepare(tmp_path / "audio", tmp_path / "labels.csv", tmp_path / "s.h5")
+  long, cut, short, padded = np.asarray(open_store(tmp_path / "s.h5").log_mel)
+  np.testing.assert_array_equal(long, cut)
+  np.testing.assert_array_equal(short, padded)
+  assert (long != short).any()
 
 
 def test_a_label_list_is_read_as_written(tmp_path):
@@ -148,7 +161,7 @@ def rewrite_first(change):
   return damage
 
 
-def write_labels(*rows, header=preparing.COLUMNS):
+def write_labels(*rows, header=COLUMNS):
   return lambda folder: write_list(folder / "labels.csv", rows, header)
 
 
@@ -167,11 +180,11 @@ FIRST = "ton 00, é.wav"
 BAD = {
   "no folder": (no_audio, "audio: no such folder", "--audio"),
   "empty folder": (empty_audio, "audio: the folder is empty", "--audio"),
-  "cut sound": (rewrite_first(lambda data: data[:9000]), FIRST, "cut short"),
-  "empty sound": (rewrite_first(lambda data: b""), FIRST, "is empty"),
-  "not sound": (rewrite_first(lambda data: b"words " * 999), FIRST, "format not known"),
-  "sound without samples": (rewrite_first(lambda data: data[:40] + bytes(4)), FIRST, "no samples"),
-  "missing sound": (write_labels(("gone.wav", 1, "/m/a")), "gone.wav: no such file", "labels.csv"),
+  "missing sounds": (
+    write_labels(("gone.wav", 1, "/m/a"), ("lost.wav", 1, "/m/a")),
+    "gone.wav: no such file",
+    "none",
+  ),
   "a folder for a sound": (write_labels(("", 1, "/m/a")), "labels.csv: line 2", "filename"),
   "foreign label": (write_labels((FIRST, 1, "/m/a,/m/y")), "labels.csv: ton 00", "'/m/y'"),
   "no label at all": (
@@ -180,7 +193,7 @@ BAD = {
       (folder / "vocabulary.csv").unlink(),
     ),
     "labels.csv: no file has a label",
-    "positive_labels",
+    "give",
   ),
   "no list": (lambda f: (f / "labels.csv").unlink(), "labels.csv: no such label list", "--labels"),
   "a folder for a list": (
@@ -228,6 +241,67 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
   assert "\n" not in message
   assert [path.name for path in out.parent.iterdir()] == ["s.h5"] * existing
   assert not existing or out.read_bytes() == b"an earlier store"
+
+
+UNREADABLE = {
+  "cut": (rewrite_first(lambda data: data[:9000]), "is cut short or damaged"),
+  "empty": (rewrite_first(lambda data: b""), "is empty (0 bytes)"),
+  "not sound": (rewrite_first(lambda data: b"words " * 999), "format not known"),
+  "without samples": (rewrite_first(lambda data: data[:40] + bytes(4)), "holds no samples"),
+  "missing": (lambda folder: (folder / "audio" / FIRST).unlink(), "no such file"),
+}
+
+
+@pytest.mark.parametrize("bad", UNREADABLE)
+def test_what_cannot_be_read_is_left_out_and_reported(tmp_path, here, bad):
+  make_sounds(tmp_path, FILES, seconds=0.3)
+  whole = tmp_path / "whole.h5"
+  arguments = tmp_path / "audio", tmp_path / "labels.csv"
+  prepare(*arguments, whole)
+  damage, reason = UNREADABLE[bad]
+  damage(tmp_path)
+  out = tmp_path / "out" / "s.h5"
+  assert prepare(*arguments, out) == (FILES - 1, 0, 1)
+  report = out.with_name("s.h5.unreadable.csv")
+  assert sorted(out.parent.iterdir()) == [out, report]
+  header, row = csv.reader(report.open(encoding="utf-8"))
+  assert header == ["file", "reason"]
+  assert row[0] == FIRST
+  assert row[1].startswith(reason) or bad == "not sound"
+  assert reason in row[1]
+  got, wanted = open_store(out), open_store(whole)
+  assert len(got) == len(got.clip_ids) == len(got.folds) == len(got.log_mel) == FILES - 1
+  for name in ("log_mel", "peak_db", "clip_ids", "folds", "seconds", "rate_hz"):
+    np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name)[1:])
+  np.testing.assert_array_equal(
+    got.labels(np.arange(FILES - 1)), wanted.labels(np.arange(1, FILES))
+  )
+
+
+def test_a_report_goes_when_all_can_be_read(tmp_path, here):
+  make_sounds(tmp_path, 2)
+  arguments = tmp_path / "audio", tmp_path / "labels.csv", tmp_path / "s.h5"
+  whole = (tmp_path / "audio" / FIRST).read_bytes()
+  (tmp_path / "audio" / FIRST).unlink()
+  assert prepare(*arguments).unreadable == 1
+  (tmp_path / "audio" / FIRST).write_bytes(whole)
+  assert prepare(*arguments) == (2, 0, 0)
+  assert not list(tmp_path.glob("*.unreadable.csv"))
+  assert not list(tmp_path.glob(".*"))
+
+
+def test_the_command_tells_what_it_left_out(tmp_path, here, capfd):
+  make_sounds(tmp_path, 3)
+  line = ["prepare", "--audio", tmp_path / "audio", "--labels", tmp_path / "labels.csv"]
+  line = [*map(str, line), "--out", str(tmp_path / "s.h5")]
+  assert cli.main(line) == 0
+  assert capfd.readouterr().out == f"{tmp_path / 's.h5'}: 3 clips\n"
+  (tmp_path / "audio" / FIRST).unlink()
+  assert cli.main(line) == 1
+  printed = capfd.readouterr()
+  assert printed.out == f"{tmp_path / 's.h5'}: 2 clips\n"
+  report = tmp_path / "s.h5.unreadable.csv"
+  assert printed.err == f"atgcn prepare: 1 cannot be read; see {report}\n"
 
 
 def test_an_out_that_cannot_be_written(tmp_path, here):

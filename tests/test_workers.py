@@ -1,6 +1,7 @@
 """Worker processes: order, errors, and `atgcn prepare` stopped by every signal at every time."""
 
 import csv
+import functools
 import os
 import pathlib
 import signal
@@ -10,8 +11,13 @@ import time
 
 import numpy as np
 import pytest
+import small_store
 import soundfile
 
+from atgcn_jax.data import building, partial, workers
+from atgcn_jax.data.listing import Clip, Row, gathered
+from atgcn_jax.data.prepare import prepare
+from atgcn_jax.data.store import open_store
 from atgcn_jax.data.workers import in_processes
 from atgcn_jax.errors import UserError, WorkFailed
 
@@ -26,26 +32,70 @@ def work(chunk):
     os.kill(os.getpid(), signal.SIGKILL)
   if chunk == ["slow"]:
     time.sleep(1)
-  return chunk, jax.config.jax_platforms, jax.device_count(), os.getpid()
+  return [(member, jax.config.jax_platforms, jax.device_count(), os.getpid()) for member in chunk]
+
+
+def killed_once(mark, chunk):
+  """Kills the first process that gets to it, and leaves a mark."""
+  if not mark.exists():
+    mark.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+  return list(chunk)
 
 
 def test_results_keep_their_order_and_workers_take_one_cpu_device(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
   chunks = [["slow"], *([str(i)] for i in range(12)), ["a", "b"]]
-  results = list(in_processes(work, chunks, 2))
-  assert [chunk for chunk, *_ in results] == chunks
-  assert {(platforms, devices) for _, platforms, devices, _ in results} == {("cpu", 1)}
-  assert os.getpid() not in {pid for *_, pid in results}
+  results = list(in_processes(work, iter(chunks), 2))
+  assert [[member for member, *_ in result] for result in results] == chunks
+  told = [outcome for result in results for outcome in result]
+  assert {(platforms, devices) for _, platforms, devices, _ in told} == {("cpu", 1)}
+  assert os.getpid() not in {pid for *_, pid in told}
 
 
-def test_errors_of_the_work_and_of_a_worker():
+def test_chunks_are_taken_as_they_are_needed():
+  taken = []
+
+  def chunks():
+    for i in range(1000):
+      taken.append(i)
+      yield [str(i)]
+
+  feed = in_processes(work, chunks(), 1)
+  next(feed)
+  assert len(taken) <= 5
+  feed.close()
+
+
+def test_errors_of_the_work():
   feed = in_processes(work, [["fine"], ["bad"], ["fine"]], 1)
-  assert next(feed)[0] == ["fine"]
+  assert next(feed)[0][0] == "fine"
   with pytest.raises(UserError, match=r"bad\.wav: is bad; mend it"):
     next(feed)
-  with pytest.raises(WorkFailed, match=r"killed.*--workers"):
-    list(in_processes(work, [["killed"], ["fine"]], 1))
+
+
+def test_what_kills_its_process_is_found_and_the_rest_is_done():
+  chunks = [["a", "b"], ["c", "killed", "d"], ["e"], *([str(i)] for i in range(9))]
+  results = list(in_processes(work, chunks, 1))
+  names = [[outcome and outcome[0] for outcome in result] for result in results]
+  assert names == [[None if m == "killed" else m for m in chunk] for chunk in chunks]
+
+
+def test_a_process_that_is_killed_once_costs_nothing(tmp_path):
+  chunks = [["a", "b"], ["c"]]
+  assert list(in_processes(functools.partial(killed_once, tmp_path / "mark"), chunks, 1)) == chunks
+
+
+def test_no_process_at_all(monkeypatch):
+  monkeypatch.setattr(workers, "_start", end)
+  with pytest.raises(WorkFailed, match="fewer --workers"):
+    list(in_processes(work, [["fine"]], 1))
+
+
+def end():
+  """In place of the start of a worker."""
+  os._exit(1)
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +167,11 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
     try:
       # The tracker of multiprocessing and one worker.
       wait_for(lambda: len(children(process.pid)) >= 2)
-      workers = children(process.pid)
+      processes = children(process.pid)
       if when == "starting":
         time.sleep(0.3)  # it imports
       else:
-        wait_for(lambda: any(path.stat().st_size > 100_000 for path in tmp_path.glob(".*.tmp")))
+        wait_for(lambda: len(journal(out)) > 1)
       (os.killpg if target == "group" else os.kill)(process.pid, number)
       stdout, stderr = process.communicate(timeout=60)
     finally:
@@ -131,7 +181,78 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
   assert "Traceback" not in stderr
   if number != signal.SIGKILL:  # then the tracker of multiprocessing has the last word
     assert len(stderr.splitlines()) == 1, stderr
-  wait_for(lambda: not any(map(alive, workers)), 20)
-  left = [path.name for path in tmp_path.iterdir() if number != signal.SIGKILL or path == out]
-  assert left == ["s.h5"]
+  wait_for(lambda: not any(map(alive, processes)), 20)
+  assert {path.name for path in tmp_path.iterdir()} <= {"s.h5", partial.partial_folder(out).name}
   assert out.read_bytes() == b"an earlier store"
+
+
+def journal(out):
+  """The lines of a journal, the first included."""
+  path = partial.partial_folder(out) / partial.JOURNAL
+  return path.read_bytes().splitlines() if path.exists() else []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
+  """Killed twice, each time after another chunk; no file is read twice once it is stored."""
+  clips, chunk = 320, building.CHUNK
+  (tmp_path / "audio").mkdir()
+  rng = np.random.default_rng(0)
+  names = [f"{i:03d}.wav" for i in range(clips)]
+  for i, name in enumerate(names):
+    soundfile.write(tmp_path / "audio" / name, rng.uniform(-0.5, 0.5, 20_000 + i), 22050)
+  (tmp_path / "audio" / names[20]).write_bytes(b"no sound")
+  with (tmp_path / "labels.csv").open("w", newline="") as file:
+    rows = [(name, i % 3, "/m/a,/m/b" if i % 2 else "/m/c") for i, name in enumerate(names)]
+    csv.writer(file).writerows([("filename", "fold", "positive_labels"), *rows])
+
+  def in_this_process(work, chunks, processes):
+    yield from map(work, chunks)
+
+  def command(out, workers):
+    line = [sys.executable, "-m", "atgcn_jax.cli", "prepare", "--audio", tmp_path / "audio"]
+    return [*line, "--labels", tmp_path / "labels.csv", "--out", out, "--workers", str(workers)]
+
+  whole, out = tmp_path / "whole.h5", tmp_path / "s.h5"
+  with monkeypatch.context() as patch:
+    patch.setattr(building, "in_processes", in_this_process)
+    prepare(tmp_path / "audio", tmp_path / "labels.csv", whole, workers=1)
+  for stop in (2, 4):  # lines of the journal
+    with subprocess.Popen(command(out, 2), stderr=subprocess.DEVNULL) as process:
+      wait_for(lambda stop=stop: len(journal(out)) >= stop or process.poll() is not None)
+      process.kill()
+    assert not out.exists()
+    assert stop <= len(journal(out)) < clips // chunk  # or else the kill came too late to tell
+    # What is stored need not be there any more.
+    for name in names[: (len(journal(out)) - 1) * chunk]:
+      (tmp_path / "audio" / name).unlink(missing_ok=True)
+  with (partial.partial_folder(out) / partial.JOURNAL).open("ab") as file:
+    file.write(b'{"peak_db": [1.0, 2')  # as a kill while it was written leaves it
+  done = subprocess.run(command(out, 1), check=False, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stdout == f"{out}: {clips - 1} clips\n"
+  assert out.read_bytes() == whole.read_bytes()
+  assert len(open_store(out)) == clips - 1
+  reports = [path.with_name(f"{path.name}.unreadable.csv").read_text() for path in (out, whole)]
+  assert reports[0] == reports[1]
+  assert not partial.partial_folder(out).exists()
+
+
+def load(source):
+  """Runs in a worker; one of the sources is its end."""
+  if source == "killer":
+    os.kill(os.getpid(), signal.SIGSEGV)
+  return Clip(np.ones(200, np.float32))
+
+
+def test_a_file_that_kills_its_worker_is_left_out_and_reported(tmp_path):
+  sources = [f"{i}" for i in range(40)]
+  sources[21] = "killer"
+  rows = (Row(source, "1", source, ["/m/a"], "") for source in sources)
+  listing = gathered(rows, None, load, "")
+  out = tmp_path / "s.h5"
+  assert building.build_store(out, listing, small_store.FRONTEND, "uint8", workers=1) == (39, 0, 1)
+  sources.remove("killer")
+  assert open_store(out).clip_ids.tolist() == sources
+  report = list(csv.reader(partial.report_path(out).open()))
+  assert report == [["file", "reason"], ["killer", building.KILLED]]

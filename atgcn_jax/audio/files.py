@@ -35,6 +35,15 @@ def load(source: Source, sample_rate: int) -> np.ndarray:
 
   Source: libsndfile through soundfile; soxr.
   """
+  return resample(*decode(source), sample_rate)
+
+
+def decode(source: Source) -> tuple[np.ndarray, int]:
+  """Returns the sound as a mono waveform, float32[S], at its own sample rate, and that, in Hz.
+
+  Args:
+    source: as for `load`, and so is what is raised.
+  """
   name, data = _read(source)
   waveform, rate = _decode(name, data)
   if not waveform.size:
@@ -45,7 +54,7 @@ def load(source: Source, sample_rate: int) -> np.ndarray:
       f"{name}: {bad.size} samples are NaN or infinite, the first at {bad[0] / rate:.3f} s; "
       "write the file again from its source"
     )
-  return resample(waveform, rate, sample_rate)
+  return waveform, rate
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -44,29 +44,31 @@ IMAGE is Beam's SDK image of the same Python and Beam version with `atgcn_jax[be
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from atgcn_jax.audio.frontend import FRONTENDS
-from atgcn_jax.data import prepare
-from atgcn_jax.data.sound_beam import collected, sound_examples
+from atgcn_jax.data.listing import Listing, arrays_of, only, used_only
+from atgcn_jax.data.prepare import dtype_of
+from atgcn_jax.data.sound_beam import collected, list_sounds, sound_examples
 from atgcn_jax.data.store import ClipStore
-from atgcn_jax.data.tfds_files import COLUMNS, SPLIT, Plan, columns_and_metadata, example
+from atgcn_jax.data.tfds_files import COLUMNS, NUMBERS, SPLIT, Plan, columns_and_metadata
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import read_vocabulary
 
 CHUNK = 256  # clips copied at a time
 KEYS = 2**128  # TFDS sorts by keys below it
 
 
-def planned(source: Any) -> tuple[Plan, ClipStore | None]:
-  """What a dataset of these sources is to hold, and the store its log-mels come from, if any.
+def planned(source: Any) -> tuple[Plan, ClipStore | Listing]:
+  """What a dataset of these sources is to hold, and the store or the listing it is made from.
 
   Raises:
     UserError: for sources that cannot be used.
@@ -75,29 +77,18 @@ def planned(source: Any) -> tuple[Plan, ClipStore | None]:
     raise UserError("audioset_tfds: name a store, or audio and labels, in the builder's config")
   if source.store:
     store = open_clips(source.store)
-    plan = Plan(
-      clip_ids=store.clip_ids.tolist(),
-      folds=store.folds.tolist(),
-      labels=[part.tolist() for part in np.split(store.label_indices, store.label_offsets[1:-1])],
-      vocabulary=store.vocabulary,
-      frontend=store.frontend,
-      dtype=store.log_mel.dtype.name,
-    )
-    return plan, store
-  listed = prepare.read_label_list(source.labels)
-  known, indices = prepare.vocabulary_and_indices(
-    listed, source.labels, source.vocabulary or None, source.used_labels_only
-  )
+    numbers = tuple(name for name in NUMBERS if getattr(store, name) is not None)
+    dtype = store.log_mel.dtype.name
+    return Plan(arrays_of(store), numbers, store.vocabulary, store.frontend, dtype), store
   settings = FRONTENDS[source.frontend]
-  plan = Plan(
-    clip_ids=[row.filename for row in listed],
-    folds=[row.fold for row in listed],
-    labels=indices,
-    vocabulary=known,
-    frontend=settings,
-    dtype=prepare.dtype_of(settings, source.dtype or None),
-  )
-  return plan, None
+  dtype = dtype_of(settings, source.dtype or None)
+  vocabulary = read_vocabulary(source.vocabulary) if source.vocabulary else None
+  listing = list_sounds(source.audio, source.labels, settings, vocabulary)
+  if source.used_labels_only:
+    listing = used_only(listing)
+  if not len(listing.label_indices):
+    raise UserError(f"{source.labels}: no file has a label; give files that have some")
+  return Plan(arrays_of(listing), tuple(NUMBERS), listing.vocabulary, settings, dtype), listing
 
 
 @functools.cache
@@ -105,7 +96,7 @@ def builder_class() -> Any:
   """The builder, which TFDS knows as `audioset_tfds` from the first call on."""
   import tensorflow_datasets as tfds
 
-  @dataclass(eq=False, kw_only=True)
+  @dataclasses.dataclass(eq=False, kw_only=True)
   class Source(tfds.core.BuilderConfig):
     """Where clips come from: a `store`, or `audio` and `labels` as `atgcn prepare` takes them."""
 
@@ -121,14 +112,14 @@ def builder_class() -> Any:
     """Log-mels and labels of sound clips, in the order of their store or label list."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Log-mels, peaks, labels, ids and folds."}  # noqa: RUF012
+    RELEASE_NOTES = {"1.0.0": "Log-mels, labels, ids, folds, peaks, lengths and rates."}  # noqa: RUF012
     # Nothing is downloaded; TFDS would look for checksums with a package that it does not require.
     code_path = None
     # TFDS takes configs of JSON only where there is one to begin with.
     BUILDER_CONFIGS = [Source(name="unnamed")]  # noqa: RUF012
 
     @functools.cached_property
-    def plan(self) -> tuple[Plan, ClipStore | None]:
+    def plan(self) -> tuple[Plan, ClipStore | Listing]:
       return planned(self.builder_config)
 
     def _info(self):
@@ -145,11 +136,11 @@ def builder_class() -> Any:
             "log_mel": tfds.features.Tensor(
               shape=shape, dtype=np.dtype(plan.dtype), encoding=tfds.features.Encoding.BYTES
             ),
-            "peak_db": tfds.features.Scalar(np.float32),
             "labels": tfds.features.Sequence(labels),
             "clip_id": tfds.features.Text(),
             "fold": tfds.features.Text(),
           }
+          | {name: tfds.features.Scalar(NUMBERS[name]) for name in plan.numbers}
         ),
         metadata=tfds.core.MetadataDict(),
         disable_shuffling=True,  # the order of the list, so that clip numbers are those of a store
@@ -159,18 +150,19 @@ def builder_class() -> Any:
       return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self):
-      plan, store = self.plan
-      if store is not None:
-        return examples_of(plan, store)
-      return sound_examples(self.data_path, plan, self.builder_config.audio)
+      plan, source = self.plan
+      if isinstance(source, ClipStore):
+        return examples_of(plan, source)
+      return sound_examples(self.data_path, plan, source)
 
     def _download_and_prepare(self, dl_manager, download_config):
       super()._download_and_prepare(dl_manager, download_config)
       plan, _ = self.plan
-      unreadable = collected(self.data_path)
+      unreadable = [name for name, _ in collected(self.data_path)]
+      arrays = only(plan.arrays, ~np.isin(plan.arrays["clip_ids"].astype(str), unreadable))
       split = self.info.splits[SPLIT]
       content, metadata = columns_and_metadata(
-        plan.without({name for name, _ in unreadable}),
+        dataclasses.replace(plan, arrays=arrays),
         list(zip(map(os.fspath, split.filepaths), split.shard_lengths)),
         self.info.file_format.value,
       )
@@ -192,11 +184,12 @@ def examples_of(plan: Plan, store: ClipStore) -> Iterator[tuple[int, dict[str, A
   The keys ascend over all that TFDS sorts by, which spreads them over its buckets: it holds a
   bucket in memory.
   """
-  rows = list(zip(plan.clip_ids, plan.folds, plan.labels))
-  for start in range(0, len(rows), CHUNK):
-    clips = np.arange(start, min(start + CHUNK, len(rows)))
+  rows = plan.rows()
+  for start in range(0, len(plan), CHUNK):
+    clips = np.arange(start, min(start + CHUNK, len(plan)))
     for clip, log_mel in zip(clips.tolist(), store.log_mel[clips]):
-      yield KEYS // len(rows) * clip, example(rows[clip], log_mel, store.peak_db[clip])
+      numbers = {name: getattr(store, name)[clip] for name in plan.numbers}
+      yield KEYS // len(plan) * clip, {**next(rows), **numbers, "log_mel": log_mel}
 
 
 if "tensorflow_datasets" in sys.modules:  # as in `tfds build --imports`, which then asks for a name

@@ -7,21 +7,42 @@ import functools
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data import prepare
-from atgcn_jax.data.tfds_files import Plan, example
+from atgcn_jax.data.building import encoded
+from atgcn_jax.data.label_list import list_labelled, listed
+from atgcn_jax.data.listing import Clip, Listing, check_folder, loaded
+from atgcn_jax.data.tfds_files import NUMBERS, Plan
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary
 
 ROWS = 4096  # rows of the label list a worker takes at a time
 UNREADABLE = "unreadable.csv"
 
 
-def sound_examples(folder: Any, plan: Plan, audio: str) -> Any:
+def list_sounds(
+  audio: str, labels: str, settings: Frontend, vocabulary: Vocabulary | None
+) -> Listing:
+  """As `label_list.list_labelled`, also of a bucket."""
+  if "://" in audio:
+    return listed(labels, vocabulary, functools.partial(load_remote, audio, settings), audio)
+  return list_labelled(audio, labels, settings, vocabulary)
+
+
+def load_remote(folder: str, settings: Frontend, filename: str) -> Clip:
+  """As `listing.load_file`, from a bucket."""
+  from etils import epath
+
+  try:
+    content = (epath.Path(folder) / filename).read_bytes()
+  except FileNotFoundError:
+    raise UserError("no such file; check the path") from None
+  return loaded(content, settings)
+
+
+def sound_examples(folder: Any, plan: Plan, listing: Listing) -> Any:
   """The Beam transform that makes (key, example) of sound files.
 
   The rows of the list go to the workers as files in `folder`, as a pipeline's own description must
@@ -29,7 +50,7 @@ def sound_examples(folder: Any, plan: Plan, audio: str) -> Any:
   """
   import apache_beam as beam
 
-  rows = [(number, *row) for number, row in enumerate(zip(plan.clip_ids, plan.folds, plan.labels))]
+  rows = list(enumerate(zip(listing.sources, plan.rows())))
   files = []
   for start in range(0, len(rows), ROWS):
     file = folder / f"rows-{start:09d}.json"
@@ -45,7 +66,7 @@ def sound_examples(folder: Any, plan: Plan, audio: str) -> Any:
       | "Spread" >> beam.Reshuffle()
       | "LogMels"
       >> beam.FlatMap(
-        sound_example, audio=audio, settings=plan.frontend, dtype=plan.dtype
+        sound_example, listing.load, listing.root, plan.frontend, plan.dtype
       ).with_outputs("unreadable", main="clips")
     )
     _ = made.unreadable | "Unreadable" >> beam.io.WriteToText(os.fspath(folder / "unreadable"))
@@ -55,27 +76,29 @@ def sound_examples(folder: Any, plan: Plan, audio: str) -> Any:
 
 
 def rows_of(file: str) -> list[Any]:
-  """The rows [number, id, fold, labels] of a file."""
+  """The rows [number, [source, what the plan says of it]] of a file."""
   from etils import epath
 
   return json.loads(epath.Path(file).read_text())
 
 
-def sound_example(row: Any, audio: str, settings: Frontend, dtype: str) -> Iterator[Any]:
+def sound_example(
+  row: Any, load: Callable[[str], Clip], root: str, settings: Frontend, dtype: str
+) -> Iterator[Any]:
   """(number, example) of a row, or what keeps it from being read as the output `unreadable`."""
   import apache_beam as beam
 
-  number, clip_id, fold, labels = row
+  number, (source, of_plan) = row
   _keep_off_accelerators()
-  try:
-    (log_mel,), (peak,) = prepare.log_mel_chunk(
-      functools.partial(load_sound, audio, settings), settings, dtype, [clip_id]
-    )
-  except UserError as error:
+  clip = encoded(load, root, settings, dtype, source)
+  if isinstance(clip, str):
+    if "://" not in root:
+      check_folder(root)  # or is it gone, as folders of other machines may be
     beam.metrics.Metrics.counter("atgcn_jax", "unreadable").inc()
-    yield beam.pvalue.TaggedOutput("unreadable", json.dumps([clip_id, str(error)]))
-    return
-  yield number, example((clip_id, fold, labels), log_mel, peak)
+    yield beam.pvalue.TaggedOutput("unreadable", json.dumps([of_plan["clip_id"], clip]))
+  else:
+    numbers = {name: kind(getattr(clip, name)) for name, kind in NUMBERS.items()}
+    yield number, {**of_plan, **numbers, "log_mel": clip.row}
 
 
 @functools.cache
@@ -83,25 +106,6 @@ def _keep_off_accelerators() -> None:
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-
-
-def load_sound(folder: str, settings: Frontend, filename: str) -> np.ndarray:
-  """As `prepare.load_clip`, also from a bucket.
-
-  Raises:
-    UserError: for a file that is missing or cannot be read as sound.
-  """
-  if "://" not in folder:
-    return prepare.load_clip(folder, settings, filename)
-  from etils import epath
-
-  path = epath.Path(folder) / filename
-  try:
-    return prepare.clip_of(path.read_bytes(), settings)
-  except FileNotFoundError:
-    raise UserError(f"{path}: no such file; check the path") from None
-  except UserError as error:
-    raise UserError(f"{path}: {error}") from error
 
 
 def collected(folder: Any) -> list[tuple[str, str]]:

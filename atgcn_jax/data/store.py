@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 FORMAT = "atgcn_jax clip store 1"
 RANGE_DB = 80.0
 ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
+OPTIONAL = ("seconds", "rate_hz", "normaliser")
 
 
 class LogMels(Protocol):
@@ -46,6 +47,11 @@ class ClipStore:
   `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
   clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
   `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all content.
+
+  Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
+  known) and sample rate (0) of the files the clips are of; `normaliser` float32[2, F], the mean and
+  deviation of each band, in dB, that came with the clips.
+
   `shard_starts` int64[S + 1] are the first clips of shards that are to be read one after another
   (the clips of a TFDS dataset of TFRecord files), None where any clip is at hand.
   """
@@ -60,6 +66,9 @@ class ClipStore:
   vocabulary: Vocabulary
   frontend: Frontend
   fingerprint: str
+  seconds: np.ndarray | None = None
+  rate_hz: np.ndarray | None = None
+  normaliser: np.ndarray | None = None
   shard_starts: np.ndarray | None = None
 
   def __len__(self) -> int:
@@ -101,8 +110,11 @@ def open_store(path: str | os.PathLike) -> ClipStore:
       if file.attrs.get("format") != FORMAT or any(name not in file for name in ARRAYS):
         raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
       log_mel = file["log_mel"]
-      offset, shape, dtype = log_mel.id.get_offset(), log_mel.shape, log_mel.dtype
       small = {name: file[name][()] for name in ("peak_db", "label_offsets", "label_indices")}
+      small |= {name: file[name][()] for name in OPTIONAL if name in file}
+      # Behind the rows of the clips there may be some that no clip took.
+      shape = (len(small["peak_db"]), *log_mel.shape[1:])
+      offset, dtype = log_mel.id.get_offset(), log_mel.dtype
       texts = {name: file[name].asstr()[()].astype(str) for name in ("clip_ids", "folds")}
       settings = json.loads(file.attrs["settings"])
       fingerprint = file.attrs["fingerprint"]
@@ -147,44 +159,100 @@ def write_store(
     raise UserError(f"{path}: is a folder; name the store to write in it, such as store.h5")
   # Hidden, and of this writer alone on any machine that sees the folder.
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-  settings = as_settings(vocabulary, frontend)
-  small: dict[str, np.ndarray] = {
-    "peak_db": np.zeros(len(clip_ids), np.float32),
-    "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
-    "label_indices": np.array([i for row in labels for i in row], np.int32),
-    "clip_ids": np.array(clip_ids, h5py.string_dtype()),
-    "folds": np.array(folds, h5py.string_dtype()),
-  }
-  digest = begun_digest(settings, dtype, clip_ids, folds, labels)
+  peaks, digests, rows = [np.zeros(0, np.float32)], [], 0
+  with writing(path):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      start = create_rows(temporary, (len(clip_ids), frontend.frames, frontend.n_mels), dtype)
+      with open(temporary, "rb+", buffering=0) as file:
+        for chunk, chunk_peaks in log_mels:
+          write_at(file.fileno(), chunk.tobytes(), start)
+          start, rows = start + chunk.nbytes, rows + len(chunk)
+          peaks.append(chunk_peaks)
+          digests += [row_digest(row.tobytes()) for row in chunk]
+      if rows != len(clip_ids):
+        raise ValueError(f"{rows} log-mels for {len(clip_ids)} clips")
+      arrays: dict[str, np.ndarray] = {
+        "peak_db": np.concatenate(peaks),
+        "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
+        "label_indices": np.array([i for row in labels for i in row], np.int32),
+        "clip_ids": np.array(clip_ids, object),
+        "folds": np.array(folds, object),
+      }
+      complete(temporary, arrays, vocabulary, frontend, b"".join(digests))
+      os.replace(temporary, path)
+    finally:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(
+  path: str | os.PathLike, mend: str = "free space or choose another --out"
+) -> Iterator[None]:
+  """Within, a failure to write is told as that of the store at `path`.
+
+  Raises:
+    UserError: saying why.
+  """
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(temporary, "w") as file:
-      shape = (len(clip_ids), frontend.frames, frontend.n_mels)
-      # Without a layout of its own HDF5 keeps the array in one piece, as the memory map needs it.
-      rows = file.create_dataset("log_mel", shape, dtype)
-      start = 0
-      for chunk, peaks in log_mels:
-        end = start + len(chunk)
-        rows[start:end] = chunk
-        small["peak_db"][start:end] = peaks
-        digest.update(chunk.tobytes())
-        start = end
-      if start != len(clip_ids):
-        raise ValueError(f"{start} log-mels for {len(clip_ids)} clips")
-      digest.update(small["peak_db"].tobytes())
-      for name, array in small.items():
-        file.create_dataset(name, data=array)
-      file.attrs["format"] = FORMAT
-      file.attrs["settings"] = json.dumps(settings)
-      file.attrs["fingerprint"] = digest.hexdigest()
-    os.replace(temporary, path)
-  except OSError as error:
-    raise UserError(
-      f"{path}: cannot be written ({error}); free space or choose another --out"
-    ) from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
+    yield
+  except OSError as error:  # HDF5's are of many lines, but know the number
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    raise UserError(f"{path}: cannot be written ({reason}); {mend}") from error
+
+
+def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:
+  """Create a store's file with its log-mels alone, in one piece that takes no space yet.
+
+  Returns:
+    the byte of the file at which the first of the rows begins.
+  """
+  layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+  layout.set_layout(h5py.h5d.CONTIGUOUS)  # as the memory map needs it
+  layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+  layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+  layout.set_obj_track_times(False)  # the same content gives the same bytes
+  with h5py.File(path, "w") as file:
+    values, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
+    return h5py.h5d.create(file.id, b"log_mel", values, space, layout).get_offset()
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+  """Write all of the bytes there."""
+  view = memoryview(data)
+  while view:
+    written = os.pwrite(descriptor, view, position)
+    view, position = view[written:], position + written
+
+
+def row_digest(row: bytes) -> bytes:
+  """What stands for the bytes of a clip's stored log-mel in the fingerprint, 16 bytes."""
+  return hashlib.blake2b(row, digest_size=16).digest()
+
+
+def complete(
+  path: str | os.PathLike,
+  arrays: dict[str, np.ndarray],
+  vocabulary: Vocabulary,
+  frontend: Frontend,
+  digests: bytes,
+) -> None:
+  """Make a store of a file whose rows are written: add the small arrays and the fingerprint.
+
+  Args:
+    arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
+    digests: `row_digest` of each clip, one after the other.
+  """
+  settings = as_settings(vocabulary, frontend)
+  with h5py.File(path, "r+") as file:
+    fingerprint = fingerprint_of(settings, file["log_mel"].dtype.name, arrays, digests)
+    for name, array in arrays.items():
+      texts = h5py.string_dtype() if array.dtype == object else None
+      file.create_dataset(name, data=array, dtype=texts)
+    file.attrs["format"] = FORMAT
+    file.attrs["settings"] = json.dumps(settings)
+    file.attrs["fingerprint"] = fingerprint
 
 
 def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
@@ -204,15 +272,25 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def begun_digest(
-  settings: dict[str, Any],
-  dtype: str,
-  clip_ids: list[str],
-  folds: list[str],
-  labels: list[list[int]],
-) -> Any:
-  """The hash of a store's content; to be fed the log-mels of all clips, then all peaks."""
-  return hashlib.sha256(json.dumps([settings, dtype, clip_ids, folds, labels]).encode())
+def fingerprint_of(
+  settings: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], digests: bytes
+) -> str:
+  """The hash of a store's content, the same in whatever files that lies.
+
+  Args:
+    settings: of `as_settings`.
+    dtype: of the log-mels.
+    arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
+    digests: `row_digest` of each clip, one after the other.
+  """
+  digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
+  for name in (*ARRAYS, *OPTIONAL):
+    if name in arrays:
+      array = arrays[name]
+      texts = array.dtype.kind in "OU"
+      digest.update(name.encode())
+      digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
+  return digest.hexdigest()
 
 
 def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:

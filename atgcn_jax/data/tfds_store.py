@@ -14,7 +14,7 @@ import numpy as np
 from atgcn_jax.data.pipeline import import_tensorflow
 from atgcn_jax.data.records import RandomRecords, SequentialRecords
 from atgcn_jax.data.store import ClipStore, LogMels, from_settings, open_store
-from atgcn_jax.data.tfds_files import COLUMNS, FORMAT, SPLIT, size_of, starts_of
+from atgcn_jax.data.tfds_files import COLUMNS, FORMAT, SPLIT, TEXTS, size_of, starts_of
 from atgcn_jax.errors import UserError
 
 MADE_WITH = "make one with `atgcn tfds`"
@@ -88,7 +88,7 @@ def open_tfds(path: str) -> ClipStore:
       f"{path}: cannot be read as a TFDS dataset ({reason}); check the path, the access to it, and "
       "that it is whole"
     ) from error
-  for name in ("clip_ids", "folds"):
+  for name in TEXTS:
     columns[name] = np.char.decode(columns[name], "utf-8")
   return ClipStore(
     path=path,

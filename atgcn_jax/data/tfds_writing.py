@@ -59,7 +59,7 @@ def write_tfds(
       f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
       "--file-format tfrecord"
     )
-  options = None if source.get("store") else _pipeline_options(beam_options, source["audio"])
+  options = None if source.get("store") else _pipeline_options(beam_options)
   tf = import_tensorflow()
   import tensorflow_datasets as tfds
   from etils import epath
@@ -77,7 +77,7 @@ def write_tfds(
       _check_same(folder, source, file_format)
     else:
       builder = make(data_dir=out, config=make.builder_config_cls(name=name, **source))
-      if shards and shards > len(builder.plan[0].clip_ids):
+      if shards and shards > len(builder.plan[0]):
         raise UserError(f"--shards {shards}: more than there are clips; take fewer")
       # TFDS tells of downloads, and makes a folder for them.
       with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nothing:
@@ -105,11 +105,11 @@ def write_tfds(
   return Written(os.fspath(folder), clips, unreadable)
 
 
-def _pipeline_options(given: str, audio: str) -> Any:
+def _pipeline_options(given: str) -> Any:
   """Beam's options; by default its direct runner works here.
 
   Raises:
-    UserError: without Beam, or without the folder of sound files.
+    UserError: without Beam, or for options that it does not have.
   """
   try:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -120,8 +120,6 @@ def _pipeline_options(given: str, audio: str) -> Any:
       "--audio: needs Apache Beam, in an environment of its own (pip install 'atgcn_jax[beam]'); "
       "or make a clip store with `atgcn prepare` and give it to --store"
     ) from None
-  if "://" not in audio and not os.path.isdir(audio):
-    raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
   flags = ["--runner=DirectRunner", *(f"--{option}" for option in given.split(",") if option)]
   said = io.StringIO()
   try:

@@ -3,57 +3,112 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures.process
 import contextlib
-import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any
-
-from tqdm import tqdm
 
 from atgcn_jax.errors import WorkFailed
 
+Work = Callable[[Sequence], list]
+
 
 def in_processes(
-  work: Callable[[list], Any], chunks: list[list], processes: int
-) -> Generator[Any, None, None]:
-  """`map(work, chunks)` over spawned processes, a bounded number ahead, with a progress bar.
+  work: Work, chunks: Iterable[Sequence], processes: int
+) -> Generator[list[Any], None, None]:
+  """`map(work, chunks)` over spawned processes, a bounded number ahead.
 
+  Where a process is killed, by what it works on or for want of memory, the members of the chunks
+  that were under way are tried one by one until one is killed again: its result is None.
   Close the generator to end the processes; they also end with this process, however that ends.
 
   Args:
-    work: a picklable function; JAX gives it one CPU device.
-    chunks: what it is called with; the bar counts the members.
+    work: a picklable function from a chunk to a list, one result a member; JAX gives it one CPU
+      device.
+    chunks: what it is called with, taken as they are needed.
   Raises:
-    WorkFailed: if a process was killed. What `work` raises is raised here.
+    WorkFailed: if no process can be started. What `work` raises is raised here.
   """
-  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork
-  pool = concurrent.futures.ProcessPoolExecutor(processes, spawn, initializer=_start)
-  todo = iter(chunks)
-  try:
-    with tqdm(total=sum(map(len, chunks)), unit="clip", desc="preparing", disable=None) as bar:
-      with _signals_held():  # the first tasks start all processes
-        waiting = collections.deque(
-          (len(chunk), pool.submit(work, chunk)) for chunk in itertools.islice(todo, 4 * processes)
-        )
-      while waiting:
-        members, future = waiting.popleft()
+  unseen = iter(chunks)
+  again: collections.deque[Sequence] = collections.deque()  # to be done before those
+  waiting: collections.deque[tuple[Sequence, Future | None]] = collections.deque()
+  while True:
+    pool = _pool(processes)
+    try:
+      while True:
+        while len(waiting) < 4 * processes:
+          chunk = again.popleft() if again else next(unseen, None)
+          if chunk is None:
+            break
+          waiting.append((chunk, None))  # first, since to submit may fail
+          waiting[-1] = chunk, _submit(pool, work, chunk)
+        if not waiting:
+          return
+        future = waiting[0][1]
+        assert future is not None
         result = future.result()
-        waiting.extend(
-          (len(chunk), pool.submit(work, chunk)) for chunk in itertools.islice(todo, 1)
-        )
+        waiting.popleft()
         yield result
-        bar.update(members)
-  except concurrent.futures.process.BrokenProcessPool:
-    raise WorkFailed(
-      "a worker process was killed, perhaps for want of memory; try again with fewer --workers"
-    ) from None
+    except BrokenProcessPool:
+      pass
+    finally:
+      pool.shutdown(wait=True, cancel_futures=True)
+    found = False
+    while waiting and not found:
+      chunk, future = waiting.popleft()
+      if future is not None and future.done() and not future.exception():
+        yield future.result()
+      else:
+        results = list(_one_by_one(work, chunk))
+        found = None in results
+        yield results
+    again.extendleft(chunk for chunk, _ in reversed(waiting))
+    waiting.clear()
+
+
+def _one_by_one(work: Work, chunk: Sequence) -> Iterator[Any]:
+  """The results of a chunk's members, each worked on alone; None for one that kills its process."""
+  pool = None
+  try:
+    for member in chunk:
+      if pool is None:
+        pool = _pool(1)
+        _ready(pool)
+      try:
+        (result,) = _submit(pool, work, [member]).result()
+        yield result
+      except BrokenProcessPool:
+        pool.shutdown(wait=True)
+        pool = None
+        yield None
   finally:
-    pool.shutdown(wait=True, cancel_futures=True)
+    if pool is not None:
+      pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ready(pool: ProcessPoolExecutor) -> None:
+  """Wait for a process without work."""
+  try:
+    _submit(pool, list, ()).result()
+  except BrokenProcessPool:
+    raise WorkFailed(
+      "worker processes are killed before they have work; free memory, or take fewer --workers"
+    ) from None
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork
+  return ProcessPoolExecutor(processes, spawn, initializer=_start)
+
+
+def _submit(pool: ProcessPoolExecutor, work: Work, chunk: Sequence) -> Future:
+  with _signals_held():  # to submit may start a process
+    return pool.submit(work, chunk)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,10 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
 
 
 def new_run(config, store: ClipStore) -> Run:
-  """The run of a config on a store: its normaliser and graph come from the training clips."""
+  """The run of a config on a store: its normaliser and graph come from the training clips.
+
+  A normaliser that came with the store's clips is taken as it is.
+  """
   clips = split_clips(store, config.data, "train")
   if not len(clips):
     raise UserError(f"data.train_folds: {store.path} has no clip to train on; name its folds")
@@ -121,7 +124,8 @@ def new_run(config, store: ClipStore) -> Run:
     named = data_path(config, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with it")
-  mean, deviation = band_statistics(store, clips)
+  given = store.normaliser
+  mean, deviation = band_statistics(store, clips) if given is None else (given[0], given[1])
   if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
     raise UserError(
       f"{store.path}: log-mels of its training clips are not finite; prepare the store again"

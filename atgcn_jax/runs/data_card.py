@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pathlib
 import warnings
@@ -13,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.store import ClipStore, open_store
+from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.labels.counts import Segments, left_out, read_segments
 from atgcn_jax.labels.ratings import read_ratings
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
@@ -41,7 +43,7 @@ def data_card(
   Raises:
     UserError: A file cannot be used.
   """
-  store = open_store(store_path)
+  store = open_clips(store_path)
   labels = read_vocabulary(vocabulary) if vocabulary else store.vocabulary
   rated = read_ratings(ratings) if ratings else {}
   lists = [_list_card(path, read_segments(path, labels), store, labels) for path in segments]
@@ -203,11 +205,12 @@ def _looked_through(store: ClipStore) -> tuple[np.ndarray, np.ndarray, np.ndarra
   """
   silent, sound = np.zeros((2, len(store)), bool)
   hashes = np.zeros(len(store), np.uint64)
-  rows = max(1, CHUNK_BYTES // max(1, store.log_mel[:1].nbytes))
+  row_bytes = math.prod(store.log_mel.shape[1:]) * store.log_mel.dtype.itemsize
+  rows = max(1, CHUNK_BYTES // max(1, row_bytes))
   with tqdm(total=len(store), unit="clip", desc="reading", disable=None) as bar:
     for first in range(0, len(store), rows):
-      chunk = np.array(store.log_mel[first : first + rows])
-      part = slice(first, first + len(chunk))
+      part = slice(first, first + rows)
+      chunk = store.log_mel[np.arange(len(store))[part]]
       # A uint8 store of what is not finite has a peak that is not.
       lowest, highest = chunk.min(axis=(1, 2)), chunk.max(axis=(1, 2))
       sound[part] = np.isfinite(store.peak_db[part]) & np.isfinite(lowest) & np.isfinite(highest)

@@ -1,0 +1,126 @@
+"""ESC-50 and ESC-10 as they are downloaded, with AudioSet's labels."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+from collections.abc import Iterator
+
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.listing import Listing, Row, check_folder, gathered, load_file
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.ontology import Ontology, ancestors
+from atgcn_jax.labels.vocabulary import Vocabulary
+
+COLUMNS = ("filename", "fold", "category", "esc10")
+
+# The nearest label of AudioSet for each category. It has none for a washing machine, which is a
+# mechanism, for a can, which bursts open, and for drinking, which is a liquid's sound.
+LABELS = {
+  "dog": "/m/05tny_",
+  "rooster": "/m/07qn5dc",
+  "pig": "/t/dd00018",
+  "cow": "/m/07rpkh9",
+  "frog": "/m/07st88b",
+  "cat": "/m/07qrkrw",
+  "hen": "/m/07st89h",
+  "insects": "/m/03vt0",
+  "sheep": "/m/07bgp",
+  "crow": "/m/07r5c2p",
+  "rain": "/m/06mb1",
+  "sea_waves": "/m/034srq",
+  "crackling_fire": "/m/07pzfmf",
+  "crickets": "/m/09xqv",
+  "chirping_birds": "/m/07pggtn",
+  "water_drops": "/m/07r5v4s",
+  "wind": "/m/03m9d0z",
+  "pouring_water": "/m/07prgkl",
+  "toilet_flush": "/m/01jt3m",
+  "thunderstorm": "/m/0jb2l",
+  "crying_baby": "/t/dd00002",
+  "sneezing": "/m/01hsr_",
+  "clapping": "/m/0l15bq",
+  "breathing": "/m/0lyf6",
+  "coughing": "/m/01b_21",
+  "footsteps": "/m/07pbtc8",
+  "laughing": "/m/01j3sz",
+  "brushing_teeth": "/m/012xff",
+  "snoring": "/m/01d3sd",
+  "drinking_sipping": "/m/04k94",
+  "door_wood_knock": "/m/07r4wb8",
+  "mouse_click": "/m/07qc9xj",
+  "keyboard_typing": "/m/01m2v",
+  "door_wood_creaks": "/m/07qh7jl",
+  "can_opening": "/m/07qsvvw",
+  "washing_machine": "/t/dd00077",
+  "vacuum_cleaner": "/m/0d31p",
+  "clock_alarm": "/m/046dlr",
+  "clock_tick": "/m/07qjznl",
+  "glass_breaking": "/m/07rn7sz",
+  "helicopter": "/m/09ct_",
+  "chainsaw": "/m/01j4z9",
+  "siren": "/m/03kmc9",
+  "car_horn": "/m/0912c9",
+  "engine": "/m/02mk9",
+  "train": "/m/07jdr",
+  "church_bells": "/m/03w41f",
+  "airplane": "/m/0cmf2",
+  "fireworks": "/m/0g6b5",
+  "hand_saw": "/m/01b82r",
+}
+
+
+def list_esc50(
+  audio: str | os.PathLike,
+  settings: Frontend,
+  vocabulary: Vocabulary,
+  ontology: Ontology,
+  *,
+  esc10: bool,
+) -> Listing:
+  """The recordings of ESC-50, each with AudioSet's label of its category and that one's ancestors.
+
+  Args:
+    audio: the folder with `meta/esc50.csv` and `audio/`.
+    vocabulary: ancestors that are not in it are left out.
+    esc10: only those of ESC-10.
+  Raises:
+    UserError: the table cannot be used, or a category's label is not in the vocabulary.
+
+  Source: K. J. Piczak, ESC: Dataset for Environmental Sound Classification.
+  """
+  check_folder(audio)
+  table, root = os.path.join(audio, "meta", "esc50.csv"), os.path.join(audio, "audio")
+  widened = {
+    category: [label, *sorted(ancestors(ontology, label) & vocabulary.index.keys())]
+    for category, label in LABELS.items()
+  }
+
+  def rows() -> Iterator[Row]:
+    for number, (name, fold, category, in_esc10) in _table(table):
+      if category not in widened:
+        raise UserError(f"{table}, line {number}: no category {category!r} in ESC-50; mend the row")
+      if not esc10 or in_esc10 == "True":
+        yield Row(name, fold, name, widened[category], f"{table}, line {number}")
+
+  listing = gathered(rows(), vocabulary, functools.partial(load_file, root, settings), root)
+  if not listing.clip_ids:
+    raise UserError(f"{table}: names no recording; give the folder of ESC-50 to --audio")
+  return listing
+
+
+def _table(path: str) -> Iterator[tuple[int, list[str]]]:
+  """The rows of a table with a header: line numbers and the columns COLUMNS."""
+  reader = csv.DictReader(text_lines(path), strict=True)
+  try:
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+      raise UserError(f"{path}: no column {', '.join(missing)}; give ESC-50's own meta/esc50.csv")
+    for row in reader:
+      fields = [row[name] for name in COLUMNS]
+      if None in fields:
+        raise UserError(f"{path}, line {reader.line_num}: is cut short; fetch the file again")
+      yield reader.line_num, fields
+  except csv.Error as error:
+    raise UserError(f"{path}: not CSV ({error}); fetch the file again") from None

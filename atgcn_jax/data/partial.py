@@ -1,0 +1,238 @@
+"""A clip store on the way: rows and a journal in a hidden folder beside it, to go on from.
+
+`.STORE.partial/` holds `rows.h5` (the store's own file, as yet with its log-mels alone), the
+`journal.jsonl` and a lock. The journal's first line says what is being written, each further one
+what became of a chunk of clips, and is written after the chunk's rows: what it tells is there. A
+last line cut short is dropped. The journal is all that finishing needs besides the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atgcn_jax.data.store import create_rows, write_at
+from atgcn_jax.errors import UserError
+
+ROWS, JOURNAL, LOCK = "rows.h5", "journal.jsonl", "lock"
+
+
+class Encoded(NamedTuple):
+  """A clip as it is stored: `row` [T, F], `digest` of it, and what the small arrays hold."""
+
+  row: np.ndarray
+  digest: bytes
+  peak_db: float
+  seconds: float
+  rate_hz: int
+
+
+@dataclass
+class Partial:
+  """An open partial store: `clips` were dealt with, `rows` of them are written."""
+
+  folder: pathlib.Path
+  rows_at: int
+  journal_size: int
+  clips: int
+  rows: int
+
+
+class Journal(NamedTuple):
+  """What became of N clips: `kept` bool[N]; the arrays of those kept; why others failed."""
+
+  kept: np.ndarray
+  peak_db: np.ndarray
+  seconds: np.ndarray
+  rate_hz: np.ndarray
+  digests: bytes
+
+
+def partial_folder(out: str | os.PathLike) -> pathlib.Path:
+  """Where the store at `out` is while it is being written."""
+  out = pathlib.Path(out)
+  return out.with_name(f".{out.name}.partial")
+
+
+@contextlib.contextmanager
+def begun(
+  out: str | os.PathLike, identity: str, shape: tuple[int, int, int], dtype: str, *, wait: bool
+) -> Iterator[Partial]:
+  """The partial store for `out`, as an earlier process left it or new, held by this one alone.
+
+  Args:
+    identity: a hash of what is to be written.
+    shape: of all log-mels, [N, T, F].
+    wait: whether to wait for another process that holds it, or to refuse.
+  Raises:
+    UserError: another process holds it, or it was begun with another identity.
+  """
+  folder = partial_folder(out)
+  with _held(folder, out, wait):
+    first = next(_records(folder), None)
+    if first is None or not (folder / ROWS).is_file():
+      rows_at = create_rows(folder / ROWS, shape, dtype)
+      first = {"identity": identity, "rows_at": rows_at, "head": _head(folder, rows_at).hex()}
+      (folder / JOURNAL).write_bytes(_line(first))
+    elif first["identity"] != identity:
+      raise UserError(
+        f"{folder}: holds a store begun with other files, labels or settings; "
+        "go on with those or remove this folder"
+      )
+    partial = Partial(folder, first["rows_at"], 0, 0, 0)
+    for record in _records(folder):
+      partial.journal_size += record.pop("bytes")
+      partial.clips += record.get("clips", 0)
+      partial.rows += len(record.get("peak_db", ()))
+    os.truncate(folder / JOURNAL, partial.journal_size)
+    restore(partial, shape, dtype, bytes.fromhex(first["head"]))
+    yield partial
+
+
+def restore(partial: Partial, shape: tuple[int, int, int], dtype: str, head: bytes) -> None:
+  """Undo what an interrupted finish may have added to the file of rows."""
+  size = partial.rows_at + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+  with open(partial.folder / ROWS, "rb+", buffering=0) as file:
+    write_at(file.fileno(), head, 0)
+    file.truncate(size)
+
+
+def append(partial: Partial, outcomes: Sequence[Encoded | str]) -> None:
+  """Write what became of the next clips: rows, or why there is none."""
+  kept = [outcome for outcome in outcomes if isinstance(outcome, Encoded)]
+  record: dict[str, Any] = {
+    name: [getattr(outcome, name) for outcome in kept] for name in ("peak_db", "seconds", "rate_hz")
+  }
+  record |= {"clips": len(outcomes), "digests": b"".join(outcome.digest for outcome in kept).hex()}
+  record["failed"] = {k: text for k, text in enumerate(outcomes) if isinstance(text, str)}
+  data, line = b"".join(outcome.row.tobytes() for outcome in kept), _line(record)
+  if kept:
+    with open(partial.folder / ROWS, "rb+", buffering=0) as file:
+      write_at(file.fileno(), data, partial.rows_at + partial.rows * kept[0].row.nbytes)
+  with open(partial.folder / JOURNAL, "rb+", buffering=0) as file:
+    write_at(file.fileno(), line, partial.journal_size)
+  partial.journal_size += len(line)
+  partial.clips += len(outcomes)
+  partial.rows += len(kept)
+
+
+def read_journal(partial: Partial) -> Journal:
+  """All that the journal says of the clips that are in the store."""
+  kept = np.ones(partial.clips, bool)
+  peaks, seconds = (np.empty(partial.rows, np.float32) for _ in range(2))
+  rates, digests = np.empty(partial.rows, np.int32), bytearray()
+  clip = row = 0
+  for record in _chunks(partial):
+    kept[[clip + int(k) for k in record["failed"]]] = False
+    rows = slice(row, row + len(record["peak_db"]))
+    peaks[rows], seconds[rows] = record["peak_db"], record["seconds"]
+    rates[rows] = record["rate_hz"]
+    digests += bytes.fromhex(record["digests"])
+    clip, row = clip + record["clips"], rows.stop
+  return Journal(kept, peaks, seconds, rates, bytes(digests))
+
+
+def failures(partial: Partial) -> Iterator[tuple[int, str]]:
+  """The clips that could not be read, and why."""
+  clip = 0
+  for record in _chunks(partial):
+    yield from ((clip + int(k), reason) for k, reason in record["failed"].items())
+    clip += record["clips"]
+
+
+def report_path(out: str | os.PathLike) -> pathlib.Path:
+  """Where the files are listed that the store at `out` lacks."""
+  out = pathlib.Path(out)
+  return out.with_name(f"{out.name}.unreadable.csv")
+
+
+def publish(partial: Partial, out: str | os.PathLike, lacking: Iterable[tuple[str, str]]) -> None:
+  """Put the whole store and its report where they belong, and remove the folder.
+
+  Args:
+    lacking: the files that are not in the store, and why; without any there is no report.
+  """
+  report = partial.folder / "unreadable.csv"
+  with report.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["file", "reason"])
+    writer.writerows(lacking)
+    empty = file.tell() == len("file,reason\n")
+  for path in (report, partial.folder / ROWS):
+    with open(path, "rb+") as file:
+      os.fsync(file.fileno())
+  if empty:
+    report_path(out).unlink(missing_ok=True)
+  else:
+    os.replace(report, report_path(out))
+  os.replace(partial.folder / ROWS, out)
+  shutil.rmtree(partial.folder)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path, out: str | os.PathLike, wait: bool) -> Iterator[None]:
+  """Within, the folder is there and this process alone is in it, on systems that know locks."""
+  while True:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+      lock = (folder / LOCK).open("w")
+    except FileNotFoundError:  # who held it has just removed the folder
+      continue
+    with lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+      except BlockingIOError:
+        raise UserError(
+          f"{out}: another process is writing it; wait for that one or choose another --out"
+        ) from None
+      except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+          raise
+      if _is_still_at(lock.fileno(), folder / LOCK):
+        yield
+        return
+
+
+def _is_still_at(descriptor: int, path: pathlib.Path) -> bool:
+  """Whether the open file is the one at this path: its folder may have been removed since."""
+  try:
+    return os.path.samestat(os.fstat(descriptor), os.stat(path))
+  except FileNotFoundError:
+    return False
+
+
+def _head(folder: pathlib.Path, size: int) -> bytes:
+  with (folder / ROWS).open("rb") as file:
+    return file.read(size)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+  return json.dumps(record).encode() + b"\n"
+
+
+def _records(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The whole lines of the journal from the front, each with its size in `bytes`."""
+  if not (folder / JOURNAL).is_file():
+    return
+  with (folder / JOURNAL).open("rb") as file, contextlib.suppress(ValueError):
+    for line in file:
+      if not line.endswith(b"\n"):
+        return
+      yield json.loads(line) | {"bytes": len(line)}
+
+
+def _chunks(partial: Partial) -> Iterator[dict[str, Any]]:
+  records = _records(partial.folder)
+  next(records)
+  return records

@@ -1,0 +1,228 @@
+"""TALNet's data: a tree of .mat files of ready log-mels, and its normaliser."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+import pickle
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+from tqdm import tqdm
+
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.listing import (
+  Clip,
+  Listing,
+  Row,
+  first_of_each,
+  fold_of,
+  gathered,
+  told_repeats,
+)
+from atgcn_jax.data.panns import packed_files
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary
+
+NORMALISER = "normalizer.pkl"
+# All that a pickle of arrays names, by what Python 2, 3 and NumPy 1, 2 call it.
+_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_SCALAR = np.float64(0).__reduce__()[0]
+_PICKLED = {
+  ("numpy", "ndarray"): np.ndarray,
+  ("numpy", "dtype"): np.dtype,
+  ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+  ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+  ("numpy.core.multiarray", "scalar"): _SCALAR,
+  ("numpy._core.multiarray", "scalar"): _SCALAR,
+}
+BAD_FILE = (
+  OSError,
+  ValueError,
+  KeyError,
+  TypeError,
+  NotImplementedError,
+  MemoryError,
+  zlib.error,
+  scipy.io.matlab.MatReadError,
+)
+
+
+def list_talnet(
+  audio: Sequence[str],
+  settings: Frontend,
+  vocabulary: Vocabulary,
+  fold: str | None,
+  normaliser: str | os.PathLike | None,
+) -> Listing:
+  """The clips of TALNet's .mat files (`feat`, `labels`, `hashes`), under their hashes.
+
+  A file of other keys or shapes is `unreadable`; a hash that comes again is left out and counted.
+
+  Args:
+    audio: folders, searched with all below them, or files.
+    vocabulary: the labels of the columns of `labels`, in order.
+    fold: of all clips; by default `train`, `validation` or `eval` after the names of the files.
+    normaliser: file of mean and deviation; by default `normalizer.pkl` in the first folder, if it
+      is there.
+  Raises:
+    UserError: no file is of this kind, or the normaliser cannot be used.
+
+  Source: Y. Wang, Polyphonic Sound Event Detection with Weak Labeling, and its code.
+  """
+  paths = packed_files(audio, (".mat",))
+  unreadable: list[tuple[str, str]] = []
+  repeated: collections.Counter[str] = collections.Counter()
+
+  def rows() -> Iterator[Row]:
+    for path in tqdm(paths, unit="file", desc="listing", disable=None):
+      try:
+        labels, hashes = _labels(path, settings, len(vocabulary))
+      except BAD_FILE as error:
+        unreadable.append((path, " ".join(str(error).split())))
+        continue
+      where = fold_of(path, fold)
+      for row, (name, target) in enumerate(zip(hashes, labels)):
+        source = f"{path}:{row}"
+        yield Row(name, where, source, [vocabulary.ids[k] for k in np.flatnonzero(target)], source)
+
+  named = first_of_each(rows(), repeated)
+  listing = gathered(named, vocabulary, functools.partial(load_features, settings), "")
+  if not listing.clip_ids:
+    why = unreadable[0] if unreadable else (paths[0], "holds no clip")
+    raise UserError(f"{why[0]}: {why[1]}; give TALNet's tree of .mat files to --audio")
+  listing.unreadable.extend(unreadable)
+  listing.remarks.extend(told_repeats("--audio", repeated))
+  beside = pathlib.Path(audio[0]) / NORMALISER
+  if normaliser is None and not beside.is_file():
+    return listing
+  found = read_normaliser(normaliser or beside, settings.n_mels)
+  return dataclasses.replace(listing, normaliser=found)
+
+
+def load_features(settings: Frontend, source: str) -> Clip:
+  """A row of a .mat file, `PATH:ROW`: a log-mel float32[T, F].
+
+  Raises:
+    ValueError: its values are not finite.
+    OSError: the file cannot be read.
+  """
+  path, _, row = source.rpartition(":")
+  log_mel = np.asarray(_features(path, settings)[int(row)], np.float32)
+  if not np.isfinite(log_mel).all():
+    raise ValueError("values are NaN or infinite")
+  return Clip(log_mel)
+
+
+def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
+  """The mean and deviation of each band, float32[2, F].
+
+  Args:
+    path: a pickle of the pair, of which arrays alone are read, or .npz or .mat with `mu`, `sigma`.
+    bands: F.
+  Raises:
+    UserError: the file cannot be read or holds something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    if path.suffix == ".npz":
+      with np.load(path, allow_pickle=False) as arrays:
+        pair = [arrays["mu"], arrays["sigma"]]
+    elif path.suffix == ".mat":
+      pair = list(_read_mat(path, ("mu", "sigma")).values())
+    else:
+      pair = list(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
+    mean, deviation = (np.asarray(values, np.float32).reshape(-1) for values in pair)
+    found = np.stack([mean, deviation])
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such file; give TALNet's normaliser to --normaliser") from None
+  except (*BAD_FILE, pickle.UnpicklingError, EOFError, AttributeError, IndexError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{path}: no pair of mean and deviation ({reason}); give TALNet's") from None
+  if found.shape[1] != bands or not np.isfinite(found).all() or (found[1] <= 0).any():
+    raise UserError(
+      f"{path}: not a finite mean and a positive deviation of {bands} bands; give TALNet's"
+    )
+  return found
+
+
+class _ArraysOnly(pickle.Unpickler):
+  """Reads pickles of arrays; whatever else one names is refused, so none can run code."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+      return _latin1
+    if (module, name) not in _PICKLED:
+      raise pickle.UnpicklingError(f"{module}.{name} is no array")
+    return _PICKLED[module, name]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+  return text.encode("latin1")
+
+
+def _labels(path: str, settings: Frontend, count: int) -> tuple[np.ndarray, list[str]]:
+  """The labels bool[n, K] and hashes of a file; raises ValueError for other shapes."""
+  shapes = _shapes(path)
+  if missing := [key for key in ("feat", "labels", "hashes") if key not in shapes]:
+    raise ValueError(f"has no {', '.join(missing)}, but {', '.join(shapes) or 'no arrays'}")
+  arrays = _read_mat(path, ("labels", "hashes"))
+  labels, hashes = np.atleast_2d(np.asarray(arrays["labels"])), _texts(arrays["hashes"])
+  wanted = (len(hashes), settings.frames, settings.n_mels)
+  if wanted not in (shapes["feat"], shapes["feat"][::-1]):
+    raise ValueError(f"feat is {_times(shapes['feat'])}, not {_times(wanted)}")
+  if labels.shape != (len(hashes), count):
+    raise ValueError(f"labels are {_times(labels.shape)}, not {_times((len(hashes), count))}")
+  return labels > 0, hashes
+
+
+def _times(shape: tuple[int, ...]) -> str:
+  return " x ".join(map(str, shape))
+
+
+@functools.lru_cache(maxsize=2)
+def _features(path: str, settings: Frontend) -> np.ndarray:
+  features = np.asarray(_read_mat(path, ("feat",))["feat"])
+  return features.reshape(-1, settings.frames, settings.n_mels)
+
+
+def _shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+  """The arrays of a .mat file and their shapes."""
+  if h5py.is_hdf5(path):
+    with h5py.File(path, "r") as file:
+      return {key: file[key].shape for key in file if isinstance(file[key], h5py.Dataset)}
+  return {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+
+
+def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
+  """Arrays of a .mat file, of version 7.3 (HDF5, axes reversed) or before."""
+  if not h5py.is_hdf5(path):
+    arrays = scipy.io.loadmat(path, variable_names=list(keys))
+    return {key: arrays[key] for key in keys}
+  with h5py.File(path, "r") as file:
+    return {key: _hdf5_array(file, file[key]) for key in keys}
+
+
+def _hdf5_array(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
+  values = np.asarray(dataset[()])
+  if dataset.dtype == h5py.ref_dtype:  # a cell array: each member is a dataset of its own
+    return np.array(["".join(map(chr, file[cell][()].ravel())) for cell in values.ravel()])
+  return values.T
+
+
+def _texts(values: np.ndarray) -> list[str]:
+  """Strings of a list of them, of cells that hold one each, or of rows of character codes."""
+  values = np.asarray(values)
+  if values.dtype.kind in "ui" and values.ndim == 2 and min(values.shape) > 1:
+    return ["".join(map(chr, row)).strip() for row in values]
+  flat = [np.asarray(value).ravel() for value in values.ravel()]
+  texts = [value[0] if value.size else "" for value in flat]
+  return [str(t.decode() if isinstance(t, bytes) else t).strip() for t in texts]
