@@ -216,4 +216,4 @@ def clips_of_steps(config, store: ClipStore):
   except ValueError as error:
     raise UserError(f"data.train_folds: {store.path}: {error}; name other folds") from error
   size = config.data.batch_size * augment.clips_per_example(config.augment)
-  return functools.partial(sampling.draw, sampler, batch=size)
+  return sampling.drawer(sampler, size)
