@@ -1,13 +1,10 @@
 """Batches of tf.data: each is what its step says, wherever the reading starts."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data import pipeline, sampling
+from atgcn_jax.data import sampling
 from atgcn_jax.data.pipeline import PREFETCH, Share, batches, sequential
 
 CLIPS, BATCH = 23, 8
@@ -78,40 +75,6 @@ def test_reading_ahead_is_bounded(store):
   for _ in range(3):
     next(feed)
   assert max(asked) <= 3 + PREFETCH + 2  # two are read at a time
-
-
-def test_what_was_read_is_let_go(store, monkeypatch):
-  held = []
-  monkeypatch.setattr(pipeline, "let_go", held.append)
-  every = pipeline.LET_GO_EVERY
-  list(batches(store, clips_of, 1, 3 * every))
-  assert [mapped is store.log_mel for mapped in held] == [True] * 2
-
-
-def test_letting_go_keeps_the_content(store):
-  before = np.array(store.log_mel)
-  pipeline.let_go(store.log_mel)
-  np.testing.assert_array_equal(store.log_mel, before)
-  pipeline.let_go(before)  # nothing is mapped: nothing to do
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="only Linux tells")
-def test_letting_go_takes_the_pages_off_the_process(tmp_path):
-  mapped = np.memmap(tmp_path / "rows", np.uint8, "w+", shape=(2**23,))
-  mapped[:] = 1
-  mapped.flush()
-  mapped = np.memmap(tmp_path / "rows", np.uint8, "r")
-
-  def resident():
-    lines = pathlib.Path("/proc/self/smaps").read_text().splitlines()
-    here = next(i for i, line in enumerate(lines) if line.endswith("/rows"))
-    return next(int(x.split()[1]) for x in lines[here:] if x.startswith("Rss:"))
-
-  assert mapped.sum() == 2**23
-  assert resident() > 7000  # KiB
-  pipeline.let_go(mapped)
-  assert resident() == 0
-  assert mapped.sum() == 2**23
 
 
 def test_an_error_in_reading_surfaces(store):

@@ -343,6 +343,7 @@ def other_vocabulary():
     ("optim.schedule=spiral", "optim.schedule"),
     ("augment.form=none", "augment.form"),
     ("data.sampling=random", "data.sampling"),
+    ("data.placement=disk", "data.placement"),
     ("model.head=tree", "model.head"),
     ("model.encoder=cnn99", "model.encoder"),
     ("model.dtype=int8", "model.dtype"),

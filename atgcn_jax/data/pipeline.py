@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from atgcn_jax.data.store import ClipStore
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 4
-LET_GO_EVERY = 32  # steps
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,6 @@ def batches(
 
   def read(step):
     batch = store.read(share.of(clips_of(int(step))))
-    if step % LET_GO_EVERY == 0:
-      let_go(store.log_mel)
     return [batch[name] for name in names]
 
   def load(step):
@@ -70,15 +66,6 @@ def batches(
   dataset = tf.data.Dataset.range(start, stop)
   dataset = dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
   return iter(dataset.as_numpy_iterator())
-
-
-def let_go(mapped: np.ndarray) -> None:
-  """Take the pages of a mapped file off this process, which may keep them no longer than it reads.
-
-  They stay in the system's page cache. Otherwise a process seems to grow by all that it has read.
-  """
-  if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-    mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
 def import_tensorflow() -> Any:

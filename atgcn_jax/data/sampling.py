@@ -17,7 +17,7 @@ ROUNDS = 8
 BEGIN = np.asarray(0x9E3779B9, np.uint32)  # of every hash
 DRAWN_AT_ONCE = 4096  # clips
 # Uses of the permutation, so that no two of them share a key.
-PASS, ROUND, WITHIN_CLASS = 1, 2, 3
+PASS, ROUND, WITHIN_CLASS, DEAL = 1, 2, 3, 4
 MODES = ("shuffled", "balanced")
 
 
