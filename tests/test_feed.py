@@ -8,14 +8,19 @@ import jax
 import numpy as np
 import pytest
 import small_store
+from flax import linen as nn
 from runs_support import contents, same_bits, saved, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.data import parts, sampling
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import feed, loop
+from atgcn_jax.runs.config import default_config
 from atgcn_jax.tools.compiled import collectives, topology_devices
 from atgcn_jax.training import resident, sharding
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.state import start_state
+from atgcn_jax.training.step import Normaliser, make_train_step
 
 CLIPS, BATCH = 41, 8
 CHOSEN = np.flatnonzero(np.arange(CLIPS) % 7 != 3)
@@ -134,6 +139,48 @@ def test_memory_is_filled_chunk_by_chunk(monkeypatch, chunk):
   assert set(asked) == {min(chunk, 13)}
 
 
+class Small(nn.Module):
+  """What the training step asks of a system, and little more."""
+
+  @nn.compact
+  def __call__(self, x, *, train, after_norm=None, placement=None):
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    x = x if after_norm is None else after_norm(x)
+    x = nn.relu(nn.Dense(16)(x.reshape(len(x), -1)))
+    return nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_on_one_device_training_gives_the_same_bits(store, balanced):
+  mesh, config = mesh_of(1), default_config()
+  config.augment.time_width, config.augment.band_width = 4, 2
+  normaliser = Normaliser(np.full(5, -40.0, "f"), np.linspace(10, 20, 5, dtype="f"))
+  adam = optimiser(config.optim)
+
+  def trained_by(make):
+    made = make(store, CHOSEN, mesh, range(20), BATCH, 2, balanced=balanced)
+    step = make_train_step(
+      Small(),
+      adam,
+      mesh,
+      normaliser=normaliser,
+      augment_config=config.augment,
+      seed=0,
+      batch_of=made.batch_of,
+    )
+    variables = Small().init(
+      jax.random.key(0), np.zeros((1, *store.log_mel.shape[1:])), train=False
+    )
+    state = jax.device_put(start_state(variables, adam), sharding.replicated(mesh))
+    for given in made.given:
+      state, _ = step(state, given, 1.0)
+    return state
+
+  host, device = trained_by(feed.host_feed), trained_by(feed.device_feed)
+  assert int(host.step) == 20
+  assert same_bits(host, device)
+
+
 # Whole runs.
 
 
@@ -143,6 +190,7 @@ def train_tiny(config, workdir, steps, placement):
   return loop.train(config(*overrides), workdir)
 
 
+@pytest.mark.slow
 def test_on_one_device_a_run_ends_with_the_same_bits(tmp_path, config, monkeypatch):
   mesh = mesh_of(1)
   monkeypatch.setattr(sharding, "data_mesh", lambda: mesh)

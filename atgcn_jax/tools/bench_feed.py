@@ -28,8 +28,8 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
     `host` and `device` each the median `_seconds`, `_slowdown` against `constant_seconds` (0: none)
     and `_wait`, the share of the time that the step waits for its input; `peak_bytes`.
   """
-  system = system_of(model_name, dtype)
   with made_up_store(clips) as store:
+    system = system_of(model_name, dtype)
     count = steps * (ROUNDS + 1)
     arguments = store, np.arange(clips), system.mesh, range(1 + count), batch, 0
     host, device = (make(*arguments, balanced=True) for make in (host_feed, device_feed))
