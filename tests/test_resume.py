@@ -32,7 +32,8 @@ from atgcn_jax.training import checkpoint
 @pytest.fixture
 def config():
   """Makes the config of the trained run, with changes."""
-  return lambda *overrides: tiny_config(trained().parent, *overrides)
+  folder = trained().parent
+  return lambda *overrides: tiny_config(folder, *overrides)
 
 
 @pytest.fixture
