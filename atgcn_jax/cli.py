@@ -25,6 +25,8 @@ BENCHES = {
   "frontend": "log-mels of 10 s clips",
   "graph": "label graphs of any size",
   "counts": "counts of 2,041,789 clips",
+  "data": "clips from a store to the device, and the usual loader's in turn",
+  "feed": "a training step with one constant batch and fed from a store",
   "compare": "ours and PyTorch's, scikit-learn's, librosa's, in turn",
 }
 TFDS_HELP = """
@@ -253,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     "what", choices=tuple(BENCHES), help="; ".join(map(": ".join, BENCHES.items()))
   )
   bench.add_argument("--model", default="atgcn", choices=("cnn10", "atgcn"))
-  bench.add_argument("--batch", type=int, default=16, help="clips a step (default 16)")
+  bench.add_argument("--batch", type=int, help="clips a step (default 16; of data 64)")
   bench.add_argument(
     "--steps", type=int, default=5, help="timings, whose median counts (default 5)"
   )
@@ -263,8 +265,9 @@ def _parser() -> argparse.ArgumentParser:
   bench.add_argument(
     "--reference", action="store_true", help="time scikit-learn or librosa instead"
   )
+  bench.add_argument("--clips", type=int, default=100_000, help="of data's and feed's store")
   bench.add_argument(
-    "--twin", default="../shared/bench/torch_cnn10.py", help="script of PyTorch's side, for compare"
+    "--twin", help="script of the other side: of PyTorch for compare, of the usual loader for data"
   )
   bench.add_argument("--trace", help="folder for a profile of a step of train or infer")
   bench.add_argument("--json", action="store_true", help="print one JSON object, last")
@@ -539,8 +542,10 @@ def _bench(options) -> None:
   from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.tools.benches import run
 
-  if options.batch < 1 or options.steps < 1 or options.labels < 1:
-    raise UserError("--batch, --steps and --labels: take at least 1")
+  if options.batch is None:
+    options.batch = 64 if options.what == "data" else 16
+  if min(options.batch, options.steps, options.labels, options.clips) < 1:
+    raise UserError("--batch, --steps, --labels and --clips: take at least 1")
   keep_compiled_programs()
   keep_freed_memory()
   result, text = run(options)

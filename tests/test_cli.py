@@ -250,6 +250,9 @@ MISTAKES = {
   "bench fly": "fly",
   "bench train --batch 0": "--batch",
   "bench infer --model cnn99": "cnn99",
+  "bench data --clips 0": "--clips",
+  "bench data --clips 9 --twin {missing}": "--twin",
+  "bench feed --clips 999999999999": "--clips",
 }
 
 

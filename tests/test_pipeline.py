@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data import sampling
-from atgcn_jax.data.pipeline import PREFETCH, Share, batches, sequential
+from atgcn_jax.data import pipeline, sampling
+from atgcn_jax.data.pipeline import PIECE, PREFETCH, Share, batches, sequential
 
 CLIPS, BATCH = 23, 8
 SHUFFLED = sampling.shuffled_sampler(np.arange(CLIPS), seed=5)
@@ -74,10 +74,27 @@ def test_reading_ahead_is_bounded(store):
   feed = batches(store, noted, 0, 100_000)
   for _ in range(3):
     next(feed)
-  assert max(asked) <= 3 + PREFETCH + 2  # two are read at a time
+  # The piece of these three, those that wait, and the one that is being read.
+  assert max(asked) < (1 + PREFETCH + 1) * PIECE // BATCH
 
 
-def test_an_error_in_reading_surfaces(store):
+@pytest.mark.parametrize("piece", [1, BATCH, 3 * BATCH, 3 * BATCH + 1, 1000])
+def test_pieces_of_any_size_give_the_same_batches(store, monkeypatch, piece):
+  monkeypatch.setattr(pipeline, "PIECE", piece)
+  asked = []
+
+  def noted(step):
+    asked.append(step)
+    return clips_of(step)
+
+  for step, batch in zip(range(2, 12), batches(store, noted, 2, 12), strict=True):
+    same(batch, store.read(clips_of(step)))
+  assert max(asked) == 11
+
+
+def test_an_error_in_reading_surfaces(store, monkeypatch):
+  monkeypatch.setattr(pipeline, "PIECE", BATCH)
+
   def failing(step):
     if step == 2:
       raise RuntimeError("the disk is gone")

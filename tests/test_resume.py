@@ -32,7 +32,8 @@ from atgcn_jax.training import checkpoint
 @pytest.fixture
 def config():
   """Makes the config of the trained run, with changes."""
-  return lambda *overrides: tiny_config(trained().parent, *overrides)
+  folder = trained().parent
+  return lambda *overrides: tiny_config(folder, *overrides)
 
 
 @pytest.fixture
@@ -343,6 +344,7 @@ def other_vocabulary():
     ("optim.schedule=spiral", "optim.schedule"),
     ("augment.form=none", "augment.form"),
     ("data.sampling=random", "data.sampling"),
+    ("data.placement=disk", "data.placement"),
     ("model.head=tree", "model.head"),
     ("model.encoder=cnn99", "model.encoder"),
     ("model.dtype=int8", "model.dtype"),

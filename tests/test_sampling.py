@@ -1,5 +1,7 @@
 """The order of clips: permutations by key, passes, rounds over classes, shares."""
 
+import zlib
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -74,6 +76,33 @@ def test_the_orders_are_promised():
   assert sampling.draw(shuffled, 600_000, 6).tolist() == [761, 235, 265, 633, 194, 636]
   assert sampling.draw(balanced(seed=3), 0, 6).tolist() == [100, 103, 105, 109, 101, 103]
   assert sampling.draw(balanced(seed=3), 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
+
+
+def test_long_orders_of_many_classes_are_promised():
+  sizes = np.arange(1, 60) ** 2 % 97 + 1
+  clips = np.arange(sizes.sum())
+  one_label_each = np.arange(len(clips) + 1), np.repeat(np.arange(59), sizes)
+  for sampler, promised in (
+    (sampling.balanced_sampler(clips, *one_label_each, 11), 3370747343),
+    (sampling.shuffled_sampler(clips, 11), 3284817837),
+  ):
+    assert zlib.crc32(drawn(sampler, 64, 200).astype("<i8").tobytes()) == promised
+
+
+@pytest.mark.parametrize("batch", [1, 48, 64, 5000])
+@pytest.mark.parametrize("make", [balanced, lambda seed: sampling.shuffled_sampler(CLIPS, seed)])
+def test_many_steps_at_a_time_are_the_same(make, batch):
+  sampler = make(4)
+  clips_of = sampling.drawer(sampler, batch)
+  for step in (0, 1, 63, 64, 65, 600_000, 10_000_000, 64):
+    np.testing.assert_array_equal(clips_of(step), sampling.draw(sampler, step, batch))
+
+
+def test_a_permutation_leaves_its_arguments():
+  index, size, key = np.arange(5), np.full(5, 5), np.zeros(5, np.uint32)
+  sampling.permuted(index, size, key)
+  np.testing.assert_array_equal(index, np.arange(5))
+  np.testing.assert_array_equal(size, 5)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11, 16])
@@ -164,7 +193,7 @@ def test_tables_of_two_million_clips_stay_small():
     sampling.shuffled_sampler(np.arange(clips), 0),
   ]
   for sampler in samplers:
-    assert 10 * (sampler.clips.nbytes + sampler.starts.nbytes) < 64e6
+    assert 10 * (sampler.clips.nbytes + sampler.starts.nbytes) < 32e6
     assert sampling.draw(sampler, 123, 64).shape == (64,)
 
 

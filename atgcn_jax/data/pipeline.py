@@ -14,7 +14,8 @@ import numpy as np
 from atgcn_jax.data.store import ClipStore
 
 Batch = dict[str, np.ndarray]
-PREFETCH = 4
+PREFETCH = 2  # pieces
+PIECE = 512  # clips that are read at a time, if a batch is smaller
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def batches(
   stop: int,
   share: Share = Share(),
 ) -> Iterator[Batch]:
-  """The batches of steps start … stop - 1, read ahead by tf.data.
+  """The batches of steps start … stop - 1, read ahead by tf.data, several in a piece.
 
   Each is a dict of this process's `log_mel` [b, T, F] (uint8, or float16 in dB), `peak_db`
   float32[b] and `labels` uint8[b, K].
@@ -53,20 +54,29 @@ def batches(
     "labels": tf.TensorSpec((None, len(store.vocabulary)), tf.uint8),
   }
   names = list(signature)
+  size = len(share.of(clips_of(start))) if start < stop else 1
+  steps_at_once = max(1, PIECE // size)
 
-  def read(step):
-    batch = store.read(share.of(clips_of(int(step))))
-    return [batch[name] for name in names]
+  def read(first):
+    steps = range(first, min(first + steps_at_once, stop))
+    piece = store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
+    return [piece[name] for name in names]
 
-  def load(step):
-    arrays = tf.numpy_function(read, [step], [signature[name].dtype for name in names])
+  def load(first):
+    arrays = tf.numpy_function(read, [first], [signature[name].dtype for name in names])
     return {
       name: tf.ensure_shape(array, signature[name].shape) for name, array in zip(names, arrays)
     }
 
-  dataset = tf.data.Dataset.range(start, stop)
-  dataset = dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(PREFETCH)
-  return iter(dataset.as_numpy_iterator())
+  dataset = tf.data.Dataset.range(start, stop, steps_at_once)
+  dataset = dataset.map(load, num_parallel_calls=1, deterministic=True).prefetch(PREFETCH)
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = 2  # more would only spin
+  return (
+    {name: array[first : first + size] for name, array in piece.items()}
+    for piece in dataset.with_options(options).as_numpy_iterator()
+    for first in range(0, len(piece["labels"]), size)
+  )
 
 
 @functools.cache

@@ -76,10 +76,11 @@ class ClipStore:
 
   def labels_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Label lists of some clips: (offsets int64[n + 1], label indices), as in the whole store."""
-    counts = np.diff(self.label_offsets)[clips]
+    begins = self.label_offsets[clips]
+    counts = self.label_offsets[clips + 1] - begins
     offsets = np.concatenate([[0], np.cumsum(counts)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    return offsets, self.label_indices[np.repeat(self.label_offsets[clips], counts) + within]
+    return offsets, self.label_indices[np.repeat(begins, counts) + within]
 
   def labels(self, clips: np.ndarray) -> np.ndarray:
     """uint8[B, K], 1 where a clip has the label."""

@@ -16,6 +16,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.feed import PLACEMENTS
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.restore import Loaded, load
@@ -42,6 +43,8 @@ def check_config(config) -> None:
       raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
   if config.data.sampling not in sampling.MODES:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
+  if config.data.placement not in PLACEMENTS:
+    raise UserError(f"data.placement {config.data.placement!r}: one of {', '.join(PLACEMENTS)}")
   try:
     learning_rate_schedule(config.optim)
     jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2])
@@ -50,15 +53,17 @@ def check_config(config) -> None:
 
 
 def check_sampling(config, store: ClipStore) -> None:
-  """Refuse an order of clips that their store cannot be read in.
+  """Refuse an order of clips that the host cannot read their store in.
 
   Raises:
     UserError: naming the key.
   """
-  if store.shard_starts is not None and config.data.sampling != "shuffled":
+  from_host = config.data.placement == "host"
+  if from_host and store.shard_starts is not None and config.data.sampling != "shuffled":
     raise UserError(
       f"data.sampling {config.data.sampling!r}: needs any clip at hand, but {store.path} is "
-      "TFRecord, read shard by shard; take 'shuffled', or write it as array_record"
+      "TFRecord, read shard by shard; take 'shuffled' or data.placement=device, or write it as "
+      "array_record"
     )
 
 

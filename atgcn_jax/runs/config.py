@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "validation_share": 0.0,  # of the training folds, by a hash of the clip id
     "sampling": "balanced",  # balanced (a queue a class) or shuffled (passes; TFRecord data too)
     "batch_size": 64,
+    "placement": "host",  # or device: the training clips lie in the devices' memory
   },
   "augment": {
     "form": "authors",  # authors or panns
@@ -94,6 +95,7 @@ FREE_ON_RESUME = (
   "data.root",
   "data.store",
   "data.vocabulary",
+  "data.placement",
   "graph.source",
   "graph.ontology",
   "graph.embeddings",

@@ -16,12 +16,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from atgcn_jax.data import sampling
-from atgcn_jax.data.pipeline import Share, batches
-from atgcn_jax.data.shards import shard_order
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.assemble import Run, new_run, store_of
 from atgcn_jax.runs.begin import (
@@ -33,10 +30,11 @@ from atgcn_jax.runs.begin import (
   evaluated_behind,
 )
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
+from atgcn_jax.runs.feed import Feed, feed_of
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runs.restore import newest_sound
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
-from atgcn_jax.training import augment, checkpoint, sharding
+from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.optim import learning_rate_schedule, optimiser, plateau_factor
 from atgcn_jax.training.state import TrainState
 from atgcn_jax.training.step import make_score_step, make_train_step
@@ -66,6 +64,7 @@ def train(config, workdir: str | os.PathLike, title: str = "") -> TrainState:
   else:
     run, state = continued(saved, config, store, workdir), saved.state
     history = saved.history + evaluated_behind(saved, workdir)
+  feed = feed_of(config, store, mesh, int(state.step))
   with (
     checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
     stop_on_signals() as stop,
@@ -73,7 +72,7 @@ def train(config, workdir: str | os.PathLike, title: str = "") -> TrainState:
     save(manager, run, state, history)
     log = RunLog(workdir, int(state.step), config.optim.steps, config.data.batch_size, title)
     try:
-      return train_to_end(run, state, history, store, mesh, manager, log, stop)
+      return train_to_end(run, state, history, store, feed, mesh, manager, log, stop)
     finally:
       log.close()
 
@@ -83,6 +82,7 @@ def train_to_end(
   state: TrainState,
   history: History,
   store: ClipStore,
+  feed: Feed,
   mesh: jax.sharding.Mesh,
   manager: ocp.CheckpointManager,
   log: RunLog,
@@ -99,13 +99,12 @@ def train_to_end(
     augment_config=config.augment,
     seed=config.seed,
     loss=run.loss(),
+    batch_of=feed.batch_of,
   )
   score_step = make_score_step(model, mesh, normaliser=run.normaliser)
   for_inference = run.for_inference()
   validation = split_clips(store, config.data, "validation")
   rate = learning_rate_schedule(config.optim)
-  share = Share(jax.process_index(), jax.process_count())
-  feed = batches(store, clips_of_steps(config, store), start, steps, share)
   check = functools.partial(ensure_finite, manager)
 
   def evaluate_and_save(step: int) -> None:
@@ -127,17 +126,19 @@ def train_to_end(
     save(manager, run, state, history)
 
   metrics: dict[str, Any] = {}
-  since = (time.monotonic(), start)
+  since, waited = (time.monotonic(), start), 0.0
   try:
     for step in range(start, steps):
       if step > 0 and is_boundary(config, step):
         check(step - 1, metrics)
         evaluate_and_save(step)
-        since = (time.monotonic(), step)  # the rate is that of training alone
+        since, waited = (time.monotonic(), step), 0.0  # the rate is that of training alone
       stop.check()
-      batch = sharding.place(next(feed), mesh)
+      asked = time.monotonic()
+      given = next(feed.given)
+      waited += time.monotonic() - asked
       factor = rate_factor(config, history)
-      state, new_metrics = train_step(state, batch, factor)
+      state, new_metrics = train_step(state, given, factor)
       check(step - 1, metrics)  # of the step before, while this one is under way
       metrics = new_metrics
       log.stepped(step + 1)
@@ -146,9 +147,11 @@ def train_to_end(
         values = {name: float(value) for name, value in metrics.items()}
         values["learning_rate"] = float(rate(step)) * factor
         clips = (step + 1 - since[1]) * config.data.batch_size
-        values["clips_per_second"] = clips / (time.monotonic() - since[0])
+        seconds = time.monotonic() - since[0]
+        values["clips_per_second"] = clips / seconds
+        values["input_wait"] = waited / seconds  # the share of the time
         log.record(step + 1, values, "train")
-        since = (time.monotonic(), step + 1)
+        since, waited = (time.monotonic(), step + 1), 0.0
     check(steps - 1, metrics)
     if start >= steps and not log.title:
       log.say(f"the run is at step {start} of {steps}: there is nothing to do")
@@ -212,19 +215,3 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
         f"checkpoint is that of step {manager.latest_step()} in {manager.directory.parent}; try a "
         "lower optim.learning_rate, or optim.clip_norm, in another folder"
       )
-
-
-def clips_of_steps(config, store: ClipStore):
-  """step → clip numbers int64 of its global batch, a pure function of (seed, step)."""
-  clips = split_clips(store, config.data, "train")
-  size = config.data.batch_size * augment.clips_per_example(config.augment)
-  try:
-    if store.shard_starts is not None:
-      return shard_order(clips, store.shard_starts, config.seed, size)
-    if config.data.sampling == "balanced":
-      sampler = sampling.balanced_sampler(clips, *store.labels_of(clips), config.seed)
-    else:
-      sampler = sampling.shuffled_sampler(clips, config.seed)
-  except ValueError as error:
-    raise UserError(f"data.train_folds: {store.path}: {error}; name other folds") from error
-  return functools.partial(sampling.draw, sampler, batch=size)

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -26,10 +27,11 @@ from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.tools.compiled import layer_flops, step_flops
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
-from atgcn_jax.training.state import initial_state
+from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser, make_score_step, make_train_step
 
 FRAMES, BANDS, CLASSES = 400, 64, 527
+NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
 HEADS = {"cnn10": "linear", "atgcn": "graph"}
 
 
@@ -53,38 +55,23 @@ def bench(
     (from the start of the process until the first step was submitted), `flops` of the layers'
     convolutions and products in a step as counted by hand, and what was measured.
   """
-  config = config_of(model_name, dtype)
+  system = system_of(model_name, dtype)
+  state: Any = system.state
   rng = np.random.RandomState(0)
-  graph = rng.rand(CLASSES, CLASSES).astype("f")
-  names = tuple(map(str, range(CLASSES)))
-  model = model_of(
-    config,
-    Vocabulary(names, names),
-    graph / graph.sum(axis=1, keepdims=True),
-    rng.standard_normal((CLASSES, 300)).astype("f"),
-  )
-  mesh = sharding.data_mesh()
-  normaliser = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
   inputs: dict[str, np.ndarray] = {
     "log_mel": rng.standard_normal((batch, FRAMES, BANDS)).astype("f")
   }
-  adam = optimiser(config.optim)
-  state = jax.jit(
-    lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), out_shardings=sharding.replicated(mesh)
-  )()
   if what == "train":
     inputs["labels"] = (rng.rand(batch, CLASSES) < 0.004).astype(np.uint8)
-    train_step = make_train_step(
-      model, adam, mesh, normaliser=normaliser, augment_config=config.augment, seed=0
-    )
-    fed = sharding.place(inputs, mesh)
+    train_step = system.train_step()
+    fed = sharding.place(inputs, system.mesh)
 
     def step(state):
       return train_step(state, fed, 1.0)[0]
   else:
-    score_step = make_score_step(model, mesh, normaliser=normaliser)
-    fed = sharding.place(inputs, mesh)
-    state = with_constants(model, (FRAMES, BANDS))(state.variables)
+    score_step = make_score_step(system.model, system.mesh, normaliser=NORMALISER)
+    fed = sharding.place(inputs, system.mesh)
+    state = with_constants(system.model, (FRAMES, BANDS))(state.variables)
 
     def step(variables):
       score_step(variables, fed).block_until_ready()
@@ -102,6 +89,7 @@ def bench(
     with jax.profiler.trace(trace):
       jax.block_until_ready(step(state))
   median = statistics.median(seconds[1:])
+  config = system.config
   flops = step_flops(config, batch) if what == "train" else batch * layer_flops(config.model)
   return {
     "who": f"atgcn_jax on jax {jax.__version__}",
@@ -119,6 +107,46 @@ def bench(
     "flops_per_second": flops / median,
     "peak_bytes": peak_bytes(),
   }
+
+
+class System(NamedTuple):
+  """A system at full size, before its first step."""
+
+  config: Any
+  model: nn.Module
+  mesh: jax.sharding.Mesh
+  state: TrainState
+
+  def train_step(self, **more: Any) -> Callable:
+    """`make_train_step` of it."""
+    return make_train_step(
+      self.model,
+      optimiser(self.config.optim),
+      self.mesh,
+      normaliser=NORMALISER,
+      augment_config=self.config.augment,
+      seed=0,
+      **more,
+    )
+
+
+def system_of(model_name: str, dtype: str) -> System:
+  """This system for 527 labels, on a made-up graph and word vectors."""
+  config = config_of(model_name, dtype)
+  rng = np.random.RandomState(0)
+  graph = rng.rand(CLASSES, CLASSES).astype("f")
+  names = tuple(map(str, range(CLASSES)))
+  model = model_of(
+    config,
+    Vocabulary(names, names),
+    graph / graph.sum(axis=1, keepdims=True),
+    rng.standard_normal((CLASSES, 300)).astype("f"),
+  )
+  mesh, adam = sharding.data_mesh(), optimiser(config.optim)
+  state = jax.jit(
+    lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), out_shardings=sharding.replicated(mesh)
+  )()
+  return System(config, model, mesh, state)
 
 
 def config_of(model_name: str, dtype: str) -> Any:

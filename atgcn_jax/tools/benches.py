@@ -40,9 +40,17 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
     from atgcn_jax.tools.bench_graph import bench_counts
 
     result = bench_counts(2041789, options.labels)
+  elif what == "data":
+    from atgcn_jax.tools.bench_data import bench_data
+
+    result = bench_data(options.clips, options.batch, options.twin)
+  elif what == "feed":
+    from atgcn_jax.tools.bench_feed import bench_feed
+
+    result = bench_feed(options.clips, options.model, options.batch, options.steps, options.dtype)
   else:
     from atgcn_jax.tools.compare import compare, table
 
-    result = compare(options.twin, options.steps)
+    result = compare(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
     return result, table(result)
   return result, "\n".join(f"{name:24} {value}" for name, value in result.items())

@@ -89,21 +89,25 @@ def make_train_step(
   augment_config: Any,
   seed: int,
   loss: Loss = binary_cross_entropy,
+  batch_of: Callable[[Any], dict[str, Array]] = lambda given: given,
 ) -> jax.stages.Wrapped:
-  """The jitted step `(state, batch, rate_factor) -> (state, {"loss", "gradient_norm"})`.
+  """The jitted step `(state, given, rate_factor) -> (state, {"loss", "gradient_norm"})`.
 
   The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, the
   state is on every device and its buffers are given up to the new one. `rate_factor` multiplies
   the learning rate (Adam's update is linear in it).
+
+  Args:
+    batch_of: makes the batch, within the step, of what this is given, which is split likewise.
   """
 
   placement = placement_on(mesh)
 
-  def train_step(state, batch, rate_factor):
+  def train_step(state, given, rate_factor):
     value, gradients, batch_stats = loss_and_gradients(
       model,
       state,
-      batch,
+      batch_of(given),
       normaliser=normaliser,
       augment_config=augment_config,
       seed=seed,

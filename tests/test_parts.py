@@ -1,0 +1,164 @@
+"""Clips dealt to parts, and the draws of the parts together."""
+
+import numpy as np
+import pytest
+
+from atgcn_jax.data import parts, sampling
+from atgcn_jax.data.store import ClipStore
+
+CLASSES = 7
+# How many clips have the label k as their only one; 30 more have labels 0 and 6, and 5 have none.
+ALONE = (200, 90, 41, 20, 9, 3, 1)
+
+
+def labels():
+  rows = [[k] for k, count in enumerate(ALONE) for _ in range(count)]
+  rows += [[0, 6]] * 30 + [[]] * 5
+  return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+
+
+LABELS = labels()
+OFFSETS = np.cumsum([0, *map(len, LABELS)])
+INDICES = np.array([k for row in LABELS for k in row], np.int32)
+UNLABELLED = [i for i, row in enumerate(LABELS) if not row]
+
+
+def store_of_labels():
+  nothing = np.zeros(0)
+  return ClipStore("", nothing, nothing, OFFSETS, INDICES, nothing, nothing, None, None, "")
+
+
+def deal(count, *, balanced, seed=0):
+  return parts.deal(OFFSETS, INDICES, count, seed, balanced=balanced)
+
+
+def samplers(count, *, balanced, seed=0):
+  """(clips of the part, its sampler) of each part."""
+  return [
+    (own, parts.part_sampler(store_of_labels(), own, part, count, seed, balanced=balanced))
+    for part, own in enumerate(deal(count, balanced=balanced, seed=seed))
+  ]
+
+
+def drawn(given, steps, batch):
+  """Clips [D, steps * batch] that the parts draw."""
+  return np.stack(
+    [
+      np.concatenate([own[sampling.draw(sampler, step, batch)] for step in range(steps)])
+      for own, sampler in given
+    ]
+  )
+
+
+def classes_visited(count, draws, seed=0):
+  """The class each place of each part's rounds asks for, [D, draws]."""
+  found = []
+  for _, sampler in samplers(count, balanced=True, seed=seed):
+    # A class is one queue: let each hold its own number in place of clips.
+    queues = np.repeat(np.arange(CLASSES), np.diff(sampler.starts))
+    told = sampling.Sampler(queues, sampler.starts, seed, True, sampler.ahead)
+    found.append(sampling.draw(told, 0, draws))
+    assert len(sampler.starts) == CLASSES + 1
+  return np.stack(found)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_every_clip_is_in_one_part(count):
+  dealt = deal(count, balanced=False)
+  np.testing.assert_array_equal(np.sort(np.concatenate(dealt)), np.arange(len(LABELS)))
+  assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+  assert all((np.diff(own) > 0).all() for own in dealt)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 40])
+def test_every_part_has_clips_of_every_class(count):
+  dealt = deal(count, balanced=True)
+  whole = np.concatenate(dealt)
+  labelled = np.setdiff1d(np.arange(len(LABELS)), UNLABELLED)
+  np.testing.assert_array_equal(np.unique(whole), labelled)
+  # Copies are few: at most one a part and class.
+  assert len(whole) - len(labelled) <= (count - 1) * CLASSES
+  for own in dealt:
+    assert {k for i in own for k in LABELS[i]} == set(range(CLASSES))
+    assert (np.diff(own) > 0).all()
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_classes_are_spread_evenly(count):
+  for k in range(1, CLASSES - 1):  # those whose clips have no other label
+    held = [sum(LABELS[i] == [k] for i in own) for own in deal(count, balanced=True)]
+    assert max(held) - min(held) <= 1, k
+
+
+def test_the_seed_decides_who_gets_what():
+  first, again, other = (deal(4, balanced=True, seed=seed) for seed in (0, 0, 1))
+  assert all((a == b).all() for a, b in zip(first, again))
+  assert any(len(a) != len(b) or (a != b).any() for a, b in zip(first, other))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_one_part_draws_as_the_whole(balanced):
+  ((own, sampler),) = samplers(1, balanced=balanced, seed=5)
+  clips = np.arange(len(LABELS))
+  if balanced:
+    whole = sampling.balanced_sampler(clips, OFFSETS, INDICES, 5)
+  else:
+    whole = sampling.shuffled_sampler(clips, 5)
+  for step in (*range(60), 600_000):
+    expected = sampling.draw(whole, step, 16)
+    np.testing.assert_array_equal(own[sampling.draw(sampler, step, 16)], expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 40])
+def test_classes_come_equally_often(count):
+  rounds = 50
+  visited = classes_visited(count, rounds * CLASSES)
+  # On each part: once a round.
+  by_round = visited.reshape(count, rounds, CLASSES)
+  assert (np.sort(by_round, axis=2) == np.arange(CLASSES)).all()
+  # Over all: in any stretch within a round, no class is more than one draw ahead of another.
+  for number in range(rounds):
+    for first in range(CLASSES):
+      for last in range(first + 1, CLASSES + 1):
+        window = visited[:, number * CLASSES + first : number * CLASSES + last]
+        counts = np.bincount(window.ravel(), minlength=CLASSES)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_a_part_passes_all_clips_of_a_class_before_any_repeats():
+  for own, sampler in samplers(4, balanced=True):
+    sizes = np.diff(sampler.starts)
+    draws = drawn([(own, sampler)], CLASSES * int(sizes.max()), 1)[0]
+    alone = [np.array([i for i in draws if LABELS[i] == [k]]) for k in range(1, CLASSES - 1)]
+    for k, queue in enumerate(alone, 1):
+      for first in range(0, len(queue) - sizes[k] + 1, sizes[k]):
+        assert len(set(queue[first : first + sizes[k]])) == sizes[k]
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_parts_draw_from_their_own_clips_by_the_step_alone(balanced):
+  given = samplers(8, balanced=balanced)
+  dealt = deal(8, balanced=balanced)
+  forward = drawn(given, 12, 4)
+  for own, clips in zip(dealt, forward):
+    assert np.isin(clips, own).all()
+  for step in (11, 3, 0):
+    for (own, sampler), clips in zip(given, forward):
+      again = own[sampling.draw(sampler, step, 4)]
+      np.testing.assert_array_equal(again, clips[step * 4 : step * 4 + 4])
+
+
+def test_more_parts_than_clips():
+  offsets, indices = np.array([0, 1, 2]), np.array([0, 1])
+  for balanced in (True, False):
+    dealt = parts.deal(offsets, indices, 5, 0, balanced=balanced)
+    assert all(len(own) for own in dealt)
+  assert all(own.tolist() == [0, 1] for own in parts.deal(offsets, indices, 5, 0, balanced=True))
+
+
+def test_nothing_to_deal():
+  for balanced in (True, False):
+    with pytest.raises(ValueError, match="no clips"):
+      parts.deal(np.zeros(1, int), np.zeros(0, int), 2, 0, balanced=balanced)
+  with pytest.raises(ValueError, match="with a label"):
+    parts.deal(np.zeros(4, int), np.zeros(0, int), 2, 0, balanced=True)
