@@ -87,9 +87,7 @@ def prepare(
   }
   _check_options(layout, options)
   settings = frontend.FRONTENDS[frontend_name]
-  in_db = settings.log_offset is None
-  if dtype == "uint8" and not in_db:
-    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {frontend_name}")
+  dtype = dtype_of(settings, dtype)
   options["audio"] = audio
   listing = _listing(layout, options, settings)
   if used_labels_only:
@@ -98,8 +96,19 @@ def prepare(
     raise UserError(f"{labels or audio}: no file has a label; give files that have some")
   for remark in listing.remarks:
     warnings.warn(remark, stacklevel=2)
-  dtype = dtype or ("uint8" if in_db else "float16")
   return build_store(out, listing, settings, dtype, workers=workers)
+
+
+def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
+  """The type in which log-mels are stored: as asked, or `uint8` in dB and `float16` otherwise.
+
+  Raises:
+    UserError: if the front end's cannot be stored as asked.
+  """
+  in_db = settings.log_offset is None
+  if asked == "uint8" and not in_db:
+    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {settings.name}")
+  return asked or ("uint8" if in_db else "float16")
 
 
 def prepare_soundscapes(out: Path, clips: int, seed: int, workers: int | None = None) -> None:

@@ -10,6 +10,7 @@ import pathlib
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +31,8 @@ class ClipStore:
 
   `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
   clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
-  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all content.
+  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all that a run
+  depends on.
 
   Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
   known) and sample rate (0) of the files the clips are of; `normaliser` float32[2, F], the mean and
@@ -225,21 +227,42 @@ def complete(
     arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
     digests: `row_digest` of each clip, one after the other.
   """
-  settings = {
+  settings = as_settings(vocabulary, frontend)
+  with h5py.File(path, "r+") as file:
+    for name, array in arrays.items():
+      file.create_dataset(name, data=array)
+    file.attrs["format"] = FORMAT
+    file.attrs["settings"] = json.dumps(settings)
+    dtype = str(file["log_mel"].dtype)
+    file.attrs["fingerprint"] = fingerprint_of(settings, dtype, arrays, digests)
+
+
+def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
+  """What a store's clips have in common, as JSON would give it back."""
+  return {
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
     "frontend": asdict(frontend),
   }
-  with h5py.File(path, "r+") as file:
-    digest = hashlib.sha256(json.dumps([settings, str(file["log_mel"].dtype)]).encode() + digests)
-    for name, array in arrays.items():
-      texts = array.dtype == object
-      digest.update(name.encode())
-      digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
-      file.create_dataset(name, data=array)
-    file.attrs["format"] = FORMAT
-    file.attrs["settings"] = json.dumps(settings)
-    file.attrs["fingerprint"] = digest.hexdigest()
+
+
+def fingerprint_of(
+  settings: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], digests: bytes
+) -> str:
+  """The hash of a store's content, but for what is only told of the files it is of.
+
+  Args:
+    settings: as of `as_settings`.
+    dtype: of the log-mels.
+    arrays: as for `complete`, and so are the digests.
+  """
+  digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
+  for name in sorted(arrays.keys() - {"seconds", "rate_hz"}):
+    array = arrays[name]
+    digest.update(name.encode())
+    texts = array.dtype == object
+    digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
+  return digest.hexdigest()
 
 
 def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
