@@ -138,10 +138,10 @@ def _encoded_chunk(
   sources: Sequence[str],
 ) -> list[Encoded | str]:
   """The clips as they are stored, or why one cannot be read. Runs in a worker."""
-  return [encoded(load, root, settings, dtype, source) for source in sources]
+  return [outcome(load, root, settings, dtype, source) for source in sources]
 
 
-def encoded(
+def outcome(
   load: Callable[[str], Clip], root: str, settings: frontend.Frontend, dtype: str, source: str
 ) -> Encoded | str:
   """A clip of a listing as it is stored, or why it cannot be read; see `Listing`."""
@@ -152,6 +152,11 @@ def encoded(
   except BAD_CLIP as error:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.removeprefix(f"{pathlib.Path(root) / source}: ")
+  return encoded(clip, settings, dtype)
+
+
+def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
+  """A clip as it is stored: cut to the clip length, or padded with silence."""
   log_mel = clip.sound
   if log_mel.ndim == 1:
     cut = clip.sound[: settings.samples]

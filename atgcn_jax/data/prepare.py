@@ -100,10 +100,10 @@ def prepare(
 
 
 def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
-  """The type in which log-mels are stored: `uint8` where they are in dB, else `float16`.
+  """The type in which log-mels are stored: as asked, or `uint8` in dB and `float16` otherwise.
 
   Raises:
-    UserError: if another is asked for than the front end can have.
+    UserError: if the front end's cannot be stored as asked.
   """
   in_db = settings.log_offset is None
   if asked == "uint8" and not in_db:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.building import encoded
+from atgcn_jax.data.building import outcome
 from atgcn_jax.data.label_list import list_labelled, listed
 from atgcn_jax.data.listing import Clip, Listing, check_folder, loaded
 from atgcn_jax.data.tfds_files import NUMBERS, Plan
@@ -90,7 +90,7 @@ def sound_example(
 
   number, (source, of_plan) = row
   _keep_off_accelerators()
-  clip = encoded(load, root, settings, dtype, source)
+  clip = outcome(load, root, settings, dtype, source)
   if isinstance(clip, str):
     if "://" not in root:
       check_folder(root)  # or is it gone, as folders of other machines may be

@@ -46,7 +46,8 @@ class ClipStore:
 
   `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
   clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
-  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all content.
+  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all that a run
+  depends on.
 
   Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
   known) and sample rate (0) of the files the clips are of; `normaliser` float32[2, F], the mean and
@@ -247,13 +248,13 @@ def complete(
   """
   settings = as_settings(vocabulary, frontend)
   with h5py.File(path, "r+") as file:
-    fingerprint = fingerprint_of(settings, file["log_mel"].dtype.name, arrays, digests)
     for name, array in arrays.items():
       texts = h5py.string_dtype() if array.dtype == object else None
       file.create_dataset(name, data=array, dtype=texts)
     file.attrs["format"] = FORMAT
     file.attrs["settings"] = json.dumps(settings)
-    file.attrs["fingerprint"] = fingerprint
+    dtype = str(file["log_mel"].dtype)
+    file.attrs["fingerprint"] = fingerprint_of(settings, dtype, arrays, digests)
 
 
 def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
@@ -276,21 +277,19 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def fingerprint_of(
   settings: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], digests: bytes
 ) -> str:
-  """The hash of a store's content, the same in whatever files that lies.
+  """The hash of a store's content, but for what is only told of the files it is of.
 
   Args:
-    settings: of `as_settings`.
+    settings: as of `as_settings`.
     dtype: of the log-mels.
-    arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
-    digests: `row_digest` of each clip, one after the other.
+    arrays: as for `complete`, and so are the digests.
   """
   digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
-  for name in (*ARRAYS, *OPTIONAL):
-    if name in arrays:
-      array = arrays[name]
-      texts = array.dtype.kind in "OU"
-      digest.update(name.encode())
-      digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
+  for name in sorted(arrays.keys() - {"seconds", "rate_hz"}):
+    array = arrays[name]
+    digest.update(name.encode())
+    texts = array.dtype.kind in "OU"
+    digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
   return digest.hexdigest()
 
 
