@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import runs_support
 import small_store
+import soundfile
 from runs_support import REPOSITORY
 
 from atgcn_jax.cli import main
-from atgcn_jax.data import records, sampling
+from atgcn_jax.data import building, records, sampling
+from atgcn_jax.data.listing import Clip, Row, gathered, load_file
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.shards import shard_order
-from atgcn_jax.data.store import ClipStore, open_store
+from atgcn_jax.data.sound_beam import list_sounds, load_remote
+from atgcn_jax.data.store import OPTIONAL, ClipStore, open_store
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
 from atgcn_jax.errors import UserError
@@ -95,6 +98,53 @@ def test_the_fingerprint_of_array_record_is_the_store_s_and_of_tfrecord_holds_th
   made = write_tfds(str(folder / "five"), file_format="tfrecord", shards=5, store=store.path)
   prints = {store.fingerprint, shards.fingerprint, open_clips(made.path).fingerprint}
   assert len(prints) == 3
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
+  def in_processes(work, chunks, processes):
+    yield from map(work, chunks)
+
+  monkeypatch.setattr(building, "in_processes", in_processes)
+  rows = [Row(f"clip {i}", "train", str(i), small_store.VOCABULARY.ids[:i], "") for i in range(4)]
+  clips = [Clip(np.ones(9, np.float32), 0.1 * i, 1000 * i) for i in range(3)]
+  clips.append(Clip(np.zeros((small_store.FRAMES, small_store.BANDS), np.float32)))
+  listing = gathered(rows, small_store.VOCABULARY, lambda source: clips[int(source)], "made up")
+  normaliser = np.arange(2 * small_store.BANDS, dtype=np.float32).reshape(2, -1)
+  listing = dataclasses.replace(listing, normaliser=normaliser)
+  path = tmp_path / "s.h5"
+  building.build_store(path, listing, small_store.FRONTEND, "uint8", workers=1)
+  copy = open_clips(write_tfds(str(tmp_path), file_format=file_format, store=str(path)).path)
+  if file_format == "array_record":
+    assert copy.fingerprint == open_store(path).fingerprint
+  assert (copy.seconds.dtype, copy.rate_hz.dtype) == (np.float32, np.int32)
+  np.testing.assert_array_equal(copy.seconds, np.array([0, 0.1, 0.2, np.nan], np.float32))
+  np.testing.assert_array_equal(copy.rate_hz, [0, 1000, 2000, 0])
+  np.testing.assert_array_equal(copy.normaliser, normaliser)
+
+
+def test_a_sound_of_a_bucket_is_that_of_a_folder(tmp_path):
+  sound = np.random.default_rng(0).uniform(-0.5, 0.5, 900)
+  soundfile.write(tmp_path / "a.wav", sound, 3000)
+  ours, theirs = (
+    load(str(tmp_path), small_store.FRONTEND, "a.wav") for load in (load_file, load_remote)
+  )
+  np.testing.assert_array_equal(theirs.sound, ours.sound)
+  assert (theirs.seconds, theirs.rate_hz) == (ours.seconds, ours.rate_hz) == (0.3, 3000)
+  with pytest.raises(UserError, match="no such file"):
+    load_remote(str(tmp_path), small_store.FRONTEND, "b.wav")
+
+
+def test_the_listing_of_a_bucket_is_that_of_a_folder(tmp_path):
+  labels = tmp_path / "l.csv"
+  labels.write_text('filename,fold,positive_labels\na.wav,1,"/m/d,/m/a"\nb.wav,2,\n')
+  bucket, local = (
+    list_sounds(audio, str(labels), small_store.FRONTEND, small_store.VOCABULARY)
+    for audio in ("gs://bucket/sounds", str(tmp_path))
+  )
+  assert (bucket.root, local.root) == ("gs://bucket/sounds", str(tmp_path))
+  assert bucket.sources == bucket.clip_ids == local.clip_ids == ["a.wav", "b.wav"]
+  assert bucket.label_indices.tolist() == local.label_indices.tolist() == [3, 0]
 
 
 def test_tfds_reads_what_was_written(folder):
@@ -211,8 +261,11 @@ def test_a_run_on_tfrecord_is_resumed_exactly(of_runs, tmp_path):
 
 
 def test_balanced_sampling_needs_any_clip_at_hand(of_runs, tmp_path):
+  path, on_device = dataset(of_runs, "tfrecord", "store"), "data.placement=device"
   with pytest.raises(UserError, match=r"data.sampling 'balanced'.*array_record"):
-    trained_on(dataset(of_runs, "tfrecord", "store"), tmp_path / "run", 8)
+    trained_on(path, tmp_path / "run", 8)
+  expected = trained_on(of_runs / "store.h5", tmp_path / "store", 4, on_device)
+  assert runs_support.same_bits(trained_on(path, tmp_path / "run", 4, on_device), expected)
 
 
 def failing(command, capsys):
@@ -450,6 +503,8 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
   store, copy = open_store(tmp_path / "s.h5"), open_clips(path)
   assert copy.fingerprint == store.fingerprint
   same(copy.read(np.arange(24)), store.read(np.arange(24)))
+  for name in OPTIONAL:
+    np.testing.assert_array_equal(getattr(copy, name), getattr(store, name))
   assert len(list(path.glob("*.array_record-*-of-00003"))) == 3
   assert not [*path.glob("rows-*"), *path.glob("unreadable-*")]
 
