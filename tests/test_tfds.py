@@ -467,6 +467,12 @@ def beam_python(tmp_path_factory):
   return str(python)
 
 
+def ended(command):
+  """What became of a command that imports this checkout."""
+  env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+  return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "options", ["", "direct_running_mode=multi_processing,direct_num_workers=2"]
@@ -487,13 +493,7 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
   command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", audio]
   command += ["--labels", tmp_path / "all.csv", "--vocabulary", vocabulary, "--shards", "3"]
   command += ["--out", tmp_path / "out", "--beam-pipeline-options", options]
-  done = subprocess.run(
-    command,
-    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = ended(command)
   assert done.returncode == 1, done.stderr  # two files are bad
   path = dataset(tmp_path, "out", "all")
   assert done.stdout.splitlines()[-1] == f"{path}: 24 clips"
@@ -515,13 +515,7 @@ def test_bad_options_of_beam_end_in_one_line(beam_python, tmp_path, options):
   (tmp_path / "l.csv").write_text('filename,fold,positive_labels\na.wav,1,"x"\n')
   command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", tmp_path, "--labels"]
   command += [tmp_path / "l.csv", "--out", tmp_path / "out", "--beam-pipeline-options", options]
-  done = subprocess.run(
-    command,
-    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = ended(command)
   assert done.returncode == 2
   ours = [line for line in done.stderr.splitlines() if not line.startswith("WARNING:root:")]
   assert len(ours) == 1, ours
