@@ -127,8 +127,10 @@ def test_broken_rows_and_ids_that_come_again_are_counted(tmp_path):
   assert [label_ids(store, i) for i in range(2)] == [{"/m/a"}, {"/m/b"}]
   broken, repeated = (str(warning.message) for warning in warned)
   assert broken == (
-    f"{path}: 8 broken rows are left out; line 3 has 5 fields instead of 4; "
-    "line 4 has times out of order (30.500, 20.500); line 5 has times out of order (-1.000, 9.000)"
+    f"{path}: 8 broken rows are left out; "
+    'line 3: 5 fields instead of 4, YTID, start, end, "id,id"; '
+    "line 4: times 30.500 to 20.500 are negative or out of order; "
+    "line 5: times -1.000 to 9.000 are negative or out of order"
   )
   assert repeated.endswith(f"1 rows repeat an id and are left out, the first kept: {IDS[0]}")
 
@@ -302,7 +304,7 @@ GOOD = f'{IDS[0]}, 0, 10, "/m/a"\n'
 BAD = {
   "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "holds none of the 1"),
   "no fold": (lambda f: segments(f, GOOD, "some.csv"), "--fold"),
-  "only broken rows": (lambda f: segments(f, "a, b\n"), "holds no segment (line 1 has 2 fields"),
+  "only broken rows": (lambda f: segments(f, "a, b\n"), "holds no segment (line 1: 2 fields"),
   "a foreign label": (
     lambda f: segments(f, GOOD.replace("/m/a", "/m/x")) | {"vocabulary": f / "vocabulary.csv"},
     "'/m/x'",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import collections
-import csv
 import functools
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.listing import (
@@ -26,6 +23,7 @@ from atgcn_jax.data.listing import (
   told_repeats,
 )
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
 from atgcn_jax.labels.files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -33,15 +31,6 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".m4a", ".mp4", ".webm")
 # ID, YID, ID_START or ID_START_END; an id may itself begin with Y or -, and contain _.
 NAME = re.compile(r"Y?([\w-]{11})(?:_(\d+(?:\.\d+)?)(?:_\d+(?:\.\d+)?)?)?", re.ASCII)
-
-
-class Segment(NamedTuple):
-  """A row of a segment list: times in seconds, the ids of its labels."""
-
-  clip_id: str
-  start: float
-  end: float
-  labels: list[str]
 
 
 def list_segments(
@@ -98,7 +87,7 @@ def list_segments(
 
 
 def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[Segment]:
-  """The good rows of a segment list `YTID, start, end, "id,id"`, one at a time.
+  """The good rows of a segment list, one at a time; `counts.read_segments` takes it as a whole.
 
   Args:
     remarks: gets a line on the broken rows, if any: how many, and what is wrong with the first.
@@ -110,39 +99,22 @@ def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[S
   for number, line in enumerate(text_lines(path), 1):
     if line.startswith("#") or not line.strip():
       continue
-    segment = _segment(line)
-    if isinstance(segment, Segment):
-      good += 1
-      yield segment
-    else:
+    try:
+      segment = parsed_segment(line.strip())
+      if not all(segment.labels):
+        raise ValueError("a label without an id")
+    except ValueError as error:
       broken += 1
       if broken <= SHOWN:
-        shown.append(f"line {number} {segment}")
+        shown.append(f"line {number}: {error}")
+    else:
+      good += 1
+      yield segment._replace(labels=list(dict.fromkeys(segment.labels)))
   if not good:
     told = f" ({shown[0]})" if shown else ""
-    raise UserError(f'{path}: holds no segment{told}; write rows of YTID, start, end, "id,id"')
+    raise UserError(f"{path}: holds no segment{told}; write rows of {SEGMENT_FORM}")
   if broken:
     remarks.append(f"{path}: {broken} broken rows are left out; {'; '.join(shown)}")
-
-
-def _segment(line: str) -> Segment | str:
-  """The segment of a line, or what is wrong with it."""
-  try:
-    fields = next(csv.reader([line], skipinitialspace=True, strict=True))
-  except csv.Error as error:
-    return f"is not CSV ({error})"
-  if len(fields) != 4:
-    return f"has {len(fields)} fields instead of 4"
-  clip_id, labels = fields[0].strip(), [label.strip() for label in fields[3].split(",")]
-  try:
-    start, end = float(fields[1]), float(fields[2])
-  except ValueError:
-    return f"has no times ({fields[1]}, {fields[2]})"
-  if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
-    return f"has times out of order ({fields[1]}, {fields[2]})"
-  if not clip_id or not all(labels):
-    return "lacks an id"
-  return Segment(clip_id, start, end, list(dict.fromkeys(labels)))
 
 
 def _clips_by_name(folder: str) -> dict[str, tuple[int, str]]:

@@ -88,6 +88,15 @@ def check_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> None:
     )
 
 
+class Segment(NamedTuple):
+  """A row of a segment list: times in seconds, the ids of its labels."""
+
+  clip_id: str
+  start: float
+  end: float
+  labels: list[str]
+
+
 class Segments(NamedTuple):
   """The sound rows of a segment list, in its order, and what was left out of it.
 
@@ -128,7 +137,7 @@ def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segme
     if not line or line.startswith("#"):
       continue
     try:
-      clip_id, start, end, ids = _segment(line)
+      clip_id, start, end, ids = parsed_segment(line)
       indices = [vocabulary.index[label] for label in ids if label]
     except (ValueError, KeyError) as error:
       broken += 1
@@ -176,8 +185,12 @@ def left_out(path: str | os.PathLike[str], segments: Segments) -> str:
   return f"{path}: {', '.join(parts)}; {len(segments.clip_ids)} used" if parts else ""
 
 
-def _segment(line: str) -> tuple[str, float, float, list[str]]:
-  """The id, times and label ids of a row; ValueError says what is wrong with it."""
+def parsed_segment(line: str) -> Segment:
+  """The segment of a stripped row; its labels may hold empty ids.
+
+  Raises:
+    ValueError: saying what is wrong with the row.
+  """
   fields = line.split(", ", 3)
   # The official form is read without a CSV reader, which is slower.
   if len(fields) == 4 and line.count('"') == 2 and fields[3][0] == '"' == fields[3][-1]:
@@ -198,7 +211,7 @@ def _segment(line: str) -> tuple[str, float, float, list[str]]:
     raise ValueError(f"times {fields[1]!r} and {fields[2]!r} are not both numbers") from None
   if not 0 <= start < end < math.inf:
     raise ValueError(f"times {fields[1]} to {fields[2]} are negative or out of order")
-  return clip_id, start, end, [label.strip() for label in fields[3].split(",")]
+  return Segment(clip_id, start, end, [label.strip() for label in fields[3].split(",")])
 
 
 def load_counts(
