@@ -28,6 +28,7 @@ from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import evaluate, loop
+from atgcn_jax.runs.data_card import data_card
 
 CLIPS, BATCH, SHARDS = 61, 8, 4
 
@@ -121,6 +122,14 @@ def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
   np.testing.assert_array_equal(copy.seconds, np.array([0, 0.1, 0.2, np.nan], np.float32))
   np.testing.assert_array_equal(copy.rate_hz, [0, 1000, 2000, 0])
   np.testing.assert_array_equal(copy.normaliser, normaliser)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_data_card_of_a_dataset_is_that_of_its_store(folder, file_format):
+  card = data_card(dataset(folder, file_format))
+  expected = data_card(folder / "uint8.h5")
+  differing = {name for name in expected if card[name] != expected[name]}
+  assert differing <= {"store", "content_sha256"}
 
 
 def test_a_sound_of_a_bucket_is_that_of_a_folder(tmp_path):

@@ -64,8 +64,8 @@ def data_card(
       for here in [store.folds == fold]
     },
     "lists": lists,
-    "durations": _durations(getattr(store, "seconds", None), store.frontend),
-    "rates_hz": _rates(getattr(store, "rate_hz", None)),
+    "durations": _durations(store.seconds, store.frontend),
+    "rates_hz": _rates(store.rate_hz),
     **_contents(store),
     "labels": {
       "classes": len(store.vocabulary),
