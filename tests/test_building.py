@@ -15,7 +15,7 @@ import small_store
 
 from atgcn_jax.data import building, partial, progress, store
 from atgcn_jax.data.building import build_store
-from atgcn_jax.data.listing import Clip, Row, gathered
+from atgcn_jax.data.layouts.listing import Clip, Row, gathered
 from atgcn_jax.errors import UserError
 
 CLIPS = 53

@@ -11,10 +11,11 @@ import soundfile
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
-from atgcn_jax.data import building, esc50
-from atgcn_jax.data.label_list import read_label_list
+from atgcn_jax.data import building
+from atgcn_jax.data.layouts import esc50
+from atgcn_jax.data.layouts.label_list import read_label_list
+from atgcn_jax.data.layouts.segments import list_segments, read_segment_list
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.segments import list_segments, read_segment_list
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import read_ontology

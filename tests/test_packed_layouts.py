@@ -11,8 +11,9 @@ import runs_support
 import scipy.io
 
 from atgcn_jax.audio import files, frontend
-from atgcn_jax.data import building, talnet
-from atgcn_jax.data.listing import load_file
+from atgcn_jax.data import building
+from atgcn_jax.data.layouts import talnet
+from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store import open_store

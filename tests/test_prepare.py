@@ -10,8 +10,8 @@ import soundfile
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
 from atgcn_jax.data import building, soundscapes
-from atgcn_jax.data.label_list import COLUMNS, read_label_list
-from atgcn_jax.data.listing import load_file
+from atgcn_jax.data.layouts.label_list import COLUMNS, read_label_list
+from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
 from atgcn_jax.data.prepare import prepare, prepare_soundscapes
 from atgcn_jax.data.store import open_store

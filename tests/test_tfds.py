@@ -18,7 +18,7 @@ from runs_support import REPOSITORY
 
 from atgcn_jax.cli import main
 from atgcn_jax.data import building, records, sampling
-from atgcn_jax.data.listing import Clip, Row, gathered, load_file
+from atgcn_jax.data.layouts.listing import Clip, Row, gathered, load_file
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.shards import shard_order

@@ -15,7 +15,7 @@ import small_store
 import soundfile
 
 from atgcn_jax.data import building, partial, workers
-from atgcn_jax.data.listing import Clip, Row, gathered
+from atgcn_jax.data.layouts.listing import Clip, Row, gathered
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store import open_store
 from atgcn_jax.data.workers import in_processes

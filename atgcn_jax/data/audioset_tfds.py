@@ -54,7 +54,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.audio.frontend import FRONTENDS
-from atgcn_jax.data.listing import Listing, arrays_of, only, used_only
+from atgcn_jax.data.layouts.listing import Listing, arrays_of, only, used_only
 from atgcn_jax.data.prepare import dtype_of
 from atgcn_jax.data.sound_beam import collected, list_sounds, sound_examples
 from atgcn_jax.data.store import ClipStore

@@ -21,7 +21,7 @@ import numpy as np
 
 from atgcn_jax.audio import frontend
 from atgcn_jax.data import partial
-from atgcn_jax.data.listing import Clip, Listing, arrays_of, check_folder, only
+from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_folder, only
 from atgcn_jax.data.partial import Encoded
 from atgcn_jax.data.progress import counted
 from atgcn_jax.data.store import FORMAT, complete, encode, row_digest, writing

@@ -18,7 +18,7 @@ import numpy as np
 
 from atgcn_jax.audio import files
 from atgcn_jax.data import folder
-from atgcn_jax.data.label_list import LabelledFile, check_files, read_label_list
+from atgcn_jax.data.layouts.label_list import LabelledFile, check_files, read_label_list
 from atgcn_jax.data.together import draw_together
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import load_counts

@@ -11,13 +11,13 @@ from typing import Any
 from atgcn_jax.audio import frontend
 from atgcn_jax.data import soundscapes
 from atgcn_jax.data.building import Built, build_store
-from atgcn_jax.data.esc50 import list_esc50
-from atgcn_jax.data.label_list import list_labelled
-from atgcn_jax.data.listing import Clip, Listing, Row, gathered, used_only
-from atgcn_jax.data.panns import list_packed
-from atgcn_jax.data.segments import list_segments
-from atgcn_jax.data.sonyc import list_sonyc
-from atgcn_jax.data.talnet import list_talnet
+from atgcn_jax.data.layouts.esc50 import list_esc50
+from atgcn_jax.data.layouts.label_list import list_labelled
+from atgcn_jax.data.layouts.listing import Clip, Listing, Row, gathered, used_only
+from atgcn_jax.data.layouts.panns import list_packed
+from atgcn_jax.data.layouts.segments import list_segments
+from atgcn_jax.data.layouts.sonyc import list_sonyc
+from atgcn_jax.data.layouts.talnet import list_talnet
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import read_ontology
 from atgcn_jax.labels.vocabulary import read_vocabulary

@@ -12,8 +12,8 @@ from typing import Any
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.building import outcome
-from atgcn_jax.data.label_list import list_labelled, listed
-from atgcn_jax.data.listing import Clip, Listing, check_folder, loaded
+from atgcn_jax.data.layouts.label_list import list_labelled, listed
+from atgcn_jax.data.layouts.listing import Clip, Listing, check_folder, loaded
 from atgcn_jax.data.tfds_files import NUMBERS, Plan
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary

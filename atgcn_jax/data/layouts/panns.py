@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from atgcn_jax.audio import files
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.listing import (
+from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Clip,
   Listing,

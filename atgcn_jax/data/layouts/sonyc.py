@@ -8,7 +8,7 @@ import os
 import re
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.listing import (
+from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Listing,
   Row,

@@ -19,7 +19,7 @@ import scipy.io
 from tqdm import tqdm
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.listing import (
+from atgcn_jax.data.layouts.listing import (
   Clip,
   Listing,
   Row,
@@ -28,7 +28,7 @@ from atgcn_jax.data.listing import (
   gathered,
   told_repeats,
 )
-from atgcn_jax.data.panns import packed_files
+from atgcn_jax.data.layouts.panns import packed_files
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.listing import (
+from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   SHOWN,
   Listing,

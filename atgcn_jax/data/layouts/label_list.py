@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.listing import Clip, Listing, Row, check_folder, gathered, load_file
+from atgcn_jax.data.layouts.listing import Clip, Listing, Row, check_folder, gathered, load_file
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
