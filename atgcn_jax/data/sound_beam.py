@@ -120,6 +120,6 @@ def collected(folder: Any) -> list[tuple[str, str]]:
     file.unlink()
   if unreadable:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("filename", "reason"), *unreadable])
+    csv.writer(text, lineterminator="\n").writerows([("file", "reason"), *unreadable])
     (folder / UNREADABLE).write_text(text.getvalue())
   return unreadable
