@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 import warnings
 from typing import NoReturn
 
@@ -68,14 +69,35 @@ def main(arguments: list[str] | None = None) -> int:
   try:
     return options.run(options) or 0
   except UserError as error:
-    print(f"atgcn {options.verb}: {error}", file=sys.stderr)
+    print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
     return 2
   except WorkFailed as error:
-    print(f"atgcn {options.verb}: {error}", file=sys.stderr)
+    print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
     return 1
   except KeyboardInterrupt:
     print(f"atgcn {options.verb}: stopped", file=sys.stderr)
     return 128 + signal.SIGINT
+  except Exception:
+    if not (which := _which_process()):
+      raise
+    # Leaving in order would wait for the others, who may be the reason.
+    traceback.print_exc()
+    print(
+      f"atgcn {options.verb}{which}: ended; whoever failed first has said why, or is gone; the "
+      "same command goes on from the last checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
+
+
+def _which_process() -> str:
+  """Of many, for messages."""
+  if "jax" not in sys.modules:
+    return ""
+  from atgcn_jax.runs.processes import which
+
+  return which()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
   train = verb("train", _train, "train a run, or go on with the one in a folder", CONFIG_HELP)
   train.add_argument("--config", required=True, help="Python file with get_config()")
   train.add_argument("--workdir", required=True, help="folder of the run")
+  train.add_argument(
+    "--profile", metavar="STEP:COUNT", help="trace so many steps from this one, for TensorBoard"
+  )
+  _add_processes(train)
 
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   evaluate.add_argument("--workdir", required=True, help="folder of the run")
@@ -109,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
   evaluate.add_argument("--store", help="clip store or TFDS dataset; by default the one trained on")
   evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
   evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
+  _add_processes(evaluate)
 
   tag = verb("tag", _tag, "name what sounds in sound files")
   tag.add_argument("--workdir", required=True, help="folder of the run")
@@ -274,21 +301,34 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _add_processes(verb: argparse.ArgumentParser) -> None:
+  many = verb.add_argument_group(
+    "many processes", "one or more a host; Slurm, Open MPI, Cloud TPU and GKE tell these themselves"
+  )
+  many.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
+  many.add_argument("--processes", type=int, help="how many")
+  many.add_argument("--process-id", type=int, help="which this is, from 0")
+
+
 def _train(options) -> int:
   from atgcn_jax.runs.config import load_config
+  from atgcn_jax.runs.watch import parsed_profile
 
+  profile = parsed_profile(options.profile) if options.profile else None
   config = load_config(options.config, options.overrides)
   if config.deterministic:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
   from atgcn_jax.runs.loop import train
   from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runs.processes import join
   from atgcn_jax.runs.signals import Stopped
 
   keep_compiled_programs()
   keep_freed_memory()
+  join(options.coordinator, options.processes, options.process_id)
 
   try:
-    train(config, options.workdir)
+    train(config, options.workdir, profile=profile)
   except Stopped as stopped:
     return 128 + stopped.signal_number
   return 0
@@ -297,12 +337,16 @@ def _train(options) -> int:
 def _evaluate(options) -> None:
   from atgcn_jax.runs.evaluate import evaluate
   from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.runs.processes import is_first, join
 
   keep_compiled_programs()
+  join(options.coordinator, options.processes, options.process_id)
 
   result = evaluate(
     options.workdir, step=options.step, store_path=options.store, split=options.split
   )
+  if not is_first():
+    return
   if options.json:
     print(json.dumps(result))
     return

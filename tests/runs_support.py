@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,7 +147,7 @@ def same_bits(one: Any, other: Any) -> bool:
 
 def saved(workdir: pathlib.Path) -> Any:
   """The newest checkpoint of a run."""
-  loaded = newest_sound(workdir, sharding.data_mesh())
+  loaded = newest_sound(workdir, sharding.Layout(sharding.data_mesh()))
   assert loaded is not None
   return loaded
 
@@ -163,14 +164,37 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
   return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def start(*arguments: str) -> subprocess.Popen:
-  """`atgcn ARGUMENTS` as a process of its own."""
+def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
+  """`atgcn ARGUMENTS` as a process of its own; `before` are words that start another command."""
   environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
-    [sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
+    [*before, sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
     cwd=REPOSITORY,
-    env=environment | COMPILED,
+    env=environment | COMPILED | variables,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def start_many(processes: int, *arguments: Any, devices: int = 8) -> list[subprocess.Popen]:
+  """The same command in so many processes that know of each other, with equal parts of devices."""
+  port = free_port()
+  own = str(devices // processes)
+  return [
+    start(*arguments, *joining(port, processes, i), JAX_NUM_CPU_DEVICES=own)
+    for i in range(processes)
+  ]
+
+
+def joining(port: int, processes: int, index: int, host: str = "127.0.0.1") -> list[str]:
+  """The options by which a process joins the others."""
+  coordinator = f"{host}:{port}"
+  ours = {"--coordinator": coordinator, "--processes": processes, "--process-id": index}
+  return [str(word) for pair in ours.items() for word in pair]
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]

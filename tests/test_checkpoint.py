@@ -119,7 +119,7 @@ def check_damaged(run, states, name, damage):
   DAMAGES[damage](run / name)
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    loaded = newest_sound(run, sharding.data_mesh())
+    loaded = newest_sound(run, sharding.Layout(sharding.data_mesh()))
   told = [str(w.message) for w in caught if w.category is UserWarning]
   assert loaded.step == (before if told else newest), (name, damage)
   assert int(loaded.state.step) == loaded.step, (name, damage)
@@ -185,7 +185,7 @@ def test_all_checkpoints_damaged_is_the_users_to_know(copy):
     pytest.raises(UserError, match="none of its checkpoints can be read"),
     pytest.warns(UserWarning, match="damaged"),
   ):
-    newest_sound(copy, sharding.data_mesh())
+    newest_sound(copy, sharding.Layout(sharding.data_mesh()))
 
 
 def test_best_is_the_highest_of_those_that_are_there():
@@ -219,4 +219,4 @@ def test_a_folder_without_a_run_is_named(tmp_path):
   for folder in (tmp_path, tmp_path / "missing"):
     with pytest.raises(UserError, match="no run with a checkpoint"):
       load(folder, "latest", sharding.data_mesh())
-    assert newest_sound(folder, sharding.data_mesh()) is None
+    assert newest_sound(folder, sharding.Layout(sharding.data_mesh())) is None

@@ -13,7 +13,7 @@ from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.runs import restore
 from atgcn_jax.runs.config import load_config
-from atgcn_jax.training.sharding import data_mesh
+from atgcn_jax.training.sharding import Layout, data_mesh
 
 VOCABULARY = Vocabulary(
   tuple(f"/m/{k}" for k in range(5)), ("Dog", "Bark", "Cat", "Rain", "Train horn")
@@ -62,7 +62,7 @@ def test_a_run_from_weights(tmp_path, head):
     assert loaded.run.label_embeddings.shape == (5, 6)
   else:
     assert loaded.run.propagation is None
-  restored = restore.newest_sound(tmp_path / "run", data_mesh())
+  restored = restore.newest_sound(tmp_path / "run", Layout(data_mesh()))
   assert restored is not None
   assert int(restored.state.step) == 0  # with an optimiser: training may go on from here
   with pytest.raises(UserError, match="holds a run"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -63,11 +64,11 @@ class Run:
     """What training makes smaller."""
     return loss_of(self.config.loss, self.relations)
 
-  def initial_state(self) -> TrainState:
-    """The state before the first step."""
+  def initial_state(self, where: Any = None) -> TrainState:
+    """The state before the first step, lying as these shardings say (default: on one device)."""
     # On a CPU, XLA would take 9 s to optimise what runs once and for a moment.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(self._initial_state, compiler_options=quick)()
+    return jax.jit(self._initial_state, out_shardings=where, compiler_options=quick)()
 
   def abstract_state(self) -> TrainState:
     """Shapes and types of the training state."""
@@ -170,6 +171,9 @@ def store_of(config) -> ClipStore:
   clips = config.data.soundscape_clips
   name = f"soundscapes-{VERSION}-{clips}.h5"
   path = cache_folder() / name
-  if not path.exists():
-    prepare_soundscapes(path, clips, seed=0)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path.with_suffix(".lock"), "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a host may want them
+    if not path.exists():
+      prepare_soundscapes(path, clips, seed=0)
   return open_store(path)

@@ -52,6 +52,21 @@ def check_config(config) -> None:
     raise UserError(f"--config: {error}") from error
 
 
+def layout_of(config) -> sharding.Layout:
+  """How a run with this config lies on all devices.
+
+  Raises:
+    UserError: if the devices do not make whole rows of the parts that labels fall into.
+  """
+  parts = config.sharding.label_parts
+  if jax.device_count() % parts:
+    raise UserError(
+      f"sharding.label_parts: {parts} do not divide the {jax.device_count()} devices; "
+      "take a divisor"
+    )
+  return sharding.Layout(sharding.data_mesh(label_parts=parts), config.sharding.fsdp)
+
+
 def check_sampling(config, store: ClipStore) -> None:
   """Refuse an order of clips that the host cannot read their store in.
 
@@ -81,7 +96,7 @@ def check_workdir(workdir: str | os.PathLike) -> None:
     raise UserError(f"--workdir {workdir}: {there} cannot be written to; name another")
 
 
-def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
+def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   """A new run and its state before the first step, with what `start.run` gives it.
 
   That is its encoder, its head as far as names and shapes agree and the labels are the same, and
@@ -90,9 +105,11 @@ def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
   Raises:
     UserError: for a start.run that cannot be read, has another front end or another encoder.
   """
-  state, start = run.initial_state(), run.config.start
+  start, abstract = run.config.start, run.abstract_state()
+  kept = sharding.where_kept(layout, abstract, len(run.vocabulary))
+  state = run.initial_state(kept)
   if start.run:
-    given = load(start.run, start.step, mesh)
+    given = load(start.run, start.step, layout.mesh)
     if given.run.frontend != run.frontend:
       raise UserError(
         f"start.run: {start.run} has the front end {given.run.frontend.name}, the store "
@@ -113,9 +130,10 @@ def begun(run: Run, mesh: jax.sharding.Mesh) -> tuple[Run, TrainState]:
     variables = jax.tree.map_with_path(
       lambda path, x: offered[path] if path in fitting else x, state.variables
     )
-    state = start_state(variables, optimiser(run.config.optim))
+    adam = optimiser(run.config.optim)
+    state = jax.jit(lambda given: start_state(given, adam), out_shardings=kept)(variables)
     run = dataclasses.replace(run, normaliser=given.run.normaliser)
-  return run, jax.device_put(state, sharding.replicated(mesh))
+  return run, state
 
 
 def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:

@@ -77,6 +77,10 @@ DEFAULTS: dict[str, Any] = {
     "laplacian": 0.0,  # weight of training.losses.laplacian_penalty
     "hierarchy": 0.0,  # weight of training.losses.hierarchical_loss; needs graph.ontology
   },
+  "sharding": {
+    "fsdp": False,  # parameters and optimiser state in parts, one a device, not whole on each
+    "label_parts": 1,  # into so many fall the labels, and with them the logits and the head
+  },
   "start": {
     "run": "",  # a run whose parameters of the same name and shape this one begins with
     "step": "best",
@@ -90,16 +94,20 @@ DEFAULTS: dict[str, Any] = {
 # What may differ when a run is resumed: how long, where from, how often it is saved or logged.
 # The content behind the paths is compared instead of the paths, but for start.run, which is only
 # read before the first step.
-FREE_ON_RESUME = (
-  "optim.steps",
+PATHS = (
   "data.root",
   "data.store",
   "data.vocabulary",
-  "data.placement",
   "graph.source",
   "graph.ontology",
   "graph.embeddings",
   "start.run",
+)
+FREE_ON_RESUME = (
+  *PATHS,
+  "optim.steps",
+  "data.placement",
+  "sharding",
   "checkpoint",
   "log",
 )
@@ -113,6 +121,7 @@ AT_LEAST_1 = (
   "data.batch_size",
   "optim.steps",
   "optim.plateau_patience",
+  "sharding.label_parts",
   "evaluation.every",
   "evaluation.batch_size",
   "checkpoint.every",
@@ -155,7 +164,7 @@ def check_ranges(config) -> None:
   Raises:
     UserError: with the key and what it may be.
   """
-  values = _flat(config.to_dict())
+  values = flat(config.to_dict())
   for keys, rule, fits in (
     (AT_LEAST_1, "at least 1", lambda x: x >= 1),
     (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
@@ -199,7 +208,7 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise UserError(f"{path}: get_config() of the config file fails ({reason}); mend it") from error
   config = ml_collections.ConfigDict(DEFAULTS)
-  if unknown := sorted(_flat(given).keys() - _flat(DEFAULTS).keys()):
+  if unknown := sorted(flat(given).keys() - flat(DEFAULTS).keys()):
     raise UserError(
       f"{path}: unknown config key {', '.join(unknown)}; known are {_known(unknown[0])}"
     )
@@ -217,7 +226,7 @@ def config_with_overrides(config, overrides: list[str]):
 
   for argument in overrides:
     key = argument.removeprefix("--config.").partition("=")[0]
-    if key not in _flat(DEFAULTS):
+    if key not in flat(DEFAULTS):
       raise UserError(f"--config.{key}: unknown config key; known are {_known(key)}")
   values = flags.FlagValues()
   argv = ["atgcn", *overrides]
@@ -248,9 +257,14 @@ def plain(config) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
 
 
+def without_paths(config) -> dict[str, Any]:
+  """The config's values by key, but for paths, which may differ from host to host."""
+  return {key: value for key, value in flat(plain(config)).items() if key not in PATHS}
+
+
 def contradictions(saved: dict[str, Any], config) -> list[str]:
   """`key: saved value → new value` of keys that must not differ when a run is resumed."""
-  old, new = _flat(saved), _flat(plain(config))
+  old, new = flat(saved), flat(plain(config))
   return [
     f"{key}: {json.dumps(old.get(key))} → {json.dumps(new.get(key))}"
     for key in sorted(old.keys() | new.keys())
@@ -267,14 +281,15 @@ def _is_free(key: str) -> bool:
   return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested keys as `section.key`."""
+  values: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
+      values |= flat(value, f"{prefix}{key}.")
     else:
-      flat[prefix + key] = value
-  return flat
+      values[prefix + key] = value
+  return values
 
 
 def _known(key: str) -> str:

@@ -25,6 +25,7 @@ from atgcn_jax.runs.assemble import Run, store_of
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
 from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.processes import first_only, whole
 from atgcn_jax.runs.report import write_report
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
@@ -41,7 +42,7 @@ def score_clips(
   batch: int,
   mesh: jax.sharding.Mesh,
   *,
-  before_batch: Callable[[], None] = lambda: None,
+  before_batch: Callable[[], object] = lambda: None,
   progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
@@ -59,18 +60,9 @@ def score_clips(
       before_batch()
       inputs = {name: loaded[name] for name in ("log_mel", "peak_db")}
       scored = score_step(variables, sharding.place(inputs, mesh))
-      scores.append(np.asarray(multihost(scored)))
+      scores.append(np.asarray(whole(scored)))
       bar.update(min(batch, len(clips) - bar.n))
   return np.concatenate(scores)[: len(clips)], store.labels(clips)
-
-
-def multihost(scores: jax.Array) -> Any:
-  """The whole array on this process, also where other processes hold parts of it."""
-  if jax.process_count() == 1:
-    return scores
-  from jax.experimental import multihost_utils
-
-  return multihost_utils.process_allgather(scores, tiled=True)
 
 
 def evaluate(
@@ -92,7 +84,13 @@ def evaluate(
     UserError: for a run, step, store or split that cannot be used.
     WorkFailed: if a score is not finite.
   """
-  loaded, clip_ids, folds, scores, labels = score_split(workdir, step, store_path, split)
+  scored = score_split(workdir, step, store_path, split)
+  return first_only(lambda: written_figures(pathlib.Path(workdir), scored, split))
+
+
+def written_figures(workdir: pathlib.Path, scored: ScoredSplit, split: str) -> dict[str, Any]:
+  """What `evaluate` returns, and its files written."""
+  loaded, clip_ids, folds, scores, labels = scored
   run = loaded.run
   metrics = tagging_metrics(scores, labels)
   low, high = interval(resampled_maps([scores], labels, np.random.default_rng(0))[:, 0])
@@ -110,8 +108,8 @@ def evaluate(
     "folds": np.unique(folds).tolist(),
     "clip_ids_sha256": clip_ids_hash(clip_ids),
   }
-  if jax.process_index() == 0:
-    write_files(pathlib.Path(workdir), run, loaded.state, result, metrics, positives)
+  # From here on this process is alone, and so must be what it computes with.
+  write_files(workdir, run, jax.device_get(loaded.state), result, metrics, positives)
   return result
 
 

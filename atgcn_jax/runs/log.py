@@ -15,7 +15,8 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
-QUIET_SECONDS = 15  # between two lines where the terminal is none
+TENSORBOARD = "tensorboard"
+TELL_EVERY = 60  # seconds between two lines
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -52,7 +53,7 @@ class RunLog:
       temporary.write_text(text)
       temporary.replace(path)
     self._file = path.open("a")
-    self._tensorboard_folder = str(pathlib.Path(workdir) / "tensorboard")
+    self._tensorboard_folder = str(pathlib.Path(workdir) / TENSORBOARD)
     self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
       total=steps * batch,
@@ -62,16 +63,26 @@ class RunLog:
       unit_scale=True,
       disable=None,
     )
-    self._began, self._start, self._spoke = time.monotonic(), start, 0.0
+    self._start, self._told = start, float("-inf")
 
   def stepped(self, step: int) -> None:
     """Move the bar: `step` updates are done."""
     self._bar.update(self.batch)
-    if self._bar.disable and time.monotonic() - self._spoke > QUIET_SECONDS:
-      self._spoke = time.monotonic()
-      rate = (step - self._start) / (self._spoke - self._began)
-      left = datetime.timedelta(seconds=round((self.steps - step) / rate))
-      self.say(f"step {step} of {self.steps}, {rate * self.batch:.1f} clips/s, {left} left")
+
+  def is_time_to_tell(self) -> bool:
+    """Whether a minute has passed since the last line."""
+    return not self.title and time.monotonic() - self._told >= TELL_EVERY
+
+  def tell(self, step: int, loss: float, pace: Mapping[str, float]) -> None:
+    """A line on how the run goes, of what is also in TensorBoard."""
+    self._told = time.monotonic()
+    rate = pace["clips_per_second"]
+    left = datetime.timedelta(seconds=round((self.steps - step) * self.batch / rate))
+    self.say(
+      f"step {step} of {self.steps}: loss {loss:.4f}, {rate:.1f} clips/s "
+      f"({pace['clips_per_second_per_chip']:.1f} a chip), input wait {pace['input_wait']:.0%}, "
+      f"memory {pace['memory_bytes'] / 2**30:.2f} GiB, {left} left"
+    )
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
@@ -103,3 +114,26 @@ class RunLog:
     self._file.close()
     if self._tensorboard is not None:
       self._tensorboard.close()
+
+
+class NoLog(RunLog):
+  """Of the processes that leave it to the first one to tell."""
+
+  def __init__(self):
+    self.title = ""
+
+  def stepped(self, step: int) -> None:
+    """Nothing."""
+
+  def is_time_to_tell(self) -> bool:
+    """Never."""
+    return False
+
+  def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
+    """Nothing."""
+
+  def say(self, message: str) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing."""

@@ -10,16 +10,19 @@ from __future__ import annotations
 import functools
 import math
 import os
+import pathlib
 import time
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
-from atgcn_jax.errors import WorkFailed
+from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run, new_run, store_of
 from atgcn_jax.runs.begin import (
   begun,
@@ -28,12 +31,15 @@ from atgcn_jax.runs.begin import (
   check_workdir,
   continued,
   evaluated_behind,
+  layout_of,
 )
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
 from atgcn_jax.runs.feed import Feed, feed_of
-from atgcn_jax.runs.log import RunLog
+from atgcn_jax.runs.log import TENSORBOARD, NoLog, RunLog
+from atgcn_jax.runs.processes import Pulse, first_only, host_names, same_everywhere
 from atgcn_jax.runs.restore import newest_sound
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
+from atgcn_jax.runs.watch import Pace, Profile
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.optim import learning_rate_schedule, optimiser, plateau_factor
 from atgcn_jax.training.state import TrainState
@@ -42,38 +48,48 @@ from atgcn_jax.training.step import make_score_step, make_train_step
 History = list[dict[str, Any]]  # the evaluations so far: step, mAP, mAUC, d_prime
 
 
-def train(config, workdir: str | os.PathLike, title: str = "") -> TrainState:
+def train(
+  config,
+  workdir: str | os.PathLike,
+  title: str = "",
+  profile: tuple[int, int] | None = None,
+) -> TrainState:
   """Train a run, or go on with the one in `workdir`, to its last step; returns the state there.
 
   Args:
     title: of one among many runs; see `RunLog`.
+    profile: the first step of an XLA trace, and how many steps it has.
   Raises:
     UserError: for a config or data that cannot be used, or that contradicts the run.
     WorkFailed: if the loss is not finite; the checkpoints from before stay.
-    Stopped: after SIGTERM or Ctrl-C, once the state is saved.
+    Stopped: after SIGTERM or Ctrl-C, in any process, once the state is saved by all.
   """
   check_config(config)
   check_workdir(workdir)
-  mesh = sharding.data_mesh()
   store = store_of(config)
   check_sampling(config, store)
-  saved = newest_sound(workdir, mesh)
+  same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
+  layout = layout_of(config)
+  saved = newest_sound(workdir, layout)
   history: History = []
   if saved is None:
-    run, state = begun(new_run(config, store), mesh)
+    run, state = begun(first_only(lambda: new_run(config, store)), layout)
   else:
     run, state = continued(saved, config, store, workdir), saved.state
-    history = saved.history + evaluated_behind(saved, workdir)
-  feed = feed_of(config, store, mesh, int(state.step))
+    history = saved.history + first_only(lambda: evaluated_behind(saved, workdir))
+  start = int(state.step)
+  trace = profile_of(profile, start, config.optim.steps, workdir)
+  feed = feed_of(config, store, layout.mesh, start)
   with (
     checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
     stop_on_signals() as stop,
   ):
     save(manager, run, state, history)
-    log = RunLog(workdir, int(state.step), config.optim.steps, config.data.batch_size, title)
+    log = open_log(config, workdir, start, title)
     try:
-      return train_to_end(run, state, history, store, feed, mesh, manager, log, stop)
+      return train_to_end(run, state, history, store, feed, layout, manager, log, stop, trace)
     finally:
+      trace.close()
       log.close()
 
 
@@ -83,14 +99,15 @@ def train_to_end(
   history: History,
   store: ClipStore,
   feed: Feed,
-  mesh: jax.sharding.Mesh,
+  layout: sharding.Layout,
   manager: ocp.CheckpointManager,
   log: RunLog,
   stop: StopRequest,
+  trace: Profile,
 ) -> TrainState:
   """The loop, from the state's step to the config's last; adds to `history`."""
   config, start, steps = run.config, int(state.step), run.config.optim.steps
-  model = run.model()
+  model, mesh = run.model(), layout.mesh
   train_step = make_train_step(
     model,
     optimiser(config.optim),
@@ -100,58 +117,74 @@ def train_to_end(
     seed=config.seed,
     loss=run.loss(),
     batch_of=feed.batch_of,
+    kept=sharding.where_kept(layout, state, len(run.vocabulary)) if layout.in_parts else None,
   )
   score_step = make_score_step(model, mesh, normaliser=run.normaliser)
   for_inference = run.for_inference()
   validation = split_clips(store, config.data, "validation")
   rate = learning_rate_schedule(config.optim)
   check = functools.partial(ensure_finite, manager)
+  pulse, hosts = Pulse(mesh, 3), host_names()
+
+  def beat(busy: float = 0.0, waited: float = 0.0) -> np.ndarray:
+    known = pulse.beat([stop.signal_number or 0, busy, waited])
+    if number := int(known[:, 0].max()):
+      raise Stopped(number)
+    return known[:, 1:].T
 
   def evaluate_and_save(step: int) -> None:
     if evaluation_is_due(config, history, step) and len(validation):
       scores, labels = score_clips(
         score_step,
-        for_inference(state.variables),
+        for_inference(sharding.gathered(state.variables, mesh)),
         store,
         validation,
         config.evaluation.batch_size,
         mesh,
-        before_batch=stop.check,
+        before_batch=beat,
       )
       check(step, {"sum of the validation scores": scores.sum()})
-      metrics = tagging_metrics(scores, labels)
+      metrics = first_only(lambda: tagging_metrics(scores, labels))
       record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
       history.append({"step": step, **record})
       log.evaluated(step, record)
     save(manager, run, state, history)
 
   metrics: dict[str, Any] = {}
-  since, waited = (time.monotonic(), start), 0.0
+  paces = since_log, since_line = [Pace(start, config.data.batch_size) for _ in range(2)]
+  busy = waited = 0.0
   try:
     for step in range(start, steps):
       if step > 0 and is_boundary(config, step):
         check(step - 1, metrics)
         evaluate_and_save(step)
-        since, waited = (time.monotonic(), step), 0.0  # the rate is that of training alone
-      stop.check()
+        for pace in paces:  # the rate is that of training alone
+          pace.restart(step)
+      for pace, seconds in zip(paces, [beat(busy, waited)] * 2):
+        pace.add(*seconds)
+      trace.before(step)
       asked = time.monotonic()
       given = next(feed.given)
-      waited += time.monotonic() - asked
+      waited = time.monotonic() - asked
       factor = rate_factor(config, history)
       state, new_metrics = train_step(state, given, factor)
+      handed = time.monotonic()
       check(step - 1, metrics)  # of the step before, while this one is under way
+      busy = handed - asked
+      if step > since_line.step and log.is_time_to_tell():
+        log.tell(step, float(metrics["loss"]), since_line.figures(step))
+        if lag := since_line.laggard(hosts):
+          log.say(lag)
+        since_line.restart(step)
       metrics = new_metrics
+      trace.after(step, metrics)
       log.stepped(step + 1)
       if (step + 1) % config.log.every == 0 or step + 1 == steps:
         check(step, metrics)
         values = {name: float(value) for name, value in metrics.items()}
         values["learning_rate"] = float(rate(step)) * factor
-        clips = (step + 1 - since[1]) * config.data.batch_size
-        seconds = time.monotonic() - since[0]
-        values["clips_per_second"] = clips / seconds
-        values["input_wait"] = waited / seconds  # the share of the time
-        log.record(step + 1, values, "train")
-        since, waited = (time.monotonic(), step + 1), 0.0
+        log.record(step + 1, values | since_log.figures(step + 1), "train")
+        since_log.restart(step + 1)
     check(steps - 1, metrics)
     if start >= steps and not log.title:
       log.say(f"the run is at step {start} of {steps}: there is nothing to do")
@@ -164,6 +197,29 @@ def train_to_end(
     raise
   manager.wait_until_finished()
   return state
+
+
+def open_log(config, workdir: str | os.PathLike, start: int, title: str) -> RunLog:
+  """The log of the first process; the others have none."""
+  if jax.process_index():
+    return NoLog()
+  return RunLog(workdir, start, config.optim.steps, config.data.batch_size, title)
+
+
+def profile_of(
+  asked: tuple[int, int] | None, start: int, steps: int, workdir: str | os.PathLike
+) -> Profile:
+  """The trace that is asked for, or one that never begins.
+
+  Raises:
+    UserError: if the run does not come by its first step.
+  """
+  first, count = asked or (-1, 0)
+  if asked and not start <= first < steps:
+    raise UserError(
+      f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
+    )
+  return Profile(pathlib.Path(workdir) / TENSORBOARD, first, count)
 
 
 def is_boundary(config, step: int) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import resource
 import sys
 
 import jax
@@ -42,6 +43,14 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def peak_bytes() -> int:
+  """The most memory in use so far: of the first device where it counts it, else of the process."""
+  memory = jax.devices()[0].memory_stats()
+  if memory and "peak_bytes_in_use" in memory:
+    return memory["peak_bytes_in_use"]
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _cpu_kind() -> str:

@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
   state: Any
 
 
-def newest_sound(workdir: str | os.PathLike, mesh: jax.sharding.Mesh) -> Loaded | None:
+def newest_sound(workdir: str | os.PathLike, layout: sharding.Layout) -> Loaded | None:
   """The newest checkpoint that can be read, with its TrainState; None where there is none.
 
   A damaged checkpoint is passed over with a warning and moved to `damaged/` in the run directory.
@@ -38,7 +38,7 @@ def newest_sound(workdir: str | os.PathLike, mesh: jax.sharding.Mesh) -> Loaded 
   steps = checkpoint.saved_steps(workdir)
   for step in reversed(steps):
     try:
-      return _load(workdir, step, mesh, whole_state=True)
+      return _load(workdir, step, layout, whole_state=True)
     except Damaged as error:
       place = checkpoint.set_aside(workdir, step)
       warnings.warn(
@@ -71,7 +71,7 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
     candidates = [_step_number(workdir, step, steps)]
   for candidate in candidates:
     try:
-      return _load(workdir, candidate, mesh, whole_state=False)
+      return _load(workdir, candidate, sharding.Layout(mesh), whole_state=False)
     except Damaged as error:
       if candidate == candidates[-1]:
         raise UserError(
@@ -85,14 +85,15 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
   raise AssertionError("unreachable")
 
 
-def _load(workdir, step: int, mesh: jax.sharding.Mesh, *, whole_state: bool) -> Loaded:
+def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> Loaded:
   # Only reading is guarded: a mistake of ours must not pass for a damaged file.
   description, constants = _guarded(checkpoint.read_description, workdir, step)
   run = run_from_saved(description, constants)
-  whole = sharding.replicated(mesh)
+  abstract = run.abstract_state()
   target: TrainState = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-    run.abstract_state(),
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    abstract,
+    sharding.where_kept(layout, abstract, len(run.vocabulary)),
   )
   if whole_state:
     state = _guarded(checkpoint.read_state, workdir, step, target)

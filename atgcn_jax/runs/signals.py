@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Stopped(Exception):  # noqa: N818 (a wish, not an error)
-  """The process was asked to stop, and has saved what it had; `signal_number` says by what."""
+  """A process of the run was asked to stop, and all have saved; `signal_number` says by what."""
 
   def __init__(self, signal_number: int):
     super().__init__(signal.Signals(signal_number).name)
@@ -19,11 +19,6 @@ class StopRequest:
   """Whether, and by which signal, the process was asked to stop."""
 
   signal_number: int | None = None
-
-  def check(self) -> None:
-    """Raises Stopped once asked."""
-    if self.signal_number is not None:
-      raise Stopped(self.signal_number)
 
 
 @contextlib.contextmanager

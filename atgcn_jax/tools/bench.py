@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import with_constants
 from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.machine import peak_bytes
 from atgcn_jax.tools.compiled import layer_flops, step_flops
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
@@ -215,11 +215,3 @@ def seconds_since_start() -> float | None:
     return None
   began = int(told[19]) / os.sysconf("SC_CLK_TCK")
   return time.clock_gettime(time.CLOCK_BOOTTIME) - began
-
-
-def peak_bytes() -> int:
-  """The most memory in use so far: of the first device where it counts it, else of the process."""
-  memory = jax.devices()[0].memory_stats()
-  if memory and "peak_bytes_in_use" in memory:
-    return memory["peak_bytes_in_use"]
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

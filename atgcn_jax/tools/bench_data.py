@@ -23,8 +23,8 @@ from atgcn_jax.data.store import ClipStore, open_store, write_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.feed import host_feed
-from atgcn_jax.runs.machine import cache_folder
-from atgcn_jax.tools.bench import BANDS, CLASSES, FRAMES, NORMALISER, peak_bytes, run_json
+from atgcn_jax.runs.machine import cache_folder, peak_bytes
+from atgcn_jax.tools.bench import BANDS, CLASSES, FRAMES, NORMALISER, run_json
 from atgcn_jax.tools.bench_graph import made_up_clips
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import decode

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from atgcn_jax.runs.feed import Feed, device_feed, host_feed
-from atgcn_jax.tools.bench import peak_bytes, system_of
+from atgcn_jax.runs.machine import peak_bytes
+from atgcn_jax.tools.bench import system_of
 from atgcn_jax.tools.bench_data import ROUNDS, made_up_store
 
 

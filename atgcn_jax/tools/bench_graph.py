@@ -19,7 +19,7 @@ from atgcn_jax.labels.counts import count_labels
 from atgcn_jax.labels.sparse import csr, sized
 from atgcn_jax.models.heads import GraphHead
 from atgcn_jax.models.sparse import sparse_product
-from atgcn_jax.tools.bench import peak_bytes
+from atgcn_jax.runs.machine import peak_bytes
 
 VECTOR, HIDDEN, EMBEDDING = 300, 256, 512  # widths of the paper's two layers
 CLIPS = 32  # in a batch

@@ -15,7 +15,7 @@ import numpy as np
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel
 from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.tools.bench import peak_bytes
+from atgcn_jax.runs.machine import peak_bytes
 
 
 def bench_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> dict[str, Any]:

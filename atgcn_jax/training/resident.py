@@ -88,7 +88,7 @@ def gathering(
     own["labels"] = jnp.unpackbits(own["labels"], axis=1, count=classes)
     return own
 
-  data = PartitionSpec("data")
+  data = PartitionSpec(sharding.AXES)
   gather = jax.shard_map(of_one_device, mesh=mesh, in_specs=(data, data), out_specs=data)
   # Without the barrier the gather may be fused with what follows, which may change the last bit.
   return lambda given: jax.lax.optimization_barrier(gather(given["clips"], given["rows"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,12 +50,14 @@ def loss_and_gradients(
   seed: int,
   loss: Loss = binary_cross_entropy,
   placement: Placement | None = None,
+  gather: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[Array, Any, Any]:
   """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step).
 
   Args:
     loss: of logits and labels.
     placement: of the batch; by default it lies on all devices.
+    gather: makes the parameters as they are used of those that are kept.
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
   before, behind, labels = augment.plan(
@@ -66,7 +69,7 @@ def loss_and_gradients(
 
   def loss_of(params):
     logits, updates = model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
+      {"params": gather(params), "batch_stats": state.batch_stats},
       log_mel,
       train=True,
       after_norm=behind,
@@ -90,29 +93,50 @@ def make_train_step(
   seed: int,
   loss: Loss = binary_cross_entropy,
   batch_of: Callable[[Any], dict[str, Array]] = lambda given: given,
+  kept: Any = None,
 ) -> jax.stages.Wrapped:
   """The jitted step `(state, given, rate_factor) -> (state, {"loss", "gradient_norm"})`.
 
-  The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, the
-  state is on every device and its buffers are given up to the new one. `rate_factor` multiplies
-  the learning rate (Adam's update is linear in it).
+  The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, and the
+  buffers of the state are given up to the new one. `rate_factor` multiplies the learning rate
+  (Adam's update is linear in it).
 
   Args:
     batch_of: makes the batch, within the step, of what this is given, which is split likewise.
+    kept: the shardings of the state between steps, as `sharding.where_kept` tells them; by default
+      it is whole on every device.
   """
 
   placement = placement_on(mesh)
+  whole, split = sharding.replicated(mesh), sharding.split(mesh)
+  given_loss = loss
+
+  def loss_by_label(logits, labels):
+    by_label = sharding.by_label(mesh)
+    return given_loss(*jax.lax.with_sharding_constraint((logits, labels), by_label))
+
+  if mesh.shape["label"] > 1:
+    loss = loss_by_label
 
   def train_step(state, given, rate_factor):
+    batch = batch_of(given)
+
+    def gather(params):
+      if kept is None:
+        return params
+      used = sharding.where_used(mesh, params, batch["labels"].shape[1])
+      return jax.tree.map(_gathered, params, used, kept.params)
+
     value, gradients, batch_stats = loss_and_gradients(
       model,
       state,
-      batch_of(given),
+      batch,
       normaliser=normaliser,
       augment_config=augment_config,
       seed=seed,
       loss=loss,
       placement=placement,
+      gather=gather,
     )
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
     updates = jax.tree.map(lambda u: u * jnp.asarray(rate_factor, u.dtype), updates)
@@ -124,16 +148,36 @@ def make_train_step(
     )
     return new_state, {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
 
-  whole, split = sharding.replicated(mesh), sharding.split(mesh)
+  where = whole if kept is None else kept
   # XLA's CPU schedule is for speed by default; this one takes a sixth less memory and no longer.
   frugal = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
   return jax.jit(
     train_step,
-    in_shardings=(whole, split, None),
-    out_shardings=whole,
+    in_shardings=(where, split, None),
+    out_shardings=(where, whole),
     donate_argnums=0,
     compiler_options=frugal if placement.platform == "cpu" else None,
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: Array, used: Any, kept: Any) -> Array:
+  """A kept parameter as it is used; its gradient is summed straight into the parts that are kept.
+
+  Without the latter each device would sum the whole gradient and then drop most of it.
+  """
+  return jax.lax.with_sharding_constraint(x, used)
+
+
+def _gathered_forward(x, used, kept):
+  return _gathered(x, used, kept), None
+
+
+def _gathered_backward(used, kept, _, cotangent):
+  return (jax.lax.with_sharding_constraint(cotangent, kept),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def placement_on(mesh: jax.sharding.Mesh) -> Placement:
