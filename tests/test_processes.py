@@ -1,11 +1,14 @@
 """Many processes make the same run as one: steps, logs, checkpoints, evaluations."""
 
 import concurrent.futures
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -14,9 +17,21 @@ from narrow_system import trained as narrow
 from runs_support import (
   COMPILED,
   REPOSITORY,
+  contents,
   free_port,
+  joining,
+  records,
+  same_bits,
+  saved,
+  start,
+  start_many,
+  trained,
 )
 
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import processes, restore
+from atgcn_jax.training import checkpoint
 from atgcn_jax.training.sharding import Layout, data_mesh
 
 ENDED = 300  # seconds after which a process that should have ended is a failure
@@ -85,3 +100,177 @@ def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
   assert many["told"] == {"index": 0}
   assert many["hosts"] == count
   assert many["processes"] == sorted(many["processes"])  # so each has one slice of a batch
+
+
+# Whole runs.
+
+
+def commands(workdir):
+  """The words that train, and those that evaluate, the tiny run in this folder."""
+  config = ["--config", str(trained().parent / "config.py")]
+  return ["train", *config, "--workdir", workdir], ["evaluate", "--workdir", workdir, "--json"]
+
+
+def last_json(output):
+  return json.loads(output.strip().splitlines()[-1])
+
+
+def wait_for(condition, processes):
+  """Returns once it holds, while these processes live."""
+  while not condition():
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.02)
+
+
+def steps_logged(workdir):
+  path = workdir / "metrics.jsonl"
+  return path.read_text().count('"loss"') if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+  """(folder of a run that two processes trained, what they and their evaluation said)."""
+  workdir = tmp_path_factory.mktemp("two") / "run"
+  train, evaluate = commands(workdir)
+  _, errors = results(start_many(2, *train))
+  outputs, _ = results(start_many(2, *evaluate))
+  return workdir, errors, outputs
+
+
+def test_two_processes_make_the_run_of_one(by_two):
+  workdir, errors, _ = by_two
+  assert checkpoint.saved_steps(workdir) == checkpoint.saved_steps(trained())
+  (one, other) = (records(folder) for folder in (trained(), workdir))
+  assert [line[:2] for line in one] == [line[:2] for line in other]  # each is written once
+  assert other[0][2] == pytest.approx(one[0][2], rel=1e-5)
+  one, other = saved(trained()), saved(workdir)
+  assert [r["step"] for r in one.history] == [r["step"] for r in other.history]
+  assert other.run.description() == one.run.description()
+  assert len(list((workdir / "tensorboard").iterdir())) == 1
+  first, second = errors
+  assert "step 30: validation mAP" in first
+  assert second.strip() == ""
+
+
+def test_two_processes_evaluate_as_one_does(by_two, capsys):
+  workdir, _, (first, second) = by_two
+  assert "{" not in second
+  before = contents(workdir / "evaluation")
+  assert cli.main([str(word) for word in commands(workdir)[1]]) == 0
+  assert last_json(first) == pytest.approx(last_json(capsys.readouterr().out), rel=1e-6)
+  assert before.keys() == contents(workdir / "evaluation").keys() == {"test-30.csv", "test-30.json"}
+
+
+def test_sigterm_in_one_process_stops_all_and_one_goes_on(tmp_path):
+  workdir = tmp_path / "run"
+  train, _ = commands(workdir)
+  pair = start_many(2, *train, "--config.optim.steps=4000", "--config.evaluation.every=100000")
+  wait_for(lambda: steps_logged(workdir) >= 10, pair)
+  pair[1].send_signal(signal.SIGTERM)
+  _, (first, second) = results(pair, 128 + signal.SIGTERM)
+  step = checkpoint.saved_steps(workdir)[-1]
+  assert f"SIGTERM: saved step {step}" in first
+  assert second.strip() == ""
+  two = saved(workdir).state  # on eight devices of one process
+
+  # The same bits on any devices, and from there on the same clips.
+  for devices in (1, 2, 4):
+    layout = Layout(data_mesh(jax.devices()[:devices]))
+    assert same_bits(restore.newest_sound(workdir, layout).state, two)
+  more = f"--config.optim.steps={step + 3}", "--config.evaluation.every=100000"
+  lone = shutil.copytree(workdir, tmp_path / "lone")
+  assert cli.main([str(word) for word in [*commands(lone)[0], *more]]) == 0
+  results(start_many(2, *train, *more, "--config.sharding.fsdp=True"))
+  one, other = records(lone), records(workdir)
+  assert [line[:2] for line in one] == [line[:2] for line in other]
+  assert one[step][0] == step + 1
+  assert other[step][2] == pytest.approx(one[step][2], rel=1e-5)
+
+
+def test_a_lost_process_ends_all_and_they_go_on(tmp_path):
+  workdir = tmp_path / "run"
+  train, _ = commands(workdir)
+  for lost in (1, 0):  # the second time the one that the others look to
+    begun = steps_logged(workdir)
+    pair = start_many(2, *train)
+    wait_for(lambda begun=begun: steps_logged(workdir) >= begun + 5, pair)
+    pair[lost].kill()
+    killed = time.monotonic()
+    results([pair[lost]], -signal.SIGKILL)
+    output, errors = finished(pair[1 - lost])
+    assert time.monotonic() - killed < 60
+    assert pair[1 - lost].returncode in (1, -signal.SIGABRT), errors
+  assert cli.main([str(word) for word in train]) == 0
+  assert [line[:2] for line in records(workdir)] == [line[:2] for line in records(trained())]
+
+
+def test_a_mistake_is_told_by_every_process_and_none_waits(tmp_path):
+  train, _ = commands(tmp_path / "run")
+  _, errors = results(start_many(2, *train, "--config.data.train_folds=('nowhere',)"), 2)
+  for i, said in enumerate(errors):
+    (line,) = said.splitlines()
+    assert line.startswith(f"atgcn train (process {i} of 2): data.train_folds: ")
+
+
+def test_processes_that_were_given_different_configs_do_not_begin(tmp_path):
+  train, _ = commands(tmp_path / "run")
+  port = free_port()
+  pair = [
+    start(*train, f"--config.seed={7 + i}", *joining(port, 2, i), JAX_NUM_CPU_DEVICES="4")
+    for i in range(2)
+  ]
+  _, (first, second) = results(pair, 2)
+  assert first.splitlines() == [
+    "atgcn train (process 0 of 2): other processes were given something else; their own messages "
+    "say what"
+  ]
+  assert second.splitlines() == [
+    "atgcn train (process 1 of 2): seed: 8 here, 7 in process 0; give all the same"
+  ]
+  assert not (tmp_path / "run").exists()
+
+
+# Joining.
+
+
+@pytest.mark.parametrize(
+  ("options", "named"),
+  [
+    (["--coordinator", "host"], "--coordinator host: write HOST:PORT"),
+    (["--coordinator", "host:0"], "--coordinator host:0: write HOST:PORT"),
+    (["--processes", "2"], "--processes and --process-id: give both"),
+    (["--processes", "2", "--process-id", "0"], "--coordinator: name HOST:PORT"),
+    (["--coordinator", "h:1", "--processes", "0", "--process-id", "0"], "--processes 0"),
+    (
+      ["--coordinator", "h:1", "--processes", "2", "--process-id", "2"],
+      "--process-id 2: take 0 … 1",
+    ),
+    (["--coordinator", "h:1"], "--coordinator: also give --processes and --process-id"),
+  ],
+)
+def test_how_to_join_is_checked(tmp_path, options, named):
+  process = start(*commands(tmp_path / "run")[0], *options)
+  _, (errors,) = results([process], 2)
+  (line,) = errors.splitlines()
+  assert line.startswith(f"atgcn train: {named}")
+  assert not (tmp_path / "run").exists()
+
+
+def test_ranks_of_a_launcher_without_a_coordinator_are_refused(monkeypatch):
+  monkeypatch.setenv("PMI_SIZE", "4")
+  monkeypatch.setenv("PMI_RANK", "1")
+  with pytest.raises(UserError, match="PMI_SIZE is 4: --coordinator"):
+    processes.join()
+
+
+def test_a_coordinator_that_does_not_come_is_told(tmp_path, monkeypatch):
+  code = (
+    "from atgcn_jax.runs import processes; processes.COME_WITHIN = 3; from atgcn_jax import cli; "
+    f"cli.main({[str(word) for word in commands(tmp_path / 'run')[0]]!r} + "
+    f"{joining(free_port(), 2, 1)!r})"
+  )
+  process = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | COMPILED
+  )
+  print(process)
+  assert "the processes of the run do not come together" in process.stderr

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.training import sharding
 
+COME_WITHIN = 300  # seconds that the first waits for the others at the start
 LOST_AFTER = 30  # seconds without a sign of life; then all others end
 LEAVE_WITHIN = 60  # seconds that those who are done wait for the others
 # Of MPI implementations and launchers: how many processes there are, and which this is.
@@ -63,6 +64,7 @@ def join(
         processes,
         process_id,
         cluster_detection_method="deactivate" if by_hand else None,
+        initialization_timeout=COME_WITHIN,
         heartbeat_timeout_seconds=LOST_AFTER,
         shutdown_timeout_seconds=LEAVE_WITHIN,
       )
