@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# One worker of a TPU slice: what tpu.sh asks of it through ssh. Training goes on when the connection is lost.
+#
+#   launch/worker.sh install           make .venv, with a Python of its own where there is none that is new enough
+#   launch/worker.sh start ARGUMENTS   begin `atgcn ARGUMENTS` in the background, unless it runs already
+#   launch/worker.sh stop              ask it to save and end, and wait for that
+#   launch/worker.sh follow            show its log until it ends; the status is the program's
+#   launch/worker.sh ended             how it ended, in a line with the time and the host's name
+
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
+log=train.log pid_file=train.pid
+
+ended() {
+  grep --text ' ended with status [0-9]*$' "$log" | tail --lines 1 | grep .
+}
+
+running() {
+  kill -0 "$(cat "$pid_file" 2>/dev/null)" 2>/dev/null
+}
+
+# work ARGUMENTS: what `start` leaves behind.
+work() {
+  local status=0
+  "${ATGCN:-.venv/bin/atgcn}" "$@" </dev/null >"$log" 2>&1 &
+  echo $! >"$pid_file"
+  wait $! || status=$?
+  rm "$pid_file"
+  echo "$(date --utc +%FT%TZ) $(hostname) ended with status $status" >>"$log"
+}
+
+start() {
+  if running; then
+    echo "$(hostname) is at work already"
+    return
+  fi
+  [ ! -e "$log" ] || mv "$log" "$log.previous"
+  : >"$log"
+  rm -f "$pid_file"
+  setsid nohup "$root/launch/worker.sh" work "$@" </dev/null >/dev/null 2>&1 &
+  until [ -e "$pid_file" ] || ended >/dev/null; do sleep 0.1; done
+  echo "$(hostname) has begun"
+}
+
+verb=${1:-}
+case $verb in
+  install)
+    # The images' own Python is 3.10.
+    if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python3 -m pip install --quiet --user uv
+      ~/.local/bin/uv python install --quiet 3.11
+      PYTHON=$(~/.local/bin/uv python find --managed-python 3.11)
+    fi
+    install "[tpu]"
+    ;;
+  start | work) "$verb" "${@:2}" ;;
+  stop)
+    if running; then
+      pid=$(cat "$pid_file")
+      kill -TERM "$pid"
+      tail --pid "$pid" --follow /dev/null
+    fi
+    ;;
+  follow)
+    [ -e "$log" ] || fail "$(hostname): nothing has begun here yet"
+    ended >/dev/null || running || fail "$(hostname): it ended without a word, as when a host restarts; begin again"
+    # The status is the program's, whatever tail says of its closed pipe.
+    set +o pipefail
+    tail --lines +1 --follow=name "$log" | awk '{ print; fflush() } / ended with status [0-9]+$/ { exit $NF }'
+    ;;
+  ended) ended || echo "$(hostname) is at work still, or ended without a word" ;;
+  *) fail "one of install, start, stop, follow, ended, not '$verb'" ;;
+esac
