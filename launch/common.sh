@@ -28,24 +28,25 @@ run() {
 # parse NAMES FLAGS ARGUMENT …: sets a variable for each option given (--type v5p-8: type=v5p-8; --spot: spot=yes) and
 # the array `arguments` from what comes after --. --help prints the comment the script begins with.
 parse() {
-  local names=" $1 " flags=" $2 dry-run " name
+  # Names that no option has.
+  local _names=" $1 " _flags=" $2 dry-run " _name
   shift 2
   arguments=()
   while [ $# -gt 0 ]; do
-    name=${1#--} name=${name%%=*}
+    _name=${1#--} _name=${_name%%=*}
     if [ "$1" = -- ]; then
       arguments=("${@:2}")
       return
     elif [ "$1" = --help ] || [ "$1" = -h ]; then
       sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
       exit 0
-    elif [[ $1 = "--$name" && $flags = *" $name "* ]]; then
-      printf -v "${name//-/_}" yes
-    elif [[ $1 = --*=* && $names = *" $name "* ]]; then
-      printf -v "${name//-/_}" %s "${1#*=}"
-    elif [[ $1 = --* && $names = *" $name "* ]]; then
+    elif [[ $1 = "--$_name" && $_flags = *" $_name "* ]]; then
+      printf -v "${_name//-/_}" yes
+    elif [[ $1 = --*=* && $_names = *" $_name "* ]]; then
+      printf -v "${_name//-/_}" %s "${1#*=}"
+    elif [[ $1 = --* && $_names = *" $_name "* ]]; then
       [[ $# -gt 1 && $2 != --* ]] || fail "$1: a value must follow"
-      printf -v "${name//-/_}" %s "$2"
+      printf -v "${_name//-/_}" %s "$2"
       shift
     else
       fail "$1: no such option (see --help); arguments of atgcn come after --"

@@ -50,9 +50,11 @@ ask_state() {
 }
 
 delete() {
+  local now
+  ask_state
   if [ ! "$dry_run" ]; then
-    ask_state
-    if [ ! "$("${words[@]}")" ]; then
+    now=$("${words[@]}")
+    if [ ! "$now" ]; then
       echo "there is no '$name'"
       return
     fi
@@ -66,13 +68,11 @@ create() {
   if [ ! "$dry_run" ]; then
     ask_state
     now=$("${words[@]}")
-    case $now in
-      SUSPENDED | FAILED)
-        echo "$name: $now; asking anew"
-        delete
-        now=
-        ;;
-    esac
+    if [ "$now" = SUSPENDED ] || [ "$now" = FAILED ]; then
+      echo "$name: $now; asking anew"
+      delete
+      now=
+    fi
   fi
   if [ ! "${now:-}" ]; then
     queued create --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime"
@@ -84,15 +84,15 @@ create() {
     echo "until [ \"\$($(quoted "${words[@]}"))\" = ACTIVE ]; do sleep 30; done"
     return
   fi
-  while now=$("${words[@]}"); [ "$now" != ACTIVE ]; do
+  while :; do
+    now=$("${words[@]}")
+    [ "$now" != ACTIVE ] || break
     [ "$now" = "$shown" ] || echo "$name: $now"
     shown=$now
-    case $now in
-      FAILED | SUSPENDED)
-        echo "${0##*/}: $name: $now; the same command asks anew" >&2
-        exit 1
-        ;;
-    esac
+    if [ "$now" = FAILED ] || [ "$now" = SUSPENDED ] || [ ! "$now" ]; then
+      echo "${0##*/}: $name: ${now:-gone}; the same command asks anew" >&2
+      exit 1
+    fi
     sleep 30
   done
   echo "$name: ACTIVE; it costs until: launch/tpu.sh delete $(quoted --name "$name" "${where[@]}")"
@@ -100,7 +100,7 @@ create() {
 
 setup() {
   local archive=$root/build/atgcn.tar.gz
-  if [ "$(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null)" ]; then
+  if [ ! "$dry_run" ] && [ "$(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null)" ]; then
     echo "${0##*/}: changes that are not committed stay here" >&2
   fi
   run mkdir -p "$root/build"
@@ -117,7 +117,7 @@ logs() {
   elif [ "$status" -ne 0 ]; then
     # Google keeps their clocks together; the first to end took the others along.
     ends=$(on_workers all "atgcn/launch/worker.sh ended" | grep ' ended with status ' | sort || true)
-    echo "${0##*/}: the first to end: ${ends%%$'\n'*}; the others followed; train again resumes" >&2
+    [ ! "$ends" ] || echo "${0##*/}: the first to end: ${ends%%$'\n'*}; the others followed; train again resumes" >&2
   fi
   return "$status"
 }

@@ -27,7 +27,7 @@ work() {
   echo $! >"$pid_file"
   wait $! || status=$?
   rm "$pid_file"
-  echo "$(date --utc +%FT%TZ) $(hostname) ended with status $status" >>"$log"
+  echo "$(date --utc +%FT%T.%3NZ) $(hostname) ended with status $status" >>"$log"
 }
 
 start() {
@@ -65,9 +65,9 @@ case $verb in
   follow)
     [ -e "$log" ] || fail "$(hostname): nothing has begun here yet"
     ended >/dev/null || running || fail "$(hostname): it ended without a word, as when a host restarts; begin again"
-    # The status is the program's, whatever tail says of its closed pipe.
-    set +o pipefail
-    tail --lines +1 --follow=name "$log" | awk '{ print; fflush() } / ended with status [0-9]+$/ { exit $NF }'
+    tail --lines +1 --follow=name "$log" | sed --unbuffered '/ ended with status [0-9]*$/q' || true
+    line=$(ended)
+    exit "${line##* }"
     ;;
   ended) ended || echo "$(hostname) is at work still, or ended without a word" ;;
   *) fail "one of install, start, stop, follow, ended, not '$verb'" ;;
