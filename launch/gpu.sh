@@ -7,7 +7,7 @@
 #   --gpus N               how many GPUs there are, for `each` (default: as CUDA_VISIBLE_DEVICES or nvidia-smi tells)
 #   --port P               where the processes find each other (default: a free one)
 #   --logs DIR             process-0.log, process-1.log, … are written there (logs)
-#   --grace S              seconds that the others have to end once one is lost (60)
+#   --grace S              seconds that the others have to end once one is lost (50)
 #   --dry-run              print the commands, run nothing
 #
 # ARGUMENTS are those of `atgcn train`, or a whole command such as `evaluate --workdir DIR`. The program is
@@ -27,7 +27,7 @@ count_gpus() {
   fi
 }
 
-processes=one gpus='' port='' logs=logs grace=60
+processes=one gpus='' port='' logs=logs grace=50
 parse "processes gpus port logs grace" "" "$@"
 need_number --grace "$grace"
 complete_arguments

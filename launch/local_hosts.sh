@@ -7,7 +7,7 @@
 #   --devices M     CPU devices of each (1)
 #   --port P        where they find each other (default: a free one)
 #   --logs DIR      process-0.log, process-1.log, … are written there (logs)
-#   --grace S       seconds that the others have to end once one is lost (60)
+#   --grace S       seconds that the others have to end once one is lost (50)
 #   --dry-run       print the commands, run nothing
 #
 # ARGUMENTS are those of `atgcn train`, or a whole command such as `evaluate --workdir DIR`. The program is
@@ -18,7 +18,7 @@ source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/processes.sh
 source "$(dirname "$0")/processes.sh"
 
-processes=2 devices=1 port='' logs=logs grace=60
+processes=2 devices=1 port='' logs=logs grace=50
 parse "processes devices port logs grace" "" "$@"
 need_number --processes "$processes"
 need_number --devices "$devices"

@@ -15,8 +15,9 @@ joined() {
 
 # watch COUNT LOGS GRACE: starts the commands that `command_of I` puts into `words`, each with its own log in the folder
 # LOGS (that of process 0 is shown as well), and waits for all of them. SIGTERM, SIGHUP and Ctrl-C are passed on. When
-# one fails, a line names it, and the others have GRACE seconds to end by themselves. The status is that of the first
-# that failed, else of the first that ended on the signal passed on, else 0.
+# one fails, a line names it, and the others have GRACE seconds to end by themselves; then they get SIGTERM, and ten
+# seconds later SIGKILL. The status is that of the first that failed, else of the first that ended on the signal passed
+# on, else 0.
 watch() {
   local count=$1 logs=$2 grace=$3 i
   if [ "$dry_run" ]; then

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_dry_runs(name):
   printed = dry_run(*DRY_RUNS[name])
   assert printed == (GOLDEN / f"{name}.txt").read_text()
   assert subprocess.run(["bash", "-n"], input=printed.encode()).returncode == 0
+
+
+def commands_of_the_readme():
+  blocks = re.findall(r"```sh\n(.*?)```", (LAUNCH / "README.md").read_text(), re.S)
+  text = "\n".join(blocks).replace("\\\n", " ")
+  return re.findall(r"(?:^|&& +|until )launch/(\S+\.sh[^&#\n]*)", text, re.M)
+
+
+def test_the_commands_of_the_readme_are_understood():
+  commands = commands_of_the_readme()
+  assert {command.split()[0] for command in commands} == {
+    *("gpu.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
+  }
+  for command in commands:
+    assert dry_run(*re.sub("each", "each --gpus 2", command).split())
 
 
 def test_every_golden_file_has_its_command():

@@ -64,7 +64,7 @@ def test_a_killed_process_is_named_and_the_others_end_by_themselves(hosts):
   assert status == 137
   assert re.fullmatch(
     r"process 2 of 4 \(pid \d+, logs/process-2.log\) was killed by SIGKILL; "
-    r"the others are given 60 s to end; the same command resumes\n",
+    r"the others are given 50 s to end; the same command resumes\n",
     err,
   )
 
