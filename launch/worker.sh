@@ -16,17 +16,18 @@ ended() {
   grep --text ' ended with status [0-9]*$' "$log" | tail --lines 1 | grep .
 }
 
+# running: whether `work` is; sets the two process ids. After a restart another process may have the number.
 running() {
-  kill -0 "$(cat "$pid_file" 2>/dev/null)" 2>/dev/null
+  [ -e "$pid_file" ] && read -r work_pid program_pid <"$pid_file" &&
+    grep --quiet worker.sh "/proc/$work_pid/cmdline" 2>/dev/null
 }
 
-# work ARGUMENTS: what `start` leaves behind.
+# work ARGUMENTS: what `start` leaves behind; it is there until the log says how the program ended.
 work() {
   local status=0
   "${ATGCN:-.venv/bin/atgcn}" "$@" </dev/null >"$log" 2>&1 &
-  echo $! >"$pid_file"
+  echo "$$ $!" >"$pid_file"
   wait $! || status=$?
-  rm "$pid_file"
   echo "$(date --utc +%FT%T.%3NZ) $(hostname) ended with status $status" >>"$log"
 }
 
@@ -57,14 +58,13 @@ case $verb in
   start | work) "$verb" "${@:2}" ;;
   stop)
     if running; then
-      pid=$(cat "$pid_file")
-      kill -TERM "$pid"
-      tail --pid "$pid" --follow /dev/null
+      kill -TERM "$program_pid" || true
+      while running; do sleep 0.2; done
     fi
     ;;
   follow)
     [ -e "$log" ] || fail "$(hostname): nothing has begun here yet"
-    ended >/dev/null || running || fail "$(hostname): it ended without a word, as when a host restarts; begin again"
+    running || ended >/dev/null || fail "$(hostname): it ended without a word, as when a host restarts; begin again"
     tail --lines +1 --follow=name "$log" | sed --unbuffered '/ ended with status [0-9]*$/q' || true
     line=$(ended)
     exit "${line##* }"

@@ -165,8 +165,8 @@ def test_logs_name_the_worker_that_was_lost(tpu):
   (tpu.folder / "states").write_text("ACTIVE\n")
   do = (
     'if [ "$WORKER" = 1 ]; then kill -KILL $$; fi; '
-    'while [ -e "$SLICE/worker-1/atgcn/train.pid" ]; do /bin/sleep 0.05; done; '
-    "/bin/sleep 0.3; exit 134"
+    'until grep -q " ended " "$SLICE/worker-1/atgcn/train.log"; do /bin/sleep 0.05; done; '
+    "/bin/sleep 0.1; exit 134"
   )
   tpu("train", *RUN, "gs://sounds/run", do=do)
   while "ended" not in log(tpu, 1):
@@ -190,7 +190,7 @@ def test_a_worker_says_where_there_is_nothing_to_follow(tpu):
   assert "host-0: nothing has begun here yet" in done.stderr
   # As after a restart of the host: a log without an end, and nobody at work.
   (tpu.folder / "worker-0/atgcn/train.log").write_text("step 1\n")
-  (tpu.folder / "worker-0/atgcn/train.pid").write_text("999999999\n")
+  (tpu.folder / "worker-0/atgcn/train.pid").write_text("999999999 999999998\n")
   assert "it ended without a word" in tpu("logs").stderr
 
 
