@@ -56,8 +56,9 @@ def test_logs_are_added_to_and_only_what_is_new_is_shown(hosts):
 
 def test_a_killed_process_is_named_and_the_others_end_by_themselves(hosts):
   status, _, err = hosts(
-    "if [ $I = 2 ]; then kill -KILL $$; fi; while kill -0 $PPID; do sleep 0.1; "
-    "if grep -q 2 logs/process-2.log; then exit 134; fi; done",
+    "if [ $I = 2 ]; then echo $$ >lost.tmp; mv lost.tmp lost; sleep 0.2; kill -KILL $$; fi; "
+    "until [ -e lost ]; do sleep 0.1; done; "
+    "while kill -0 $(cat lost); do sleep 0.1; done; sleep 1; exit 134",
     "--processes",
     "4",
   )
