@@ -2,6 +2,7 @@
 # From nothing to two trained systems, side by side: CNN10 and AT-GCN on the built-in soundscapes.
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
+cd "$root"
 begin=$SECONDS
 say() { printf '\n[%3d s] %s\n' $((SECONDS - begin)) "$*"; }
 

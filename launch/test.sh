@@ -2,5 +2,6 @@
 # Install what the tests need and run them; --all runs the slow ones too. Further arguments go to pytest.
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
+cd "$root"
 install "[test]"
 exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
