@@ -13,6 +13,7 @@ import sys
 import warnings
 from typing import NoReturn
 
+from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError, WorkFailed
 
 BENCHES = {
@@ -76,6 +77,21 @@ def main(arguments: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print(f"atgcn {options.verb}: stopped", file=sys.stderr)
     return 128 + signal.SIGINT
+  except Exception:
+    if reason := _lost_bucket(getattr(options, "workdir", "")):
+      print(f"atgcn {options.verb}: {reason}", file=sys.stderr)
+      return 1
+    raise
+
+
+def _lost_bucket(workdir: str) -> str:
+  """Why a bucket that the work began in cannot be reached any more; empty if it is none or can."""
+  if in_bucket(workdir):
+    try:
+      check_reachable(workdir)
+    except UserError as error:
+      return str(error)
+  return ""
 
 
 class _Parser(argparse.ArgumentParser):

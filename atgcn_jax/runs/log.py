@@ -14,13 +14,16 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from atgcn_jax.buckets import in_bucket, path_of, write_whole
+
 METRICS = "metrics.jsonl"
 QUIET_SECONDS = 15  # between two lines where the terminal is none
+BUCKET_SECONDS = 30  # between two writings of a file in a bucket
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   """The records of a run's metrics.jsonl; a last line cut short is passed over."""
-  path = pathlib.Path(workdir) / METRICS
+  path = path_of(workdir) / METRICS
   if not path.is_file():
     return []
   records = []
@@ -30,6 +33,40 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       continue
   return records
+
+
+class _Lines:
+  """A text file that grows by lines: on a disk at once, in a bucket by being written anew.
+
+  There it is written at most every BUCKET_SECONDS, and when it is flushed or closed.
+  """
+
+  def __init__(self, path: pathlib.Path, text: str):
+    """A file that holds this text."""
+    self._path, self._text = path, text
+    if not path.is_file() or path.read_text() != text:
+      write_whole(path, text.encode())
+    self._appended = None if in_bucket(path) else path.open("a")
+    self._written, self._written_at = len(text), time.monotonic()
+
+  def add(self, line: str) -> None:
+    if self._appended is not None:
+      self._appended.write(line)
+      self._appended.flush()
+      return
+    self._text += line
+    if time.monotonic() - self._written_at > BUCKET_SECONDS:
+      self.flush()
+
+  def flush(self) -> None:
+    if self._appended is None and self._written < len(self._text):
+      write_whole(self._path, self._text.encode())
+      self._written, self._written_at = len(self._text), time.monotonic()
+
+  def close(self) -> None:
+    self.flush()
+    if self._appended is not None:
+      self._appended.close()
 
 
 class RunLog:
@@ -44,15 +81,10 @@ class RunLog:
       title: of one among many runs, set before all it says; it is then told by its bar alone.
     """
     self.steps, self.batch, self.title = steps, batch, title
-    path = pathlib.Path(workdir) / METRICS
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    if not path.is_file() or path.read_text() != text:
-      temporary = path.with_suffix(".tmp")
-      temporary.write_text(text)
-      temporary.replace(path)
-    self._file = path.open("a")
-    self._tensorboard_folder = str(pathlib.Path(workdir) / "tensorboard")
+    self._file = _Lines(path_of(workdir) / METRICS, text)
+    self._tensorboard_folder = str(path_of(workdir) / "tensorboard")
     self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
       total=steps * batch,
@@ -75,8 +107,7 @@ class RunLog:
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
-    self._file.flush()
+    self._file.add(json.dumps({"step": step, **values}) + "\n")
     if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
       purge = self._start + 1 if self._start else None
       self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=purge)
@@ -93,6 +124,7 @@ class RunLog:
   def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
     """Record the figures of a validation, and say them."""
     self.record(step, values, "validation")
+    self._file.flush()
     if not self.title:
       figures = (f"{name} {value:.4f}" for name, value in values.items() if value is not None)
       self.say(f"step {step}: validation {', '.join(figures)}")
