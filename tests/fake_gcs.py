@@ -15,42 +15,42 @@ import json
 import pathlib
 import re
 import ssl
+import subprocess
+import sys
 import threading
 import urllib.parse
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "a-token-of-the-fake"
 HOSTS = ("storage.googleapis.com", "www.googleapis.com", "oauth2.googleapis.com")
+READ_ONLY = "frozen"
 PAGE = 50  # objects a listing, so that clients have to ask for the next page
 
 
-class FakeGcs(ThreadingHTTPServer):
-  """Serves `buckets`, {bucket: {object name: content}}, from when it is made until `stop`."""
-
-  daemon_threads = True
+class FakeGcs:
+  """The service in a process of its own, as some calls of TensorFlow hold this one's Python lock."""
 
   def __init__(self, folder: pathlib.Path, *buckets: str):
-    """Start; certificate and credentials are written to the folder."""
-    super().__init__(("127.0.0.1", 0), _Handler)
-    self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
-    self.generations: dict[tuple[str, str], int] = {}
-    self.uploads: dict[str, Any] = {}
-    self.read_only: set[str] = set()
-    self.failing = False
-    self.asked: list[str] = []  # method, host and path of each request
-    self.lock = threading.RLock()
-    self.clock = 0
-    self.address = f"http://127.0.0.1:{self.server_port}"
+    """Start; certificate and credentials are written to the folder. READ_ONLY is a bucket too."""
     self.folder = folder
-    _write_identity(folder, self.address)
-    self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    self.context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+    command = [sys.executable, __file__, str(folder), *buckets, READ_ONLY]
+    self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    self.address = self._process.stdout.readline().strip()
 
   def stop(self) -> None:
-    self.shutdown()
-    self.server_close()
+    self._process.kill()
+    self._process.wait()
+
+  def objects(self, bucket: str) -> dict[str, bytes]:
+    """All in a bucket, by name."""
+    with urllib.request.urlopen(f"{self.address}/objects?{bucket}") as answer:
+      return {name: base64.b64decode(content) for name, content in json.load(answer).items()}
+
+  def fail(self, failing: bool) -> None:
+    """Answer 503 to everything from now on, or no longer."""
+    urllib.request.urlopen(f"{self.address}/failing?{int(failing)}").close()
 
   def environment(self) -> dict[str, str]:
     """What a process needs to know to take this for the service."""
@@ -66,6 +66,25 @@ class FakeGcs(ThreadingHTTPServer):
       "GOOGLE_APPLICATION_CREDENTIALS": str(self.folder / "credentials.json"),
       "NO_GCE_CHECK": "true",
     }
+
+
+class _Server(ThreadingHTTPServer):
+  """Serves `buckets`, {bucket: {object name: content}}."""
+
+  daemon_threads = True
+
+  def __init__(self, folder: pathlib.Path, *buckets: str):
+    super().__init__(("127.0.0.1", 0), _Handler)
+    self.address = f"http://127.0.0.1:{self.server_port}"
+    self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
+    self.generations: dict[tuple[str, str], int] = {}
+    self.uploads: dict[str, Any] = {}
+    self.failing = False
+    self.lock = threading.RLock()
+    self.clock = 0
+    _write_identity(folder, self.address)
+    self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    self.context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
 
   def put(self, bucket: str, name: str, content: bytes) -> dict[str, Any]:
     with self.lock:
@@ -99,7 +118,8 @@ class _Refused(Exception):  # noqa: N818 (an answer)
 
 class _Handler(BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
-  server: FakeGcs
+  disable_nagle_algorithm = True
+  server: _Server
   host = ""
 
   def log_message(self, *_):
@@ -118,13 +138,15 @@ class _Handler(BaseHTTPRequestHandler):
     url = urllib.parse.urlsplit(self.path)
     asked = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
     body = self._body()
-    self.server.asked.append(f"{self.command} {self.host}{url.path}?{url.query}")
     status, headers, answer = 200, {}, b""
     try:
-      if self.server.failing:
+      if not self.host and url.path in ("/objects", "/failing"):
+        status, headers, answer = self._told(url.path, url.query)
+      elif self.server.failing:
         raise _Refused(503, "the service is out of order")
-      with self.server.lock:
-        status, headers, answer = self._answered(url.path, asked, body)
+      else:
+        with self.server.lock:
+          status, headers, answer = self._answered(url.path, asked, body)
     except _Refused as refused:
       status = refused.status
       fault = {"code": status, "message": refused.reason, "errors": [{"message": refused.reason}]}
@@ -148,6 +170,15 @@ class _Handler(BaseHTTPRequestHandler):
       self.rfile.readline()
     self.rfile.readline()
     return b"".join(parts)
+
+  def _told(self, path: str, query: str):
+    """What the tests ask, not the clients."""
+    if path == "/failing":
+      self.server.failing = query == "1"
+      return _json({})
+    with self.server.lock:
+      objects = self.server.buckets[query].items()
+      return _json({name: base64.b64encode(content).decode() for name, content in objects})
 
   def _answered(self, path: str, asked: dict[str, str], body: bytes):
     """(status, headers, body) of the answer to a request."""
@@ -187,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
     return name
 
   def _writable(self, name: str) -> str:
-    if self._bucket(name) in self.server.read_only:
+    if self._bucket(name) == READ_ONLY:
       raise _Refused(403, "the caller does not have storage.objects.create access")
     return name
 
@@ -295,14 +326,16 @@ def _write_identity(folder: pathlib.Path, address: str) -> None:
   """A certificate with its key, and the key of a service account, valid for a day."""
   from cryptography import x509
   from cryptography.hazmat.primitives import hashes, serialization
-  from cryptography.hazmat.primitives.asymmetric import rsa
+  from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-  key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-  private = key.private_bytes(
-    serialization.Encoding.PEM,
-    serialization.PrivateFormat.PKCS8,
-    serialization.NoEncryption(),
-  )
+  def written(key):
+    return key.private_bytes(
+      serialization.Encoding.PEM,
+      serialization.PrivateFormat.PKCS8,
+      serialization.NoEncryption(),
+    )
+
+  key = ec.generate_private_key(ec.SECP256R1())
   name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a storage service for tests")])
   now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
   certificate = (
@@ -313,15 +346,21 @@ def _write_identity(folder: pathlib.Path, address: str) -> None:
     .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
     .sign(key, hashes.SHA256())
   )
-  (folder / "key.pem").write_bytes(private)
+  (folder / "key.pem").write_bytes(written(key))
   (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
   credentials = {
     "type": "service_account",
     "project_id": "tests",
     "private_key_id": "1",
-    "private_key": private.decode(),
+    "private_key": written(rsa.generate_private_key(public_exponent=65537, key_size=2048)).decode(),
     "client_email": "tests@tests.iam.gserviceaccount.com",
     "client_id": "1",
     "token_uri": f"{address}/token",
   }
   (folder / "credentials.json").write_text(json.dumps(credentials))
+
+
+if __name__ == "__main__":
+  server = _Server(pathlib.Path(sys.argv[1]), *sys.argv[2:])
+  print(server.address, flush=True)
+  server.serve_forever()

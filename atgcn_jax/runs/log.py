@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from atgcn_jax.buckets import in_bucket, path_of, write_whole
@@ -35,38 +36,49 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
-class _Lines:
-  """A text file that grows by lines: on a disk at once, in a bucket by being written anew.
+class _Rewritten:
+  """A growing file in a bucket, where nothing can be appended to: each flush writes it anew."""
 
-  There it is written at most every BUCKET_SECONDS, and when it is flushed or closed.
-  """
+  def __init__(self, path: str | os.PathLike, content: bytes = b""):
+    """A file that holds this content already."""
+    self._path, self._content = path_of(path), bytearray(content)
+    self._written, self._written_at = len(content), time.monotonic()
 
-  def __init__(self, path: pathlib.Path, text: str):
-    """A file that holds this text."""
-    self._path, self._text = path, text
-    if not path.is_file() or path.read_text() != text:
-      write_whole(path, text.encode())
-    self._appended = None if in_bucket(path) else path.open("a")
-    self._written, self._written_at = len(text), time.monotonic()
-
-  def add(self, line: str) -> None:
-    if self._appended is not None:
-      self._appended.write(line)
-      self._appended.flush()
-      return
-    self._text += line
+  def write(self, content: bytes) -> None:
+    """Add this; it is written at the latest with the first of it after BUCKET_SECONDS."""
+    self._content += content
     if time.monotonic() - self._written_at > BUCKET_SECONDS:
       self.flush()
 
   def flush(self) -> None:
-    if self._appended is None and self._written < len(self._text):
-      write_whole(self._path, self._text.encode())
-      self._written, self._written_at = len(self._text), time.monotonic()
+    """Write what was added."""
+    if self._written < len(self._content):
+      write_whole(self._path, bytes(self._content))
+      self._written, self._written_at = len(self._content), time.monotonic()
 
   def close(self) -> None:
+    """Write the rest."""
     self.flush()
-    if self._appended is not None:
-      self._appended.close()
+
+
+class _EventFiles:
+  """What tensorboardX asks for the files of a bucket."""
+
+  def open(self, path: str) -> _Rewritten:
+    return _Rewritten(path)
+
+  def directory_check(self, path: str) -> None:
+    """A bucket needs no folders."""
+
+
+register_writer_factory("gs", _EventFiles())
+
+
+def _growing(path: pathlib.Path, text: str) -> Any:
+  """A binary file that holds this text and takes more."""
+  if not path.is_file() or path.read_text() != text:
+    write_whole(path, text.encode())
+  return _Rewritten(path, text.encode()) if in_bucket(path) else path.open("ab", buffering=0)
 
 
 class RunLog:
@@ -83,7 +95,7 @@ class RunLog:
     self.steps, self.batch, self.title = steps, batch, title
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    self._file = _Lines(path_of(workdir) / METRICS, text)
+    self._file = _growing(path_of(workdir) / METRICS, text)
     self._tensorboard_folder = str(path_of(workdir) / "tensorboard")
     self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
@@ -107,7 +119,7 @@ class RunLog:
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
-    self._file.add(json.dumps({"step": step, **values}) + "\n")
+    self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
     if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
       purge = self._start + 1 if self._start else None
       self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=purge)
