@@ -22,6 +22,7 @@ from atgcn_jax.errors import UserError
 SERVICE = "https://storage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 SECONDS = 10  # for each answer of the service
+_readable: set[str] = set()  # buckets that this process has found within reach
 CREDENTIALS = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
 
@@ -41,7 +42,7 @@ def path_of(place: str | os.PathLike) -> pathlib.Path:
   """
   if not in_bucket(place):
     return pathlib.Path(place)
-  _check_bucket(bucket_and_name(place)[0])
+  _check_once(place)
   import_tensorflow()
   from etils import epath
 
@@ -78,7 +79,7 @@ def check_writable(place: str | os.PathLike) -> None:
     UserError: if so, or if the bucket cannot be read.
   """
   bucket, name = bucket_and_name(place)
-  _check_bucket(bucket)
+  _check_once(place)
   # Orbax makes a client of the service, which wants to know a project.
   if not _session()[1]:
     raise UserError(f"{place}: no project is set; set GOOGLE_CLOUD_PROJECT")
@@ -102,9 +103,12 @@ def bucket_and_name(place: str | os.PathLike) -> tuple[str, str]:
   return bucket, name.rstrip("/")
 
 
-@functools.cache
-def _check_bucket(bucket: str) -> None:
-  check_reachable(f"gs://{bucket}")
+def _check_once(place: str | os.PathLike) -> None:
+  """Refuse an address in a bucket that cannot be read, unless the bucket could be before."""
+  bucket, _ = bucket_and_name(place)
+  if bucket not in _readable:
+    check_reachable(place)
+    _readable.add(bucket)
 
 
 def check_reachable(place: str | os.PathLike) -> None:
@@ -146,11 +150,10 @@ def _answer(place: Any, method: str, url: str, expected: tuple[int, ...] = (200,
     found = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     what = f"no credentials in {found} ({_one_line(error)})" if found else "no credentials"
     raise UserError(f"{place}: {what}; {CREDENTIALS}") from error
-  except exceptions.RefreshError as error:
-    raise UserError(f"{place}: credentials are refused ({_one_line(error)}); {CREDENTIALS}") from (
-      error
-    )
-  except (exceptions.TransportError, requests.RequestException) as error:
+  except (exceptions.GoogleAuthError, requests.RequestException) as error:
+    if isinstance(error, exceptions.RefreshError) and not error.retryable:
+      told = f"credentials are refused ({_one_line(error)}); {CREDENTIALS}"
+      raise UserError(f"{place}: {told}") from error
     raise UserError(
       f"{place}: the storage service cannot be reached ({_one_line(error)}); check the network"
     ) from error

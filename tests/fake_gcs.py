@@ -30,7 +30,7 @@ PAGE = 50  # objects a listing, so that clients have to ask for the next page
 
 
 class FakeGcs:
-  """The service in a process of its own, as some calls of TensorFlow hold this one's Python lock."""
+  """The service in a process of its own: some calls of TensorFlow hold this one's Python lock."""
 
   def __init__(self, folder: pathlib.Path, *buckets: str):
     """Start; certificate and credentials are written to the folder. READ_ONLY is a bucket too."""
