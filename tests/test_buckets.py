@@ -120,6 +120,7 @@ def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path)
   assert [tag["id"] for tag in tags] == [tag.id for tag in local]
 
 
+@pytest.mark.slow  # a copy asks for each of some 100 objects several times
 def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   copy = "gs://bucket/runs/damaged"
   for name, content in below(service, run).items():
