@@ -14,6 +14,7 @@ import traceback
 import warnings
 from typing import NoReturn
 
+from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError, WorkFailed
 
 BENCHES = {
@@ -78,17 +79,22 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"atgcn {options.verb}: stopped", file=sys.stderr)
     return 128 + signal.SIGINT
   except Exception:
-    if not (which := _which_process()):
+    which = _which_process()
+    if reason := _lost_bucket(getattr(options, "workdir", "")):
+      print(f"atgcn {options.verb}{which}: {reason}", file=sys.stderr, flush=True)
+    elif which:
+      traceback.print_exc()
+      print(
+        f"atgcn {options.verb}{which}: ended; whoever failed first has said why, or is gone; the "
+        "same command goes on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+      )
+    else:
       raise
-    # Leaving in order would wait for the others, who may be the reason.
-    traceback.print_exc()
-    print(
-      f"atgcn {options.verb}{which}: ended; whoever failed first has said why, or is gone; the "
-      "same command goes on from the last checkpoint",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(1)
+    if which:  # leaving in order would wait for the others, who may be the reason
+      os._exit(1)
+    return 1
 
 
 def _which_process() -> str:
@@ -98,6 +104,16 @@ def _which_process() -> str:
   from atgcn_jax.runs.processes import which
 
   return which()
+
+
+def _lost_bucket(workdir: str) -> str:
+  """Why a bucket that the work began in cannot be reached any more; empty if it is none or can."""
+  if in_bucket(workdir):
+    try:
+      check_reachable(workdir)
+    except UserError as error:
+      return str(error)
+  return ""
 
 
 class _Parser(argparse.ArgumentParser):

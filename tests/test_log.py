@@ -2,7 +2,7 @@
 
 from runs_support import trained
 
-from atgcn_jax.data.pipeline import import_tensorflow
+from atgcn_jax.buckets import import_tensorflow
 from atgcn_jax.runs.log import read_records
 
 

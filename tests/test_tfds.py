@@ -450,6 +450,7 @@ def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
   def unreachable(path):
     raise tf.errors.PermissionDeniedError(None, None, "no\ncredentials")
 
+  monkeypatch.setattr("atgcn_jax.buckets._check_once", lambda place: None)
   monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", unreachable)
   with pytest.raises(UserError, match=r"^gs://bucket/clips: .*no credentials"):
     open_clips("gs://bucket/clips")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 from typing import BinaryIO
 
 import numpy as np
@@ -12,6 +11,7 @@ import soundfile
 import soxr
 
 from atgcn_jax.audio import containers
+from atgcn_jax.buckets import path_of
 from atgcn_jax.errors import UserError
 
 Source = str | os.PathLike | bytes | BinaryIO
@@ -126,7 +126,7 @@ def _read(source: Source) -> tuple[str, bytes]:
   elif isinstance(source, str | os.PathLike):
     name = _one_line(os.fspath(source))
     try:
-      data = pathlib.Path(source).read_bytes()
+      data = path_of(source).read_bytes()
     except FileNotFoundError:
       raise UserError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from atgcn_jax.buckets import import_tensorflow
 from atgcn_jax.data.store import ClipStore
 
 Batch = dict[str, np.ndarray]
@@ -77,23 +74,6 @@ def batches(
     for piece in dataset.with_options(options).as_numpy_iterator()
     for first in range(0, len(piece["labels"]), size)
   )
-
-
-@functools.cache
-def import_tensorflow() -> Any:
-  """TensorFlow, kept off the accelerators, and without the greetings of its C++ side on stderr."""
-  sys.stderr.flush()
-  stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 2)
-  try:
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-  finally:
-    os.dup2(stderr, 2)
-    os.close(stderr)
-    os.close(nowhere)
-  return tf
 
 
 def sequential(clips: np.ndarray, batch: int) -> tuple[Callable[[int], np.ndarray], int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.data.pipeline import import_tensorflow
+from atgcn_jax.buckets import import_tensorflow
 from atgcn_jax.errors import UserError
 
 BLOCK = 128  # clips that are read at a time from a TFRecord file

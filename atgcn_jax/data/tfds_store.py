@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.data.pipeline import import_tensorflow
+from atgcn_jax.buckets import import_tensorflow, in_bucket, path_of
 from atgcn_jax.data.records import RandomRecords, SequentialRecords
 from atgcn_jax.data.store import ClipStore, LogMels, from_settings, open_store
 from atgcn_jax.data.tfds_files import COLUMNS, FORMAT, SPLIT, TEXTS, size_of, starts_of
@@ -27,7 +27,12 @@ def open_clips(path: str | os.PathLike) -> ClipStore:
     UserError: if it is missing, something else, or cut short.
   """
   path = os.fspath(path)
-  if "://" in path or os.path.isdir(path):
+  if in_bucket(path) and path.endswith((".h5", ".hdf5")):
+    raise UserError(
+      f"{path}: a clip store is read from a disk; copy it there, or write a TFDS dataset to the "
+      "bucket with `atgcn tfds --file-format tfrecord --out gs://…`"
+    )
+  if in_bucket(path) or os.path.isdir(path):
     return open_tfds(path)
   return open_store(path)
 
@@ -45,9 +50,8 @@ def open_tfds(path: str) -> ClipStore:
   """
   tf = import_tensorflow()
   import tensorflow_datasets as tfds
-  from etils import epath
 
-  folder = epath.Path(path)
+  folder = path_of(path)
   try:
     if not (folder / "dataset_info.json").exists():
       raise _no_dataset(folder)
@@ -71,7 +75,7 @@ def open_tfds(path: str) -> ClipStore:
     log_mel: LogMels
     shard_starts = None
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-      if "://" in path:
+      if in_bucket(path):
         raise UserError(
           f"{path}: array_record files need a disk or a mounted bucket; copy the folder, or write "
           "it with --file-format tfrecord"
@@ -102,7 +106,7 @@ def open_tfds(path: str) -> ClipStore:
 
 def _no_dataset(folder: Any) -> UserError:
   """The complaint about a folder without a dataset, naming those below it."""
-  if "://" not in os.fspath(folder):
+  if not in_bucket(folder):
     depths = ("*/", "*/*/", "*/*/*/")  # name, config, version
     below = [file.parent for depth in depths for file in folder.glob(depth + "dataset_info.json")]
     if below:

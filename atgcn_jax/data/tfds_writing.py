@@ -13,8 +13,8 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
+from atgcn_jax.buckets import check_writable, import_tensorflow, in_bucket
 from atgcn_jax.data.audioset_tfds import builder_class
-from atgcn_jax.data.pipeline import import_tensorflow
 from atgcn_jax.data.sound_beam import UNREADABLE
 from atgcn_jax.data.tfds_files import SPLIT
 from atgcn_jax.data.tfds_store import open_clips
@@ -54,11 +54,13 @@ def write_tfds(
       dataset of that name, or without Beam where it is needed.
     WorkFailed: if the pipeline fails; nothing is written then.
   """
-  if "://" in out and file_format == "array_record":
-    raise UserError(
-      f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
-      "--file-format tfrecord"
-    )
+  if in_bucket(out):
+    if file_format == "array_record":
+      raise UserError(
+        f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
+        "--file-format tfrecord"
+      )
+    check_writable(out)
   options = None if source.get("store") else _pipeline_options(beam_options)
   tf = import_tensorflow()
   import tensorflow_datasets as tfds

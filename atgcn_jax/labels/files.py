@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zipfile
 import zlib
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from atgcn_jax.buckets import opened
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import unpacked
 
@@ -24,11 +26,11 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
   Raises:
     UserError: The file is missing, cannot be read or is not text.
   """
-  opened = gzip.open if os.fspath(path).endswith(".gz") else open
   try:
-    # Only \n ends a line: words of a vectors file and quoted CSV fields may hold a \r.
-    with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
-      yield from file
+    with opened(path) as file:
+      content: Any = gzip.GzipFile(fileobj=file) if os.fspath(path).endswith(".gz") else file
+      # Only \n ends a line: words of a vectors file and quoted CSV fields may hold a \r.
+      yield from io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
   except UnicodeDecodeError:
@@ -48,7 +50,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   mend = "give a file of plain arrays written by numpy.savez"
   try:
-    with open(path, "rb") as file:
+    with opened(path) as file:
       # numpy takes whatever is neither .npz nor .npy for a pickle, and says so: misleading here.
       if not zipfile.is_zipfile(file):
         raise UserError(f"{path}: not an .npz file; {mend}")

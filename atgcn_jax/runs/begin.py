@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from atgcn_jax.buckets import check_writable, in_bucket
 from atgcn_jax.data import sampling
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
@@ -88,6 +89,9 @@ def check_workdir(workdir: str | os.PathLike) -> None:
   Raises:
     UserError: naming it.
   """
+  if in_bucket(workdir):
+    check_writable(workdir)
+    return
   path = pathlib.Path(workdir).absolute()
   there = next(folder for folder in (path, *path.parents) if folder.exists())
   if not there.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax.buckets import path_of
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
@@ -85,7 +87,7 @@ def evaluate(
     WorkFailed: if a score is not finite.
   """
   scored = score_split(workdir, step, store_path, split)
-  return first_only(lambda: written_figures(pathlib.Path(workdir), scored, split))
+  return first_only(lambda: written_figures(path_of(workdir), scored, split))
 
 
 def written_figures(workdir: pathlib.Path, scored: ScoredSplit, split: str) -> dict[str, Any]:
@@ -180,18 +182,19 @@ def write_files(
   folder.mkdir(exist_ok=True)
   stem = f"{result['split']}-{result['step']}"
   (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
-  with open(folder / f"{stem}.csv", "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["mid", "display_name", "positives", "average_precision", "auc"])
-    writer.writerows(
-      zip(
-        run.vocabulary.ids,
-        run.vocabulary.names,
-        positives,
-        metrics["average_precision"],
-        metrics["auc"],
-      )
+  table = io.StringIO()
+  writer = csv.writer(table, lineterminator="\n")
+  writer.writerow(["mid", "display_name", "positives", "average_precision", "auc"])
+  writer.writerows(
+    zip(
+      run.vocabulary.ids,
+      run.vocabulary.names,
+      positives,
+      metrics["average_precision"],
+      metrics["auc"],
     )
+  )
+  (folder / f"{stem}.csv").write_bytes(table.getvalue().encode())
   shape = (1, run.frontend.frames, run.frontend.n_mels)
   features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
   write_report(

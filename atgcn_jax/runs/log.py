@@ -12,16 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensorboardX import SummaryWriter
+from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
+
+from atgcn_jax.buckets import in_bucket, path_of, write_whole
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 TELL_EVERY = 60  # seconds between two lines
+BUCKET_SECONDS = 30  # between two writings of a file in a bucket
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   """The records of a run's metrics.jsonl; a last line cut short is passed over."""
-  path = pathlib.Path(workdir) / METRICS
+  path = path_of(workdir) / METRICS
   if not path.is_file():
     return []
   records = []
@@ -31,6 +35,51 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       continue
   return records
+
+
+class _Rewritten:
+  """A growing file in a bucket, where nothing can be appended to: each flush writes it anew."""
+
+  def __init__(self, path: str | os.PathLike, content: bytes = b""):
+    """A file that holds this content already."""
+    self._path, self._content = path_of(path), bytearray(content)
+    self._written, self._written_at = len(content), time.monotonic()
+
+  def write(self, content: bytes) -> None:
+    """Add this; it is written at the latest with the first of it after BUCKET_SECONDS."""
+    self._content += content
+    if time.monotonic() - self._written_at > BUCKET_SECONDS:
+      self.flush()
+
+  def flush(self) -> None:
+    """Write what was added."""
+    if self._written < len(self._content):
+      write_whole(self._path, bytes(self._content))
+      self._written, self._written_at = len(self._content), time.monotonic()
+
+  def close(self) -> None:
+    """Write the rest."""
+    self.flush()
+
+
+class _EventFiles:
+  """What tensorboardX asks for the files of a bucket."""
+
+  def open(self, path: str) -> _Rewritten:
+    return _Rewritten(path)
+
+  def directory_check(self, path: str) -> None:
+    """A bucket needs no folders."""
+
+
+register_writer_factory("gs", _EventFiles())
+
+
+def _growing(path: pathlib.Path, text: str) -> Any:
+  """A binary file that holds this text and takes more."""
+  if not path.is_file() or path.read_text() != text:
+    write_whole(path, text.encode())
+  return _Rewritten(path, text.encode()) if in_bucket(path) else path.open("ab", buffering=0)
 
 
 class RunLog:
@@ -45,15 +94,10 @@ class RunLog:
       title: of one among many runs, set before all it says; it is then told by its bar alone.
     """
     self.steps, self.batch, self.title = steps, batch, title
-    path = pathlib.Path(workdir) / METRICS
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    if not path.is_file() or path.read_text() != text:
-      temporary = path.with_suffix(".tmp")
-      temporary.write_text(text)
-      temporary.replace(path)
-    self._file = path.open("a")
-    self._tensorboard_folder = str(pathlib.Path(workdir) / TENSORBOARD)
+    self._file = _growing(path_of(workdir) / METRICS, text)
+    self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
     self._tensorboard: SummaryWriter | None = None
     self._bar = tqdm(
       total=steps * batch,
@@ -86,8 +130,7 @@ class RunLog:
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
-    self._file.write(json.dumps({"step": step, **values}) + "\n")
-    self._file.flush()
+    self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
     if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
       purge = self._start + 1 if self._start else None
       self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=purge)
@@ -104,6 +147,7 @@ class RunLog:
   def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
     """Record the figures of a validation, and say them."""
     self.record(step, values, "validation")
+    self._file.flush()
     if not self.title:
       figures = (f"{name} {value:.4f}" for name, value in values.items() if value is not None)
       self.say(f"step {step}: validation {', '.join(figures)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from atgcn_jax.buckets import path_of
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
@@ -219,7 +219,7 @@ def profile_of(
     raise UserError(
       f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
     )
-  return Profile(pathlib.Path(workdir) / TENSORBOARD, first, count)
+  return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
 
 def is_boundary(config, step: int) -> bool:

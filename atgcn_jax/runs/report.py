@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from atgcn_jax.buckets import path_of, write_whole
 from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs import plots
@@ -138,13 +138,7 @@ def write_report(
 </body>
 </html>
 """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  write_whole(path_of(path), page.encode("utf-8", errors="replace"))
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

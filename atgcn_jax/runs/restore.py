@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.assemble import Run, run_from_saved
 from atgcn_jax.training import checkpoint, sharding
@@ -102,10 +103,12 @@ def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> 
   return Loaded(step, run, description["history"], state)
 
 
-def _guarded(read, *args):
+def _guarded(read, workdir, *args):
   try:
-    return read(*args)
+    return read(workdir, *args)
   except Exception as error:  # each damaged file fails in a way of its own
+    if in_bucket(workdir):
+      check_reachable(workdir)  # what cannot be fetched now is not damaged
     text = " ".join(str(error).split()) or type(error).__name__
     raise Damaged(text if len(text) <= 120 else text[:117] + "...") from error
 

@@ -18,6 +18,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -30,7 +31,7 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointMan
   Opening removes what a killed process left of a checkpoint that it had not finished.
   """
   for step in saved_steps(workdir):
-    _drop_damaged_metrics(pathlib.Path(workdir) / FOLDER / str(step) / "metrics" / "metrics")
+    _drop_damaged_metrics(folder_of(workdir) / str(step) / "metrics" / "metrics")
   best = preservation_policy.BestN(
     get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
   )
@@ -42,7 +43,13 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointMan
     cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
   )
-  return ocp.CheckpointManager(pathlib.Path(workdir).resolve() / FOLDER, options=options)
+  return ocp.CheckpointManager(folder_of(workdir), options=options)
+
+
+def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
+  """Where the checkpoints of a run lie; Orbax wants it absolute."""
+  path = path_of(workdir)
+  return (path if in_bucket(workdir) else path.resolve()) / FOLDER
 
 
 def _drop_damaged_metrics(path: pathlib.Path) -> None:
@@ -74,8 +81,10 @@ def save(
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
   """Steps of the whole checkpoints in a run directory, oldest first."""
-  folder = pathlib.Path(workdir) / FOLDER
-  return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+  paths = [path for path in folder_of(workdir).glob("*") if path.name.isdigit()]
+  if in_bucket(workdir):  # where they have their names from the first
+    paths = [path for path in paths if ocp.utils.is_checkpoint_finalized(path)]
+  return sorted(int(path.name) for path in paths)
 
 
 def read_description(
@@ -107,7 +116,7 @@ def read_state(workdir: str | os.PathLike, step: int, target: TrainState) -> Tra
 
 
 def _read(workdir: str | os.PathLike, step: int, **items: Any) -> Any:
-  path = pathlib.Path(workdir).resolve() / FOLDER / str(step)
+  path = folder_of(workdir) / str(step)
   with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     return checkpointer.restore(path, args=ocp.args.Composite(**items))
 
@@ -128,9 +137,9 @@ def _quiet():
 
 def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
   """Move a damaged checkpoint out of the manager's way; returns where it now lies."""
-  folder = pathlib.Path(workdir) / "damaged"
+  folder = path_of(workdir) / "damaged"
   folder.mkdir(exist_ok=True)
   number = sum(path.name.startswith(f"{step}-") for path in folder.iterdir())
   target = folder / f"{step}-{number}"
-  (pathlib.Path(workdir) / FOLDER / str(step)).rename(target)
+  (folder_of(workdir) / str(step)).rename(target)
   return target

@@ -1,0 +1,269 @@
+"""Runs and data in a bucket, by the clients as they are, of a storage service on this machine."""
+
+import gzip
+import json
+import socket
+
+import numpy as np
+import pytest
+import soundfile
+from fake_gcs import READ_ONLY, FakeGcs
+from runs_support import (
+  VOCABULARY,
+  make_store,
+  same_bits,
+  saved,
+  waveforms,
+  write_config,
+)
+
+from atgcn_jax import buckets, cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
+from atgcn_jax.runs import log, loop, restore
+from atgcn_jax.serving.tagger import Tagger
+from atgcn_jax.training import checkpoint, sharding
+
+pytest.importorskip("google.cloud.storage", reason="buckets need google-cloud-storage")
+
+OVERRIDES = ("data.sampling=shuffled", "checkpoint.every=100", "evaluation.every=100")
+RUN = "gs://bucket/runs/one"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+  """One for all tests: TensorFlow keeps what it was told of proxy, certificate and credentials."""
+  fake = FakeGcs(tmp_path_factory.mktemp("service"), "bucket")
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in fake.environment().items():
+      patch.setenv(name, value)
+    yield fake
+  fake.stop()
+
+
+@pytest.fixture(autouse=True)
+def _fresh(service):
+  """Each test asks anew for the buckets that it names."""
+  buckets._session.cache_clear()
+  buckets._readable.clear()
+  yield
+  service.fail(False)
+  buckets._session.cache_clear()
+  buckets._readable.clear()
+
+
+@pytest.fixture(scope="module")
+def config_file(service, tmp_path_factory):
+  """The config of a run on a dataset in the bucket."""
+  folder = tmp_path_factory.mktemp("config")
+  make_store(folder / "tiny.h5")
+  command = ["tfds", "--store", folder / "tiny.h5", "--out", "gs://bucket/data"]
+  assert cli.main([*map(str, command), "--file-format=tfrecord"]) == 0
+  return write_config(folder / "config.py", "gs://bucket/data/audioset_tfds/tiny/1.0.0")
+
+
+def train(config_file, workdir, steps, *overrides):
+  command = ["train", "--config", str(config_file), "--workdir", str(workdir)]
+  changes = [*OVERRIDES, f"optim.steps={steps}", *overrides]
+  return cli.main(command + [f"--config.{change}" for change in changes])
+
+
+@pytest.fixture(scope="module")
+def run(config_file):
+  """The address of a run that was trained, and then resumed."""
+  assert train(config_file, RUN, 3) == 0
+  assert train(config_file, RUN, 5) == 0
+  return RUN
+
+
+def below(service, address):
+  """{name: content} of what lies below an address."""
+  bucket, name = buckets.bucket_and_name(address)
+  objects = service.objects(bucket).items()
+  return {key[len(name) + 1 :]: value for key, value in objects if key.startswith(name + "/")}
+
+
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(service, run, config_file, tmp_path):
+  for steps in (3, 5):
+    assert train(config_file, tmp_path / "run", steps) == 0
+  one, other = saved(run), saved(tmp_path / "run")
+  assert one.step == other.step == 5
+  assert same_bits(one.state, other.state)
+  assert one.history == other.history
+  there, here = log.read_records(run), log.read_records(tmp_path / "run")
+  assert [record["step"] for record in there] == [1, 2, 3, 3, 4, 5, 5]
+  assert [record.get("loss") for record in there] == [record.get("loss") for record in here]
+  files = below(service, run)
+  assert {name.partition("/")[0] for name in files if name} >= {
+    "checkpoints",
+    "metrics.jsonl",
+    "tensorboard",
+  }
+  events = [content for name, content in files.items() if "tfevents" in name]
+  assert len(events) == 2
+  assert all(b"train/loss" in content for content in events)
+
+
+def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path):
+  assert cli.main(["evaluate", "--workdir", run, "--json"]) == 0
+  told = json.loads(capsys.readouterr().out.splitlines()[-1])
+  files = below(service, run)
+  assert json.loads(files["evaluation/test-5.json"]) == told
+  assert files["evaluation/test-5.csv"].count(b"\n") == len(VOCABULARY) + 1
+  assert files["report.html"].startswith(b"<!DOCTYPE html>")
+  soundfile.write(tmp_path / "a.wav", waveforms(1, seed=0)[0][0], 4000)
+  buckets.path_of("gs://bucket/a.wav").write_bytes((tmp_path / "a.wav").read_bytes())
+  assert cli.main(["tag", "--workdir", run, "--json", "gs://bucket/a.wav"]) == 0
+  tags = json.loads(capsys.readouterr().out.splitlines()[-1])["tags"]
+  local = Tagger.restore(run).tag(tmp_path / "a.wav")
+  assert [tag["id"] for tag in tags] == [tag.id for tag in local]
+
+
+@pytest.mark.slow  # a copy asks for each of some 100 objects several times
+def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
+  copy = "gs://bucket/runs/damaged"
+  for name, content in below(service, run).items():
+    if name and not name.endswith("/"):
+      buckets.path_of(f"{copy}/{name}").write_bytes(content)
+  assert checkpoint.saved_steps(copy) == [3, 5]
+  buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").unlink()
+  assert checkpoint.saved_steps(copy) == [3]
+  buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").write_text("again")
+  buckets.path_of(f"{copy}/checkpoints/5/run/metadata").write_text("{")
+  with pytest.warns(UserWarning, match="checkpoint 5 is damaged"):
+    assert restore.newest_sound(copy, sharding.data_mesh()).step == 3
+  assert checkpoint.saved_steps(copy) == [3]
+  assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
+
+
+def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
+  def lost(*_):
+    service.fail(True)
+    raise ValueError("no answer")
+
+  monkeypatch.setattr(checkpoint, "read_description", lost)
+  with pytest.raises(UserError, match=f"^{run}: the storage service answers 503"):
+    restore.newest_sound(run, sharding.data_mesh())
+  service.fail(False)
+  assert 5 in checkpoint.saved_steps(run)
+
+
+def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
+  service, config_file, monkeypatch, capsys
+):
+  def lost(*_):
+    service.fail(True)
+    raise RuntimeError("UNAVAILABLE")
+
+  monkeypatch.setattr(loop, "train", lost)
+  assert train(config_file, RUN, 5) == 1
+  message = capsys.readouterr().err.splitlines()
+  assert len(message) == 1
+  assert RUN in message[0]
+  assert "503" in message[0]
+
+
+def test_label_files_are_read_from_a_bucket(service, tmp_path):
+  write_vocabulary(tmp_path / "vocabulary.csv", VOCABULARY)
+  text = (tmp_path / "vocabulary.csv").read_bytes()
+  np.savez(tmp_path / "a.npz", a=np.arange(3))
+  for name, content in (
+    ("vocabulary.csv", text),
+    ("vocabulary.csv.gz", gzip.compress(text)),
+    ("a.npz", (tmp_path / "a.npz").read_bytes()),
+  ):
+    buckets.path_of(f"gs://bucket/labels/{name}").write_bytes(content)
+  assert read_vocabulary("gs://bucket/labels/vocabulary.csv") == VOCABULARY
+  assert read_vocabulary("gs://bucket/labels/vocabulary.csv.gz") == VOCABULARY
+  assert read_arrays("gs://bucket/labels/a.npz")["a"].tolist() == [0, 1, 2]
+  with pytest.raises(UserError, match=r"^gs://bucket/labels/none.csv: no such file"):
+    read_vocabulary("gs://bucket/labels/none.csv")
+
+
+def test_a_growing_file_is_written_when_it_is_due(service, monkeypatch):
+  path = buckets.path_of("gs://bucket/grown/lines")
+  file = log._growing(path, "a\n")
+  assert path.read_text() == "a\n"
+  file.write(b"b\n")
+  assert path.read_text() == "a\n"
+  file.flush()
+  assert path.read_text() == "a\nb\n"
+  monkeypatch.setattr(log, "BUCKET_SECONDS", 0)
+  file.write(b"c\n")
+  assert path.read_text() == "a\nb\nc\n"
+  file.close()
+
+
+# What is missing.
+
+
+def refused(capsys, *arguments):
+  """The one line that a command ends with, at status 2."""
+  assert cli.main([*map(str, arguments)]) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1, lines
+  return lines[0]
+
+
+def no_port():
+  """A port at which nothing listens."""
+  with socket.socket() as taken:
+    taken.bind(("127.0.0.1", 0))
+    return taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", ["evaluate --workdir {}", "tag a.wav --workdir {}", "train {}"])
+@pytest.mark.parametrize(
+  ("missing", "told"),
+  [
+    ("credentials", "no credentials; run `gcloud auth application-default login`"),
+    ("file", "no credentials in /nowhere.json"),
+    ("network", "the storage service cannot be reached"),
+    ("bucket", "no such bucket"),
+    ("package", "google-cloud-storage is not installed; pip install 'atgcn_jax[gcs]'"),
+    ("service", "the storage service cannot be reached"),
+    ("scheme", "not an address that can be used"),
+  ],
+)
+def test_what_is_missing_is_said(service, command, missing, told, tmp_path, monkeypatch, capsys):
+  address = "gs://none/run" if missing == "bucket" else "gs://bucket/none/run"
+  if missing == "credentials":
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+  elif missing == "file":
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+  elif missing == "network":
+    for name in ("https_proxy", "HTTPS_PROXY"):
+      monkeypatch.setenv(name, f"http://127.0.0.1:{no_port()}")
+  elif missing == "package":
+    monkeypatch.setattr(buckets, "_is_installed", lambda name: name == "tensorflow")
+  elif missing == "service":
+    service.fail(True)
+  elif missing == "scheme":
+    address = "s3://bucket/run"
+  if command == "train {}":
+    config = write_config(tmp_path / "config.py", tmp_path / "none.h5")
+    line = refused(capsys, "train", "--config", config, "--workdir", address)
+  else:
+    line = refused(capsys, *command.format(address).split())
+  assert told in line
+  assert address in line
+  service.fail(False)
+  assert not any("none/run" in name for name in service.objects("bucket"))
+
+
+def test_a_bucket_that_may_only_be_read_is_refused_for_a_run(service, config_file, capsys):
+  workdir = f"gs://{READ_ONLY}/run"
+  command = ("train", "--config", config_file, "--workdir", workdir)
+  line = refused(capsys, *command)
+  assert workdir in line
+  assert "do not permit to write" in line
+  assert service.objects(READ_ONLY) == {}
+
+
+def test_a_clip_store_in_a_bucket_is_refused(service, tmp_path, capsys):
+  config = write_config(tmp_path / "config.py", "gs://bucket/store.h5")
+  line = refused(capsys, "train", "--config", config, "--workdir", tmp_path / "run")
+  assert "gs://bucket/store.h5: a clip store is read from a disk" in line
+  assert not (tmp_path / "run").exists()
