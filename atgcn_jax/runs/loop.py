@@ -134,6 +134,7 @@ def train_to_end(
         evaluate_and_save(step)
         since, waited = (time.monotonic(), step), 0.0  # the rate is that of training alone
       stop.check()
+      checkpoint.check(manager)
       asked = time.monotonic()
       given = next(feed.given)
       waited += time.monotonic() - asked
@@ -159,10 +160,10 @@ def train_to_end(
   except Stopped as stopped:
     check(int(state.step) - 1, metrics)
     save(manager, run, state, history)
-    manager.wait_until_finished()
+    checkpoint.finish(manager)
     log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")
     raise
-  manager.wait_until_finished()
+  checkpoint.finish(manager)
   return state
 
 
@@ -209,7 +210,7 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
   """
   for name, value in metrics.items():
     if not math.isfinite(float(value)):
-      manager.wait_until_finished()
+      checkpoint.finish(manager)
       raise WorkFailed(
         f"step {step}: the {name.replace('_', ' ')} is {float(value)}; stopped, the last good "
         f"checkpoint is that of step {manager.latest_step()} in {manager.directory.parent}; try a "
