@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -163,13 +164,13 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
   return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def start(*arguments: str) -> subprocess.Popen:
-  """`atgcn ARGUMENTS` as a process of its own."""
-  environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
+def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+  """`atgcn ARGUMENTS` as a process of its own, with changes to the environment."""
+  inherited = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
     [sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
     cwd=REPOSITORY,
-    env=environment | COMPILED,
+    env={**inherited, **COMPILED, **(environment or {})},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

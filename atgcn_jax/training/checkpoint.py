@@ -111,17 +111,21 @@ def writing(workdir: str | os.PathLike, what: str) -> Iterator[None]:
     sound = newest_verified(workdir)
     kept = "there is no sound checkpoint" if sound is None else f"step {sound} is saved and sound"
     raise WorkFailed(
-      f"{workdir}: {what} could not be written: {fault}; {kept}; mend that, then give the same "
-      "command again"
+      f"{workdir}: {what} could not be written: {fault}; {kept}; make room or mend the folder, "
+      "then give the same command again"
     ) from error
 
 
 def _fault(error: BaseException) -> str | None:
-  """What the system says of a failed write; None for other errors."""
+  """What the system says of a failed write; None for errors that are not of its making."""
   if isinstance(error, OSError):
     return error.strerror or str(error)
-  told = re.search(r"OS error \d+: ([^\]\n]+)", str(error))
-  return told[1].strip() if told else None
+  # TensorStore tells the status of a file or a bucket in words, for files with the system's number.
+  status = re.match(r"[A-Z_]{5,}: ", text := " ".join(str(error).split()))
+  number = re.search(r"os_error_code='(\d+)'|OS error (\d+)", text)
+  if number:
+    return os.strerror(int(number[1] or number[2]))
+  return f"{text:.200}" if status else None
 
 
 def check(manager: ocp.CheckpointManager) -> None:
