@@ -105,7 +105,9 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
 
 
 def test_a_file_that_may_not_grow_ends_the_process_with_one_line(tmp_path):
-  process = start(*command(tmp_path / "run"))
+  tiny_config(tmp_path)
+  arguments = ["train", "--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
+  process = start(*arguments, environment={"JAX_NUM_CPU_DEVICES": "1"})
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, 30_000))
   _, errors = process.communicate()
   assert process.returncode == 1, errors
