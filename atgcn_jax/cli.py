@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
   """
   # What the libraries have to say is not for users.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised too
   # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
   # read besides fails later, where nobody waits for it.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)

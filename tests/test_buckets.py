@@ -132,7 +132,7 @@ def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").write_text("again")
   buckets.path_of(f"{copy}/checkpoints/5/run/metadata").write_text("{")
   with pytest.warns(UserWarning, match="checkpoint 5 is damaged"):
-    assert restore.newest_sound(copy, sharding.data_mesh()).step == 3
+    assert restore.newest_sound(copy, sharding.Layout(sharding.data_mesh())).step == 3
   assert checkpoint.saved_steps(copy) == [3]
   assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
 
   monkeypatch.setattr(checkpoint, "read_description", lost)
   with pytest.raises(UserError, match=f"^{run}: the storage service answers 503"):
-    restore.newest_sound(run, sharding.data_mesh())
+    restore.newest_sound(run, sharding.Layout(sharding.data_mesh()))
   service.fail(False)
   assert 5 in checkpoint.saved_steps(run)
 

@@ -1,9 +1,7 @@
 """Checkpoints that are kept, found, and passed over when they are damaged."""
 
-import itertools
 import json
 import shutil
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +12,23 @@ from runs_support import contents, same_bits, saved, tiny_config, trained
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.loop import train
-from atgcn_jax.runs.restore import best_step, load, newest_sound
+from atgcn_jax.runs.restore import best_step, load, newest_sound, newest_sound_step
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.state import start_state
 
-# TensorStore leaves futures behind where a file cannot be read.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 3] ^= 1
+  path.write_bytes(content)
+
 
 DAMAGES = {
   "halved": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
   "emptied": lambda path: path.write_bytes(b""),
   "removed": lambda path: path.unlink(),
+  "flipped": flip,
 }
 
 
@@ -95,6 +98,8 @@ def test_leftovers_of_a_killed_save_are_not_checkpoints_and_go(tmp_path):
 def test_damaged_metrics_do_not_stop_the_manager(tmp_path, damage):
   save_all(tmp_path, {1: 0.9, 2: 0.3})
   DAMAGES[damage](tmp_path / checkpoint.FOLDER / "1" / "metrics" / "metrics")
+  with pytest.warns(UserWarning, match="checkpoint 1 is damaged .metrics/metrics"):
+    assert newest_sound_step(tmp_path) == 2
   save_all(tmp_path, {3: 0.4, 4: 0.1})
   assert checkpoint.saved_steps(tmp_path) == [3, 4]
 
@@ -104,43 +109,10 @@ def test_a_half_deleted_old_checkpoint_does_not_stop_the_manager(tmp_path):
   for name in ("variables", "_CHECKPOINT_METADATA", "commit_success.txt"):
     path = tmp_path / checkpoint.FOLDER / "1" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
+  with pytest.warns(UserWarning, match="checkpoint 1 is damaged"):
+    assert newest_sound_step(tmp_path) == 2
   save_all(tmp_path, {3: 0.4})
-  assert checkpoint.saved_steps(tmp_path)[-2:] == [2, 3]
-
-
-def damaged_cases(run, step):
-  folder = run / checkpoint.FOLDER / str(step)
-  return [path.relative_to(run) for path in sorted(folder.rglob("*")) if path.is_file()]
-
-
-def check_damaged(run, states, name, damage):
-  """Damages one file of the newest checkpoint; returns whether that was passed over."""
-  before, newest = sorted(states)[-2:]
-  DAMAGES[damage](run / name)
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    loaded = newest_sound(run, sharding.Layout(sharding.data_mesh()))
-  told = [str(w.message) for w in caught if w.category is UserWarning]
-  assert loaded.step == (before if told else newest), (name, damage)
-  assert int(loaded.state.step) == loaded.step, (name, damage)
-  assert same_bits(loaded.state.variables, states[loaded.step]), (name, damage)
-  if told:
-    assert f"checkpoint {newest} is damaged" in told[0], (name, damage)
-    assert checkpoint.saved_steps(run)[-1] == before, (name, damage)
-    assert (run / "damaged").is_dir(), (name, damage)
-  return bool(told)
-
-
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_damaged_file_never_gives_wrong_data(tmp_path, states, every):
-  cases = itertools.product(damaged_cases(trained(), max(states)), DAMAGES)
-  passed_over = 0
-  for name, damage in list(cases)[::every]:
-    run = shutil.copytree(trained(), tmp_path / "run")
-    passed_over += check_damaged(run, states, name, damage)
-    shutil.rmtree(run)
-  # Indices, values and the description cannot be done without.
-  assert passed_over >= 30 // every
+  assert checkpoint.saved_steps(tmp_path) == [2, 3]
 
 
 def damage_step(run, step):
@@ -182,7 +154,7 @@ def test_all_checkpoints_damaged_is_the_users_to_know(copy):
   with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="damaged"):
     load(copy, "latest", sharding.data_mesh())
   with (
-    pytest.raises(UserError, match="none of its checkpoints can be read"),
+    pytest.raises(UserError, match="none of its checkpoints is sound"),
     pytest.warns(UserWarning, match="damaged"),
   ):
     newest_sound(copy, sharding.Layout(sharding.data_mesh()))

@@ -11,15 +11,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from atgcn_jax.buckets import in_bucket, path_of, write_whole
+from atgcn_jax.runs.scalars import open_scalars, write_scalars
+from atgcn_jax.training.checkpoint import writing
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 TELL_EVERY = 60  # seconds between two lines
+FLUSH_SECONDS = 30  # between two writings of the TensorBoard file, which may lie far away
 BUCKET_SECONDS = 30  # between two writings of a file in a bucket
 
 
@@ -92,13 +95,18 @@ class RunLog:
 
     Args:
       title: of one among many runs, set before all it says; it is then told by its bar alone.
+    Raises:
+      WorkFailed: if they cannot be written; so do `record`, `evaluated` and `close`.
     """
+    self.workdir = workdir
     self.steps, self.batch, self.title = steps, batch, title
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    self._file = _growing(path_of(workdir) / METRICS, text)
+    with writing(workdir, METRICS):
+      self._file = _growing(path_of(workdir) / METRICS, text)
     self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
-    self._tensorboard: SummaryWriter | None = None
+    self._tensorboard: EventsWriter | None = None
+    self._flushed = 0.0
     self._bar = tqdm(
       total=steps * batch,
       initial=start * batch,
@@ -130,13 +138,17 @@ class RunLog:
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
-    self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
-    if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
-      purge = self._start + 1 if self._start else None
-      self._tensorboard = SummaryWriter(self._tensorboard_folder, purge_step=purge)
-    for name, value in values.items():
-      if value is not None:
-        self._tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+    with writing(self.workdir, f"{METRICS} of step {step}"):
+      self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
+    with writing(self.workdir, f"the TensorBoard file of step {step}"):
+      if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
+        purge = self._start + 1 if self._start else None
+        self._tensorboard = open_scalars(self._tensorboard_folder, purge)
+      shown = {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
+      write_scalars(self._tensorboard, shown, step)
+      if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        self._tensorboard.flush()
+        self._flushed = time.monotonic()
     if "loss" in values:
       self._bar.set_postfix_str(f"step {step}, loss {values['loss']:.4f}")
 
@@ -155,9 +167,10 @@ class RunLog:
   def close(self) -> None:
     """Flush and close all."""
     self._bar.close()
-    self._file.close()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    with writing(self.workdir, "the log"):
+      self._file.close()
+      if self._tensorboard is not None:
+        self._tensorboard.close()
 
 
 class NoLog(RunLog):

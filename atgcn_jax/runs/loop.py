@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from atgcn_jax.buckets import path_of
+from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
@@ -162,6 +162,7 @@ def train_to_end(
           pace.restart(step)
       for pace, seconds in zip(paces, [beat(busy, waited)] * 2):
         pace.add(*seconds)
+      checkpoint.check(manager)
       trace.before(step)
       asked = time.monotonic()
       given = next(feed.given)
@@ -192,10 +193,10 @@ def train_to_end(
   except Stopped as stopped:
     check(int(state.step) - 1, metrics)
     save(manager, run, state, history)
-    manager.wait_until_finished()
+    checkpoint.finish(manager)
     log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")
     raise
-  manager.wait_until_finished()
+  checkpoint.finish(manager)
   return state
 
 
@@ -218,6 +219,11 @@ def profile_of(
   if asked and not start <= first < steps:
     raise UserError(
       f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
+    )
+  if asked and in_bucket(workdir):
+    raise UserError(
+      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps into a "
+      "folder on a disk"
     )
   return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
@@ -265,7 +271,7 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
   """
   for name, value in metrics.items():
     if not math.isfinite(float(value)):
-      manager.wait_until_finished()
+      checkpoint.finish(manager)
       raise WorkFailed(
         f"step {step}: the {name.replace('_', ' ')} is {float(value)}; stopped, the last good "
         f"checkpoint is that of step {manager.latest_step()} in {manager.directory.parent}; try a "

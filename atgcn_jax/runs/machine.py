@@ -46,7 +46,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_bytes() -> int:
-  """The most memory in use so far: of the first own device where it counts it, else the process's."""
+  """The most memory in use so far: of a device where it counts it, else of the process."""
   memory = jax.local_devices()[0].memory_stats()
   if memory and "peak_bytes_in_use" in memory:
     return memory["peak_bytes_in_use"]

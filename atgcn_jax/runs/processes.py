@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,8 @@ def join(
   by_hand = None not in (processes, process_id)
   if jax.distributed.is_initialized():
     return
+  if by_hand and process_id:
+    _wait_for(coordinator)
   # JAX's notice of SIGTERM would take the place of ours, and reach no evaluation.
   jax.config.update("jax_enable_preemption_service", False)
   try:
@@ -97,6 +100,27 @@ def _check(coordinator: str, processes: int | None, process_id: int | None) -> N
       raise UserError(f"--process-id {process_id}: take 0 … {processes - 1}")
     if not coordinator:
       raise UserError("--coordinator: name HOST:PORT of process 0")
+
+
+def _wait_for(coordinator: str) -> None:
+  """Returns once the first process answers; without it JAX would end this one by a signal.
+
+  Raises:
+    WorkFailed: if it does not in time.
+  """
+  host, _, port = coordinator.rpartition(":")
+  end = time.monotonic() + COME_WITHIN
+  while True:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > end:
+        raise WorkFailed(
+          f"--coordinator {coordinator} does not answer ({error.strerror or error}); see that "
+          "process 0 runs and that its port can be reached"
+        ) from error
+    time.sleep(0.2)
 
 
 def _check_alone() -> None:

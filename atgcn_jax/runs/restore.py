@@ -11,12 +11,10 @@ import jax
 from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.assemble import Run, run_from_saved
+from atgcn_jax.runs.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training.checksums import Damaged, Unfinished
 from atgcn_jax.training.state import TrainState
-
-
-class Damaged(Exception):  # noqa: N818 (a state of a file)
-  """A checkpoint whose files cannot be read."""
 
 
 class Loaded(NamedTuple):
@@ -29,31 +27,60 @@ class Loaded(NamedTuple):
 
 
 def newest_sound(workdir: str | os.PathLike, layout: sharding.Layout) -> Loaded | None:
-  """The newest checkpoint that can be read, with its TrainState; None where there is none.
-
-  A damaged checkpoint is passed over with a warning and moved to `damaged/` in the run directory.
+  """The newest sound checkpoint with its TrainState; None where there is none.
 
   Raises:
-    UserError: if there are checkpoints, but none of them can be read.
+    UserError: if there are checkpoints, but none of them is sound.
+  """
+  step = first_only(lambda: newest_sound_step(workdir))
+  return None if step is None else _load(workdir, step, layout, whole_state=True)
+
+
+def newest_sound_step(workdir: str | os.PathLike) -> int | None:
+  """The step to go on from, by the files alone; None where nothing was saved.
+
+  All checkpoints are verified. Damaged ones are told of in a warning and moved to `damaged/` in the
+  run directory; so is one whose save was cut off before its checksums were written.
+
+  Raises:
+    UserError: if there are checkpoints, but none of them is sound.
+    WorkFailed: if a damaged one cannot be moved.
   """
   steps = checkpoint.saved_steps(workdir)
+  faults: dict[int, Damaged] = {}
   for step in reversed(steps):
     try:
-      return _load(workdir, step, layout, whole_state=True)
+      checkpoint.verify(workdir, step)
     except Damaged as error:
-      place = checkpoint.set_aside(workdir, step)
-      warnings.warn(
-        f"{workdir}: checkpoint {step} is damaged ({error}); moved to {place}, "
-        "the one before it is used",
-        stacklevel=2,
-      )
-  if steps:
-    raise UserError(f"{workdir}: none of its checkpoints can be read; train in another folder")
-  return None
+      faults[step] = error
+  sound = max((step for step in steps if step not in faults), default=None)
+  for step, fault in faults.items():
+    place = checkpoint.set_aside(workdir, step)
+    instead = f", step {sound} is used" if sound is not None and step > sound else ""
+    warnings.warn(
+      f"{workdir}: checkpoint {step} is damaged ({fault}); moved to {place}{instead}", stacklevel=2
+    )
+  # A run's first save, cut off, is no loss.
+  if sound is None and any(
+    step or not isinstance(fault, Unfinished) for step, fault in faults.items()
+  ):
+    raise UserError(f"{workdir}: none of its checkpoints is sound; train in another folder")
+  return sound
 
 
 def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
   """A checkpoint for use, with its variables (params, batch_stats).
+
+  Args:
+    step: as `sound_step` takes it.
+  Raises:
+    UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
+  """
+  return _load(workdir, sound_step(workdir, step), sharding.Layout(mesh), whole_state=False)
+
+
+def sound_step(workdir: str | os.PathLike, step: str) -> int:
+  """The step that is meant, by the files alone; its checkpoint is sound.
 
   Args:
     step: a number, `latest` (a damaged one is passed over with a warning) or `best` (the highest
@@ -61,18 +88,32 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
   Raises:
     UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
   """
-  steps = checkpoint.saved_steps(workdir)
+  steps = first_only(lambda: checkpoint.saved_steps(workdir))
   if not steps:
     raise UserError(f"{workdir}: no run with a checkpoint; give the --workdir of `atgcn train`")
   if step == "latest":
-    candidates = list(reversed(steps))
-  elif step == "best":
-    candidates = [_best_step(workdir, steps)]
-  else:
-    candidates = [_step_number(workdir, step, steps)]
+    return _first_sound(workdir, steps[::-1], steps)
+  if step == "best":
+    newest = _first_sound(workdir, steps[::-1], steps)
+    description, _ = _guarded(checkpoint.read_description, workdir, newest)
+    best = best_step(description["history"], steps)
+    if best is None:
+      raise UserError(
+        f"{workdir}: no checkpoint has a validation mAP, so none is best; use --step latest"
+      )
+    return _first_sound(workdir, [best], steps)
+  return _first_sound(workdir, [_step_number(workdir, step, steps)], steps)
+
+
+def _first_sound(workdir, candidates: list[int], steps: list[int]) -> int:
+  return first_only(lambda: _verified(workdir, candidates, steps))
+
+
+def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
   for candidate in candidates:
     try:
-      return _load(workdir, candidate, sharding.Layout(mesh), whole_state=False)
+      checkpoint.verify(workdir, candidate)
+      return candidate
     except Damaged as error:
       if candidate == candidates[-1]:
         raise UserError(
@@ -81,13 +122,12 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
         ) from error
       warnings.warn(
         f"{workdir}: checkpoint {candidate} is damaged ({error}); the one before it is used",
-        stacklevel=2,
+        stacklevel=4,
       )
   raise AssertionError("unreachable")
 
 
 def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> Loaded:
-  # Only reading is guarded: a mistake of ours must not pass for a damaged file.
   description, constants = _guarded(checkpoint.read_description, workdir, step)
   run = run_from_saved(description, constants)
   abstract = run.abstract_state()
@@ -103,34 +143,30 @@ def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> 
   return Loaded(step, run, description["history"], state)
 
 
-def _guarded(read, workdir, *args):
+def _guarded(read, workdir, step: int, *target):
+  """What `read` gives.
+
+  Raises:
+    UserError: if a checkpoint from before there were checksums cannot be read.
+  """
   try:
-    return read(workdir, *args)
+    return read(workdir, step, *target)
   except Exception as error:  # each damaged file fails in a way of its own
     if in_bucket(workdir):
       check_reachable(workdir)  # what cannot be fetched now is not damaged
+    if checkpoint.has_checksums(workdir, step):
+      raise
     text = " ".join(str(error).split()) or type(error).__name__
-    raise Damaged(text if len(text) <= 120 else text[:117] + "...") from error
+    raise UserError(
+      f"{workdir}: checkpoint {step} has no checksums and cannot be read ({text:.120}); move "
+      f"{checkpoint.FOLDER}/{step} away to use the one before it"
+    ) from error
 
 
 def best_step(history: list[dict[str, Any]], steps: list[int]) -> int | None:
   """The step among these with the highest validation mAP, the earliest of equals."""
   evaluated = [r for r in history if r["step"] in steps and r["mAP"] is not None]
   return max(evaluated, key=lambda record: record["mAP"])["step"] if evaluated else None
-
-
-def _best_step(workdir, steps: list[int]) -> int:
-  for step in reversed(steps):
-    try:
-      description, _ = _guarded(checkpoint.read_description, workdir, step)
-    except Damaged:
-      continue
-    if (best := best_step(description["history"], steps)) is not None:
-      return best
-    break
-  raise UserError(
-    f"{workdir}: no checkpoint has a validation mAP, so none is best; use --step latest"
-  )
 
 
 def _step_number(workdir, step: str, steps: list[int]) -> int:

@@ -1,9 +1,9 @@
-"""Orbax checkpoints that hold everything a run needs.
+"""Orbax checkpoints that hold everything a run needs, and checksums by which they are known sound.
 
 Each checkpoint has four items: `variables` (params, batch_stats), `optimiser` (step, opt_state),
 `constants` (normaliser and, where the system has one, the label graph and vectors) and `run`
 (JSON: config, vocabulary, front end, history of evaluations). Saving is asynchronous; a checkpoint
-appears under its final name only when it is whole.
+appears under its final name when all its files are there, and counts once its checksums are.
 """
 
 from __future__ import annotations
@@ -13,25 +13,36 @@ import json
 import logging
 import os
 import pathlib
+import re
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.errors import WorkFailed
+from atgcn_jax.training import checksums
+from atgcn_jax.training.checksums import Damaged
 from atgcn_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_METRIC = "mAP"
+MARK = {"checksums": "sha256"}  # in Orbax's metadata; checkpoints of before have no checksums
 
 
-def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
   """The manager of a run's checkpoints; the newest `keep` and the best are preserved.
 
-  Opening removes what a killed process left of a checkpoint that it had not finished.
+  Opening removes what a killed process left of a checkpoint that it had not finished; at the end
+  the last save is waited for.
+
+  Raises:
+    WorkFailed: if the folder cannot be made, or a save fails.
   """
-  for step in saved_steps(workdir):
-    _drop_damaged_metrics(folder_of(workdir) / str(step) / "metrics" / "metrics")
   best = preservation_policy.BestN(
     get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
   )
@@ -42,8 +53,18 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> ocp.CheckpointMan
     best_fn=lambda metrics: metrics[BEST_METRIC],
     cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
+    async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
+    temporary_path_class=_with_checksums(folder_of(workdir)),
   )
-  return ocp.CheckpointManager(folder_of(workdir), options=options)
+  with writing(workdir, "the folder of checkpoints"):
+    manager = ocp.CheckpointManager(folder_of(workdir), options=options)
+  try:
+    yield manager
+  finally:
+    try:
+      finish(manager)
+    finally:
+      manager.close()
 
 
 def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
@@ -52,13 +73,85 @@ def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
   return (path if in_bucket(workdir) else path.resolve()) / FOLDER
 
 
-def _drop_damaged_metrics(path: pathlib.Path) -> None:
-  """The manager reads all metrics when it opens, and fails over those that it cannot read."""
-  with contextlib.suppress(FileNotFoundError):
-    try:
-      float(json.loads(path.read_text())[BEST_METRIC])
-    except (ValueError, TypeError, KeyError):
-      path.unlink()
+def _with_checksums(folder: pathlib.Path) -> type:
+  """Orbax's way to make a checkpoint final in this folder, after which its checksums are written.
+
+  Process 0 does this once all processes have written, in the thread of the save: what fails here
+  makes the save fail, and only after it are older checkpoints deleted.
+  """
+  whole: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(folder))
+
+  class WithChecksums(whole):
+    async def finalize(self) -> None:
+      await super().finalize()
+      final = self.get_final()
+      if final.parent.name == FOLDER:  # and not an item within a checkpoint
+        checksums.write(final)
+
+  return WithChecksums
+
+
+def _barrier(*, key: str, timeout_ms: int) -> None:
+  """Wait for the other processes, but not on the way out of a save that failed in this one.
+
+  They wait for this one to write: it would learn of its own failure when their time is out.
+  """
+  if sys.exception() is None:
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
+@contextlib.contextmanager
+def writing(workdir: str | os.PathLike, what: str) -> Iterator[None]:
+  """Within, what cannot be written ends the work.
+
+  Raises:
+    WorkFailed: naming the folder, what was to be written, the fault, and the newest sound
+      checkpoint.
+  """
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are of the latter kinds
+    fault = _fault(error)
+    if fault is None:
+      raise
+    sound = newest_verified(workdir)
+    kept = "there is no sound checkpoint" if sound is None else f"step {sound} is saved and sound"
+    raise WorkFailed(
+      f"{workdir}: {what} could not be written: {fault}; {kept}; make room or mend the folder, "
+      "then give the same command again"
+    ) from error
+
+
+def _fault(error: BaseException) -> str | None:
+  """What the system says of a failed write; None for errors that are not of its making."""
+  if isinstance(error, OSError):
+    return error.strerror or str(error)
+  # TensorStore tells the status of a file or a bucket in words, for files with the system's number.
+  status = re.match(r"[A-Z_]{5,}: ", text := " ".join(str(error).split()))
+  number = re.search(r"os_error_code='(\d+)'|OS error (\d+)", text)
+  if number:
+    return os.strerror(int(number[1] or number[2]))
+  return f"{text:.200}" if status else None
+
+
+def check(manager: ocp.CheckpointManager) -> None:
+  """Tell of a save that has failed meanwhile; costs microseconds, and does not wait for one.
+
+  Raises:
+    WorkFailed: naming the folder and the fault.
+  """
+  if not manager.is_saving_in_progress():
+    finish(manager)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Wait until the last save has ended.
+
+  Raises:
+    WorkFailed: if it failed, naming the folder and the fault.
+  """
+  with writing(manager.directory.parent, f"the checkpoint of step {manager.latest_step()}"):
+    manager.wait_until_finished()
 
 
 def save(
@@ -68,7 +161,12 @@ def save(
   run: dict[str, Any],
   validation_map: float | None,
 ) -> None:
-  """Begin saving this state; returns once the arrays are copied off the device."""
+  """Begin saving this state; returns once the arrays are copied off the device.
+
+  Raises:
+    WorkFailed: if the save before has failed, or this one cannot begin.
+  """
+  finish(manager)
   args = ocp.args.Composite(
     variables=ocp.args.StandardSave(state.variables),
     optimiser=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
@@ -76,15 +174,53 @@ def save(
     run=ocp.args.JsonSave(run),
   )
   metrics = None if validation_map is None else {BEST_METRIC: validation_map}
-  manager.save(int(state.step), args=args, metrics=metrics, force=True)
+  step = int(state.step)
+  with writing(manager.directory.parent, f"the checkpoint of step {step}"):
+    manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=MARK)
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
-  """Steps of the whole checkpoints in a run directory, oldest first."""
+  """Steps of the checkpoints in a run directory, sound or not, oldest first."""
   paths = [path for path in folder_of(workdir).glob("*") if path.name.isdigit()]
   if in_bucket(workdir):  # where they have their names from the first
     paths = [path for path in paths if ocp.utils.is_checkpoint_finalized(path)]
   return sorted(int(path.name) for path in paths)
+
+
+def verify(workdir: str | os.PathLike, step: int) -> None:
+  """Compare a checkpoint with its checksums, byte for byte; those of before have none.
+
+  Raises:
+    Damaged: naming the file and what is wrong with it.
+  """
+  folder = folder_of(workdir) / str(step)
+  try:
+    checksums.verify(folder)
+  except checksums.Unfinished:
+    if not _is_from_before(folder):
+      raise
+
+
+def _is_from_before(folder: pathlib.Path) -> bool:
+  """Whether a checkpoint was saved by a version that wrote no checksums."""
+  try:
+    return not json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+  except (OSError, ValueError, LookupError, TypeError):
+    return False
+
+
+def has_checksums(workdir: str | os.PathLike, step: int) -> bool:
+  """Whether a checkpoint can be verified."""
+  return (folder_of(workdir) / str(step) / checksums.NAME).exists()
+
+
+def newest_verified(workdir: str | os.PathLike) -> int | None:
+  """The newest step whose checkpoint is sound; nothing is moved, and nothing told."""
+  for step in reversed(saved_steps(workdir)):
+    with contextlib.suppress(Damaged):
+      verify(workdir, step)
+      return step
+  return None
 
 
 def read_description(
@@ -138,8 +274,9 @@ def _quiet():
 def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
   """Move a damaged checkpoint out of the manager's way; returns where it now lies."""
   folder = path_of(workdir) / "damaged"
-  folder.mkdir(exist_ok=True)
-  number = sum(path.name.startswith(f"{step}-") for path in folder.iterdir())
-  target = folder / f"{step}-{number}"
-  (folder_of(workdir) / str(step)).rename(target)
+  with writing(workdir, folder.name):
+    folder.mkdir(exist_ok=True)
+    number = sum(path.name.startswith(f"{step}-") for path in folder.iterdir())
+    target = folder / f"{step}-{number}"
+    (folder_of(workdir) / str(step)).rename(target)
   return target

@@ -1,0 +1,94 @@
+"""Checksums of all files of a folder, kept in it: whether it is still what was written.
+
+The file has a line `SHA-256 SIZE NAME` for each other file, and as its last line the SHA-256 of the
+lines before.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import pathlib
+from collections.abc import Iterator
+
+from atgcn_jax.buckets import write_whole
+
+NAME = "checksums.txt"
+DIGEST = 64  # hexadecimal digits
+
+
+class Damaged(Exception):  # noqa: N818 (a state of a file)
+  """A file of a checkpoint is not as it was written; says which, and what is wrong with it."""
+
+
+class Unfinished(Damaged):
+  """A checkpoint without checksums: its save did not come to its end."""
+
+
+def write(folder: pathlib.Path) -> None:
+  """Write the checksums of all that is in a folder; they appear at once and whole.
+
+  Raises:
+    OSError: if a file cannot be read or written.
+  """
+  names = [str(path.relative_to(folder)) for path in _files(folder)]
+  lines = [f"{digest} {size} {name}\n" for name, (digest, size) in _digests(folder, names).items()]
+  body = "".join(lines).encode()
+  write_whole(folder / NAME, body + _last_line(body))
+
+
+def verify(folder: pathlib.Path) -> None:
+  """Compare a folder with its checksums; files that they do not know are nobody's concern.
+
+  Raises:
+    Unfinished: if there are no checksums.
+    Damaged: naming the first file that is missing, cut short or has other bytes.
+  """
+  try:
+    content = (folder / NAME).read_bytes()
+  except FileNotFoundError as error:
+    raise Unfinished(f"{NAME} is missing, its save was cut off") from error
+  except OSError as error:
+    raise Damaged(f"{NAME}: {error.strerror}") from error
+  body = content[: -DIGEST - 1]
+  if content != body + _last_line(body):
+    raise Damaged(f"{NAME}: not as it was written")
+  known = [line.split(" ", 2) for line in body.decode().splitlines()]
+  found = _digests(folder, [name for _, _, name in known])
+  for digest, size, name in known:
+    now = found[name]
+    if isinstance(now, FileNotFoundError):
+      raise Damaged(f"{name} is missing")
+    if isinstance(now, OSError):
+      raise Damaged(f"{name}: {now.strerror}")
+    if now[1] != int(size):
+      short = "cut short, " if now[1] < int(size) else ""
+      raise Damaged(f"{name}: {short}{now[1]:,} of {int(size):,} bytes")
+    if now[0] != digest:
+      raise Damaged(f"{name}: its bytes have changed")
+
+
+def _last_line(body: bytes) -> bytes:
+  return hashlib.sha256(body).hexdigest().encode() + b"\n"
+
+
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from _files(path)
+    else:
+      yield path
+
+
+def _digests(folder: pathlib.Path, names: list[str]) -> dict:
+  """name → (SHA-256, bytes), or the OSError that reading it met."""
+
+  def digest(name: str):
+    try:
+      with (folder / name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+      return error
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing and reading leave the GIL
+    return dict(zip(names, pool.map(digest, names)))
