@@ -222,8 +222,8 @@ def profile_of(
     )
   if asked and in_bucket(workdir):
     raise UserError(
-      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps into a "
-      "folder on a disk"
+      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps "
+      "into a folder on a disk"
     )
   return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
