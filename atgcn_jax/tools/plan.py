@@ -22,7 +22,7 @@ from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import SOUNDSCAPES, label_graph, label_relations
-from atgcn_jax.tools.chips import Chip, chip_of, roofline
+from atgcn_jax.tools.chips import chip_of, roofline
 from atgcn_jax.tools.compiled import compiled_step
 from atgcn_jax.training import augment
 
