@@ -20,6 +20,8 @@ from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.runs.assemble import model_of
+from atgcn_jax.runs.begin import check_names
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import SOUNDSCAPES, label_graph, label_relations
 from atgcn_jax.tools.chips import chip_of, roofline
@@ -71,8 +73,10 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
     raise UserError(
       f"--batch: {batch} clips a step do not split over {chips} chips of {topology}; take {near}"
     )
+  check_names(config)
   data = data_of(config)
   graph, assumed = graph_of(config, data)
+  check_model(config, data.classes)
   relations = relations_of(config, data)
   on_chips = config.data.placement == "device"
 
@@ -230,6 +234,18 @@ def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
   return made_up, [f"a graph of {EDGES} edges a label, as none is there"]
 
 
+def check_model(config: Any, classes: int) -> None:
+  """Refuse a section `model` that no run can have.
+
+  Raises:
+    UserError: saying what it may be.
+  """
+  labels = tuple(map(str, range(classes)))
+  graph = scipy.sparse.csr_array((classes, classes), dtype="f")
+  vectors = np.zeros((classes, config.graph.embedding_size), "f")
+  model_of(config, Vocabulary(labels, labels), graph, vectors)
+
+
 def relations_of(config: Any, data: Data) -> Mapping[str, Any]:
   """What the loss knows of the labels.
 
@@ -344,5 +360,5 @@ def _bytes(size: float) -> str:
   """A number of bytes in the unit that suits it."""
   for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
     if size >= scale:
-      return f"{size / scale:.3g} {unit}"
+      return f"{size / scale:.4g} {unit}"
   return f"{size:.0f} B"
