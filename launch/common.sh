@@ -21,3 +21,17 @@ install() {
     --constraint launch/constraints.txt --editable ".$extras"
   echo "$wanted" >"$stamp"
 }
+
+# install_libtpu: the compiler for TPUs into .venv/tpu, for who puts that on PYTHONPATH. Within .venv
+# itself, JAX would look for a TPU with it in every process and complain that there is none.
+install_libtpu() {
+  local version
+  version=$(sed -n 's/^libtpu==//p' launch/constraints.txt)
+  if [ "$(uname -sm)" != "Linux x86_64" ] || [ -d ".venv/tpu/libtpu-$version.dist-info" ]; then
+    return
+  fi
+  echo "installing libtpu (213 MB to fetch, 0.7 GB on disk) …"
+  rm -rf .venv/tpu
+  .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
+    --target .venv/tpu "libtpu==$version"
+}

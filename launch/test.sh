@@ -3,4 +3,6 @@
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 install "[test]"
+install_libtpu
+export PYTHONPATH=$PWD/.venv/tpu${PYTHONPATH:+:$PYTHONPATH}
 exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
