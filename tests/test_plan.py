@@ -16,8 +16,10 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.tools import chips
 from atgcn_jax.tools.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
-from atgcn_jax.tools.compiled import product_flops, traced_step
-from atgcn_jax.tools.plan import bytes_asked, clip_bytes, data_of, described, largest_fitting
+from atgcn_jax.tools.compiled import traced_step
+from atgcn_jax.tools.flops import product_flops
+from atgcn_jax.tools.plan import bytes_asked, described, largest_fitting
+from atgcn_jax.tools.plan_data import clip_bytes, data_of
 from atgcn_jax.training.sharding import data_mesh
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
