@@ -211,12 +211,12 @@ def described(found: Mapping[str, Any]) -> str:
       ("collectives", f"{row['count']} {row['kind']} of {_bytes(row['bytes'])}")
       for row in found["collectives"]
     ),
-    ("step, at the least", f"{seconds['step'] * 1e3:.3g} ms, a prediction: the longer of"),
+    ("step, predicted", f"{seconds['step'] * 1e3:.3g} ms: the longer of"),
     ("", f"products {seconds['compute'] * 1e3:.3g} ms, memory {seconds['memory'] * 1e3:.3g} ms;"),
     ("", f"and collectives {seconds['collectives'] * 1e3:.3g} ms, not overlapped"),
-    ("rate, at the most", f"{found['clips_per_second']:,.0f} clips/s"),
-    ("scaling efficiency", f"{found['scaling_efficiency']:.1%} of as many single chips"),
-    ("hours", f"{found['hours']:.3g} for {found['steps']:,} steps"),
+    ("rate, predicted", f"{found['clips_per_second']:,.0f} clips/s"),
+    ("scaling, predicted", f"{found['scaling_efficiency']:.1%} of as many single chips"),
+    ("hours, predicted", f"{found['hours']:.3g} for {found['steps']:,} steps"),
     (
       "input a host",
       f"{given['clips_per_second_per_host']:,.0f} clips/s, "
