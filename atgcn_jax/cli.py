@@ -41,6 +41,12 @@ Apache Beam wants an environment of its own:
   runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
   runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
 """
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+PLAN_HELP = """
+Needs the package libtpu (extra tpu), but no TPU. The step is compiled for the topology, which takes
+minutes; times are a roofline's, not measured. Where the step does not fit, the exit status is 1 and
+the largest batch that does is named. Further arguments --config.KEY=VALUE override the config.
+"""
 CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
 
 
@@ -64,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
   overrides = [argument for argument in rest if argument.startswith("--config.")]
   if unknown := [argument for argument in rest if argument not in overrides]:
     parser.error(f"unknown argument {unknown[0]}; see `atgcn {options.verb} --help`")
-  if overrides and options.verb not in ("train", "import-torch", "reproduce"):
+  if overrides and options.verb not in ("train", "import-torch", "reproduce", "plan"):
     parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
   options.overrides = overrides
   try:
@@ -286,6 +292,14 @@ def _parser() -> argparse.ArgumentParser:
   metadata = verb("metadata", _metadata, "fetch AudioSet's class list, segment lists and ontology")
   metadata.add_argument("--out", required=True, help="folder to write")
   metadata.add_argument("--mirror", help="web address of a folder that has the files")
+
+  plan = verb(
+    "plan", _plan, "what training on a TPU topology would take, found without one", PLAN_HELP
+  )
+  plan.add_argument("--config", required=True, help="Python file with get_config()")
+  plan.add_argument("--topology", required=True, help="such as v5e:16x16, v6e:4x4, v5p:2x2x2")
+  plan.add_argument("--batch", type=int, help="clips a step over all chips (default: the config's)")
+  plan.add_argument("--json", action="store_true", help="print one JSON object, last")
 
   torch = verb("import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP)
   torch.add_argument("state", help=".npz of tensors by name, or .pt")
@@ -587,6 +601,24 @@ def _metadata(options) -> int:
       what = "fetched" if file.new else "already there"
       print(f"{file.path}: {what}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
   return failed
+
+
+def _plan(options) -> None:
+  from atgcn_jax.runs.config import load_config
+
+  config = load_config(options.config, options.overrides)
+  # A TPU that there may be is left to others.
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  # Nothing is to be saved, and the compiler would not let go before it is done.
+  handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
+  try:
+    from atgcn_jax.tools.plan import described, plan
+
+    found = plan(config, options.topology, options.batch)
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  print(json.dumps(found) if options.json else described(found))
 
 
 def _import_torch(options) -> None:

@@ -89,3 +89,17 @@ find_atgcn() {
   atgcn=${ATGCN:-$root/.venv/bin/atgcn}
   [ "${ATGCN:-}" ] || install "$1"
 }
+
+# install_libtpu: the compiler for TPUs into .venv/tpu, for who puts that on PYTHONPATH. Within .venv
+# itself, JAX would look for a TPU with it in every process and complain that there is none.
+install_libtpu() {
+  local version
+  version=$(sed -n 's/^libtpu==//p' "$root/launch/constraints.txt")
+  if [ "$(uname -sm)" != "Linux x86_64" ] || [ -d "$root/.venv/tpu/libtpu-$version.dist-info" ]; then
+    return
+  fi
+  echo "installing libtpu (213 MB to fetch, 0.7 GB on disk) …"
+  rm -rf "$root/.venv/tpu"
+  "$root/.venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
+    --target "$root/.venv/tpu" "libtpu==$version"
+}

@@ -4,4 +4,6 @@
 source "$(dirname "$0")/common.sh"
 cd "$root"
 install "[test]"
+install_libtpu
+export PYTHONPATH=$PWD/.venv/tpu${PYTHONPATH:+:$PYTHONPATH}
 exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -39,6 +39,7 @@ VERBS = (
   "graph",
   "data-card",
   "metadata",
+  "plan",
   "import-torch",
   "bench",
 )

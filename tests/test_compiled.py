@@ -1,6 +1,5 @@
 """What the training step asks of a TPU; compiled for one that is not there."""
 
-import math
 import pathlib
 
 import jax
@@ -8,35 +7,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from atgcn_jax import models
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.config import DEFAULTS, load_config
-from atgcn_jax.tools.compiled import (
-  collectives,
-  compiled_step,
-  graph_flops,
-  layer_flops,
-  step_flops,
-  topology_devices,
-)
+from atgcn_jax.tools.compiled import collectives, compiled_step, topology_devices
+from atgcn_jax.tools.flops import graph_flops, layer_flops, product_flops, step_flops
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-
-
-def products(jaxpr):
-  """(name, FLOPs) of each convolution and product in a jaxpr, from its operands' shapes."""
-  for equation in jaxpr.eqns:
-    for inner in jaxprs_in_params(equation.params):
-      yield from products(inner)
-    shapes = [v.aval.shape for v in equation.invars]
-    size = math.prod(equation.outvars[0].aval.shape)
-    if equation.primitive.name == "conv_general_dilated":
-      yield "conv", 2 * size * math.prod(shapes[1][:3])
-    if equation.primitive.name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
-      yield "dot", 2 * size * math.prod(shapes[0][axis] for axis in contracted)
 
 
 @pytest.mark.parametrize("head", ["linear", "graph"])
@@ -48,11 +26,10 @@ def test_flops_by_hand_are_those_of_the_traced_layers(head, width):
   model = models.build(section, num_classes=classes, **graph)
   x = jnp.zeros((clips, 100, 32))
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
-  found = list(products(jax.make_jaxpr(model.apply)(variables, x).jaxpr))
-  assert [name for name, _ in found].count("conv") == 8
+  found = product_flops(jax.make_jaxpr(model.apply)(variables, x).jaxpr)
   sizes = {"frames": 100, "bands": 32, "classes": classes}
   by_hand = clips * layer_flops(section, **sizes) + graph_flops(section, 300, classes=classes)
-  assert by_hand == sum(flops for _, flops in found)
+  assert by_hand == found
   config = ml_collections.ConfigDict(DEFAULTS | {"model": section})
   assert step_flops(config, clips, **sizes) == 3 * by_hand
 
@@ -92,5 +69,6 @@ def test_what_a_v5e_chip_is_asked_for(batch_norm, reductions):
   # The nine batch norms reduce their statistics one after the other, eight of them also on the way
   # back; everything else is summed at once.
   assert [kind for kind, _ in figures["collectives"]] == ["all-reduce"] * reductions
-  assert figures["temp_bytes"] <= 1e9
-  assert 0.9 < figures["flops"] / figures["layer_flops"] <= 1.05
+  assert figures["memory"]["activations and temporaries"] <= 1e9
+  assert 0.9 < figures["flops"] / figures["product_flops"] <= 1.05
+  assert figures["product_flops"] / step_flops(config, 64) == pytest.approx(1, rel=0.01)

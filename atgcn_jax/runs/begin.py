@@ -42,6 +42,15 @@ def check_config(config) -> None:
   ):
     if size % devices:
       raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
+  check_names(config)
+
+
+def check_names(config) -> None:
+  """Refuse a name that stands for nothing in the sections data, optim and augment.
+
+  Raises:
+    UserError: with the key and what it may be.
+  """
   if config.data.sampling not in sampling.MODES:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(sampling.MODES)}")
   if config.data.placement not in PLACEMENTS:

@@ -24,7 +24,7 @@ from atgcn_jax.models import with_constants
 from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.runs.machine import peak_bytes
-from atgcn_jax.tools.compiled import layer_flops, step_flops
+from atgcn_jax.tools.flops import layer_flops, step_flops
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state

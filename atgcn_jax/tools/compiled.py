@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import itertools
 import math
 import os
 import re
+import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,9 +18,9 @@ import numpy as np
 
 from atgcn_jax import models
 from atgcn_jax.errors import UserError
-from atgcn_jax.models.cnn10 import CHANNELS
-from atgcn_jax.models.layers import scaled
-from atgcn_jax.training import augment, sharding
+from atgcn_jax.tools.flops import product_flops
+from atgcn_jax.training import augment, resident, sharding
+from atgcn_jax.training.losses import loss_of
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import initial_state
 from atgcn_jax.training.step import Normaliser, make_train_step
@@ -36,16 +38,43 @@ def topology_devices(name: str) -> list[Any]:
   from jax.experimental import topologies
 
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(f"topology {name}: needs the package libtpu; pip install 'jax[tpu]'")
+    raise UserError(f"topology {name}: needs the package libtpu; pip install 'atgcn_jax[tpu]'")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Nothing runs on a TPU, so it does not matter what other processes do with the library.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  form: dict[str, Any] = {}
+  if name.startswith("v4:"):
+    form["chip_config_name"] = "megacore"  # a chip's two cores are one device
+  if math.prod(int(size) for size in re.findall(r"\d+", name.partition(":")[2])) == 1:
+    form["chips_per_host_bounds"] = (1, 1, 1)
+  handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    with _no_stderr():
+      found = topologies.get_topology_desc(platform="tpu", topology_name=name, **form)
+    return found.devices
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise UserError(f"topology {name}: {reason}; name one such as v5e:4x4") from error
+  finally:
+    for number, handler in handlers.items():  # the library has put its own in their place
+      if handler is not None:
+        signal.signal(number, handler)
 
 
-def lowered_step(
+@contextlib.contextmanager
+def _no_stderr():
+  """The library complains there that it finds no TPU."""
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
+
+
+def traced_step(
   config: Any,
   devices: list[Any],
   clips_per_device: int,
@@ -53,23 +82,36 @@ def lowered_step(
   frames: int = 400,
   bands: int = 64,
   classes: int = 527,
-) -> jax.stages.Lowered:
-  """A config's training step on uint8 log-mels, lowered for these devices from shapes alone.
+  dtype: Any = jnp.uint8,
+  propagation: Any = None,
+  relations: Mapping[str, Any] | None = None,
+  resident_clips: int = 0,
+) -> jax.stages.Traced:
+  """A config's training step on stored log-mels, traced for these devices from shapes alone.
 
   Args:
-    config: a whole config; its sections `model`, `augment` and `optim` are used.
+    config: a whole config; its sections `model`, `augment`, `loss` and `optim` are used.
     devices: of a topology, or real ones.
+    dtype: of the stored log-mels.
+    propagation: of the graph head, of any form; by default made up and dense.
+    relations: what the loss asks for; see `label_relations`.
+    resident_clips: that lie in the memory of each device; by default batches come from the host.
   """
   mesh = sharding.data_mesh(devices)
   rng = np.random.default_rng(0)
-  graph = rng.random((classes, classes), "f")
+  if propagation is None:
+    graph = rng.random((classes, classes), "f")
+    propagation = graph / graph.sum(axis=1, keepdims=True)
   model = models.build(
     config.model,
     num_classes=classes,
-    propagation=graph / graph.sum(axis=1, keepdims=True),
+    propagation=propagation,
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
   adam = optimiser(config.optim)
+  batch_of: dict[str, Any] = {}
+  if resident_clips:
+    batch_of["batch_of"] = resident.gathering(mesh, frames, bands, classes)
   step: Any = make_train_step(
     model,
     adam,
@@ -77,48 +119,98 @@ def lowered_step(
     normaliser=Normaliser(np.zeros(bands, "f"), np.ones(bands, "f")),
     augment_config=config.augment,
     seed=0,
+    loss=loss_of(config.loss, relations or {}),
+    **batch_of,
   )
   clips = clips_per_device * len(devices) * augment.clips_per_example(config.augment)
-  batch = {
-    "log_mel": jax.ShapeDtypeStruct((clips, frames, bands), jnp.uint8),
+  given: dict[str, Any] = {
+    "log_mel": jax.ShapeDtypeStruct((clips, frames, bands), dtype),
     "peak_db": jax.ShapeDtypeStruct((clips,), jnp.float32),
     "labels": jax.ShapeDtypeStruct((clips, classes), jnp.uint8),
   }
+  if resident_clips:
+    stored = resident_clips * len(devices)
+    given = {
+      "rows": jax.ShapeDtypeStruct((clips,), jnp.int32),
+      "clips": {
+        "log_mel": jax.ShapeDtypeStruct((stored, frames * bands), dtype),
+        "peak_db": jax.ShapeDtypeStruct((stored,), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((stored, math.ceil(classes / 8)), jnp.uint8),
+      },
+    }
   state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
-  return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32))
+  return step.trace(state, given, jax.ShapeDtypeStruct((), jnp.float32))
 
 
-def compiled_step(
-  config: Any, topology: str, clips_per_chip: int, *, classes: int = 527, **sizes: int
-) -> dict[str, Any]:
+def compiled_step(config: Any, topology: str, clips_per_chip: int, **sizes: Any) -> dict[str, Any]:
   """Compile a config's training step for a TPU topology and say what a chip is asked for.
 
   Args:
-    config: as for `lowered_step`, which also takes `sizes`.
+    config: as for `traced_step`, which also takes `sizes`.
     topology: such as `v5e:4x4`.
-  Returns: per chip `temp_bytes`, `argument_bytes`, `output_bytes`, `flops` as the compiler counts
-    them and `layer_flops` as counted by hand; `collectives`, a list of (kind, bytes a chip);
-    `chips`, `compile_seconds`, and the compiled program as `compiled`.
+  Returns: per chip `memory`, bytes by kind as of `memory_by_kind`; `flops` and `hbm_bytes` as the
+    compiler counts them, the body of a loop once; `product_flops` of the traced products;
+    `collectives`, a list of (kind, bytes a chip); `compile_seconds` and the compiled program as
+    `compiled`. Of all chips together `chips`, `hosts` and `state_bytes`.
+  Raises:
+    jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, where the memory of a chip is too small.
   """
   devices = topology_devices(topology)
-  lowered = lowered_step(config, devices, clips_per_chip, classes=classes, **sizes)
+  traced = traced_step(config, devices, clips_per_chip, **sizes)
+  lowered = traced.lower()
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
-  memory: Any = compiled.memory_analysis()
   cost: Any = compiled.cost_analysis()
   return {
     "topology": topology,
     "chips": len(devices),
+    "hosts": len({device.process_index for device in devices}),
     "clips_per_chip": clips_per_chip,
-    "temp_bytes": memory.temp_size_in_bytes,
-    "argument_bytes": memory.argument_size_in_bytes,
-    "output_bytes": memory.output_size_in_bytes,
+    "memory": memory_by_kind(traced, compiled),
     "flops": cost["flops"],
-    "layer_flops": step_flops(config, clips_per_chip, classes=classes, **sizes),
+    "hbm_bytes": cost["bytes accessed"],
+    "product_flops": product_flops(traced.jaxpr.jaxpr) / len(devices),
     "collectives": collectives(compiled.as_text() or ""),
+    "state_bytes": sum(
+      math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(traced.args_info[0][0])
+    ),
     "compile_seconds": seconds,
     "compiled": compiled,
+  }
+
+
+def memory_by_kind(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes a chip of a compiled training step by what they hold; together, all that it asks for.
+
+  `clips` are those that lie on the chips; `padding` is what the chip's tiles add to the arguments;
+  `outputs` those that do not take the place of an argument.
+  """
+  state, given, _ = traced.args_info[0]
+  placed = compiled.input_shardings[0]
+  memory: Any = compiled.memory_analysis()
+
+  def size(arrays, shardings) -> int:
+    sizes = jax.tree.map(
+      lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, arrays, shardings
+    )
+    return sum(jax.tree.leaves(sizes))
+
+  kinds = {
+    "parameters": size(state.params, placed[0].params),
+    "batch statistics": size(state.batch_stats, placed[0].batch_stats),
+    "optimiser state": size(state.opt_state, placed[0].opt_state),
+  }
+  whole = size(given, placed[1])
+  if "clips" in given:
+    kinds["clips"] = size(given["clips"], placed[1]["clips"])
+    whole -= kinds["clips"]
+  kinds["batch"] = whole
+  kinds["padding"] = memory.argument_size_in_bytes - sum(kinds.values())
+  return kinds | {
+    "activations and temporaries": memory.temp_size_in_bytes,
+    "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    "program": memory.generated_code_size_in_bytes,
   }
 
 
@@ -133,45 +225,3 @@ def _bytes(shapes: str) -> int:
     BYTES.get(kind, 4) * math.prod(int(n) for n in size.split(",") if n)
     for kind, size in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
   )
-
-
-def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int = 527) -> int:
-  """FLOPs of one clip's way forward through the convolutions and products of the encoder and head.
-
-  A multiplication and an addition count two; zeros at the edges are counted like other inputs.
-  The label graph's products are not here, since all clips share them: `graph_flops`.
-
-  Args:
-    config: a config's `model` section.
-  """
-  total, inputs, height, width = 0, 1, frames, bands
-  for channels in CHANNELS:
-    outputs = scaled(channels, config.width)
-    total += 2 * height * width * 9 * (inputs + outputs) * outputs
-    inputs, height, width = outputs, height // 2, width // 2
-  embedding = scaled(512, config.width)
-  return total + 2 * inputs * embedding + 2 * embedding * classes
-
-
-def graph_flops(config: Any, embedding_size: int, *, classes: int = 527) -> int:
-  """FLOPs of one way forward through the label graph; none for a linear head.
-
-  Args:
-    config: a config's `model` section.
-  """
-  if config.head != "graph":
-    return 0
-  sizes = [embedding_size, *[scaled(config.hidden, config.width)] * (config.layers - 1)]
-  sizes.append(scaled(512, config.width))
-  return sum(2 * classes * b * (a + classes) for a, b in itertools.pairwise(sizes))
-
-
-def step_flops(config: Any, clips: int, *, classes: int = 527, **sizes: int) -> int:
-  """FLOPs of one training step's layers: forward, and twice that backward.
-
-  Args:
-    config: a whole config.
-  """
-  model = config.model
-  forward = clips * layer_flops(model, classes=classes, **sizes)
-  return 3 * (forward + graph_flops(model, config.graph.embedding_size, classes=classes))
