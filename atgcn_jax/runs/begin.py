@@ -62,19 +62,18 @@ def check_names(config) -> None:
     raise UserError(f"--config: {error}") from error
 
 
-def layout_of(config) -> sharding.Layout:
-  """How a run with this config lies on all devices.
+def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layout:
+  """How a run with this config lies on these devices (default: all).
 
   Raises:
     UserError: if the devices do not make whole rows of the parts that labels fall into.
   """
-  parts = config.sharding.label_parts
-  if jax.device_count() % parts:
+  devices, parts = devices or jax.devices(), config.sharding.label_parts
+  if len(devices) % parts:
     raise UserError(
-      f"sharding.label_parts: {parts} do not divide the {jax.device_count()} devices; "
-      "take a divisor"
+      f"sharding.label_parts: {parts} do not divide the {len(devices)} devices; take a divisor"
     )
-  return sharding.Layout(sharding.data_mesh(label_parts=parts), config.sharding.fsdp)
+  return sharding.Layout(sharding.data_mesh(devices, parts), config.sharding.fsdp)
 
 
 def check_sampling(config, store: ClipStore) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from atgcn_jax import models
 from atgcn_jax.errors import UserError
+from atgcn_jax.runs.begin import layout_of
 from atgcn_jax.tools.flops import product_flops
 from atgcn_jax.training import augment, resident, sharding
 from atgcn_jax.training.losses import loss_of
@@ -90,14 +91,15 @@ def traced_step(
   """A config's training step on stored log-mels, traced for these devices from shapes alone.
 
   Args:
-    config: a whole config; its sections `model`, `augment`, `loss` and `optim` are used.
+    config: a whole config; `model`, `augment`, `loss`, `optim` and `sharding` are used of it.
     devices: of a topology, or real ones.
     dtype: of the stored log-mels.
     propagation: of the graph head, of any form; by default made up and dense.
     relations: what the loss asks for; see `label_relations`.
     resident_clips: that lie in the memory of each device; by default batches come from the host.
   """
-  mesh = sharding.data_mesh(devices)
+  layout = layout_of(config, devices)
+  mesh = layout.mesh
   rng = np.random.default_rng(0)
   if propagation is None:
     graph = rng.random((classes, classes), "f")
@@ -109,6 +111,7 @@ def traced_step(
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
   adam = optimiser(config.optim)
+  state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
   batch_of: dict[str, Any] = {}
   if resident_clips:
     batch_of["batch_of"] = resident.gathering(mesh, frames, bands, classes)
@@ -120,6 +123,7 @@ def traced_step(
     augment_config=config.augment,
     seed=0,
     loss=loss_of(config.loss, relations or {}),
+    kept=sharding.where_kept(layout, state, classes) if layout.in_parts else None,
     **batch_of,
   )
   clips = clips_per_device * len(devices) * augment.clips_per_example(config.augment)
@@ -138,7 +142,6 @@ def traced_step(
         "labels": jax.ShapeDtypeStruct((stored, math.ceil(classes / 8)), jnp.uint8),
       },
     }
-  state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
   return step.trace(state, given, jax.ShapeDtypeStruct((), jnp.float32))
 
 
