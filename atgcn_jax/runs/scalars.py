@@ -14,6 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from atgcn_jax.buckets import path_of
+
 
 def open_scalars(folder: str | os.PathLike, purge_step: int | None) -> EventsWriter:
   """A new file in a folder; what others there have of `purge_step` and beyond is not shown.
@@ -21,7 +23,7 @@ def open_scalars(folder: str | os.PathLike, purge_step: int | None) -> EventsWri
   Raises:
     OSError: if it cannot be made.
   """
-  os.makedirs(folder, exist_ok=True)
+  path_of(folder).mkdir(parents=True, exist_ok=True)
   writer = EventsWriter(os.path.join(folder, "events"))
   if purge_step is not None:
     start = SessionLog(status=SessionLog.START)
