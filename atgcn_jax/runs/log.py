@@ -189,6 +189,9 @@ class NoLog(RunLog):
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Nothing."""
 
+  def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
+    """Nothing."""
+
   def say(self, message: str) -> None:
     """Nothing."""
 
