@@ -1,0 +1,104 @@
+"""The pace of a run, the host that lags, and traces."""
+
+import re
+
+import numpy as np
+import pytest
+from runs_support import records, tiny_config, trained
+
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import log, loop, watch
+from atgcn_jax.runs.watch import Pace, parsed_profile
+
+
+def pace_of(monkeypatch, busy, waited, seconds=10.0, steps=20):
+  """A pace after some seconds in which each process was busy, and waited for input, so long."""
+  now = [100.0]
+  monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(watch.jax, "process_count", lambda: len(busy))
+  pace = Pace(5, batch=16)
+  pace.restart(10)
+  for _ in range(steps):
+    pace.add(np.array(busy) / steps, np.array(waited) / steps)
+  now[0] += seconds
+  return pace
+
+
+def test_figures(monkeypatch):
+  pace = pace_of(monkeypatch, [1.0, 4.0], [0.5, 2.0])
+  monkeypatch.setattr(watch.jax, "device_count", lambda: 8)
+  figures = pace.figures(30)
+  assert figures["clips_per_second"] == pytest.approx(20 * 16 / 10)
+  assert figures["clips_per_second_per_chip"] == pytest.approx(4)
+  assert figures["input_wait"] == pytest.approx(0.2)  # of the one that waits most
+  assert figures["memory_bytes"] > 2**20
+
+
+@pytest.mark.parametrize(
+  ("busy", "named"),
+  [
+    ([1.0, 1.1, 0.9, 1.0], None),
+    ([1.0, 6.0, 0.9, 1.0], 1),
+    ([1.0, 1.2, 0.9, 2.5], 3),
+    ([5.0, 0.5], 0),
+    ([0.01, 0.05], None),  # five times as much of next to nothing
+    ([7.0, 7.1, 8.5, 6.9], None),  # all are busy
+    ([9.0], None),
+  ],
+)
+def test_who_lags(monkeypatch, busy, named):
+  pace = pace_of(monkeypatch, busy, [0.5 * x for x in busy])
+  told = pace.laggard([f"host-{i}" for i in range(len(busy))])
+  if named is None:
+    assert told == ""
+  else:
+    assert told.startswith(f"process {named} of {len(busy)} on host-{named} lags")
+    assert f"busy {busy[named] / 10:.0%}" in told
+    assert f"for input {busy[named] / 20:.0%}" in told
+
+
+def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsys):
+  minute, now = 60.0, [1000.0]
+
+  def later():
+    now[0] += 1.0
+    return now[0]
+
+  monkeypatch.setattr(log.time, "monotonic", later)
+  loop.train(tiny_config(trained().parent, "evaluation.every=1000"), tmp_path / "run")
+  lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]
+  form = (
+    r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) a chip\), "
+    r"input wait \d+%, memory \d+\.\d\d GiB, \d:\d\d:\d\d left"
+  )
+  told = [re.fullmatch(form, line) for line in lines]
+  assert len(told) > 1
+  assert all(told)
+  assert now[0] - 1000 > (len(told) - 1) * minute
+  logged = {step: loss for step, keys, loss in records(tmp_path / "run") if "loss" in keys}
+  for match in told:
+    assert float(match[2]) == pytest.approx(logged[int(match[1])], abs=1e-4)
+  (_, keys, _) = records(tmp_path / "run")[0]
+  assert {"clips_per_second", "clips_per_second_per_chip", "input_wait", "memory_bytes"} <= set(
+    keys
+  )
+
+
+def test_a_profile_is_written_where_tensorboard_looks_for_it(tmp_path, capsys):
+  workdir, folder = tmp_path / "run", trained().parent
+  command = ["train", "--config", str(folder / "config.py"), "--workdir", str(workdir)]
+  command += ["--config.optim.steps=6", "--config.evaluation.every=100"]
+  assert cli.main([*command, "--profile", "3:2"]) == 0
+  (trace,) = (workdir / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+  assert b"train_step" in trace.read_bytes()
+  # Behind its first step, a run cannot be traced from there.
+  capsys.readouterr()
+  assert cli.main([*command, "--profile", "3:2", "--config.optim.steps=8"]) == 2
+  assert "--profile 3:2: the run goes from step 6 to 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "3", "3:0", "a:2", "3:b", "-1:2", "3:2:1"])
+def test_a_profile_that_cannot_be(text):
+  with pytest.raises(UserError, match=f"--profile {text}"):
+    parsed_profile(text)
