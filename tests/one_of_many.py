@@ -1,26 +1,39 @@
 """Run as one process of many: what the training step computes there, written by the first.
 
-python one_of_many.py OUT COORDINATOR PROCESSES INDEX
+python one_of_many.py FOLDER COORDINATOR PROCESSES INDEX
 """
 
+import pathlib
 import pickle
 import sys
+from typing import Any
 
 import jax
 from narrow_system import trained
+from runs_support import tiny_config
 
-from atgcn_jax.runs.processes import Pulse, first_only, gathered, host_names, is_first, join
+from atgcn_jax.data.store import open_store
+from atgcn_jax.runs.feed import PLACEMENTS, feed_of
+from atgcn_jax.runs.processes import (
+  Pulse,
+  first_only,
+  gathered,
+  host_names,
+  is_first,
+  join,
+  whole,
+)
 from atgcn_jax.training.sharding import Layout, data_mesh
 
 
 def computed() -> dict:
-  whole, parts = Layout(data_mesh()), Layout(data_mesh(label_parts=2), fsdp=True)
+  plain, parts = Layout(data_mesh()), Layout(data_mesh(label_parts=2), fsdp=True)
   results = {
-    "first": trained(whole, 1, "authors", "float32", record=True),
+    "first": trained(plain, 1, "authors", "float32", record=True),
     "first_in_parts": trained(parts, 1, "authors", "float32", record=True),
   }
   with jax.enable_x64(True):
-    results["twenty"] = trained(whole, 20, "authors", "float64", record=False)
+    results["twenty"] = trained(plain, 20, "authors", "float64", record=False)
   return results
 
 
@@ -38,10 +51,21 @@ def talked() -> dict:
   }
 
 
+def fed(folder: pathlib.Path) -> dict[str, list[Any]]:
+  """By placement, the whole batches of the first steps of the tiny run whose store lies there."""
+  batches = {}
+  for placement in PLACEMENTS:
+    config = tiny_config(folder, f"data.placement={placement}")
+    feed = feed_of(config, open_store(config.data.store), data_mesh(), 0)
+    steps = [jax.jit(feed.batch_of)(next(feed.given)) for _ in range(3)]
+    batches[placement] = [{name: whole(array) for name, array in step.items()} for step in steps]
+  return batches
+
+
 if __name__ == "__main__":
-  out, coordinator, processes, index = sys.argv[1:]
+  folder, coordinator, processes, index = sys.argv[1:]
   join(coordinator, int(processes), int(index))
-  results = {**talked(), **computed()}
+  results = {**talked(), **computed(), "fed": fed(pathlib.Path(folder))}
   if is_first():
-    with open(out, "wb") as file:
+    with open(pathlib.Path(folder) / "out.pickle", "wb") as file:
       pickle.dump(results, file)

@@ -14,6 +14,7 @@ import jax
 import pytest
 from narrow_system import assert_same_first_step, assert_same_in_float64
 from narrow_system import trained as narrow
+from one_of_many import fed
 from runs_support import (
   COMPILED,
   REPOSITORY,
@@ -68,14 +69,14 @@ def one_process():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
-  out, coordinator = tmp_path / "out.pickle", f"127.0.0.1:{free_port()}"
+  coordinator, alone = f"127.0.0.1:{free_port()}", fed(tmp_path)  # which also makes the store
   environment = os.environ | COMPILED | {"JAX_NUM_CPU_DEVICES": str(8 // count)}
   command = [
     sys.executable,
     "-X",
     "faulthandler",
     REPOSITORY / "tests" / "one_of_many.py",
-    out,
+    tmp_path,
     coordinator,
     str(count),
   ]
@@ -86,11 +87,12 @@ def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
       for i in range(count)
     ]
   )
-  with open(out, "rb") as file:
+  with open(tmp_path / "out.pickle", "rb") as file:
     many = pickle.load(file)
   assert_same_first_step(one_process["first"], many["first"])
   assert_same_first_step(one_process["first"], many["first_in_parts"])
   assert_same_in_float64(one_process["twenty"], many["twenty"], 20)
+  assert same_bits(many["fed"], alone)
 
   everyone = range(count)
   assert many["beats"] == [

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
@@ -197,3 +198,10 @@ class NoLog(RunLog):
 
   def close(self) -> None:
     """Nothing."""
+
+
+def open_log(
+  workdir: str | os.PathLike, start: int, steps: int, batch: int, title: str = ""
+) -> RunLog:
+  """The `RunLog` of the first process; the others leave telling to it."""
+  return NoLog() if jax.process_index() else RunLog(workdir, start, steps, batch, title)

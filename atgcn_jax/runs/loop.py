@@ -13,14 +13,12 @@ import os
 import time
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run, new_run, store_of
@@ -35,11 +33,11 @@ from atgcn_jax.runs.begin import (
 )
 from atgcn_jax.runs.evaluate import finite_or_none, score_clips
 from atgcn_jax.runs.feed import Feed, feed_of
-from atgcn_jax.runs.log import TENSORBOARD, NoLog, RunLog
+from atgcn_jax.runs.log import RunLog, open_log
 from atgcn_jax.runs.processes import Pulse, first_only, host_names, same_everywhere
 from atgcn_jax.runs.restore import newest_sound
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
-from atgcn_jax.runs.watch import Pace, Profile
+from atgcn_jax.runs.watch import Pace, Profile, profile_of
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.optim import learning_rate_schedule, optimiser, plateau_factor
 from atgcn_jax.training.state import TrainState
@@ -85,7 +83,7 @@ def train(
     stop_on_signals() as stop,
   ):
     save(manager, run, state, history)
-    log = open_log(config, workdir, start, title)
+    log = open_log(workdir, start, config.optim.steps, config.data.batch_size, title)
     try:
       return train_to_end(run, state, history, store, feed, layout, manager, log, stop, trace)
     finally:
@@ -198,34 +196,6 @@ def train_to_end(
     raise
   checkpoint.finish(manager)
   return state
-
-
-def open_log(config, workdir: str | os.PathLike, start: int, title: str) -> RunLog:
-  """The log of the first process; the others have none."""
-  if jax.process_index():
-    return NoLog()
-  return RunLog(workdir, start, config.optim.steps, config.data.batch_size, title)
-
-
-def profile_of(
-  asked: tuple[int, int] | None, start: int, steps: int, workdir: str | os.PathLike
-) -> Profile:
-  """The trace that is asked for, or one that never begins.
-
-  Raises:
-    UserError: if the run does not come by its first step.
-  """
-  first, count = asked or (-1, 0)
-  if asked and not start <= first < steps:
-    raise UserError(
-      f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
-    )
-  if asked and in_bucket(workdir):
-    raise UserError(
-      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps "
-      "into a folder on a disk"
-    )
-  return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
 
 def is_boundary(config, step: int) -> bool:

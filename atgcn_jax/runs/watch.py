@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import statistics
 import time
@@ -9,7 +10,9 @@ import time
 import jax
 import numpy as np
 
+from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.errors import UserError
+from atgcn_jax.runs.log import TENSORBOARD
 from atgcn_jax.runs.machine import peak_bytes
 
 LAGS_BY = 0.1  # of the time: so much more than the others' a host spends before it lags
@@ -89,6 +92,27 @@ class Profile:
     if self._open:
       jax.profiler.stop_trace()
       self._open = False
+
+
+def profile_of(
+  asked: tuple[int, int] | None, start: int, steps: int, workdir: str | os.PathLike
+) -> Profile:
+  """The trace that is asked for, or one that never begins.
+
+  Raises:
+    UserError: if the run does not come by its first step.
+  """
+  first, count = asked or (-1, 0)
+  if asked and not start <= first < steps:
+    raise UserError(
+      f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
+    )
+  if asked and in_bucket(workdir):
+    raise UserError(
+      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps "
+      "into a folder on a disk"
+    )
+  return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
 
 def parsed_profile(text: str) -> tuple[int, int]:
