@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import os
 import pathlib
 import random
@@ -155,7 +156,8 @@ def life(aim: str, arguments: list[str], workdir: pathlib.Path, rng, seconds: fl
   """Starts the command and kills it; returns (Kill, seconds until it trained, or None)."""
   aside, before = set_aside(workdir), log_state(workdir)
   if aim == "aside":
-    if len(checkpoints(workdir)) < 2:
+    *_, spare, newest = [-math.inf, -math.inf, *checkpoints(workdir)]
+    if newest - spare > EVERY:  # what an earlier flip has left is none to go back to
       aim = "step"
     else:
       flip_a_bit(workdir, rng)
