@@ -152,7 +152,7 @@ def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
 def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
   service, config_file, monkeypatch, capsys
 ):
-  def lost(*_):
+  def lost(*_, **__):
     service.fail(True)
     raise RuntimeError("UNAVAILABLE")
 

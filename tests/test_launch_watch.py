@@ -91,7 +91,7 @@ def test_all_that_fail_at_once_make_one_line(hosts):
 
 def test_those_that_hang_are_ended_after_the_grace(hosts):
   begun = hosts.begin("if [ $I = 0 ]; then exit 3; fi; exec sleep 600", "--grace", "1")
-  _, err = begun.communicate(timeout=30)
+  _, err = begun.communicate(timeout=120)
   assert begun.returncode == 3
   assert "process 0 of 2" in err
 
@@ -111,7 +111,7 @@ def test_signals_are_passed_on_once_and_all_may_save(hosts, sent, status):
     assert begun.poll() is None
     time.sleep(0.05)
   begun.send_signal(sent)
-  _, err = begun.communicate(timeout=30)
+  _, err = begun.communicate(timeout=120)
   assert (begun.returncode, err) == (status, "")
   for log in ready_logs(hosts, 3):
     assert log.read_text().splitlines()[-3:] == ["ready", "told", "saved"]

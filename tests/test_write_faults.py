@@ -1,6 +1,5 @@
 """Disks that are full, folders that cannot be written to, saves that fail in the background."""
 
-import io
 import os
 import resource
 import signal
@@ -78,7 +77,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
     stepped(log, done)
     if done == 10:
       log.close()  # a file open for writing keeps the disk from being locked
-      log._file, log._tensorboard = open(os.devnull, "a"), None  # noqa: SIM115
+      log._file, log._tensorboard = open(os.devnull, "ab"), None  # noqa: SIM115
       log._tensorboard_folder = str(trained().parent / "elsewhere")
       manager_of_run[0].wait_until_finished()
       mount("-o", "remount,ro", disk)
@@ -180,6 +179,6 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path):
   log._tensorboard._py_recordio_writer._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
   with pytest.raises(WorkFailed, match=r"TensorBoard file of step 2 .*No space left on device"):
     log.record(2, {"loss": 1.0}, "train")
-  log._file = io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True)  # noqa: SIM115
+  log._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
   with pytest.raises(WorkFailed, match=r"metrics.jsonl of step 3 .*No space left on device"):
     log.record(3, {"loss": 1.0}, "train")

@@ -30,7 +30,8 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     with opened(path) as file:
       content: Any = gzip.GzipFile(fileobj=file) if os.fspath(path).endswith(".gz") else file
       # Only \n ends a line: words of a vectors file and quoted CSV fields may hold a \r.
-      yield from io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
+      with io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n") as text:
+        yield from text
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
   except UnicodeDecodeError:

@@ -128,7 +128,7 @@ def train_to_end(
     known = pulse.beat([stop.signal_number or 0, busy, waited])
     if number := int(known[:, 0].max()):
       raise Stopped(number)
-    return known[:, 1:].T
+    return known[:, 1:].T.copy()
 
   def evaluate_and_save(step: int) -> None:
     if evaluation_is_due(config, history, step) and len(validation):
@@ -158,8 +158,8 @@ def train_to_end(
         evaluate_and_save(step)
         for pace in paces:  # the rate is that of training alone
           pace.restart(step)
-      for pace, seconds in zip(paces, [beat(busy, waited)] * 2):
-        pace.add(*seconds)
+      others = beat(busy, waited)
+      others[:, jax.process_index()] = 0  # its own are known before
       checkpoint.check(manager)
       trace.before(step)
       asked = time.monotonic()
@@ -170,6 +170,9 @@ def train_to_end(
       handed = time.monotonic()
       check(step - 1, metrics)  # of the step before, while this one is under way
       busy = handed - asked
+      for pace in paces:
+        pace.add(*others)
+        pace.add_own(busy, waited)
       if step > since_line.step and log.is_time_to_tell():
         log.tell(step, float(metrics["loss"]), since_line.figures(step))
         if lag := since_line.laggard(hosts):

@@ -34,6 +34,11 @@ class Pace:
     """Add the seconds of a step, of each process: outside the devices, and waiting for input."""
     self._busy, self._waited = self._busy + busy, self._waited + waited
 
+  def add_own(self, busy: float, waited: float) -> None:
+    """Add the seconds of a step of this process."""
+    mine = np.arange(len(self._busy)) == jax.process_index()
+    self.add(busy * mine, waited * mine)
+
   @property
   def seconds(self) -> float:
     """Since the start."""

@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-from atgcn_jax.buckets import write_whole
+from atgcn_jax.buckets import opened, write_whole
 
 NAME = "checksums.txt"
 DIGEST = 64  # hexadecimal digits
@@ -85,7 +85,7 @@ def _digests(folder: pathlib.Path, names: list[str]) -> dict:
 
   def digest(name: str):
     try:
-      with (folder / name).open("rb") as file:
+      with opened(folder / name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
     except OSError as error:
       return error
