@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 import urllib.parse
-from typing import IO, Any
+from typing import Any
 
 from atgcn_jax.errors import UserError
 
@@ -49,7 +49,7 @@ def path_of(place: str | os.PathLike) -> pathlib.Path:
   return epath.Path(place)
 
 
-def opened(place: str | os.PathLike) -> IO[bytes]:
+def opened(place: str | os.PathLike) -> io.BufferedIOBase:
   """A file, open for reading; that of a bucket is read at once.
 
   Raises:

@@ -13,6 +13,7 @@ import os
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
