@@ -162,9 +162,10 @@ def make_train_step(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gathered(x: Array, used: Any, kept: Any) -> Array:
-  """A kept parameter as it is used; its gradient is summed straight into the parts that are kept.
+  """A kept parameter as it is used; its gradient is asked for in the parts that are kept.
 
-  Without the latter each device would sum the whole gradient and then drop most of it.
+  The transpose of the constraint alone would ask for the whole gradient on each device. Whether its
+  sum is scattered or dropped to the part is left to the compiler.
   """
   return jax.lax.with_sharding_constraint(x, used)
 
