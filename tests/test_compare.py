@@ -24,7 +24,12 @@ from atgcn_jax.paper import tables
 from atgcn_jax.paper.experiments import CNN10
 from atgcn_jax.paper.runs import Scored
 from atgcn_jax.runs.assemble import new_run
-from atgcn_jax.runs.compare import changes_of, compare, most_changed, neighbours_of
+from atgcn_jax.runs.compare import (
+  compare,
+  most_changed,
+  neighbours_of,
+  rank_correlation,
+)
 from atgcn_jax.runs.compare_files import described, markdown
 from atgcn_jax.runs.compare_plot import draw_comparison
 from atgcn_jax.runs.evaluate import evaluate
@@ -112,23 +117,33 @@ def test_the_interval_is_that_of_the_papers_tables():
   )
 
 
-def test_neighbours_and_their_rank_correlation():
+def test_neighbours():
   graph = scores_of(trained())[0].loaded.run.propagation
   by_hand = [sum(graph[i, j] != 0 for j in range(6) if j != i) for i in range(6)]
   for comparison, graph_of in ((found(), "B"), (compare(trained(), plain()), "A")):
     np.testing.assert_array_equal(comparison.neighbours, by_hand)
     assert comparison.graph_of == graph_of
   np.testing.assert_array_equal(neighbours_of(scipy.sparse.csr_array(graph)), by_hand)
-  rows = found()._replace(neighbours=np.array([5, 3, 8, 1, 1, 0]))
-  assert "neighbours" in described(rows)
-  if len(set(by_hand)) > 1:
-    expected = scipy.stats.spearmanr(changes_of(found()), by_hand)
-    assert found().correlation == pytest.approx(expected.statistic)
-    assert found().p_value == pytest.approx(expected.pvalue)
   alone = compare(plain(), plain())
   assert alone.neighbours is None
   assert "Neither run has a label graph" in described(alone)
   assert (alone.difference, alone.low, alone.high) == (0, 0, 0)
+
+
+def test_rank_correlation():
+  changes, neighbours = np.array([0.1, -0.2, 0.3, np.nan, 0.2, 0.2]), np.array([3, 0, 9, 50, 4, 1])
+  expected = scipy.stats.spearmanr(changes[[0, 1, 2, 4, 5]], neighbours[[0, 1, 2, 4, 5]])
+  defined = rank_correlation(changes, neighbours)
+  assert defined == {"correlation": expected.statistic, "p_value": expected.pvalue}
+  assert f"rank correlation {expected.statistic:+.3f}" in described(found()._replace(**defined))
+  for undefined in (
+    rank_correlation(changes, None),
+    rank_correlation(changes, np.full(6, 5)),
+    rank_correlation(np.full(6, np.nan), neighbours),
+  ):
+    assert np.isnan(list(undefined.values())).all()
+    text = described(found()._replace(**undefined))
+    assert "no rank correlation is defined" in text
 
 
 def test_labels_that_gain_and_lose_most():

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from atgcn_jax.buckets import path_of
+from atgcn_jax.buckets import path_of, write_whole
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
@@ -54,8 +54,8 @@ def evaluate(
 
   Returns: `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low` and
     `mAP_high`, the 95 % interval over clips drawn anew, `clips`, `classes`, `classes_scored`,
-    `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of, and
-    `clip_ids_sha256` (`clip_ids_hash`).
+    `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
+    `clip_ids_sha256` (`clip_ids_hash`), and the file of `labels` where there is one.
   Raises:
     UserError: for a run, step, store, split or labels that cannot be used.
     WorkFailed: if a score is not finite.
@@ -106,7 +106,7 @@ def write_files(
   stem = f"{result['split']}-{result['step']}"
   if "labels" in result:
     stem += f"-{pathlib.Path(result['labels']).stem}"
-  (folder / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n")
+  write_whole(folder / f"{stem}.json", f"{json.dumps(result, indent=2)}\n".encode())
   table = io.StringIO()
   writer = csv.writer(table, lineterminator="\n")
   writer.writerow(["mid", "display_name", "positives", "average_precision", "auc"])
@@ -119,7 +119,7 @@ def write_files(
       metrics["auc"],
     )
   )
-  (folder / f"{stem}.csv").write_bytes(table.getvalue().encode())
+  write_whole(folder / f"{stem}.csv", table.getvalue().encode())
   shape = (1, run.frontend.frames, run.frontend.n_mels)
   variables = jax.device_get(scored.loaded.state)
   features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
