@@ -154,10 +154,24 @@ def _parser() -> argparse.ArgumentParser:
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   evaluate.add_argument("--workdir", required=True, help="folder of the run")
   evaluate.add_argument("--step", default="latest", help="a step, latest (default) or best")
-  evaluate.add_argument("--store", help="clip store or TFDS dataset; by default the one trained on")
-  evaluate.add_argument("--split", default="test", choices=("train", "validation", "test"))
+  _add_clips(evaluate)
   evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
   _add_processes(evaluate)
+
+  compare = verb(
+    "compare",
+    _compare,
+    "two runs on the same clips: AP by label, the difference and its interval, the label graph",
+    "Differences are B minus A. Without --store each run scores the store it was trained on: the "
+    "clips must be the same, front ends and vocabularies may differ. Labels that only one knows "
+    "are left out. compare.csv, compare.md and compare.png are written.",
+  )
+  compare.add_argument("run_a", metavar="RUN_A", help="folder of a run")
+  compare.add_argument("run_b", metavar="RUN_B", help="folder of the run that is set against it")
+  compare.add_argument("--step", default="latest", help="of both: a step, latest (default) or best")
+  _add_clips(compare)
+  compare.add_argument("--out", help="folder of the files to write (default: RUN_B/compare)")
+  compare.add_argument("--json", action="store_true", help="print one JSON object, last")
 
   tag = verb("tag", _tag, "name what sounds in sound files")
   tag.add_argument("--workdir", required=True, help="folder of the run")
@@ -331,6 +345,25 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _add_clips(verb: argparse.ArgumentParser) -> None:
+  verb.add_argument(
+    "--store",
+    help="clip store or TFDS dataset with the run's labels or some of them, in any order; by "
+    "default the one trained on",
+  )
+  verb.add_argument(
+    "--split",
+    default="test",
+    choices=("train", "validation", "test", "all"),
+    help="by the folds in the run's config (default test); all: every clip of the store",
+  )
+  verb.add_argument(
+    "--labels",
+    metavar="FILE",
+    help="score only these labels: rows of a vocabulary, or an id a line",
+  )
+
+
 def _add_processes(verb: argparse.ArgumentParser) -> None:
   many = verb.add_argument_group(
     "many processes", "one or more a host; Slurm, Open MPI, Cloud TPU and GKE tell these themselves"
@@ -373,7 +406,11 @@ def _evaluate(options) -> None:
   join(options.coordinator, options.processes, options.process_id)
 
   result = evaluate(
-    options.workdir, step=options.step, store_path=options.store, split=options.split
+    options.workdir,
+    step=options.step,
+    store_path=options.store,
+    split=options.split,
+    labels_path=options.labels,
   )
   if not is_first():
     return
@@ -385,6 +422,29 @@ def _evaluate(options) -> None:
       value = ", ".join(value)
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
   print(f"page: {os.path.join(options.workdir, 'report.html')}")
+
+
+def _compare(options) -> None:
+  from atgcn_jax.runs.compare import compare
+  from atgcn_jax.runs.compare_files import as_json, check_out, described, write_comparison
+  from atgcn_jax.runs.machine import keep_compiled_programs
+
+  out = options.out or os.path.join(options.run_b, "compare")
+  check_out(out)
+  keep_compiled_programs()
+  comparison = compare(
+    options.run_a,
+    options.run_b,
+    step=options.step,
+    store_path=options.store,
+    split=options.split,
+    labels_path=options.labels,
+  )
+  paths = write_comparison(out, comparison)
+  if options.json:
+    print(json.dumps(as_json(comparison) | {"files": paths}))
+    return
+  print("\n".join([described(comparison), "", *paths]))
 
 
 def _tag(options) -> int:

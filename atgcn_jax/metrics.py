@@ -106,6 +106,30 @@ def resampled_maps(
   return np.concatenate(found, axis=1).T if found else np.empty((0, len(systems)))
 
 
+def resampled_differences(
+  ours: Sequence[np.ndarray],
+  others: Sequence[np.ndarray],
+  labels: np.ndarray,
+  rng: np.random.Generator,
+) -> tuple[float, np.ndarray]:
+  """The mean mAP of some systems minus that of others: of the clips, and of clips drawn anew.
+
+  Returns: the difference, and float64[RESAMPLES], each of one draw that is the same for all.
+
+  Args:
+    ours, others: scores float[N, K], one or more of either.
+    labels, rng: as `resampled_maps` takes them.
+  """
+  systems = [*ours, *others]
+  measured = np.array([[tagging_metrics(scores, labels)["mAP"] for scores in systems]])
+  drawn = resampled_maps(systems, labels, rng)
+  found, resampled = (
+    maps[:, : len(ours)].mean(axis=1) - maps[:, len(ours) :].mean(axis=1)
+    for maps in (measured, drawn)
+  )
+  return float(found[0]), resampled
+
+
 def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
   """The percentile interval of resampled figures [R]; NaN is left out, (NaN, NaN) if all are.
 

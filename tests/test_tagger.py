@@ -14,8 +14,8 @@ import atgcn_jax
 from atgcn_jax import cli
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.evaluate import score_clips
 from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.serving.tagger import Tagger, mono
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step

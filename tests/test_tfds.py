@@ -27,7 +27,7 @@ from atgcn_jax.data.store import OPTIONAL, ClipStore, open_store
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import evaluate, loop
+from atgcn_jax.runs import loop, scoring
 from atgcn_jax.runs.data_card import data_card
 
 CLIPS, BATCH, SHARDS = 61, 8, 4
@@ -254,8 +254,8 @@ def test_a_run_on_array_record_is_that_on_the_store(of_runs, tmp_path):
   moved = trained_on(copy, tmp_path / "moved", 8)
   assert runs_support.same_bits(whole, expected)
   assert runs_support.same_bits(moved, expected)
-  ours = evaluate.score_split(tmp_path / "copy", "latest", None, "test")
-  theirs = evaluate.score_split(tmp_path / "store", "latest", str(copy), "test")
+  ours = scoring.score_split(tmp_path / "copy", "latest", None, "test")
+  theirs = scoring.score_split(tmp_path / "store", "latest", str(copy), "test")
   assert ours.scores.tobytes() == theirs.scores.tobytes()
   assert ours.clip_ids.tolist() == theirs.clip_ids.tolist()
 

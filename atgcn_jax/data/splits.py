@@ -12,7 +12,7 @@ from atgcn_jax.errors import UserError
 
 
 def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
-  """Clip numbers int64[n] of a split, in the store's order.
+  """Clip numbers int64[n] of a split, in the store's order; of `all`, whatever the folds, too.
 
   Args:
     config: a `data` section. `train_folds`, `validation_folds` and `test_folds` name folds;
@@ -21,6 +21,8 @@ def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
   Raises:
     UserError: for a fold that the store does not have.
   """
+  if split == "all":
+    return np.arange(len(store))
   if split == "test":
     return np.flatnonzero(_in_folds(store, config, "test_folds"))
   train = _in_folds(store, config, "train_folds")

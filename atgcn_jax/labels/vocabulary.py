@@ -46,6 +46,15 @@ class Vocabulary:
     """The position of every label id."""
     return {label_id: k for k, label_id in enumerate(self.ids)}
 
+  def positions(self, label_ids: Iterable[str]) -> np.ndarray:
+    """Where some labels stand, int64[n]; all of them are in the vocabulary."""
+    return np.array([self.index[label_id] for label_id in label_ids], np.int64)
+
+  def part(self, positions: np.ndarray) -> Vocabulary:
+    """The labels that stand there, in that order."""
+    ids, names = ([words[k] for k in positions] for words in (self.ids, self.names))
+    return Vocabulary(tuple(ids), tuple(names))
+
   def indices(self, label_ids: Iterable[str], *, where: str) -> list[int]:
     """Positions of some labels.
 
@@ -105,6 +114,32 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     return Vocabulary(ids, names)
   except ValueError as error:
     raise UserError(f"{path}: {error}; give every label an id of its own") from None
+
+
+def read_label_ids(path: str | os.PathLike[str]) -> list[str]:
+  """The label ids in a file, in its order, each once.
+
+  Args:
+    path: A CSV file with the column mid, such as some lines of a vocabulary's, or an id a line.
+
+  Raises:
+    UserError: The file is missing, has no label, or a row without an id.
+  """
+  lines = [line for line in text_lines(path) if line.strip()]
+  try:
+    rows = list(csv.reader(lines, strict=True))
+    column = rows[0].index("mid") if rows and "mid" in rows[0] else None
+    if column is None:
+      found = [line.strip() for line in lines]
+    else:
+      found = [row[column].strip() for row in rows[1:]]
+  except (csv.Error, IndexError):
+    raise UserError(
+      f"{path}: not CSV with an id in each row; mend it, or write an id a line"
+    ) from None
+  if not all(found) or not found:
+    raise UserError(f"{path}: no label in it; write one id a line, or the rows of a vocabulary")
+  return list(dict.fromkeys(found))
 
 
 def write_vocabulary(path: str | os.PathLike[str], vocabulary: Vocabulary) -> None:

@@ -26,9 +26,9 @@ from atgcn_jax.runs.config import (
   load_config,
   plain,
 )
-from atgcn_jax.runs.evaluate import score_split
 from atgcn_jax.runs.label_graph import SOUNDSCAPES
 from atgcn_jax.runs.loop import train
+from atgcn_jax.runs.scoring import score_split
 
 
 class Settings(NamedTuple):
@@ -171,7 +171,7 @@ def read_scores(path: pathlib.Path, config: Any, store: ClipStore) -> tuple | No
 def score(path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore) -> tuple:
   """What `read_scores` gives, of a run that has just ended; written under its name when whole."""
   scored = score_split(workdir, str(config.optim.steps), None, "test")
-  names = scored.loaded.run.vocabulary.names
+  names = scored.vocabulary.names
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp.npz")
   np.savez_compressed(

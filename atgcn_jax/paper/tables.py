@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
+from atgcn_jax.metrics import interval, resampled_differences, tagging_metrics
 from atgcn_jax.paper.experiments import BASELINE, Experiment
 from atgcn_jax.paper.runs import Scored
 
@@ -72,11 +72,11 @@ def paired_difference(runs: list[Scored], baseline: list[Scored]) -> tuple[float
   found, resampled = [], []
   for fold in sorted({run.fold for run in runs}):
     ours, others = ([run for run in some if run.fold == fold] for some in (runs, baseline))
-    scores, labels = [run.scores for run in ours + others], ours[0].labels
-    maps = np.array([tagging_metrics(one, labels)["mAP"] for one in scores])
-    found.append(maps[: len(ours)].mean() - maps[len(ours) :].mean())
-    maps = resampled_maps(scores, labels, rng)
-    resampled.append(maps[:, : len(ours)].mean(axis=1) - maps[:, len(ours) :].mean(axis=1))
+    difference, drawn = resampled_differences(
+      [run.scores for run in ours], [run.scores for run in others], ours[0].labels, rng
+    )
+    found.append(difference)
+    resampled.append(drawn)
   return float(np.mean(found)), *interval(np.mean(resampled, axis=0))
 
 

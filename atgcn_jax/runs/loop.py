@@ -32,11 +32,12 @@ from atgcn_jax.runs.begin import (
   evaluated_behind,
   layout_of,
 )
-from atgcn_jax.runs.evaluate import finite_or_none, score_clips
+from atgcn_jax.runs.evaluate import finite_or_none
 from atgcn_jax.runs.feed import Feed, feed_of
 from atgcn_jax.runs.log import RunLog, open_log
 from atgcn_jax.runs.processes import Pulse, first_only, host_names, same_everywhere
 from atgcn_jax.runs.restore import newest_sound
+from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.runs.watch import Pace, Profile, profile_of
 from atgcn_jax.training import checkpoint, sharding

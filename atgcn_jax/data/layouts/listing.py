@@ -107,10 +107,9 @@ def gathered(
 def used_only(listing: Listing) -> Listing:
   """The listing without the labels of its vocabulary that no clip has."""
   used, numbers = np.unique(listing.label_indices, return_inverse=True)
-  ids, names = listing.vocabulary.ids, listing.vocabulary.names
   return dataclasses.replace(
     listing,
-    vocabulary=Vocabulary(tuple(ids[k] for k in used), tuple(names[k] for k in used)),
+    vocabulary=listing.vocabulary.part(used),
     label_indices=numbers.astype(np.int32),
   )
 

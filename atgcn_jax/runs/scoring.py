@@ -1,0 +1,188 @@
+"""The scores of a run's checkpoint for the clips of a split, in any store that it can score."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from atgcn_jax.data.pipeline import Share, batches, sequential
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.tfds_store import open_clips
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
+from atgcn_jax.runs.assemble import Run, store_of
+from atgcn_jax.runs.processes import whole
+from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.training import sharding
+from atgcn_jax.training.step import make_score_step
+
+
+def score_clips(
+  score_step: Callable,
+  variables: Any,
+  store: ClipStore,
+  clips: np.ndarray,
+  batch: int,
+  mesh: jax.sharding.Mesh,
+  *,
+  before_batch: Callable[[], object] = lambda: None,
+  title: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+  """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
+
+  Args:
+    before_batch: called before each batch; may raise to stop.
+    title: of a bar that is shown on a terminal; no bar without.
+  """
+  clips_of, count = sequential(clips, batch)
+  share = Share(jax.process_index(), jax.process_count())
+  scores = []
+  hidden = None if title else True  # None: shown on a terminal
+  with tqdm(total=len(clips), unit="clip", desc=title, disable=hidden) as bar:
+    for loaded in batches(store, clips_of, 0, count, share):
+      before_batch()
+      inputs = {name: loaded[name] for name in ("log_mel", "peak_db")}
+      scored = score_step(variables, sharding.place(inputs, mesh))
+      scores.append(np.asarray(whole(scored)))
+      bar.update(min(batch, len(clips) - bar.n))
+  return np.concatenate(scores)[: len(clips)], store.labels(clips)
+
+
+class Opened(NamedTuple):
+  """A checkpoint, and the clips int64[N] of a store that it is to score."""
+
+  loaded: Loaded
+  store: ClipStore
+  clips: np.ndarray
+
+
+class ScoredSplit(NamedTuple):
+  """A checkpoint and its scores float32[N, K] of clips: ids, folds str[N], labels uint8[N, K].
+
+  The K labels, `vocabulary`, are the run's or some of them, in the run's order; `columns` int64[K]
+  is where they stand in its vocabulary.
+  """
+
+  loaded: Loaded
+  clip_ids: np.ndarray
+  folds: np.ndarray
+  vocabulary: Vocabulary
+  columns: np.ndarray
+  scores: np.ndarray
+  labels: np.ndarray
+
+
+def score_split(
+  workdir: str | os.PathLike,
+  step: str,
+  store_path: str | None,
+  split: str,
+  labels_path: str | None = None,
+) -> ScoredSplit:
+  """The scores of a checkpoint for a split; arguments and errors are those of `evaluate`."""
+  mesh = sharding.data_mesh()
+  opened = open_split(workdir, step, store_path, split, mesh)
+  run, store = opened.loaded.run, opened.store
+  if not labels_path:
+    check_vocabulary(run, store)
+  ids = chosen_labels((run.vocabulary, store.vocabulary), labels_path)
+  return score(opened, ids, mesh, "scoring")
+
+
+def open_split(
+  workdir: str | os.PathLike,
+  step: str,
+  store_path: str | None,
+  split: str,
+  mesh: jax.sharding.Mesh,
+) -> Opened:
+  """A checkpoint and the clips that it is to score; arguments are those of `evaluate`.
+
+  Raises:
+    UserError: for a run, step, store or split that cannot be used, whatever the store's labels.
+  """
+  loaded = load(workdir, step, mesh)
+  run = loaded.run
+  store = open_clips(store_path) if store_path else store_of(run.config)
+  if store.frontend != run.frontend:
+    raise UserError(
+      f"{store.path}: a store of the front end {store.frontend.name}; the run {workdir} needs "
+      f"{run.frontend.name}, prepare it with --frontend {run.frontend.name}"
+    )
+  clips = split_clips(store, run.config.data, split)
+  if not len(clips):
+    raise UserError(f"--split {split}: {store.path} has no clip in it; name another split")
+  return Opened(loaded, store, clips)
+
+
+def check_vocabulary(run: Run, store: ClipStore) -> None:
+  """Refuse a store with labels that the run does not know.
+
+  Raises:
+    UserError: naming the first of them.
+  """
+  for label_id, name in zip(store.vocabulary.ids, store.vocabulary.names):
+    if label_id not in run.vocabulary.index:
+      raise UserError(
+        f"{store.path}: a store of another vocabulary (its label {label_id}, {name}, is not among "
+        f"the run's {len(run.vocabulary)}); prepare it with the run's vocabulary or a part of it, "
+        "or name the labels to score in --labels"
+      )
+
+
+def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -> list[str]:
+  """The ids of the labels that all vocabularies have, in the order of the first.
+
+  Args:
+    labels_path: a file as `read_label_ids` takes it; then only the labels in it.
+  Raises:
+    UserError: for a file that cannot be used, or a label in it that one of them lacks.
+  """
+  shared = set.intersection(*(set(vocabulary.ids) for vocabulary in vocabularies))
+  if labels_path:
+    wanted = read_label_ids(labels_path)
+    for label_id in wanted:
+      if label_id not in shared:
+        raise UserError(
+          f"{labels_path}: label {label_id} is not among the {len(shared)} labels that can be "
+          "scored, which run and store both know; take it out"
+        )
+    shared = set(wanted)
+  return [label_id for label_id in vocabularies[0].ids if label_id in shared]
+
+
+def score(opened: Opened, ids: Sequence[str], mesh: jax.sharding.Mesh, title: str) -> ScoredSplit:
+  """The scores of these labels, all of them known to the run and to the store.
+
+  Args:
+    title: of the bar.
+  Raises:
+    WorkFailed: if a score is not finite.
+  """
+  loaded, store, clips = opened
+  run = loaded.run
+  batch = run.config.evaluation.batch_size
+  batch += -batch % jax.device_count()
+  score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
+  variables = run.for_inference()(loaded.state)
+  scores, labels = score_clips(score_step, variables, store, clips, batch, mesh, title=title)
+  clip_ids = store.clip_ids[clips]
+  if not (sound := np.isfinite(scores).all(axis=1)).all():
+    bad = clip_ids[np.argmin(sound)]
+    raise WorkFailed(f"{store.path}: the scores of {bad} are not finite; prepare the store again")
+  columns, theirs = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
+  return ScoredSplit(
+    loaded,
+    clip_ids,
+    store.folds[clips],
+    run.vocabulary.part(columns),
+    columns,
+    scores[:, columns],
+    labels[:, theirs],
+  )
