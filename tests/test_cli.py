@@ -41,6 +41,7 @@ VERBS = (
   "metadata",
   "plan",
   "import-torch",
+  "export",
   "bench",
 )
 
