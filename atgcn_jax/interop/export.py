@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-import atgcn_jax
+from atgcn_jax import __version__
 from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, savedmodel, stablehlo
@@ -98,7 +98,7 @@ def description(loaded: Loaded, to: str) -> dict[str, Any]:
   frontend, vocabulary = loaded.run.frontend, loaded.run.vocabulary
   return {
     "producer": PRODUCER,
-    "version": atgcn_jax.__version__,
+    "version": __version__,
     "format": to,
     "step": loaded.step,
     "sample_rate": frontend.sample_rate,
