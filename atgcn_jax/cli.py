@@ -41,6 +41,12 @@ Apache Beam wants an environment of its own:
   runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
   runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
 """
+EXPORT_HELP = """
+The folder has a config.json: the rate of the sound that is taken, and the labels in order.
+  stablehlo    model.stablehlo, for jax.export.deserialize; on CPUs, NVIDIA GPUs and TPUs
+  savedmodel   a SavedModel of TensorFlow
+  huggingface  model.safetensors and a model card; Tagger.restore and `atgcn tag` read it back
+"""
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 PLAN_HELP = """
 Needs the package libtpu (extra tpu), but no TPU. The step is compiled for the topology, which takes
@@ -320,6 +326,15 @@ def _parser() -> argparse.ArgumentParser:
   torch.add_argument("--config", required=True, help="Python file with get_config()")
   torch.add_argument("--workdir", required=True, help="folder of the new run")
   torch.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
+
+  export = verb("export", _export, "a run as a folder that other programs load", EXPORT_HELP)
+  export.formatter_class = argparse.RawDescriptionHelpFormatter
+  export.add_argument("--workdir", required=True, help="folder of the run")
+  export.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  export.add_argument("--to", required=True, choices=("stablehlo", "savedmodel", "huggingface"))
+  export.add_argument(
+    "--out", required=True, help="folder to write; an earlier export there is replaced"
+  )
 
   bench = verb("bench", _bench, "time and memory of steps and their parts, on made-up clips")
   bench.add_argument(
@@ -688,6 +703,13 @@ def _import_torch(options) -> None:
   config = load_config(options.config, options.overrides)
   import_torch(options.state, config, options.workdir, options.frontend)
   print(f"{options.workdir}: a run at step 0 with the weights of {options.state}")
+
+
+def _export(options) -> None:
+  from atgcn_jax.interop.export import export
+
+  export(options.workdir, options.to, options.out, options.step)
+  print(f"{options.out}: {options.to} of {options.workdir}")
 
 
 def _bench(options) -> None:

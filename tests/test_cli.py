@@ -42,6 +42,7 @@ VERBS = (
   "metadata",
   "plan",
   "import-torch",
+  "export",
   "bench",
 )
 

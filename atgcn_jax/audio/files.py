@@ -17,7 +17,7 @@ from atgcn_jax.errors import UserError
 Source = str | os.PathLike | bytes | BinaryIO
 
 _BLOCK = 1 << 18  # frames decoded at a time, so that channels are averaged in small pieces
-_MIN_TAIL = 10  # a last window with less than 1/10 of sound is dropped
+MIN_TAIL = 10  # a last window with less than 1/10 of sound is dropped
 
 
 def load(source: Source, sample_rate: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def windows(waveform: np.ndarray, size: int) -> np.ndarray:
   if size <= 0:
     raise ValueError(f"a window has at least one sample, got size {size}")
   full, rest = divmod(waveform.size, size)
-  count = full + (rest * _MIN_TAIL >= size or not full) if rest else full
+  count = full + (rest * MIN_TAIL >= size or not full) if rest else full
   kept = waveform[: count * size]
   return np.pad(kept, (0, count * size - kept.size)).reshape(count, size)
 

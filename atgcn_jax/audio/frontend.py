@@ -115,7 +115,9 @@ FRONTENDS: dict[str, Frontend] = {
 }
 
 
-def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.Array:
+def log_mel(
+  waveform: jax.Array | np.ndarray, frontend: Frontend | str, *, portable: bool = False
+) -> jax.Array:
   """Returns the log-mel spectrogram, float32[..., T, F], T = `frontend.frame_count(S)`.
 
   It is in dB; with a `log_offset`, natural logarithms. Each clip keeps its own peak: clips of a
@@ -124,6 +126,7 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
   Args:
     waveform: float[..., S] at the front end's sample rate, any leading axes, S at least 1.
     frontend: a `Frontend`, or the name of one in `FRONTENDS`.
+    portable: in one form for all platforms, and for leading axes whose size is not known yet.
 
   Raises:
     ValueError: the name is not known, or the waveform has no samples.
@@ -157,7 +160,10 @@ def log_mel(waveform: jax.Array | np.ndarray, frontend: Frontend | str) -> jax.A
     )
 
   # Frames are dropped before the peak is taken.
-  mel = jax.lax.platform_dependent(waveform, cpu=in_pieces, default=together)
+  if portable:
+    mel = together(waveform)
+  else:
+    mel = jax.lax.platform_dependent(waveform, cpu=in_pieces, default=together)
   if frontend.log_offset is not None:
     return jnp.log(mel + frontend.log_offset)
   return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)

@@ -129,7 +129,7 @@ def _layer(
 
 
 def _relu_and_pool(x: Array) -> Array:
-  return nn.avg_pool(nn.relu(x), (2, 2), strides=(2, 2))
+  return nn.avg_pool(nn.relu(x), window_shape=(2, 2), strides=(2, 2))
 
 
 class Cnn10(nn.Module):

@@ -22,6 +22,7 @@ class Placement(NamedTuple):
 
 
 ONE_CPU = Placement(1, "cpu")
+PORTABLE = Placement(1, "any")  # of programs that run wherever they are loaded
 
 
 def placement_here() -> Placement:

@@ -21,7 +21,7 @@ from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, packed, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
-from atgcn_jax.models.layers import activation
+from atgcn_jax.models.layers import Placement, activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.runs.label_graph import RELATIONS, SOUNDSCAPES, label_graph, label_relations
 from atgcn_jax.runs.machine import cache_folder
@@ -56,9 +56,12 @@ class Run:
     """The system's module."""
     return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
 
-  def for_inference(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+  def for_inference(
+    self, placement: Placement | None = None
+  ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What adds to the variables of `model()` what scoring can know before a clip comes."""
-    return models.with_constants(self.model(), (self.frontend.frames, self.frontend.n_mels))
+    shape = (self.frontend.frames, self.frontend.n_mels)
+    return models.with_constants(self.model(), shape, placement)
 
   def loss(self) -> Loss:
     """What training makes smaller."""

@@ -6,16 +6,15 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax.audio import files
-from atgcn_jax.audio.frontend import log_mel
 from atgcn_jax.errors import UserError
+from atgcn_jax.interop import huggingface
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.forward import window_scores
 from atgcn_jax.training import sharding
-from atgcn_jax.training.step import decode
 
 WINDOWS = 8  # scored at a time, so that a long file needs no more memory than a short one
 
@@ -38,29 +37,23 @@ class Tagger:
   def __init__(self, run: Run, variables: Any):
     """A tagger with these variables; see `restore`."""
     self.run = run
-    model = run.model()
-
-    def score(variables, waveforms):
-      decibels = log_mel(waveforms, run.frontend)
-      if run.range_db is not None:
-        peaks = decibels.max(axis=(1, 2), keepdims=True)
-        decibels = jnp.maximum(decibels, peaks - run.range_db)
-      inputs = decode({"log_mel": decibels}, run.normaliser)
-      logits: Any = model.apply(variables, inputs, train=False)
-      return jax.nn.sigmoid(logits)
-
     self._variables = run.for_inference()(variables)
-    self._score = jax.jit(score)
+    self._score = jax.jit(window_scores(run))
 
   @classmethod
   def restore(cls, workdir: str | os.PathLike, step: str = "latest") -> Tagger:
-    """The tagger of a run directory.
+    """The tagger of a run directory, or of a folder that `atgcn export --to huggingface` wrote.
 
     Args:
-      step: a number, `latest` or `best`.
+      step: a number, `latest` or `best`; an export has one step.
     Raises:
       UserError: if there is no such run or checkpoint.
     """
+    if huggingface.is_one(workdir):
+      exported = huggingface.read(workdir)
+      if step not in ("latest", "best", str(exported.step)):
+        raise UserError(f"--step {step}: {workdir} is an export of step {exported.step} alone")
+      return cls(exported.run, exported.state)
     loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     return cls(loaded.run, loaded.state)
 

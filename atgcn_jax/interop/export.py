@@ -1,0 +1,125 @@
+"""A trained run as a folder that other programs load."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import jax
+
+from atgcn_jax import __version__
+from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.interop import huggingface, savedmodel, stablehlo
+from atgcn_jax.interop.waveforms import sound_scores
+from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.training import sharding
+
+FORMATS = ("stablehlo", "savedmodel", "huggingface")
+PRODUCER = "atgcn_jax"
+
+
+def export(
+  workdir: str | os.PathLike, to: str, out: str | os.PathLike, step: str = "latest"
+) -> None:
+  """Write a checkpoint of a run to a folder, in one of FORMATS, with a `config.json` beside.
+
+  The folder appears when it is whole. An earlier export in its place is replaced.
+
+  Args:
+    step: a number, `latest` or `best`.
+  Raises:
+    UserError: for a run or checkpoint that is not there, or a place that holds something else.
+    WorkFailed: if the folder cannot be written.
+  """
+  check_place(out)
+  loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+  place = pathlib.Path(out).absolute()
+  try:
+    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+  except OSError as error:
+    raise UserError(f"--out {out}: cannot be made ({error.strerror}); name another") from error
+  try:
+    write(part, loaded, to, path_of(workdir))
+    part.chmod(0o777 & ~_umask())
+    put(part, place)
+  except OSError as error:
+    raise WorkFailed(f"--out {out}: could not be written ({error}); make room") from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def check_place(out: str | os.PathLike) -> None:
+  """Refuse a place for an export that holds something else.
+
+  Raises:
+    UserError: for a bucket, a file, or a folder that is neither empty nor an export.
+  """
+  place = pathlib.Path(out)
+  if in_bucket(out):
+    raise UserError(f"--out {out}: exports are written to a disk; name a folder there and copy it")
+  if not place.absolute().parent.is_dir():
+    raise UserError(f"--out {out}: the folder that it is to lie in does not exist; make it")
+  if not os.path.lexists(place):
+    return
+  if place.is_symlink() or not place.is_dir():
+    raise UserError(f"--out {out}: is there and no folder; name another")
+  if any(place.iterdir()) and not is_export(place):
+    raise UserError(f"--out {out}: holds something else than an export; name another folder")
+
+
+def is_export(folder: pathlib.Path) -> bool:
+  """Whether `export` wrote this folder."""
+  try:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return False
+  return isinstance(config, dict) and config.get("producer") == PRODUCER
+
+
+def write(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib.Path) -> None:
+  """The files of an export; `config.json` comes last."""
+  config = description(loaded, to)
+  if to == "huggingface":
+    config |= huggingface.write(folder, loaded, workdir)
+  else:
+    scores = sound_scores(loaded.run, loaded.state)
+    {"stablehlo": stablehlo.write, "savedmodel": savedmodel.write}[to](folder, scores)
+  text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+  (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def description(loaded: Loaded, to: str) -> dict[str, Any]:
+  """What whoever loads the export must know: the rate of its sound, and its labels in order."""
+  frontend, vocabulary = loaded.run.frontend, loaded.run.vocabulary
+  return {
+    "producer": PRODUCER,
+    "version": __version__,
+    "format": to,
+    "step": loaded.step,
+    "sample_rate": frontend.sample_rate,
+    "window_samples": frontend.samples,
+    "label_ids": list(vocabulary.ids),
+    "label_names": list(vocabulary.names),
+  }
+
+
+def put(part: pathlib.Path, place: pathlib.Path) -> None:
+  """Move a finished folder to its place; what was there is deleted once the new one is there."""
+  if place.is_dir() and any(place.iterdir()):
+    before = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    place.rename(before)
+    part.rename(place)
+    shutil.rmtree(before)
+  else:
+    part.rename(place)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask

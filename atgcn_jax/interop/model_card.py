@@ -1,0 +1,117 @@
+"""The model card of a run: what its own files say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from atgcn_jax.runs.restore import Loaded
+
+FIGURES = ("mAP", "mAP_low", "mAP_high", "mAUC", "d_prime", "clips", "classes_scored")
+USE = """
+```python
+import atgcn_jax
+
+tagger = atgcn_jax.Tagger.restore("FOLDER")  # this folder
+for tag in tagger.tag("recording.wav", top=5):
+  print(f"{tag.score:.3f}  {tag.name}")
+```
+"""
+HEAD = """---
+library_name: atgcn_jax
+pipeline_tag: audio-classification
+tags:
+- audio-tagging
+- jax
+---
+"""
+
+
+def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
+  """Markdown: system, training, front end, figures, labels.
+
+  Args:
+    workdir: of the run; its `evaluation/SPLIT-STEP.json` give the figures.
+  """
+  run, config = loaded.run, loaded.run.config
+  model, names = config.model, run.vocabulary.names
+  count = sum(leaf.size for leaf in jax.tree.leaves(loaded.state["params"]))
+  head = f"graph, {model.layers} layers" if model.head == "graph" else model.head
+  system = {
+    "encoder": model.encoder,
+    "head": head,
+    "width": model.width,
+    "compute type": model.dtype,
+    "parameters": f"{count:,}",
+    "labels": len(names),
+    "step": loaded.step,
+  }
+  if model.head == "graph":
+    system["graph method"] = config.graph.method
+  training = {
+    "clips": os.path.basename(os.path.normpath(config.data.store)),
+    "fingerprint of the clips": run.store_fingerprint or "none: weights from elsewhere",
+    "folds": ", ".join(map(str, config.data.train_folds)),
+    "steps planned": config.optim.steps,
+    "clips a step": config.data.batch_size,
+    "learning rate": config.optim.learning_rate,
+    "seed": config.seed,
+  }
+  frontend = run.frontend
+  hearing = {
+    "name": frontend.name,
+    "sample rate": f"{frontend.sample_rate} Hz",
+    "window": f"{frontend.seconds} s, {frontend.samples} samples",
+    "spectrogram": f"{frontend.frames} frames of {frontend.n_mels} mel bands",
+    "Fourier transform": f"{frontend.n_fft} points, every {frontend.hop} samples",
+    "bands": f"{frontend.fmin} Hz to {frontend.fmax} Hz",
+  }
+  return "\n".join(
+    [
+      HEAD,
+      f"# Audio tagging: {len(names)} labels, {model.encoder} with a {model.head} head\n",
+      "Scores between 0 and 1 for each label, of sound of any length: it is cut to windows, whose",
+      "scores are averaged; shorter sound is padded with silence.",
+      USE,
+      _table("System", system),
+      _table("Training", training),
+      _table("Front end", hearing),
+      _evaluations(loaded, workdir),
+      "## Licence\n\nNot stated: whoever publishes these weights states it here.\n",
+      "## Labels\n",
+      *(f"- {name} (`{label_id}`)" for label_id, name in zip(run.vocabulary.ids, names)),
+      "",
+    ]
+  )
+
+
+def _evaluations(loaded: Loaded, workdir: pathlib.Path) -> str:
+  found = {
+    f"{split}, step {loaded.step}": json.loads(path.read_text(encoding="utf-8"))
+    for split in ("train", "validation", "test")
+    if (path := workdir / "evaluation" / f"{split}-{loaded.step}.json").is_file()
+  }
+  of_step = [record for record in loaded.history if record["step"] == loaded.step]
+  if of_step:
+    found.setdefault(f"validation, step {loaded.step}", of_step[-1])
+  if not found:
+    return "## Evaluation\n\nThis checkpoint was not evaluated.\n"
+  return "\n".join(
+    _table(f"Evaluation: {name}", {key: _figure(values[key]) for key in FIGURES if key in values})
+    for name, values in found.items()
+  )
+
+
+def _table(title: str, rows: dict[str, Any]) -> str:
+  lines = [f"| {name} | {value} |" for name, value in rows.items()]
+  return "\n".join([f"## {title}\n", "| | |", "|---|---|", *lines, ""])
+
+
+def _figure(value: Any) -> str:
+  if value is None:
+    return "undefined"
+  return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,40 @@
+"""From waveforms to scores, as one function of a run: what `Tagger` calls and what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from atgcn_jax.audio.frontend import log_mel
+from atgcn_jax.models.layers import Array, Placement
+from atgcn_jax.runs.assemble import Run
+from atgcn_jax.training.step import decode
+
+
+def window_scores(
+  run: Run, placement: Placement | None = None
+) -> Callable[[dict[str, Any], Array], Array]:
+  """The function `(variables, waveforms) -> scores` of a run's system with its front end.
+
+  It takes waveforms float32[B, S] of the front end's rate and length and gives scores
+  float32[B, K] in (0, 1). Each clip's scores follow from it alone.
+
+  Args:
+    placement: `PORTABLE` for a program that is to run on any platform; by default that of here.
+  """
+  model = run.model()
+  portable = placement is not None
+
+  def score(variables: dict[str, Any], waveforms: Array) -> Array:
+    decibels = log_mel(waveforms, run.frontend, portable=portable)
+    if run.range_db is not None:
+      peaks = decibels.max(axis=(1, 2), keepdims=True)
+      decibels = jnp.maximum(decibels, peaks - run.range_db)
+    inputs = decode({"log_mel": decibels}, run.normaliser)
+    logits: Any = model.apply(variables, inputs, train=False, placement=placement)
+    return jax.nn.sigmoid(logits)
+
+  return score

@@ -1,0 +1,270 @@
+"""Exported runs, loaded in processes of their own that cannot import this package."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from runs_support import COMPILED, FRONTEND, REPOSITORY, VOCABULARY, contents, trained, waveforms
+
+from atgcn_jax import Tagger, cli
+from atgcn_jax.audio import files
+from atgcn_jax.interop import export as exporting
+from atgcn_jax.interop.export import export
+from atgcn_jax.interop.waveforms import windows_of
+from atgcn_jax.runs.restore import load
+from atgcn_jax.training import sharding
+
+STEP = "30"
+PAGE = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
+SNIPPETS = dict(re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+# The page's code, once for each sound, where the package cannot be imported.
+OUTSIDE = """
+import sys, numpy as np
+class Absent:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] == 'atgcn_jax':
+      raise ImportError('not here')
+sys.meta_path.insert(0, Absent())
+try:
+  import atgcn_jax
+  raise SystemExit('the package is there')
+except ImportError:
+  pass
+sounds, found = np.load('sounds.npz'), {}
+code = open('snippet.py').read()
+for name in sounds:
+  names = {'sound': sounds[name]}
+  exec(code, names)
+  found[name] = np.asarray(names['scores'])
+assert 'atgcn_jax' not in sys.modules
+np.savez('scores.npz', **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def tagger():
+  return Tagger.restore(trained(), STEP)
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+  """A folder with an export in each format, named as on the page."""
+  folder = tmp_path_factory.mktemp("exports")
+  for to in exporting.FORMATS:
+    export(trained(), to, folder / f"demo-{to}", STEP)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def sounds():
+  """Batches of sound by name, float32[B, S]: of one and three clips, of several lengths."""
+  made = waveforms(6, 5)[0]
+  found = {
+    "one": made[:1],
+    "three": made[1:4],
+    "short": made[:3, :1500],
+    "long": np.concatenate([made[:2], made[2:4], made[4:6, :2000]], axis=1),
+    "cut": np.concatenate([made[:1], made[1:2, :300]], axis=1),
+  }
+  recordings = pathlib.Path(os.environ.get("ATGCN_SHARED", "../shared")) / "data/esc10/audio"
+  for i, path in enumerate(sorted(recordings.glob("*.ogg"))[:60:20]):
+    found[f"recording{i}"] = files.load(path, FRONTEND.sample_rate)[None]
+  return found
+
+
+def outside(code, folder, sounds):
+  """What a snippet of the page makes of sounds, in a process that has not got the package."""
+  np.savez(folder / "sounds.npz", **sounds)
+  (folder / "snippet.py").write_text(code)
+  (folder / "outside.py").write_text(OUTSIDE)
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | COMPILED
+  done = subprocess.run(
+    [sys.executable, "outside.py"],
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  with np.load(folder / "scores.npz") as found:
+    return dict(found)
+
+
+@pytest.mark.parametrize("format_", ["StableHLO", "SavedModel"])
+def test_scores_elsewhere_are_those_of_the_tagger(format_, exports, sounds, tagger):
+  found = outside(SNIPPETS[format_], exports, sounds)
+  assert found.keys() == sounds.keys()
+  for name, batch in sounds.items():
+    expected = np.stack([tagger.scores(sound) for sound in batch])
+    assert found[name].dtype == np.float32
+    np.testing.assert_allclose(found[name], expected, atol=1e-4, err_msg=name)
+  assert np.ptp(found["three"], axis=0).max() > 0.05, "scores that do not differ show nothing"
+
+
+def test_a_folder_for_a_hub_gives_the_same_bits(exports, sounds, tagger, monkeypatch):
+  monkeypatch.chdir(exports)
+  names = {"sound": sounds["long"]}
+  exec(SNIPPETS["Hugging Face"], names)
+  np.testing.assert_array_equal(names["scores"], tagger.scores(sounds["long"][0]))
+  for batch in sounds.values():
+    np.testing.assert_array_equal(names["tagger"].scores(batch[0]), tagger.scores(batch[0]))
+  assert names["tagger"].tag(batch[0]) == tagger.tag(batch[0])
+  assert Tagger.restore("demo-huggingface", STEP).run.vocabulary == VOCABULARY
+
+
+@pytest.mark.parametrize("size", [7, 10, 40])
+def test_windows_are_those_of_files(size):
+  for samples in range(1, 4 * size):
+    sound = np.arange(1, samples + 1, dtype=np.float32)
+    expected = files.windows(sound, size)
+    np.testing.assert_array_equal(windows_of(jax.numpy.asarray(sound[None]), size)[0], expected)
+
+
+def test_a_step_can_be_chosen(tmp_path, sounds, tagger):
+  loaded = load(trained(), "12", sharding.data_mesh(jax.devices()[:1]))
+  export(trained(), "stablehlo", tmp_path / "demo-stablehlo", "12")
+  found = outside(SNIPPETS["StableHLO"], tmp_path, {"three": sounds["three"]})["three"]
+  other = Tagger(loaded.run, loaded.state)
+  expected = np.stack([other.scores(sound) for sound in sounds["three"]])
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert np.abs(expected - [tagger.scores(sound) for sound in sounds["three"]]).max() > 1e-3
+
+
+def test_the_labels_lie_beside(exports):
+  for to in exporting.FORMATS:
+    config = json.loads((exports / f"demo-{to}" / "config.json").read_text())
+    assert config["format"] == to
+    assert config["step"] == int(STEP)
+    assert config["sample_rate"] == FRONTEND.sample_rate
+    assert config["window_samples"] == FRONTEND.samples
+    assert config["label_ids"] == list(VOCABULARY.ids)
+    assert config["label_names"] == list(VOCABULARY.names)
+
+
+def test_the_model_card_is_of_the_run(exports, tmp_path):
+  card = (exports / "demo-huggingface" / "README.md").read_text()
+  validated = next(r for r in load_history() if r["step"] == int(STEP))
+  assert f"| mAP | {validated['mAP']:.4f} |" in card
+  assert "| labels | 6 |" in card
+  assert all(f"- {name} (`{label_id}`)" in card for label_id, name in zip(*_labels()))
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  assert cli.main(["evaluate", "--workdir", str(workdir), "--step", STEP]) == 0
+  export(workdir, "huggingface", tmp_path / "out", STEP)
+  evaluated = json.loads((workdir / "evaluation" / f"test-{STEP}.json").read_text())
+  card = (tmp_path / "out" / "README.md").read_text()
+  tested = card.split(f"## Evaluation: test, step {STEP}")[1].split("##")[0]
+  assert f"| mAP | {evaluated['mAP']:.4f} |" in tested
+  assert f"| clips | {evaluated['clips']} |" in tested
+  for path in (tmp_path / "out").iterdir():
+    assert str(trained().parent).encode() not in path.read_bytes(), "folders of this machine"
+
+
+def load_history():
+  return load(trained(), STEP, sharding.data_mesh(jax.devices()[:1])).history
+
+
+def _labels():
+  return VOCABULARY.ids, VOCABULARY.names
+
+
+# The command, and places that hold something.
+
+
+def run(*arguments):
+  try:
+    return cli.main(["export", *map(str, arguments)])
+  except SystemExit as end:
+    return end.code
+
+
+def test_the_command_replaces_its_own_export_alone(tmp_path, capfd):
+  out = tmp_path / "out"
+  arguments = ["--workdir", trained(), "--out", out]
+  assert run(*arguments, "--to", "stablehlo", "--step", "best") == 0
+  assert run(*arguments, "--to", "huggingface") == 0
+  printed = capfd.readouterr()
+  assert printed.out.splitlines() == [
+    f"{out}: {to} of {trained()}" for to in ("stablehlo", "huggingface")
+  ]
+  assert printed.err == ""
+  assert sorted(contents(out)) == ["README.md", "config.json", "model.safetensors"]
+  (out / "config.json").write_text("{}")
+  before = contents(out)
+  assert run(*arguments, "--to", "huggingface") == 2
+  assert contents(out) == before
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+  assert run("--workdir", trained(), "--to", "huggingface", "--out", tmp_path) == 0
+  assert Tagger.restore(tmp_path).run.vocabulary == VOCABULARY
+
+
+MISTAKES = {
+  "--to stablehlo --workdir {run} --out {full}": "full",
+  "--to stablehlo --workdir {run} --out {file}": "file",
+  "--to stablehlo --workdir {run} --out {file}/x": "--out",
+  "--to stablehlo --workdir {run} --out {missing}/x": "--out",
+  "--to stablehlo --workdir {run} --out gs://bucket/x": "gs://bucket/x",
+  "--to stablehlo --workdir {missing} --out {new}": "no run",
+  "--to stablehlo --workdir {run} --out {new} --step 7": "--step 7",
+  "--to tape --workdir {run} --out {new}": "--to",
+  "--to stablehlo --workdir {run}": "--out",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_written(line, tmp_path, capfd):
+  place = {name: tmp_path / name for name in ("full", "file", "missing", "new")}
+  place["full"].mkdir()
+  (place["full"] / "letters.txt").write_text("dear")
+  place["file"].write_text("no folder")
+  before = contents(tmp_path)
+  assert run(*line.format(run=trained(), **place).split()) == 2
+  (error,) = capfd.readouterr().err.splitlines()
+  assert error.startswith("atgcn export: ")
+  assert MISTAKES[line] in error
+  assert contents(tmp_path) == before
+  assert not place["new"].exists()
+
+
+def test_what_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch, capfd):
+  def full(*_):
+    raise OSError("no space left on device")
+
+  export(trained(), "huggingface", tmp_path / "out", STEP)
+  before = contents(tmp_path)
+  monkeypatch.setattr(exporting.stablehlo, "write", full)
+  assert run("--workdir", trained(), "--to", "stablehlo", "--out", tmp_path / "out") == 1
+  assert len(capfd.readouterr().err.splitlines()) == 1
+  assert contents(tmp_path) == before
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "fewer labels"])
+def test_a_damaged_folder_is_refused(name, exports, tmp_path, capfd):
+  folder = shutil.copytree(exports / "demo-huggingface", tmp_path / "folder")
+  if name == "fewer labels":
+    config = json.loads((folder / "config.json").read_text())
+    config["run"]["config"]["model"]["hidden"] = 999
+    (folder / "config.json").write_text(json.dumps(config))
+  else:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+  assert cli.main(["tag", "--workdir", str(folder), "sound.wav"]) == 2
+  (error,) = capfd.readouterr().err.splitlines()
+  assert str(folder) in error
+  assert "export it again" in error
+
+
+def test_an_export_has_one_step(exports, capfd):
+  folder = exports / "demo-huggingface"
+  assert cli.main(["tag", "--workdir", str(folder), "--step", "7", "sound.wav"]) == 2
+  assert "--step 7" in capfd.readouterr().err
