@@ -117,6 +117,11 @@ def test_signals_are_passed_on_once_and_all_may_save(hosts, sent, status):
     assert log.read_text().splitlines()[-3:] == ["ready", "told", "saved"]
 
 
+def test_a_signal_that_comes_during_the_start_reaches_those_that_start_later(hosts):
+  status, _, err = hosts("[ $I = 0 ] && kill -TERM $PPID; exec sleep 600", "--processes", "20")
+  assert (status, err) == (143, "")
+
+
 def ready_logs(hosts, count):
   """The logs, once all are there."""
   while len(logs := sorted(hosts.logs.glob("*.log"))) < count:
