@@ -69,7 +69,7 @@ def one_process():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
-  coordinator, alone = f"127.0.0.1:{free_port()}", fed(tmp_path)  # which also makes the store
+  coordinator, alone = f"127.0.0.1:{free_port()}", fed(tmp_path)
   environment = os.environ | COMPILED | {"JAX_NUM_CPU_DEVICES": str(8 // count)}
   command = [
     sys.executable,
