@@ -33,7 +33,7 @@ watch() {
   for ((i = 0; i < count; i++)); do : >>"$logs/process-$i.log"; done
   # Groups of their own: Ctrl-C in a terminal reaches them once, through this script, and none of them ignores it.
   set -m
-  number_of=() passed=0
+  number_of=() told=() passed=0
   trap 'pass_on TERM' TERM HUP
   trap 'pass_on INT' INT
   local status=0
@@ -50,6 +50,8 @@ start_all() {
     command_of "$i"
     "${words[@]}" </dev/null >>"$logs/process-$i.log" 2>&1 &
     number_of[$!]=$i
+    # A signal may have come between the two lines above.
+    [ "$passed" -eq 0 ] || [ "${told[$!]-}" ] || kill -s $((passed - 128)) $! || true
     [ "$i" -gt 0 ] || tail --bytes "+$((seen + 1))" --follow --sleep-interval 0.2 --pid $! "$logs/process-0.log" &
   done
 }
@@ -60,6 +62,7 @@ pass_on() {
   passed=$((128 + $(kill -l "$1")))
   for pid in "${!number_of[@]}"; do
     kill -s "$1" "$pid" || true
+    told[pid]=yes
   done
 }
 

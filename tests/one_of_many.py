@@ -52,8 +52,9 @@ def talked() -> dict:
 
 
 def fed(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """By placement, the whole batches of the first steps of the tiny run whose store lies there."""
-  batches = {}
+  """By placement, the whole batches of the first steps of the tiny run."""
+  folder, batches = folder / f"of-{jax.process_index()}", {}  # nobody writes where others read
+  folder.mkdir(exist_ok=True)
   for placement in PLACEMENTS:
     config = tiny_config(folder, f"data.placement={placement}")
     feed = feed_of(config, open_store(config.data.store), data_mesh(), 0)

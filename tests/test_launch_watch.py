@@ -17,7 +17,8 @@ def hosts(tmp_path):
 
   def begin(do, *options, script="local_hosts.sh"):
     return subprocess.Popen(
-      ["bash", LAUNCH / script, *options, *RUN, "runs/a"],
+      # A shell that was begun with SIGHUP ignored, as under nohup, cannot trap it: these begin as in a terminal.
+      ["env", "--default-signal=HUP", "bash", LAUNCH / script, *options, *RUN, "runs/a"],
       cwd=tmp_path,
       env=clean_environment(ATGCN=str(fake), DO=do),
       stdout=subprocess.PIPE,
@@ -115,6 +116,11 @@ def test_signals_are_passed_on_once_and_all_may_save(hosts, sent, status):
   assert (begun.returncode, err) == (status, "")
   for log in ready_logs(hosts, 3):
     assert log.read_text().splitlines()[-3:] == ["ready", "told", "saved"]
+
+
+def test_a_signal_that_comes_during_the_start_reaches_those_that_start_later(hosts):
+  status, _, err = hosts("[ $I = 0 ] && kill -TERM $PPID; exec sleep 600", "--processes", "20")
+  assert (status, err) == (143, "")
 
 
 def ready_logs(hosts, count):

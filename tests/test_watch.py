@@ -59,14 +59,15 @@ def test_who_lags(monkeypatch, busy, named):
 
 
 def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsys):
-  minute, now = 60.0, [1000.0]
+  minute, now, folder = 60.0, [1000.0], trained().parent
+  capsys.readouterr()  # what that run had to say
 
   def later():
     now[0] += 1.0
     return now[0]
 
   monkeypatch.setattr(log.time, "monotonic", later)
-  loop.train(tiny_config(trained().parent, "evaluation.every=1000"), tmp_path / "run")
+  loop.train(tiny_config(folder, "evaluation.every=1000"), tmp_path / "run")
   lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]
   form = (
     r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) a chip\), "

@@ -160,8 +160,10 @@ def train_to_end(
         evaluate_and_save(step)
         for pace in paces:  # the rate is that of training alone
           pace.restart(step)
-      others = beat(busy, waited)
-      others[:, jax.process_index()] = 0  # its own are known before
+      known = beat(busy, waited)
+      since_line.add(*known)  # of the same step for all, so that they can be compared
+      known[:, jax.process_index()] = 0  # its own are known before
+      since_log.add(*known)
       checkpoint.check(manager)
       trace.before(step)
       asked = time.monotonic()
@@ -172,9 +174,7 @@ def train_to_end(
       handed = time.monotonic()
       check(step - 1, metrics)  # of the step before, while this one is under way
       busy = handed - asked
-      for pace in paces:
-        pace.add(*others)
-        pace.add_own(busy, waited)
+      since_log.add_own(busy, waited)
       if step > since_line.step and log.is_time_to_tell():
         log.tell(step, float(metrics["loss"]), since_line.figures(step))
         if lag := since_line.laggard(hosts):

@@ -66,8 +66,8 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
-  """These arrays, whole on every device."""
-  return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+  """These arrays, whole on every device; those that are so already are returned as they are."""
+  return jax.device_put(tree, replicated(mesh))
 
 
 def where_used(mesh: Mesh, tree: Any, classes: int) -> Any:
