@@ -16,7 +16,8 @@ from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.evaluate import score_clips
 from atgcn_jax.runs.restore import load
-from atgcn_jax.serving.tagger import Tagger, mono
+from atgcn_jax.serving.sources import mono
+from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 
@@ -93,13 +94,13 @@ def test_stereo_of_another_rate(tagger, tmp_path):
   # A pure tone stands on the floor of 80 dB, where resampling leaves traces at the ends.
   for scores in (
     tagger.scores(wav(tmp_path / "stereo.flac", stereo, 44100, subtype="PCM_24")),
-    tagger.scores(stereo, sample_rate=44100),
+    tagger.scores(stereo, rate=44100),
   ):
     np.testing.assert_allclose(scores, expected, atol=0.15)
     assert scores.argmax() == expected.argmax()
   # Nothing but rounding sounds in the bands beside the tone's.
   np.testing.assert_allclose(
-    tagger.scores(stereo, sample_rate=44100), tagger.scores(tone, sample_rate=44100), atol=1e-2
+    tagger.scores(stereo, rate=44100), tagger.scores(tone, rate=44100), atol=1e-2
   )
 
 
