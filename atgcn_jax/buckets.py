@@ -8,6 +8,7 @@ itself before they are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import io
@@ -15,7 +16,8 @@ import os
 import pathlib
 import sys
 import urllib.parse
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 from atgcn_jax.errors import UserError
 
@@ -59,17 +61,30 @@ def opened(place: str | os.PathLike) -> io.BufferedIOBase:
   return io.BytesIO(path_of(place).read_bytes()) if in_bucket(place) else open(place, "rb")
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Write a file, on a disk under another name first, so that no half of it is ever seen."""
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """A file to write that appears under its name once the block has ended well, and else not.
+
+  On a disk it has another name first; what goes into a bucket is held in memory.
+  """
   if in_bucket(path):
-    path.write_bytes(content)
+    content = io.BytesIO()
+    yield content
+    path.write_bytes(content.getvalue())
     return
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    temporary.write_bytes(content)
+    with open(temporary, "wb") as file:
+      yield file
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Write a file, on a disk under another name first, so that no half of it is ever seen."""
+  with whole_file(path) as file:
+    file.write(content)
 
 
 def check_writable(place: str | os.PathLike) -> None:

@@ -53,6 +53,7 @@ Needs the package libtpu (extra tpu), but no TPU. The step is compiled for the t
 minutes; times are a roofline's, not measured. Where the step does not fit, the exit status is 1 and
 the largest batch that does is named. Further arguments --config.KEY=VALUE override the config.
 """
+FILES_HELP = "sound of any length, rate and channel count, or a folder of such files"
 CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
 
 
@@ -158,8 +159,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_processes(train)
 
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
-  evaluate.add_argument("--workdir", required=True, help="folder of the run")
-  evaluate.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  _add_run(evaluate)
   _add_clips(evaluate)
   evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
   _add_processes(evaluate)
@@ -179,12 +179,38 @@ def _parser() -> argparse.ArgumentParser:
   compare.add_argument("--out", help="folder of the files to write (default: RUN_B/compare)")
   compare.add_argument("--json", action="store_true", help="print one JSON object, last")
 
-  tag = verb("tag", _tag, "name what sounds in sound files")
-  tag.add_argument("--workdir", required=True, help="folder of the run")
-  tag.add_argument("--step", default="latest", help="a step, latest (default) or best")
-  tag.add_argument("--top", type=int, default=5, help="labels a file (default 5)")
+  tag = verb("tag", _tag, "name what sounds in sound files, and when")
+  _add_run(tag)
+  shown = tag.add_mutually_exclusive_group()
+  shown.add_argument("--top", type=int, default=5, help="labels a file, or a row (default 5)")
+  shown.add_argument(
+    "--above-threshold", action="store_true", help="all labels above those of `atgcn thresholds`"
+  )
+  tag.add_argument(
+    "--timeline", action="store_true", help="frame by frame; of systems without frames by windows"
+  )
+  tag.add_argument(
+    "--hop-seconds", type=float, help="from window to window (default 1), also in place of frames"
+  )
+  tag.add_argument("--csv", help="write this file in place of a table")
   tag.add_argument("--json", action="store_true", help="print one JSON object a file")
-  tag.add_argument("files", nargs="+", metavar="FILE", help="sound of any length, rate, channels")
+  tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
+
+  embed = verb("embed", _embed, "sound files to vectors, one a file, in one .npz")
+  _add_run(embed)
+  embed.add_argument(
+    "--out", required=True, help="the .npz to write: embedding float32[N, C], file str[N]"
+  )
+  embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
+
+  thresholds = verb(
+    "thresholds", _thresholds, "tune the score from which each label is told, on validation clips"
+  )
+  _add_run(thresholds)
+  thresholds.add_argument(
+    "--store", help="clip store or TFDS dataset; by default the one trained on"
+  )
+  thresholds.add_argument("--json", action="store_true", help="print one JSON object, last")
 
   prepare = verb(
     "prepare",
@@ -379,6 +405,11 @@ def _add_clips(verb: argparse.ArgumentParser) -> None:
   )
 
 
+def _add_run(verb: argparse.ArgumentParser) -> None:
+  verb.add_argument("--workdir", required=True, help="folder of the run")
+  verb.add_argument("--step", default="latest", help="a step, latest (default) or best")
+
+
 def _add_processes(verb: argparse.ArgumentParser) -> None:
   many = verb.add_argument_group(
     "many processes", "one or more a host; Slurm, Open MPI, Cloud TPU and GKE tell these themselves"
@@ -463,31 +494,54 @@ def _compare(options) -> None:
 
 
 def _tag(options) -> int:
-  from atgcn_jax.runs.machine import keep_compiled_programs
-  from atgcn_jax.serving.tagger import Tagger
-
   if options.top < 1:
     raise UserError(f"--top {options.top}: ask for at least one label")
+  if options.hop_seconds is not None and not options.timeline:
+    raise UserError("--hop-seconds: is for --timeline")
+  from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.serving.commands import tag_files
+  from atgcn_jax.serving.tagger import Tagger
+
+  keep_compiled_programs()
+  bad = tag_files(
+    Tagger.restore(options.workdir, options.step),
+    options.files,
+    top=options.top,
+    above_threshold=options.above_threshold,
+    timeline=options.timeline,
+    hop_seconds=options.hop_seconds,
+    csv_file=options.csv,
+    as_json=options.json,
+  )
+  return _left_out(options.verb, bad)
+
+
+def _embed(options) -> int:
+  from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.serving.commands import embed_files
+  from atgcn_jax.serving.tagger import Tagger
+
   keep_compiled_programs()
   tagger = Tagger.restore(options.workdir, options.step)
-  bad = []
-  for file in options.files:
-    try:
-      tags = tagger.tag(file, top=options.top)
-    except UserError as error:
-      bad.append(str(error))
-      continue
-    if options.json:
-      print(json.dumps({"file": file, "tags": [tag._asdict() for tag in tags]}), flush=True)
-      continue
-    print(file)
-    for tag in tags:
-      print(f"  {tag.score:.3f}  {tag.name}  ({tag.id})", flush=True)
-  for message in bad:
-    print(f"atgcn tag: {message}", file=sys.stderr)
-  if not bad:
-    return 0
-  return 2 if len(bad) == len(options.files) else 1
+  files, bad = embed_files(tagger, options.files, options.out)
+  print(f"{options.out}: {files} files")
+  return _left_out(options.verb, bad)
+
+
+def _left_out(verb: str, bad: list[UserError]) -> int:
+  """The exit status when some files could not be used; says why."""
+  for error in bad:
+    print(f"atgcn {verb}: {error}", file=sys.stderr)
+  return 1 if bad else 0
+
+
+def _thresholds(options) -> None:
+  from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.runs.thresholds import described, tune
+
+  keep_compiled_programs()
+  result = tune(options.workdir, step=options.step, store_path=options.store)
+  print(json.dumps(result) if options.json else described(result))
 
 
 def _prepare(options) -> int:

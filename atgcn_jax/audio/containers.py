@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 
+Bytes = bytes | mmap.mmap
 _STREAMED = 0x7FFFF000  # sizes from here on are what writers to a pipe put for "not known"
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _LAYER3_KBPS = {  # by the MPEG version bits; index 0 (free format) and 15 (invalid) have no length
@@ -14,7 +16,7 @@ _LAYER3_KBPS = {  # by the MPEG version bits; index 0 (free format) and 15 (inva
 _LAYER3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def checked(data: bytes) -> tuple[bytes, str | None]:
+def checked(data: Bytes) -> tuple[Bytes, str | None]:
   """The bytes to decode instead of a file's own, and what is wrong with the file, or None.
 
   A cut wav or aiff file, a damaged or chained ogg file and an mp3 file that lost frames are told.
@@ -22,7 +24,7 @@ def checked(data: bytes) -> tuple[bytes, str | None]:
   are: their decoders find such faults.
 
   Args:
-    data: all bytes of a file.
+    data: all bytes of a file; mapped, they are read where they are looked at.
 
   Source: the WAVE, AIFF, RF64 and Ogg (RFC 3533) formats, MPEG audio layer III, Xing's header.
   """
@@ -33,7 +35,7 @@ def checked(data: bytes) -> tuple[bytes, str | None]:
   return _counted_mp3(data)
 
 
-def _chunk_fault(data: bytes) -> str | None:
+def _chunk_fault(data: Bytes) -> str | None:
   """What the sound chunk of a wav or aiff file lacks."""
   order = ">" if data[:4] in (b"FORM", b"RIFX") else "<"
   position = 12
@@ -51,7 +53,7 @@ def _chunk_fault(data: bytes) -> str | None:
   return None
 
 
-def _ogg_fault(data: bytes) -> str | None:
+def _ogg_fault(data: Bytes) -> str | None:
   """What is wrong with the pages of an ogg file."""
   position, ended = 0, False
   while data[position : position + 4] == b"OggS":
@@ -76,7 +78,7 @@ def _ogg_checksum(before: bytes, after: bytes) -> int:
   return int(f"{zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
-def _counted_mp3(data: bytes) -> tuple[bytes, str | None]:
+def _counted_mp3(data: Bytes) -> tuple[Bytes, str | None]:
   """An mp3 file with a right count of its frames in front; what is not mp3 passes unchanged.
 
   Without a count libsndfile guesses the length from the first bit rate, and silently drops the end
@@ -112,7 +114,7 @@ def _counted_mp3(data: bytes) -> tuple[bytes, str | None]:
   return xing.ljust(_frame_size(head, 0), b"\0") + data[start:], None
 
 
-def _behind_id3(data: bytes) -> int:
+def _behind_id3(data: Bytes) -> int:
   """Where the tags at the front of an mp3 file end."""
   start = 0
   while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
@@ -121,7 +123,7 @@ def _behind_id3(data: bytes) -> int:
   return start
 
 
-def _frame_size(data: bytes, position: int, like: bytes = b"") -> int:
+def _frame_size(data: Bytes, position: int, like: bytes = b"") -> int:
   """The bytes of the MPEG layer III frame (of the kind `like`) that begins there, 0 for none."""
   head = data[position : position + 4]
   if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[1] >> 3 & 3 == 1:
@@ -134,7 +136,7 @@ def _frame_size(data: bytes, position: int, like: bytes = b"") -> int:
   return slot * kbps // _LAYER3_RATES[version][rate] + (head[2] >> 1 & 1)
 
 
-def _next_frames(data: bytes, position: int, like: bytes) -> int:
+def _next_frames(data: Bytes, position: int, like: bytes) -> int:
   """Where, after tags or damage, two frames of one kind follow each other, or -1."""
   while (position := data.find(b"\xff", position + 1)) >= 0:
     size = _frame_size(data, position, like)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
 import os
-from typing import BinaryIO
+import stat
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
 
 from atgcn_jax.audio import containers
-from atgcn_jax.buckets import path_of
+from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.errors import UserError
 
 Source = str | os.PathLike | bytes | BinaryIO
 
-_BLOCK = 1 << 18  # frames decoded at a time, so that channels are averaged in small pieces
-MIN_TAIL = 10  # a last window with less than 1/10 of sound is dropped
+_BLOCK = 1 << 18  # frames decoded at a time
+
+
+class Sound(NamedTuple):
+  """A sound that is read while it is used: blocks float32[n] of the mean of its channels.
+
+  `samples` is how many there are to come in all, at `rate` a second.
+  """
+
+  rate: int
+  samples: int
+  blocks: Iterator[np.ndarray]
 
 
 def load(source: Source, sample_rate: int) -> np.ndarray:
@@ -44,17 +58,61 @@ def decode(source: Source) -> tuple[np.ndarray, int]:
   Args:
     source: as for `load`, and so is what is raised.
   """
-  name, data = _read(source)
-  waveform, rate = _decode(name, data)
-  if not waveform.size:
+  with opened(source) as sound:
+    return np.concatenate(list(sound.blocks)), sound.rate
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[Sound]:
+  """The sound, to be read block by block while the context lasts.
+
+  Of a file on a disk no more is held than a block and what checking it takes: of an mp3 file all
+  its bytes, of others little. What is wrong is raised where it is met, so what came before the last
+  block has passed may have to be thrown away.
+
+  Args:
+    source: as for `load`, and so is what is raised.
+  """
+  with contextlib.ExitStack() as stack:
+    name, file = _checked(source, stack)
+    try:
+      sound = stack.enter_context(soundfile.SoundFile(file, closefd=False))
+    except soundfile.SoundFileError as error:
+      reason = "malformed" if "malformed" in str(error) else "format not known"
+      raise UserError(
+        f"{name}: cannot be read as sound ({reason}); give an intact wav, flac, ogg or mp3 file"
+      ) from None
+    if sound.frames > 2**62:  # a flac encoder that wrote to a pipe; libsndfile cannot read its end
+      raise _damaged(name, "its header does not say how long it is")
+    yield Sound(sound.samplerate, sound.frames, _blocks(name, sound))
+
+
+def _blocks(name: str, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
+  """The mean of the channels, at least one block.
+
+  Raises:
+    UserError: at the end if samples are missing, and for samples that are not finite.
+  """
+  done = 0
+  try:
+    while len(block := sound.read(_BLOCK, np.float32, always_2d=True)):
+      with np.errstate(all="ignore"):  # what overflows is told as not finite
+        waveform = block.mean(axis=1)
+      bad = np.flatnonzero(~np.isfinite(waveform))
+      if bad.size:
+        at = (done + bad[0]) / sound.samplerate
+        raise UserError(
+          f"{name}: the sample at {at:.3f} s is NaN or infinite; write the file again from its "
+          "source"
+        )
+      done += len(waveform)
+      yield waveform
+  except soundfile.SoundFileError:
+    raise _damaged(name, "it does not decode to its end") from None
+  if done < sound.frames:
+    raise _damaged(name, f"{done} of {sound.frames} samples are there")
+  if not done:
     raise UserError(f"{name}: holds no samples; leave it out or record it again")
-  bad = np.flatnonzero(~np.isfinite(waveform))
-  if bad.size:
-    raise UserError(
-      f"{name}: {bad.size} samples are NaN or infinite, the first at {bad[0] / rate:.3f} s; "
-      "write the file again from its source"
-    )
-  return waveform, rate
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -80,28 +138,6 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
   return resampled if resampled.size else waveform[:1]
 
 
-def windows(waveform: np.ndarray, size: int) -> np.ndarray:
-  """Returns consecutive windows of the waveform, float32[N, size], N at least 1.
-
-  The last window is padded with zeros at its end; where less than a tenth of it would be sound and
-  another window comes before it, it is left out.
-
-  Args:
-    waveform: float[S], S at least 1.
-    size: samples in a window.
-
-  Raises:
-    ValueError: `size` is not positive, or the waveform is not a row of at least one sample.
-  """
-  waveform = _row(waveform)
-  if size <= 0:
-    raise ValueError(f"a window has at least one sample, got size {size}")
-  full, rest = divmod(waveform.size, size)
-  count = full + (rest * MIN_TAIL >= size or not full) if rest else full
-  kept = waveform[: count * size]
-  return np.pad(kept, (0, count * size - kept.size)).reshape(count, size)
-
-
 def _row(waveform: np.ndarray) -> np.ndarray:
   waveform = np.asarray(waveform, np.float32)
   if waveform.ndim != 1 or not waveform.size:
@@ -119,14 +155,17 @@ class _Memory(io.BytesIO):
       return self.tell()
 
 
-def _read(source: Source) -> tuple[str, bytes]:
-  """Returns a name for messages, and all bytes."""
-  if isinstance(source, bytes | bytearray | memoryview):
-    name, data = "sound data", bytes(source)
-  elif isinstance(source, str | os.PathLike):
-    name = _one_line(os.fspath(source))
+def _checked(source: Source, stack: contextlib.ExitStack) -> tuple[str, Any]:
+  """Returns a name for messages, and what is to be decoded: a file object, or a descriptor.
+
+  Args:
+    stack: closes what is opened.
+  """
+  file = None
+  if isinstance(source, str | os.PathLike):
+    name = one_line(os.fspath(source))
     try:
-      data = path_of(source).read_bytes()
+      file, data = _from_disk(source, stack)
     except FileNotFoundError:
       raise UserError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
@@ -134,46 +173,36 @@ def _read(source: Source) -> tuple[str, bytes]:
     except (OSError, ValueError) as error:
       reason = getattr(error, "strerror", None) or error
       raise UserError(f"{name}: cannot be read ({reason}); check path and permissions") from None
+  elif isinstance(source, bytes | bytearray | memoryview):
+    name, data = "sound data", bytes(source)
   else:
-    name, data = _one_line(getattr(source, "name", "sound data")), source.read()
+    name, data = one_line(getattr(source, "name", "sound data")), source.read()
     if not isinstance(data, bytes):
       raise TypeError("a file object must be open in binary mode")
   if not data:
     raise UserError(f"{name}: is empty (0 bytes); fetch or record it again")
-  return name, data
-
-
-def _one_line(name: object) -> str:
-  text = str(name)
-  return text if text.isprintable() else ascii(text)
-
-
-def _decode(name: str, data: bytes) -> tuple[np.ndarray, int]:
-  """Returns the mean of the channels, float32[S], and the sample rate."""
-  data, fault = containers.checked(data)
+  checked, fault = containers.checked(data)
   if fault:
     raise _damaged(name, fault)
-  try:
-    sound = soundfile.SoundFile(_Memory(data))
-  except soundfile.SoundFileError as error:
-    reason = "malformed" if "malformed" in str(error) else "format not known"
-    raise UserError(
-      f"{name}: cannot be read as sound ({reason}); give an intact wav, flac, ogg or mp3 file"
-    ) from None
-  with sound:
-    if sound.frames > 2**62:  # a flac encoder that wrote to a pipe; libsndfile cannot read its end
-      raise _damaged(name, "its header does not say how long it is")
-    blocks = [np.empty(0, np.float32)]
-    try:
-      while len(block := sound.read(_BLOCK, np.float32, always_2d=True)):
-        with np.errstate(all="ignore"):  # what overflows is reported as not finite
-          blocks.append(block.mean(axis=1))
-    except soundfile.SoundFileError:
-      raise _damaged(name, "it does not decode to its end") from None
-    waveform = np.concatenate(blocks)
-    if waveform.size < sound.frames:
-      raise _damaged(name, f"{waveform.size} of {sound.frames} samples are there")
-    return waveform, sound.samplerate
+  # By its descriptor, since a file object would tell its name, and soundfile judge by the suffix.
+  return name, file.fileno() if file is not None and checked is data else _Memory(checked)
+
+
+def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+  """Returns the open file and its bytes as they lie on the disk; None and bytes if on no disk."""
+  if in_bucket(source):
+    return None, path_of(source).read_bytes()
+  file = stack.enter_context(io.FileIO(source))
+  status = os.fstat(file.fileno())
+  if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe cannot be mapped
+    return None, file.read()
+  return file, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def one_line(name: object) -> str:
+  """A file's name as messages show it."""
+  text = str(name)
+  return text if text.isprintable() else ascii(text)
 
 
 def _damaged(name: str, fault: str) -> UserError:

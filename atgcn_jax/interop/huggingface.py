@@ -16,6 +16,8 @@ from atgcn_jax.interop.model_card import model_card
 from atgcn_jax.runs.assemble import run_from_saved
 from atgcn_jax.runs.config import PATHS
 from atgcn_jax.runs.restore import Loaded
+from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
+from atgcn_jax.runs.thresholds import read_thresholds
 
 FILE = "model.safetensors"
 CONSTANTS = "constants"
@@ -25,7 +27,7 @@ def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> dict[s
   """Write `model.safetensors` and `README.md`; returns what `config.json` must hold besides.
 
   Tensors are named by their path, `params.encoder.fc1.kernel`; the normaliser and the label graph
-  are `constants.NAME`.
+  are `constants.NAME`. Thresholds that were tuned at this step go along.
 
   Args:
     workdir: of the run, for the figures of its evaluations.
@@ -36,6 +38,9 @@ def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> dict[s
   tensors = {name: np.ascontiguousarray(x) for name, x in flatten_dict(tree, sep=".").items()}
   (folder / FILE).write_bytes(save(tensors, metadata={"format": "np"}))
   (folder / "README.md").write_text(model_card(loaded, workdir), encoding="utf-8")
+  thresholds = read_thresholds(workdir)
+  if thresholds is not None and thresholds.step == loaded.step:
+    (folder / THRESHOLDS).write_bytes((workdir / THRESHOLDS).read_bytes())
   description = loaded.run.description()
   without_folders(description["config"])
   return {"library_name": "atgcn_jax", "history": loaded.history, "run": description}

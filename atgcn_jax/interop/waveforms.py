@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from atgcn_jax.audio.files import MIN_TAIL
+from atgcn_jax.audio.windows import shortest_tail
 from atgcn_jax.models.layers import PORTABLE, Array
 from atgcn_jax.runs.assemble import Run
-from atgcn_jax.runs.forward import window_scores
+from atgcn_jax.runs.forward import window_outputs
 
 
 def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array]:
@@ -24,26 +24,25 @@ def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array
   Args:
     variables: params and batch_stats of the run.
   """
-  score = window_scores(run, PORTABLE)
+  outputs = window_outputs(run, PORTABLE)
   variables = run.for_inference(PORTABLE)(variables)
 
   def scores(waveforms_BxS: Array) -> Array:
     windows = windows_of(waveforms_BxS, run.frontend.samples)
     batch, count, size = windows.shape
-    found = score(variables, windows.reshape(batch * count, size))
+    found = outputs(variables, windows.reshape(batch * count, size))["clip"]
     return found.reshape(batch, count, found.shape[-1]).mean(axis=1)
 
   return scores
 
 
 def windows_of(waveforms_BxS: Array, size: int) -> Array:
-  """Consecutive windows of each waveform, [B, N, size], cut as `audio.files.windows` does it.
+  """Consecutive windows of each waveform, [B, N, size], cut as `Tagger` does it.
 
   Args:
     size: samples in a window.
   """
   batch, samples = waveforms_BxS.shape
-  shortest_tail = -(-size // MIN_TAIL)  # samples of sound that are worth another window
-  count = jax.core.max_dim(1, (samples + size - shortest_tail) // size)
+  count = jax.core.max_dim(1, (samples + size - shortest_tail(size)) // size)
   padded = jnp.pad(waveforms_BxS, [(0, 0), (0, size)])
   return padded[:, : count * size].reshape(batch, count, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from flax import linen as nn
 
 from atgcn_jax.models.cnn10 import Cnn10
 from atgcn_jax.models.deepres import DeepRes
-from atgcn_jax.models.google_cnn import GoogleCnn
+from atgcn_jax.models.google_cnn import GoogleCnn, patch_length
 from atgcn_jax.models.heads import GraphHead, LinearHead
 from atgcn_jax.models.layers import (
   Array,
@@ -27,8 +28,8 @@ from atgcn_jax.models.layers import (
 from atgcn_jax.models.multilevel_attention import MultiLevelAttention
 from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.pooling import POOLINGS, Pooling
-from atgcn_jax.models.resnet import BLOCKS
-from atgcn_jax.models.talnet import TalNet
+from atgcn_jax.models.resnet import BLOCKS, STRIDE
+from atgcn_jax.models.talnet import POOLED, TalNet
 
 DTYPES = ("float32", "bfloat16", "float64")
 BATCH_NORMS = ("global", "local")
@@ -42,6 +43,18 @@ ENCODERS = (
 )
 # Encoders that give a vector a frame, and how their systems pool the scores of frames.
 OWN_POOLING = {"talnet": "linear_softmax", "google_cnn": "average", "deepres": "sigmoid_attention"}
+
+
+def frames_pooled(encoder: str, frames: int) -> int | None:
+  """How many frames of a log-mel become one of `frame_logits`; None for a system without these.
+
+  Args:
+    encoder: one of ENCODERS.
+    frames: T of the log-mel.
+  """
+  if encoder == "google_cnn":
+    return patch_length(frames)
+  return {"talnet": math.prod(pooled for pooled, _ in POOLED), "deepres": STRIDE}.get(encoder)
 
 
 class AudioTagger(nn.Module):

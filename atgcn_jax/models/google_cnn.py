@@ -29,10 +29,15 @@ def patches(x_BxTxF: Array) -> Array:
     ValueError: for fewer than ten frames.
   """
   batch, frames, bands = x_BxTxF.shape
-  length = min(LONGEST, frames // PATCHES)
+  length = patch_length(frames)
   if not length:
     raise ValueError(f"{frames} frames do not make {PATCHES} patches")
   return x_BxTxF[:, : PATCHES * length].reshape(batch, PATCHES, length, bands)
+
+
+def patch_length(frames: int) -> int:
+  """Frames of a patch of a clip with so many."""
+  return min(LONGEST, frames // PATCHES)
 
 
 class GoogleCnn(nn.Module):

@@ -13,6 +13,7 @@ from atgcn_jax.models.normalisation import BatchNorm, unchanged
 BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # residual blocks of each stage, by depth
 CHANNELS, STRIDES = (64, 128, 256, 512), (1, 2, 2, 2)
 BOTTLENECK = 4  # how many times wider the output of a block of ResNet-50 is
+STRIDE = 16  # frames, and bands, that become one
 
 
 class ConvNorm(nn.Module):

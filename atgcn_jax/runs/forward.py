@@ -1,4 +1,4 @@
-"""From waveforms to scores, as one function of a run: what `Tagger` calls and what is exported."""
+"""From waveforms to scores and embeddings, as one function of a run; it is also what is exported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from atgcn_jax.runs.assemble import Run
 from atgcn_jax.training.step import decode
 
 
-def window_scores(
+def window_outputs(
   run: Run, placement: Placement | None = None
-) -> Callable[[dict[str, Any], Array], Array]:
-  """The function `(variables, waveforms) -> scores` of a run's system with its front end.
+) -> Callable[[dict[str, Any], Array], dict[str, Array]]:
+  """The function `(variables, waveforms) -> outputs` of a run's system with its front end.
 
-  It takes waveforms float32[B, S] of the front end's rate and length and gives scores
-  float32[B, K] in (0, 1). Each clip's scores follow from it alone.
+  It takes waveforms float32[B, S] of the front end's rate and length and gives `clip`, scores
+  float32[B, K] in (0, 1), `embedding` float32[B, C] and, of systems that score frames, `frames`,
+  scores float32[B, T, K]. What comes of each clip follows from it alone.
 
   Args:
     placement: `PORTABLE` for a program that is to run on any platform; by default that of here.
@@ -28,13 +29,17 @@ def window_scores(
   model = run.model()
   portable = placement is not None
 
-  def score(variables: dict[str, Any], waveforms: Array) -> Array:
+  def outputs(variables: dict[str, Any], waveforms: Array) -> dict[str, Array]:
     decibels = log_mel(waveforms, run.frontend, portable=portable)
     if run.range_db is not None:
       peaks = decibels.max(axis=(1, 2), keepdims=True)
       decibels = jnp.maximum(decibels, peaks - run.range_db)
     inputs = decode({"log_mel": decibels}, run.normaliser)
-    logits: Any = model.apply(variables, inputs, train=False, placement=placement)
-    return jax.nn.sigmoid(logits)
+    found: Any = model.apply(
+      variables, inputs, train=False, placement=placement, return_features=True
+    )
+    scores = {"clip": "logits", "frames": "frame_logits"}
+    given = {name: jax.nn.sigmoid(found[of]) for name, of in scores.items() if of in found}
+    return given | {"embedding": found["embedding"]}
 
-  return score
+  return outputs

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from atgcn_jax.audio import files
+from atgcn_jax.audio import windows
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import huggingface
+from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.forward import window_outputs
 from atgcn_jax.runs.restore import load
-from atgcn_jax.runs.forward import window_scores
+from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
+from atgcn_jax.serving import batches, sources
+from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
 
-WINDOWS = 8  # scored at a time, so that a long file needs no more memory than a short one
+HOP_SECONDS = 1.0  # from window to window, of systems without frames
+WINDOWS = {"cpu": 8}  # scored at a time, by the kind of device
+MANY_WINDOWS = 64  # on others
 
 
 class Tag(NamedTuple):
@@ -27,22 +35,41 @@ class Tag(NamedTuple):
   score: float
 
 
+class Outcome(NamedTuple):
+  """What came of one of many sounds: a value, or the reason why there is none."""
+
+  source: Any
+  value: Any
+  error: UserError | None
+
+
 class Tagger:
   """Tags sound of any length with the labels of a trained run.
 
   Longer sound is cut into windows of the trained length whose scores are averaged; shorter sound
-  is padded with silence.
+  is padded with silence, and so is the last window, which is left out if less than a tenth of it is
+  sound. Long files are read piece by piece.
+
+  A `source` is a path, the bytes of a sound file, a binary file object, samples [S] or
+  [S, channels] with their `rate` in Hz (by default the front end's), or a folder, of which all
+  sound files are taken. A list of sources gives a list of answers, a folder a dict from path to
+  answer; their windows share batches, and reading goes on while the device works. A file that
+  cannot be used raises UserError, samples that cannot ValueError; `clips`, `embeddings` and
+  `timelines` give an Outcome for each instead.
   """
 
-  def __init__(self, run: Run, variables: Any):
+  def __init__(self, run: Run, variables: Any, step: int = 0, thresholds: Thresholds | None = None):
     """A tagger with these variables; see `restore`."""
-    self.run = run
+    self.run, self.step = run, step
+    self._thresholds = thresholds
     self._variables = run.for_inference()(variables)
-    self._score = jax.jit(window_scores(run))
+    self._score = jax.jit(window_outputs(run))
 
   @classmethod
   def restore(cls, workdir: str | os.PathLike, step: str = "latest") -> Tagger:
     """The tagger of a run directory, or of a folder that `atgcn export --to huggingface` wrote.
+
+    It has the thresholds that `atgcn thresholds` has kept with the run, if any.
 
     Args:
       step: a number, `latest` or `best`; an export has one step.
@@ -53,59 +80,146 @@ class Tagger:
       exported = huggingface.read(workdir)
       if step not in ("latest", "best", str(exported.step)):
         raise UserError(f"--step {step}: {workdir} is an export of step {exported.step} alone")
-      return cls(exported.run, exported.state)
+      return cls(exported.run, exported.state, exported.step, read_thresholds(workdir))
     loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
-    return cls(loaded.run, loaded.state)
+    return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir))
 
-  def scores(self, source: Any, sample_rate: int | None = None) -> np.ndarray:
-    """Scores float32[K] in (0, 1) of one sound, in the vocabulary's order.
+  @property
+  def thresholds(self) -> np.ndarray | None:
+    """The score float64[K] from which each label is told, NaN where never; None without any."""
+    if self._thresholds is None:
+      return None
+    return self._thresholds.of(self.run.vocabulary)
+
+  def scores(self, source: Any, rate: int | None = None) -> Any:
+    """Sigmoid scores float32[K] in (0, 1) of a sound, in the vocabulary's order."""
+    return self._answer(self.clips, source, rate, lambda clip: clip.scores[0])
+
+  def tag(
+    self, source: Any, top: int = 5, rate: int | None = None, above_threshold: bool = False
+  ) -> Any:
+    """The `top` labels of a sound with the highest scores, list[Tag], best first.
 
     Args:
-      source: a path, the bytes of a sound file, or samples float[S] or [S, channels].
-      sample_rate: of samples, in Hz; by default the front end's.
+      above_threshold: instead of the `top` labels all whose score reaches their threshold.
     Raises:
-      UserError: for a file that is not sound.
-      ValueError: for samples that are empty, not finite or of another shape.
+      UserError: also if there are no thresholds.
     """
-    frontend = self.run.frontend
-    if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
-      waveform = mono(np.asarray(source))
-      waveform = files.resample(waveform, sample_rate or frontend.sample_rate, frontend.sample_rate)
-    else:
-      waveform = files.load(source, frontend.sample_rate)
-    windows = files.windows(waveform, frontend.samples)
-    total = np.zeros(len(self.run.vocabulary))
-    for start in range(0, len(windows), WINDOWS):
-      some = windows[start : start + WINDOWS]
-      # A single window is the usual case: it gets a program of its own size.
-      size = 1 if len(windows) == 1 else WINDOWS
-      padded = np.pad(some, ((0, size - len(some)), (0, 0)))
-      total += np.asarray(self._score(self._variables, padded))[: len(some)].sum(axis=0)
-    return (total / len(windows)).astype(np.float32)
+    chosen = self.choice(top, above_threshold)
+    return self._answer(self.clips, source, rate, lambda clip: chosen(clip.scores[0]))
 
-  def tag(self, source: Any, top: int = 5, sample_rate: int | None = None) -> list[Tag]:
-    """The `top` labels with the highest scores, best first; `source` as for `scores`."""
+  def embed(self, source: Any, rate: int | None = None) -> Any:
+    """The embedding float32[C] of a sound, the mean over its windows; C is 512 for CNN10."""
+    return self._answer(self.embeddings, source, rate, lambda embedding: embedding)
+
+  def timeline(self, source: Any, rate: int | None = None, hop_seconds: float | None = None) -> Any:
+    """What sounds when: a `Timeline` of a sound.
+
+    Its rows are the system's frames where it has any, and windows of the trained length otherwise,
+    the last of which ends with the sound.
+
+    Args:
+      hop_seconds: from window to window (default 1 s); where given, windows are taken of any
+        system.
+    Raises:
+      UserError: also for a hop that is not above 0 and at most a window's length.
+    """
+    return self._answer(
+      lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line
+    )
+
+  def choice(self, top: int = 5, above_threshold: bool = False) -> Callable[..., list[Tag]]:
+    """What makes the tags, best first, of scores float32[K]; arguments are those of `tag`."""
     if top < 1:
       raise UserError(f"--top {top}: ask for at least one label")
-    scores = self.scores(source, sample_rate)
-    best = np.argsort(-scores, kind="stable")[:top]
     ids, names = self.run.vocabulary.ids, self.run.vocabulary.names
-    return [Tag(ids[k], names[k], float(scores[k])) for k in best]
+    least = None
+    if above_threshold:
+      if self._thresholds is None:
+        raise UserError("--above-threshold: the run has none; make them with `atgcn thresholds`")
+      self._thresholds.check_step(self.step)
+      least = self.thresholds
 
+    def chosen(scores: np.ndarray) -> list[Tag]:
+      best = np.argsort(-scores, kind="stable")
+      best = best[:top] if least is None else best[scores[best] >= least[best]]
+      return [Tag(ids[k], names[k], float(scores[k])) for k in best]
 
-def mono(samples: np.ndarray) -> np.ndarray:
-  """Samples [S] or [S, channels] as float32[S]; integers are taken for full-scale PCM.
+    return chosen
 
-  Raises:
-    ValueError: for another shape, no samples, or samples that are not finite.
-  """
-  if samples.ndim not in (1, 2) or not samples.size:
-    raise ValueError(f"expected samples [S] or [S, channels], got shape {samples.shape}")
-  if np.issubdtype(samples.dtype, np.integer):
-    info = np.iinfo(samples.dtype)
-    middle = (info.max + info.min + 1) // 2  # 0, or half the range of an unsigned type
-    samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
-  if not np.isfinite(samples).all():
-    raise ValueError("the samples hold NaN or infinity")
-  samples = samples.astype(np.float32)
-  return samples if samples.ndim == 1 else samples.mean(axis=1)
+  # Of many sounds, in their order: an Outcome for each, also for those that cannot be used.
+
+  def clips(self, given: Sequence[Any], rate: int | None = None) -> Iterator[Outcome]:
+    """The scores of whole sounds, each a `Timeline` of one row."""
+    finish = functools.partial(of_clip, rate=self.run.frontend.sample_rate)
+    return self._whole(given, rate, "clip", finish)
+
+  def embeddings(self, given: Sequence[Any], rate: int | None = None) -> Iterator[Outcome]:
+    """The embeddings of whole sounds, float32[C] each."""
+    return self._whole(given, rate, "embedding", lambda spans, vectors: vectors.mean(axis=0))
+
+  def timelines(
+    self, given: Sequence[Any], rate: int | None = None, hop_seconds: float | None = None
+  ) -> Iterator[Outcome]:
+    """A `Timeline` each; arguments are those of `timeline`."""
+    frontend = self.run.frontend
+    size, hertz = frontend.samples, frontend.sample_rate
+    pooled = frames_pooled(self.run.config.model.encoder, frontend.frames)
+    if pooled is None or hop_seconds is not None:
+      seconds = HOP_SECONDS if hop_seconds is None else hop_seconds
+      hop = round(min(seconds, frontend.seconds) * hertz) if seconds == seconds else 0
+      if hop < 1 or (hop_seconds is not None and seconds > frontend.seconds):
+        raise UserError(
+          f"--hop-seconds {seconds:g}: give more than 0 and at most {frontend.seconds:g}"
+        )
+      return self._outcomes(
+        given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz)
+      )
+    step = pooled * frontend.hop
+    hop = min(size, self._shape("frames")[1] * step)
+    finish = functools.partial(of_frames, step=step, hop=hop, rate=hertz)
+    return self._outcomes(given, rate, "frames", hop, {}, finish)
+
+  def _shape(self, what: str) -> tuple[int, ...]:
+    one = jax.ShapeDtypeStruct((1, self.run.frontend.samples), np.float32)
+    return jax.eval_shape(self._score, self._variables, one)[what].shape
+
+  def _whole(self, given, rate: int | None, what: str, finish: Callable) -> Iterator[Outcome]:
+    size = self.run.frontend.samples
+    return self._outcomes(
+      given, rate, what, size, {"shortest": windows.shortest_tail(size)}, finish
+    )
+
+  def _outcomes(
+    self, given, rate: int | None, what: str, hop: int, cutting: dict[str, Any], finish: Callable
+  ) -> Iterator[Outcome]:
+    frontend = self.run.frontend
+
+    def pieces_of(source):
+      with sources.opened(source, frontend.sample_rate if rate is None else rate) as read:
+        sound = windows.resampled(read, frontend.sample_rate)
+        for window in windows.cut(sound.blocks, frontend.samples, hop, **cutting):
+          yield batches.Piece(window, min(1.0, window.stop / sound.samples))
+
+    def score(waveforms):
+      return self._score(self._variables, waveforms)[what]
+
+    size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
+    for scored in batches.scored(given, pieces_of, score, size):
+      value = None
+      if scored.error is None:
+        value = finish(np.array(scored.spans), np.array(scored.values))
+      yield Outcome(scored.source, value, scored.error)
+
+  def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
+    """The answers for a source, a list or a folder of them."""
+    folder, many = sources.is_folder(source), isinstance(source, list | tuple)
+    given = sources.sounds_in(source) if folder else list(source) if many else [source]
+    found = []
+    for outcome in outcomes(given, rate):
+      if outcome.error is not None:
+        raise outcome.error
+      found.append(form(outcome.value))
+    if folder:
+      return dict(zip(given, found))
+    return found if many else found[0]
