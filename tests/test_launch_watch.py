@@ -17,7 +17,8 @@ def hosts(tmp_path):
 
   def begin(do, *options, script="local_hosts.sh"):
     return subprocess.Popen(
-      # A shell that was begun with SIGHUP ignored, as under nohup, cannot trap it: these begin as in a terminal.
+      # A shell begun with SIGHUP ignored, as under nohup, cannot trap it: these begin as in a
+      # terminal.
       ["env", "--default-signal=HUP", "bash", LAUNCH / script, *options, *RUN, "runs/a"],
       cwd=tmp_path,
       env=clean_environment(ATGCN=str(fake), DO=do),
