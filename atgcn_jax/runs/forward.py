@@ -1,4 +1,4 @@
-"""From waveforms to scores and embeddings, as one function of a run; it is also what is exported."""
+"""From waveforms to scores and embeddings, as one function of a run, which is also exported."""
 
 from __future__ import annotations
 
