@@ -193,7 +193,7 @@ def train_tiny(config, workdir, steps, placement):
 @pytest.mark.slow
 def test_on_one_device_a_run_ends_with_the_same_bits(tmp_path, config, monkeypatch):
   mesh = mesh_of(1)
-  monkeypatch.setattr(sharding, "data_mesh", lambda label_parts=1: mesh)
+  monkeypatch.setattr(sharding, "data_mesh", lambda devices=None, label_parts=1: mesh)
   host, device = (
     train_tiny(config, tmp_path / placement, 8, placement) for placement in feed.PLACEMENTS
   )

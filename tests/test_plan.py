@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from atgcn_jax.tools import chips
 from atgcn_jax.tools.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
 from atgcn_jax.tools.compiled import traced_step
 from atgcn_jax.tools.flops import product_flops
-from atgcn_jax.tools.plan import bytes_asked, described, largest_fitting
+from atgcn_jax.tools.plan import Attempt, bytes_asked, described, largest_fitting
 from atgcn_jax.tools.plan_data import clip_bytes, data_of
 from atgcn_jax.training.sharding import data_mesh
 
@@ -135,9 +136,15 @@ def test_convolutions_and_clips_on_the_chips(capfd):
   command = ("plan", "--config", config, "--topology", "v6e:2x2", "--batch", 32, "--json")
   assert run(*command, "--config.data.placement=device") == 0
   found = json.loads(capfd.readouterr().out.splitlines()[-1])
-  assert found["memory"]["clips"] == pytest.approx(2_041_789 / 4 * 25_670, rel=1e-6)
+  assert found["memory"]["clips"] == math.ceil(2_041_789 / 4) * 25_670
   assert found["input"]["bytes_per_second_per_host"] == 0
   assert 0.9 < found["compiler_flops"] / found["product_flops"] < 1.05
+
+
+def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_rounded():
+  assert Attempt(None, 16.0).at_least(16.0) > 16.0
+  assert Attempt(None, 17.0).at_least(16.0) == 17.0
+  assert Attempt({"chips": 4}, 16.0).at_least(16.0) == 16.0
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
 
   found = attempt(batch // chips)
   if found.step is None or found.bytes > chip.hbm:
-    clips = largest_fitting(lambda n: attempt(n).bytes, chip.hbm, batch // chips, found.bytes)
+    clips = largest_fitting(
+      lambda n: attempt(n).at_least(chip.hbm), chip.hbm, batch // chips, found.at_least(chip.hbm)
+    )
     asked = f"{_bytes(found.bytes)} " if math.isfinite(found.bytes) else ""
     best = f"the largest batch that does is {clips * chips}" if clips else "nor does any batch"
     raise WorkFailed(
@@ -84,6 +86,10 @@ class Attempt(NamedTuple):
 
   step: dict[str, Any] | None
   bytes: float
+
+  def at_least(self, limit: float) -> float:
+    """The bytes, above the limit where the compiler gave up: its complaint rounds them."""
+    return self.bytes if self.step else max(self.bytes, math.nextafter(limit, math.inf))
 
 
 def attempted(config: Any, *args: Any, **sizes: Any) -> Attempt:
