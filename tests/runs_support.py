@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import soundfile
 
 from atgcn_jax.audio.frontend import Frontend, log_mel
 from atgcn_jax.data.store import encode, write_store
@@ -135,6 +136,13 @@ def trained() -> pathlib.Path:
   folder.mkdir(exist_ok=True)
   train(tiny_config(folder), folder / "run")
   return folder / "run"
+
+
+def wav(path: pathlib.Path, samples: np.ndarray, rate: int = FRONTEND.sample_rate, **options: Any):
+  """The path, at which samples now are a sound file, by default of floats."""
+  path.parent.mkdir(exist_ok=True)
+  soundfile.write(path, samples, rate, **{"subtype": "FLOAT", **options})
+  return path
 
 
 def same_bits(one: Any, other: Any) -> bool:

@@ -19,6 +19,7 @@ from atgcn_jax.interop import export as exporting
 from atgcn_jax.interop.export import export
 from atgcn_jax.interop.waveforms import windows_of
 from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
 STEP = "30"
@@ -118,6 +119,20 @@ def test_a_folder_for_a_hub_gives_the_same_bits(exports, sounds, tagger, monkeyp
     np.testing.assert_array_equal(names["tagger"].scores(batch[0]), tagger.scores(batch[0]))
   assert names["tagger"].tag(batch[0]) == tagger.tag(batch[0])
   assert Tagger.restore("demo-huggingface", STEP).run.vocabulary == VOCABULARY
+
+
+@pytest.mark.parametrize(("tuned_at", "goes_along"), [(STEP, True), ("12", False)])
+def test_thresholds_of_this_step_go_along(tmp_path, tuned_at, goes_along):
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  tune(workdir, step=tuned_at)
+  export(workdir, "huggingface", tmp_path / "exported", STEP)
+  found = Tagger.restore(tmp_path / "exported").thresholds
+  if not goes_along:
+    assert found is None
+    return
+  expected = Tagger.restore(workdir, STEP).thresholds
+  assert np.isfinite(expected).any()
+  np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [7, 10, 40])

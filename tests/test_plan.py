@@ -15,11 +15,11 @@ from runs_support import tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.config import load_config
-from atgcn_jax.tools import chips
+from atgcn_jax.tools import chips, plan
 from atgcn_jax.tools.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
 from atgcn_jax.tools.compiled import traced_step
 from atgcn_jax.tools.flops import product_flops
-from atgcn_jax.tools.plan import Attempt, bytes_asked, described, largest_fitting
+from atgcn_jax.tools.plan import bytes_asked, described, largest_fitting
 from atgcn_jax.tools.plan_data import clip_bytes, data_of
 from atgcn_jax.training.sharding import data_mesh
 
@@ -141,10 +141,18 @@ def test_convolutions_and_clips_on_the_chips(capfd):
   assert 0.9 < found["compiler_flops"] / found["product_flops"] < 1.05
 
 
-def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_rounded():
-  assert Attempt(None, 16.0).at_least(16.0) > 16.0
-  assert Attempt(None, 17.0).at_least(16.0) == 17.0
-  assert Attempt({"chips": 4}, 16.0).at_least(16.0) == 16.0
+@pytest.mark.parametrize(("told", "asked"), [("15.75G", 15.75), ("16.50G", 16.5)])
+def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_rounded(
+  monkeypatch, told, asked
+):
+  def gives_up():
+    raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Used {told} of 15.75G hbm")
+
+  monkeypatch.setattr(plan, "compiled_step", gives_up)
+  found = plan.attempted(15.75 * 2**30)
+  assert found.step is None
+  assert found.bytes > 15.75 * 2**30
+  assert found.bytes == pytest.approx(asked * 2**30)
 
 
 @pytest.mark.parametrize(

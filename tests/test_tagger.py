@@ -7,8 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import soundfile
-from runs_support import FRONTEND, VOCABULARY, make_store, trained, waveforms
+from runs_support import FRONTEND, VOCABULARY, make_store, trained, wav, waveforms
 
 import atgcn_jax
 from atgcn_jax import cli
@@ -32,11 +31,6 @@ def tagger():
 @pytest.fixture(scope="module")
 def sounds():
   return waveforms(6, 4)[0]
-
-
-def wav(path, samples, rate=RATE, **options):
-  soundfile.write(path, samples, rate, **{"subtype": "FLOAT", **options})
-  return path
 
 
 def test_it_is_the_tagger_of_the_package(tagger):

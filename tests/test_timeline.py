@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from runs_support import FRONTEND, VOCABULARY, contents, make_store, tiny_config, trained, waveforms
+from runs_support import (
+  FRONTEND,
+  VOCABULARY,
+  contents,
+  make_store,
+  tiny_config,
+  trained,
+  wav,
+  waveforms,
+)
 
 import atgcn_jax
 from atgcn_jax import cli, models
@@ -38,12 +47,6 @@ def tagger():
 @pytest.fixture(scope="module")
 def sounds():
   return waveforms(6, 4)[0]
-
-
-def wav(path, samples, rate=RATE):
-  path.parent.mkdir(exist_ok=True)
-  soundfile.write(path, samples, rate, subtype="FLOAT")
-  return path
 
 
 # Windows of a sound that is read block by block.

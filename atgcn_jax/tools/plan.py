@@ -52,6 +52,7 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
 
   def attempt(clips_per_chip: int) -> Attempt:
     return attempted(
+      chip.hbm,
       config,
       topology,
       clips_per_chip,
@@ -66,9 +67,7 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
 
   found = attempt(batch // chips)
   if found.step is None or found.bytes > chip.hbm:
-    clips = largest_fitting(
-      lambda n: attempt(n).at_least(chip.hbm), chip.hbm, batch // chips, found.at_least(chip.hbm)
-    )
+    clips = largest_fitting(lambda n: attempt(n).bytes, chip.hbm, batch // chips, found.bytes)
     asked = f"{_bytes(found.bytes)} " if math.isfinite(found.bytes) else ""
     best = f"the largest batch that does is {clips * chips}" if clips else "nor does any batch"
     raise WorkFailed(
@@ -87,19 +86,16 @@ class Attempt(NamedTuple):
   step: dict[str, Any] | None
   bytes: float
 
-  def at_least(self, limit: float) -> float:
-    """The bytes, above the limit where the compiler gave up: its complaint rounds them."""
-    return self.bytes if self.step else max(self.bytes, math.nextafter(limit, math.inf))
 
-
-def attempted(config: Any, *args: Any, **sizes: Any) -> Attempt:
-  """`compiled_step`, which may ask for too much."""
+def attempted(limit: float, *args: Any, **sizes: Any) -> Attempt:
+  """`compiled_step`, which may ask for more than `limit` bytes of a chip."""
   try:
-    step = compiled_step(config, *args, **sizes)
+    step = compiled_step(*args, **sizes)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return Attempt(None, bytes_asked(str(error)))
+    # The complaint rounds: of what the compiler gave up on, none fits.
+    return Attempt(None, max(bytes_asked(str(error)), math.nextafter(limit, math.inf)))
   return Attempt(step, sum(step["memory"].values()))
 
 
