@@ -12,7 +12,8 @@ import signal
 import sys
 import traceback
 import warnings
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError, WorkFailed
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
   overrides = [argument for argument in rest if argument.startswith("--config.")]
   if unknown := [argument for argument in rest if argument not in overrides]:
     parser.error(f"unknown argument {unknown[0]}; see `atgcn {options.verb} --help`")
-  if overrides and options.verb not in ("train", "import-torch", "reproduce", "plan"):
+  if overrides and options.verb not in ("train", "finetune", "import-torch", "reproduce", "plan"):
     parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
   options.overrides = overrides
   try:
@@ -152,11 +153,25 @@ def _parser() -> argparse.ArgumentParser:
 
   train = verb("train", _train, "train a run, or go on with the one in a folder", CONFIG_HELP)
   train.add_argument("--config", required=True, help="Python file with get_config()")
-  train.add_argument("--workdir", required=True, help="folder of the run")
-  train.add_argument(
-    "--profile", metavar="STEP:COUNT", help="trace so many steps from this one, for TensorBoard"
+  _add_training(train)
+
+  finetune = verb(
+    "finetune",
+    _finetune,
+    "train a run on other clips and labels from here on",
+    "The config is that of RUN, for 1000 steps at a lower rate; " + CONFIG_HELP + ". The same "
+    "command goes on after an interruption.",
   )
-  _add_processes(train)
+  finetune.add_argument("--from", dest="source", metavar="RUN", required=True, help="the run")
+  finetune.add_argument("--step", default="latest", help="of RUN: a step, latest (default) or best")
+  finetune.add_argument("--store", required=True, help="clip store or TFDS dataset to train on")
+  finetune.add_argument(
+    "--graph",
+    metavar="FILE",
+    help=".npz of counts or of `atgcn graph` (default: the clips' labels)",
+  )
+  finetune.add_argument("--frozen", action="store_true", help="train the head alone")
+  _add_training(finetune)
 
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   _add_run(evaluate)
@@ -410,6 +425,14 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
   verb.add_argument("--step", default="latest", help="a step, latest (default) or best")
 
 
+def _add_training(verb: argparse.ArgumentParser) -> None:
+  verb.add_argument("--workdir", required=True, help="folder of the run that is trained")
+  verb.add_argument(
+    "--profile", metavar="STEP:COUNT", help="trace so many steps from this one, for TensorBoard"
+  )
+  _add_processes(verb)
+
+
 def _add_processes(verb: argparse.ArgumentParser) -> None:
   many = verb.add_argument_group(
     "many processes", "one or more a host; Slurm, Open MPI, Cloud TPU and GKE tell these themselves"
@@ -421,11 +444,38 @@ def _add_processes(verb: argparse.ArgumentParser) -> None:
 
 def _train(options) -> int:
   from atgcn_jax.runs.config import load_config
+
+  config = load_config(options.config, options.overrides)
+  return _trained(options, config.deterministic, lambda: config)
+
+
+def _finetune(options) -> int:
+  from atgcn_jax.runs.config import config_with_overrides, default_config
+
+  # That of the source can only be read once the processes have found each other.
+  deterministic = config_with_overrides(default_config(), options.overrides).deterministic
+
+  def config():
+    from atgcn_jax.runs.finetune import finetuning_config
+
+    return finetuning_config(
+      options.source,
+      options.step,
+      options.store,
+      options.workdir,
+      graph=options.graph or "",
+      frozen=options.frozen,
+      overrides=options.overrides,
+    )
+
+  return _trained(options, deterministic, config)
+
+
+def _trained(options, deterministic: bool, config_of: Callable[[], Any]) -> int:
   from atgcn_jax.runs.watch import parsed_profile
 
   profile = parsed_profile(options.profile) if options.profile else None
-  config = load_config(options.config, options.overrides)
-  if config.deterministic:
+  if deterministic:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
   from atgcn_jax.runs.loop import train
   from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
@@ -437,7 +487,7 @@ def _train(options) -> int:
   join(options.coordinator, options.processes, options.process_id)
 
   try:
-    train(config, options.workdir, profile=profile)
+    train(config_of(), options.workdir, profile=profile)
   except Stopped as stopped:
     return 128 + stopped.signal_number
   return 0

@@ -30,6 +30,7 @@ from atgcn_jax.training import checkpoint
 
 VERBS = (
   "train",
+  "finetune",
   "evaluate",
   "compare",
   "tag",

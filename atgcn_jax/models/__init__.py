@@ -41,6 +41,8 @@ ENCODERS = (
   "google_cnn",
   "deepres",
 )
+# Encoders with parameters a label.
+SCORING_LABELS = ("multilevel_attention", "multilevel_attention_embeddings")
 # Encoders that give a vector a frame, and how their systems pool the scores of frames.
 OWN_POOLING = {"talnet": "linear_softmax", "google_cnn": "average", "deepres": "sigmoid_attention"}
 
@@ -63,6 +65,7 @@ class AudioTagger(nn.Module):
   encoder: nn.Module
   head: nn.Module
   embedding_dropout: float = 0.5
+  freeze_encoder: bool = False
   pooling: nn.Module | None = None  # of encoders that give a vector a frame
   logit_norm: Callable[[Placement | None], nn.Module] | None = None
 
@@ -85,7 +88,12 @@ class AudioTagger(nn.Module):
       after_norm: training's transform of the spectrogram behind the first batch norm.
       placement: of the batch; by default it lies on all devices.
     """
-    features = self.encoder(log_mel, train=train, after_norm=after_norm, placement=placement)
+    features = self.encoder(
+      log_mel,
+      train=train and not self.freeze_encoder,
+      after_norm=after_norm,
+      placement=placement,
+    )
     vectors = features.pop("frames", features["embedding"])
     vectors = at_least_float32(Dropout(self.embedding_dropout)(vectors, train=train))
     scored = self.head(vectors)
@@ -145,7 +153,7 @@ def build(
       multiplier, `dropout` (`block`, `pooled`, `embedding`), `dtype`; for the graph head also
       `layers`, `hidden`, `activation`, `negative_slope`. These may be left out: `batch_norm`
       (`global`, or `local`), `pooling` (of encoders that give frames; by default the system's
-      own), `depth` (34 or 50, of `deepres`).
+      own), `depth` (34 or 50, of `deepres`), `freeze_encoder` (in training, it works as in scoring).
     num_classes: labels K.
     propagation: float[K, K], an array or of scipy's csr_array, needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
@@ -162,14 +170,14 @@ def build(
   if kind not in POOLINGS:
     raise ValueError(f"model.pooling {kind!r}: one of {', '.join(POOLINGS)}")
   frame_wise = config.encoder in OWN_POOLING
-  multilevel = config.encoder.startswith("multilevel_attention")
   return AudioTagger(
     _encoder(config, num_classes, batch_norm, dtype),
     _head(config, num_classes, propagation, label_embeddings, dtype),
     embedding_dropout=config.dropout.embedding,
+    freeze_encoder=getattr(config, "freeze_encoder", False),
     pooling=Pooling(kind, num_classes, parameter_dtype(dtype)) if frame_wise else None,
     logit_norm=functools.partial(_logit_norm, num_classes, batch_norm, dtype)
-    if multilevel
+    if config.encoder in SCORING_LABELS
     else None,
   )
 
@@ -181,7 +189,7 @@ def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -
     return Cnn10(block_dropout=dropout.block, pooled_dropout=dropout.pooled, **shared)
   if config.encoder == "talnet":
     return TalNet(block_dropout=dropout.block, **shared)
-  if config.encoder in ("multilevel_attention", "multilevel_attention_embeddings"):
+  if config.encoder in SCORING_LABELS:
     on_embeddings = config.encoder.endswith("embeddings")
     return MultiLevelAttention(num_classes, on_embeddings, block_dropout=dropout.block, **shared)
   if config.encoder == "google_cnn":

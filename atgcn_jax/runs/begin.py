@@ -15,6 +15,7 @@ from atgcn_jax.data import sampling
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
+from atgcn_jax.models import SCORING_LABELS
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.feed import PLACEMENTS
@@ -134,6 +135,11 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
     ours = jax.tree.leaves_with_path(state.variables)
     fitting = {path for path, x in ours if path in offered and offered[path].shape == x.shape}
     odd = [path for path, _ in ours if path[1].key == "encoder" and path not in fitting]
+    if odd and run.config.model.encoder == given.run.config.model.encoder in SCORING_LABELS:
+      raise UserError(
+        f"start.run: the encoder of {start.run}, {run.config.model.encoder}, scores labels itself "
+        f"and fits no other number of them than {len(given.run.vocabulary)}; name another run"
+      )
     if odd:
       raise UserError(
         f"start.run: the encoder in {start.run} is another, {jax.tree_util.keystr(odd[0])} does "

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "depth": 50,  # or 34: of the encoder deepres
     "pooling": "",  # of encoders that give frames: one of models.pooling.POOLINGS, or their own
     "head": "graph",  # graph (AT-GCN) or linear (CNN10)
+    "freeze_encoder": False,  # trains the head alone; the encoder works as in scoring
     "width": 1.0,  # multiplies the channels of the encoder and of the graph's hidden layers
     "dtype": "float32",  # compute type; parameters stay float32 under bfloat16
     "batch_norm": "global",  # or local: in training, statistics of each device's own clips

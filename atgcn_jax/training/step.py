@@ -68,6 +68,8 @@ def loss_and_gradients(
     log_mel = before(log_mel)
 
   def loss_of(params):
+    if getattr(model, "freeze_encoder", False):  # nothing is computed for its gradient
+      params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
     logits, updates = model.apply(
       {"params": gather(params), "batch_stats": state.batch_stats},
       log_mel,

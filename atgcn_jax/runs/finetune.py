@@ -1,0 +1,92 @@
+"""The config of a run that goes on from another run, on other clips and labels."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.embeddings import WITHOUT_FILE
+from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
+from atgcn_jax.runs.label_graph import ontology_path
+from atgcn_jax.runs.processes import first_only
+from atgcn_jax.runs.restore import sound_step
+from atgcn_jax.training import checkpoint
+
+# In place of the source's: its length and rate are those of a training from scratch.
+CHANGES: dict[str, Any] = {
+  "optim": {
+    "steps": 1000,
+    "learning_rate": 5e-4,
+    "schedule": "cosine",
+    "warmup_steps": 50,
+    "final_factor": 0.01,
+    "head_factor": 1.0,
+    "plateau_factor": 1.0,
+  },
+  "evaluation": {"every": 100},
+  "checkpoint": {"every": 100},
+  "log": {"every": 20},
+  "sharding": DEFAULTS["sharding"],
+  "deterministic": False,
+}
+
+
+def finetuning_config(
+  source: str | os.PathLike,
+  step: str,
+  store: str,
+  workdir: str | os.PathLike,
+  *,
+  graph: str = "",
+  frozen: bool = False,
+  overrides: list[str],
+):
+  """The config with which `train` goes on from `source` in `workdir`.
+
+  It is the source's config but for `CHANGES`, the clips, the graph and the start; label vectors and
+  the ontology stay the source's.
+
+  Args:
+    step: of the source: a number, `latest` or `best`.
+    store: the clips to train on, with a vocabulary of their own.
+    graph: .npz of counts or of `atgcn graph`; where empty, the labels of the clips are counted.
+    frozen: whether the encoder stays as it is.
+    overrides: arguments like `--config.optim.steps=100`.
+  Raises:
+    UserError: for a source that is no run, or a folder with a run that began with another one.
+  """
+  number = sound_step(source, step)
+  description = first_only(lambda: checkpoint.read_description(source, number)[0])
+  config = config_from_json(description["config"])
+  embeddings, ontology = config.graph.embeddings, ontology_path(config)
+  if embeddings not in WITHOUT_FILE:
+    embeddings = data_path(config, embeddings)
+  config.update(CHANGES)
+  config.data.update({"root": "", "store": store, "vocabulary": "", "placement": "host"})
+  config.graph.update(
+    {"source": graph or "store", "counts_set": "", "embeddings": embeddings, "ontology": ontology}
+  )
+  config.model.freeze_encoder = frozen
+  config.start.update({"run": os.fspath(source), "step": str(number)})
+  first_only(lambda: check_begun_with(source, number, workdir))
+  return config_with_overrides(config, overrides)
+
+
+def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.PathLike) -> None:
+  """Refuse a folder whose run began with another one, as far as that is still there.
+
+  Raises:
+    UserError: naming both.
+  """
+  if not (steps := checkpoint.saved_steps(workdir)):
+    return
+  ours = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
+  began, number = ours.get("run", ""), ours.get("step", "")
+  if began and os.path.isdir(began) and not os.path.samefile(began, source):
+    raise UserError(f"--workdir {workdir}: its run began with {began}, not {source}; name another")
+  if began and number != str(step):
+    raise UserError(
+      f"--workdir {workdir}: its run began with step {number} of {began}, not {step}; give "
+      f"--step {number}, or another folder"
+    )
