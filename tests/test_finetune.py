@@ -135,8 +135,9 @@ def test_a_given_graph(store, tmp_path, capsys):
   words = ["--counts", counts, "--set", "full", "--vocabulary", vocabulary, "--out", graph]
   assert cli.main(["graph", *map(str, words)]) == 0
   short = "--config.optim.steps=1"
-  for name, file in (("counts", counts), ("graph", graph)):
-    assert finetune(store, tmp_path / name, "--graph", str(file), short) == 0
+  full = "--config.graph.counts_set=full"
+  for name, file, *more in (("counts", counts, short, full), ("graph", graph, short)):
+    assert finetune(store, tmp_path / name, "--graph", str(file), *more) == 0
     made = saved(tmp_path / name).run.propagation
     np.testing.assert_allclose(made, np.load(graph)["propagation"], atol=1e-6)
   assert finetune(store, tmp_path / "own", short) == 0
@@ -183,7 +184,7 @@ def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
   before = contents(out)
   assert f"its run began with {source}" in refused(capsys, store, out)
   assert "model.freeze_encoder" in refused(capsys, store, out, "--frozen", source=source)
-  assert "its run began with step 30" in refused(capsys, store, out, "--step", "27", source=source)
+  assert "its run began with step 30" in refused(capsys, store, out, "--step", "28", source=source)
   assert contents(out) == before
   scratch = shutil.copytree(trained(), tmp_path / "scratch")
   before = contents(scratch)

@@ -153,7 +153,8 @@ def build(
       multiplier, `dropout` (`block`, `pooled`, `embedding`), `dtype`; for the graph head also
       `layers`, `hidden`, `activation`, `negative_slope`. These may be left out: `batch_norm`
       (`global`, or `local`), `pooling` (of encoders that give frames; by default the system's
-      own), `depth` (34 or 50, of `deepres`), `freeze_encoder` (in training, it works as in scoring).
+      own), `depth` (34 or 50, of `deepres`), `freeze_encoder` (in
+      training it works as in scoring).
     num_classes: labels K.
     propagation: float[K, K], an array or of scipy's csr_array, needed by the graph head.
     label_embeddings: float[K, E], needed by the graph head.
