@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs_support import (
@@ -14,12 +13,13 @@ from runs_support import (
   records,
   same_bits,
   saved,
-  start,
+  start_many,
   tiny_config,
   trained,
 )
 
 from atgcn_jax import cli
+from atgcn_jax.interop.export import export
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.loop import train
 from atgcn_jax.runs.restore import load
@@ -154,6 +154,13 @@ def test_goes_on_to_the_same_bits(store, tmp_path):
   assert contents(tmp_path / "whole" / "checkpoints") == before
 
 
+def test_from_an_export(store, tmp_path):
+  export(trained(), "huggingface", tmp_path / "export")
+  assert finetune(store, tmp_path / "one", source=tmp_path / "export") == 0
+  assert finetune(store, tmp_path / "other") == 0
+  assert same_bits(saved(tmp_path / "one").state, saved(tmp_path / "other").state)
+
+
 def refused(capsys, *arguments, **options):
   capsys.readouterr()
   with_status = finetune(*arguments, **options)
@@ -202,11 +209,17 @@ def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
   )
 
 
-def test_a_process_of_its_own(store, tmp_path):
-  process = start(
-    "finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run", *SMALL
-  )
-  _, error = process.communicate(timeout=300)
-  assert process.returncode == 0, error
-  assert saved(tmp_path / "run").step == 12
-  assert jnp.isfinite(jax.tree.leaves(saved(tmp_path / "run").state.params)[0]).all()
+def test_two_processes_make_one_run(store, tmp_path):
+  words = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run"]
+  processes = start_many(2, *words, *SMALL)
+  for process in processes:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+  assert finetune(store, tmp_path / "one") == 0
+  together, one = saved(tmp_path / "run"), saved(tmp_path / "one")
+  assert together.step == one.step == 12
+  losses = [
+    [loss for _, keys, loss in records(tmp_path / name) if "loss" in keys][:2]
+    for name in ("run", "one")
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-4)

@@ -15,7 +15,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.interop.model_card import model_card
 from atgcn_jax.runs.assemble import run_from_saved
 from atgcn_jax.runs.config import PATHS
-from atgcn_jax.runs.restore import Loaded
+from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
 from atgcn_jax.runs.thresholds import read_thresholds
 
@@ -58,6 +58,22 @@ def without_folders(config: dict[str, Any]) -> None:
 def is_one(folder: str | os.PathLike) -> bool:
   """Whether this folder holds what `write` wrote."""
   return pathlib.Path(folder, FILE).is_file()
+
+
+def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
+  """A checkpoint for use, of a run directory or of a folder that `write` made.
+
+  Args:
+    step: a number, `latest` or `best`; what `write` made has one step.
+  Raises:
+    UserError: if there is no such run or checkpoint, or it cannot be read.
+  """
+  if not is_one(folder):
+    return load(folder, step, mesh)
+  exported = read(folder)
+  if step not in ("latest", "best", str(exported.step)):
+    raise UserError(f"--step {step}: {folder} is an export of step {exported.step} alone")
+  return exported
 
 
 def read(folder: str | os.PathLike) -> Loaded:

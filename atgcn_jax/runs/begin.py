@@ -14,6 +14,7 @@ from atgcn_jax.buckets import check_writable, in_bucket
 from atgcn_jax.data import sampling
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
+from atgcn_jax.interop.huggingface import load_either
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.models import SCORING_LABELS
 from atgcn_jax.runs import config as configs
@@ -21,7 +22,7 @@ from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.feed import PLACEMENTS
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
-from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.runs.restore import Loaded
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.optim import learning_rate_schedule, optimiser
 from atgcn_jax.training.state import TrainState, start_state
@@ -122,7 +123,7 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   kept = sharding.where_kept(layout, abstract, len(run.vocabulary))
   state = run.initial_state(kept)
   if start.run:
-    given = load(start.run, start.step, layout.mesh)
+    given = load_either(start.run, start.step, layout.mesh)
     if given.run.frontend != run.frontend:
       raise UserError(
         f"start.run: {start.run} has the front end {given.run.frontend.name}, the store "

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.interop import huggingface
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
 from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
 from atgcn_jax.runs.label_graph import ontology_path
@@ -54,11 +55,9 @@ def finetuning_config(
     frozen: whether the encoder stays as it is.
     overrides: arguments like `--config.optim.steps=100`.
   Raises:
-    UserError: for a source that is no run, or a folder with a run that began with another one.
+    UserError: for a source that cannot be used, or a folder with a run that began with another one.
   """
-  number = sound_step(source, step)
-  description = first_only(lambda: checkpoint.read_description(source, number)[0])
-  config = config_from_json(description["config"])
+  number, config = saved_config(source, step)
   embeddings, ontology = config.graph.embeddings, ontology_path(config)
   if embeddings not in WITHOUT_FILE:
     embeddings = data_path(config, embeddings)
@@ -71,6 +70,20 @@ def finetuning_config(
   config.start.update({"run": os.fspath(source), "step": str(number)})
   first_only(lambda: check_begun_with(source, number, workdir))
   return config_with_overrides(config, overrides)
+
+
+def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
+  """Step and config of a checkpoint, of a run or of an export to `huggingface`.
+
+  Raises:
+    UserError: if there is none.
+  """
+  if huggingface.is_one(source):
+    exported = huggingface.read(source)
+    return exported.step, exported.run.config
+  number = sound_step(source, step)
+  description = first_only(lambda: checkpoint.read_description(source, number)[0])
+  return number, config_from_json(description["config"])
 
 
 def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.PathLike) -> None:

@@ -16,7 +16,6 @@ from atgcn_jax.interop import huggingface
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.forward import window_outputs
-from atgcn_jax.runs.restore import load
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
@@ -76,12 +75,7 @@ class Tagger:
     Raises:
       UserError: if there is no such run or checkpoint.
     """
-    if huggingface.is_one(workdir):
-      exported = huggingface.read(workdir)
-      if step not in ("latest", "best", str(exported.step)):
-        raise UserError(f"--step {step}: {workdir} is an export of step {exported.step} alone")
-      return cls(exported.run, exported.state, exported.step, read_thresholds(workdir))
-    loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+    loaded = huggingface.load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir))
 
   @property
