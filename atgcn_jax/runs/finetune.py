@@ -68,7 +68,7 @@ def finetuning_config(
   )
   config.model.freeze_encoder = frozen
   config.start.update({"run": os.fspath(source), "step": str(number)})
-  first_only(lambda: check_begun_with(source, number, workdir))
+  check_begun_with(source, number, workdir)
   return config_with_overrides(config, overrides)
 
 
@@ -82,7 +82,7 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
     exported = huggingface.read(source)
     return exported.step, exported.run.config
   number = sound_step(source, step)
-  description = first_only(lambda: checkpoint.read_description(source, number)[0])
+  description, _ = checkpoint.read_description(source, number)  # by all processes at once
   return number, config_from_json(description["config"])
 
 
@@ -92,7 +92,7 @@ def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.Pat
   Raises:
     UserError: naming both.
   """
-  if not (steps := checkpoint.saved_steps(workdir)):
+  if not (steps := first_only(lambda: checkpoint.saved_steps(workdir))):
     return
   ours = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
   began, number = ours.get("run", ""), ours.get("step", "")
