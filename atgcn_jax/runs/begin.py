@@ -14,11 +14,11 @@ from atgcn_jax.buckets import check_writable, in_bucket
 from atgcn_jax.data import sampling
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop.huggingface import load_either
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.models import SCORING_LABELS
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.exported import load_either
 from atgcn_jax.runs.feed import PLACEMENTS
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records

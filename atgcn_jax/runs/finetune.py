@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop import huggingface
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
 from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
+from atgcn_jax.runs.exported import is_export, read_export
 from atgcn_jax.runs.label_graph import ontology_path
 from atgcn_jax.runs.processes import first_only
 from atgcn_jax.runs.restore import sound_step
@@ -78,8 +78,8 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
   Raises:
     UserError: if there is none.
   """
-  if huggingface.is_one(source):
-    exported = huggingface.read(source)
+  if is_export(source):
+    exported = read_export(source)
     return exported.step, exported.run.config
   number = sound_step(source, step)
   description, _ = checkpoint.read_description(source, number)  # by all processes at once

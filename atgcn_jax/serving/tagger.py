@@ -12,9 +12,9 @@ import numpy as np
 
 from atgcn_jax.audio import windows
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop import huggingface
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.exported import load_either
 from atgcn_jax.runs.forward import window_outputs
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.serving import batches, sources
@@ -75,7 +75,7 @@ class Tagger:
     Raises:
       UserError: if there is no such run or checkpoint.
     """
-    loaded = huggingface.load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+    loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir))
 
   @property

@@ -1,0 +1,94 @@
+"""Every command of the pages: understood by the parser, and those of the page on own data run."""
+
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from runs_support import REPOSITORY, wav
+
+from atgcn_jax import cli
+from atgcn_jax.runs.config import config_with_overrides, default_config, load_config
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "launch/README.md"]
+PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
+OMITTED = "…"  # a command with something left out
+
+
+def commands(page: pathlib.Path) -> list[list[str]]:
+  """The words of each `atgcn` command in a page's blocks of shell."""
+  blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+  lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+  words = [shlex.split(line, comments=True) for line in lines if OMITTED not in line]
+  return [words for words in words if words and words[0].split("/")[-1] == "atgcn"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_commands_are_understood(page):
+  for _, *words in commands(page):
+    options, rest = cli._parser().parse_known_args(words)
+    assert options.run, words
+    unknown = [word for word in rest if not word.startswith("--config.")]
+    assert not unknown, words
+    config = REPOSITORY / getattr(options, "config", None) if hasattr(options, "config") else None
+    if config and config.suffix == ".py":
+      load_config(config, rest)
+    else:
+      config_with_overrides(default_config(), rest)
+
+
+def test_pages_have_commands():
+  assert sum(len(commands(page)) for page in PAGES) > 60
+
+
+def test_scripts_of_the_pages_are_there():
+  for page in PAGES:
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+      for name in re.findall(r"(?:^|[ /])launch/[\w.]+\.sh", block, re.MULTILINE):
+        assert (REPOSITORY / name.strip(" /")).is_file(), name
+
+
+def test_links_between_pages_lead_somewhere():
+  for page in PAGES:
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose):
+      assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+SMALLER = [
+  f"--config.{change}"
+  for change in (
+    "model.width=0.03125",
+    "optim.steps=2",
+    "optim.warmup_steps=1",
+    "data.batch_size=8",
+    "evaluation.batch_size=8",
+  )
+]
+
+
+def test_the_page_on_own_data_runs(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+  (tmp_path / "clips").mkdir()
+  random = np.random.default_rng(0)
+  rows = ["filename,fold,positive_labels"]
+  names = ("dog", "rain", "bell")
+  for i in range(18):
+    wav(tmp_path / "clips" / f"{i}.wav", 0.1 * random.standard_normal(8000).astype("f"))
+    labels = {names[i % 3], names[i // 6]}
+    rows.append(f'{i}.wav,{("train", "validation", "test")[i // 2 % 3]},"{",".join(labels)}"')
+  (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+  named = [f"{k},{name},{name.title()}" for k, name in enumerate(names)]
+  (tmp_path / "vocabulary.csv").write_text("\n".join(["index,mid,display_name", *named]) + "\n")
+  page = commands(REPOSITORY / "docs/own-data.md")
+  assert len(page) == 12
+  for _, *words in page:
+    smaller = SMALLER if words[0] in ("train", "finetune") else []
+    if words[0] == "finetune":
+      smaller = smaller[1:]
+    assert cli.main([*words, *smaller]) == 0, (words, capsys.readouterr().err)
+  for made in ("runs/mine/report.html", "when.csv", "vectors.npz", "mine/README.md"):
+    assert (tmp_path / made).is_file()
+  assert (tmp_path / "runs/mine/compare/compare.png").is_file()
