@@ -312,7 +312,7 @@ def _hann(size: int) -> np.ndarray:
 
 
 def _fourier(size: int, n_fft: int) -> tuple[np.ndarray, np.ndarray]:
-  """The transform of `size` real samples to n_fft // 2 + 1 bins: real, imaginary float32[size, n]."""
+  """The transform of `size` real samples to n_fft // 2 + 1 bins: float32[size, n]."""
   # Whole turns are taken off while the numbers are whole, so that no angle is rounded.
   turns = np.outer(np.arange(size), np.arange(n_fft // 2 + 1)) % n_fft
   turned = np.exp(-2j * np.pi * turns / n_fft)
