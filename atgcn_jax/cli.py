@@ -46,6 +46,7 @@ EXPORT_HELP = """
 The folder has a config.json: the rate of the sound that is taken, and the labels in order.
   stablehlo    model.stablehlo, for jax.export.deserialize; on CPUs, NVIDIA GPUs and TPUs
   savedmodel   a SavedModel of TensorFlow
+  onnx         model.onnx, for onnxruntime; launch/onnx.sh installs the converter
   huggingface  model.safetensors and a model card; Tagger.restore and `atgcn tag` read it back
 """
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -372,7 +373,9 @@ def _parser() -> argparse.ArgumentParser:
   export.formatter_class = argparse.RawDescriptionHelpFormatter
   export.add_argument("--workdir", required=True, help="folder of the run")
   export.add_argument("--step", default="latest", help="a step, latest (default) or best")
-  export.add_argument("--to", required=True, choices=("stablehlo", "savedmodel", "huggingface"))
+  export.add_argument(
+    "--to", required=True, choices=("stablehlo", "savedmodel", "onnx", "huggingface")
+  )
   export.add_argument(
     "--out", required=True, help="folder to write; an earlier export there is replaced"
   )

@@ -83,6 +83,20 @@ install() {
   [ "$dry_run" ] || echo "$wanted" >"$stamp"
 }
 
+# install_onnx: the converter to ONNX as an environment of its own, .venv/onnx; does nothing where it is as asked for.
+install_onnx() {
+  local venv=$root/.venv/onnx wanted
+  wanted=$(cksum <"$root/launch/onnx.txt")
+  if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  [ "$dry_run" ] || echo "installing the converter to ONNX into .venv/onnx (a minute, 1.1 GB on disk) …"
+  run "$PYTHON" -m venv --clear "$venv"
+  run "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
+    --requirement "$root/launch/onnx.txt"
+  [ "$dry_run" ] || echo "$wanted" >"$venv/installed"
+}
+
 # find_atgcn EXTRAS: sets atgcn, from the environment variable ATGCN or by installing.
 # shellcheck disable=SC2034
 find_atgcn() {

@@ -5,5 +5,6 @@ source "$(dirname "$0")/common.sh"
 cd "$root"
 install "[test]"
 install_libtpu
+install_onnx
 export PYTHONPATH=$PWD/.venv/tpu${PYTHONPATH:+:$PYTHONPATH}
 exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

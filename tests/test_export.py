@@ -23,6 +23,7 @@ from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
 STEP = "30"
+FORMATS = ("stablehlo", "savedmodel", "huggingface")  # those that need no other environment
 PAGE = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 # The page's code, once for each sound, where the package cannot be imported.
@@ -58,7 +59,7 @@ def tagger():
 def exports(tmp_path_factory):
   """A folder with an export in each format, named as on the page."""
   folder = tmp_path_factory.mktemp("exports")
-  for to in exporting.FORMATS:
+  for to in FORMATS:
     export(trained(), to, folder / f"demo-{to}", STEP)
   return folder
 
@@ -80,14 +81,14 @@ def sounds():
   return found
 
 
-def outside(code, folder, sounds):
+def outside(code, folder, sounds, python=sys.executable):
   """What a snippet of the page makes of sounds, in a process that has not got the package."""
   np.savez(folder / "sounds.npz", **sounds)
   (folder / "snippet.py").write_text(code)
   (folder / "outside.py").write_text(OUTSIDE)
   environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | COMPILED
   done = subprocess.run(
-    [sys.executable, "outside.py"],
+    [python, "outside.py"],
     cwd=folder,
     env=environment,
     capture_output=True,
@@ -155,7 +156,7 @@ def test_a_step_can_be_chosen(tmp_path, sounds, tagger):
 
 
 def test_the_labels_lie_beside(exports):
-  for to in exporting.FORMATS:
+  for to in FORMATS:
     config = json.loads((exports / f"demo-{to}" / "config.json").read_text())
     assert config["format"] == to
     assert config["step"] == int(STEP)

@@ -116,7 +116,11 @@ FRONTENDS: dict[str, Frontend] = {
 
 
 def log_mel(
-  waveform: jax.Array | np.ndarray, frontend: Frontend | str, *, portable: bool = False
+  waveform: jax.Array | np.ndarray,
+  frontend: Frontend | str,
+  *,
+  portable: bool = False,
+  by_matrix: bool = False,
 ) -> jax.Array:
   """Returns the log-mel spectrogram, float32[..., T, F], T = `frontend.frame_count(S)`.
 
@@ -127,6 +131,7 @@ def log_mel(
     waveform: float[..., S] at the front end's sample rate, any leading axes, S at least 1.
     frontend: a `Frontend`, or the name of one in `FRONTENDS`.
     portable: in one form for all platforms, and for leading axes whose size is not known yet.
+    by_matrix: of the portable form, as for `spectrogram`.
 
   Raises:
     ValueError: the name is not known, or the waveform has no samples.
@@ -145,7 +150,7 @@ def log_mel(
   frames = frontend.frame_count(waveform.shape[-1])
 
   def together(waveform):
-    spectra = spectrogram(waveform, win_length=frontend.win_length, **stft)
+    spectra = spectrogram(waveform, win_length=frontend.win_length, by_matrix=by_matrix, **stft)
     return mel_spectrogram(spectra[..., :frames, :], **filters)
 
   def in_pieces(waveform):
@@ -177,6 +182,7 @@ def spectrogram(
   hop: int,
   pad_mode: str,
   power: int,
+  by_matrix: bool = False,
 ) -> jax.Array:
   """Returns magnitudes or powers, float32[..., S // hop + 1, n_fft // 2 + 1], of centred frames.
 
@@ -190,6 +196,7 @@ def spectrogram(
     hop: samples from one frame to the next.
     pad_mode: "constant" (zeros) or "reflect" at both ends, or "none".
     power: 1 for magnitudes, 2 for powers.
+    by_matrix: the Fourier transform as a product of matrices, for where there is no other.
 
   Raises:
     ValueError: a setting is not one of those above, or the waveform has no samples.
@@ -215,8 +222,15 @@ def spectrogram(
   framed = framed[..., :win_length] * jnp.broadcast_to(
     _hann(win_length), (*framed.shape[:-1], win_length)
   )
-  spectrum = jnp.fft.rfft(framed, n=n_fft, axis=-1)
-  powers = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+  if by_matrix:
+    real, imaginary = (
+      jnp.matmul(framed, part, precision=jax.lax.Precision.HIGHEST)
+      for part in _fourier(win_length, n_fft)
+    )
+  else:
+    spectrum = jnp.fft.rfft(framed, n=n_fft, axis=-1)
+    real, imaginary = spectrum.real, spectrum.imag
+  powers = jnp.square(real) + jnp.square(imaginary)
   return powers if power == 2 else jnp.sqrt(powers)
 
 
@@ -295,3 +309,11 @@ def _checked(waveform: jax.Array | np.ndarray) -> jax.Array:
 
 def _hann(size: int) -> np.ndarray:
   return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+def _fourier(size: int, n_fft: int) -> tuple[np.ndarray, np.ndarray]:
+  """The transform of `size` real samples to n_fft // 2 + 1 bins: float32[size, n]."""
+  # Whole turns are taken off while the numbers are whole, so that no angle is rounded.
+  turns = np.outer(np.arange(size), np.arange(n_fft // 2 + 1)) % n_fft
+  turned = np.exp(-2j * np.pi * turns / n_fft)
+  return turned.real.astype(np.float32), turned.imag.astype(np.float32)

@@ -14,12 +14,12 @@ import jax
 from atgcn_jax import __version__
 from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.interop import huggingface, savedmodel, stablehlo
+from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.waveforms import sound_scores
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
 
-FORMATS = ("stablehlo", "savedmodel", "huggingface")
+FORMATS = ("stablehlo", "savedmodel", "onnx", "huggingface")
 PRODUCER = "atgcn_jax"
 
 
@@ -33,10 +33,13 @@ def export(
   Args:
     step: a number, `latest` or `best`.
   Raises:
-    UserError: for a run or checkpoint that is not there, or a place that holds something else.
+    UserError: for a run or checkpoint that is not there, a place that holds something else, or
+      want of a converter.
     WorkFailed: if the folder cannot be written.
   """
   check_place(out)
+  if to == "onnx":
+    onnx.converter()
   loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
   place = pathlib.Path(out).absolute()
   try:
@@ -86,6 +89,8 @@ def write(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib.Path) 
   config = description(loaded, to)
   if to == "huggingface":
     config |= huggingface.write(folder, loaded, workdir)
+  elif to == "onnx":
+    onnx.write(folder, loaded, workdir)
   else:
     scores = sound_scores(loaded.run, loaded.state)
     {"stablehlo": stablehlo.write, "savedmodel": savedmodel.write}[to](folder, scores)

@@ -23,6 +23,7 @@ class Placement(NamedTuple):
 
 ONE_CPU = Placement(1, "cpu")
 PORTABLE = Placement(1, "any")  # of programs that run wherever they are loaded
+ONNX = Placement(1, "onnx")  # likewise, without what ONNX or its runtimes lack
 
 
 def placement_here() -> Placement:

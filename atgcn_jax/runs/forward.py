@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from atgcn_jax.audio.frontend import log_mel
-from atgcn_jax.models.layers import Array, Placement
+from atgcn_jax.models.layers import ONNX, Array, Placement
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.training.step import decode
 
@@ -24,13 +24,14 @@ def window_outputs(
   scores float32[B, T, K]. What comes of each clip follows from it alone.
 
   Args:
-    placement: `PORTABLE` for a program that is to run on any platform; by default that of here.
+    placement: `PORTABLE` or `ONNX` for a program that is to run on any platform; by default that
+      of here.
   """
   model = run.model()
   portable = placement is not None
 
   def outputs(variables: dict[str, Any], waveforms: Array) -> dict[str, Array]:
-    decibels = log_mel(waveforms, run.frontend, portable=portable)
+    decibels = log_mel(waveforms, run.frontend, portable=portable, by_matrix=placement == ONNX)
     if run.range_db is not None:
       peaks = decibels.max(axis=(1, 2), keepdims=True)
       decibels = jnp.maximum(decibels, peaks - run.range_db)

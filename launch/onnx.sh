@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Make the environment of the converter to ONNX, .venv/onnx, for `atgcn export --to onnx`.
+# Option: --dry-run prints the commands.
+
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+parse "" "" "$@"
+install_onnx

@@ -1,0 +1,91 @@
+"""Runs exported to ONNX, loaded by onnxruntime in processes that cannot import this package."""
+
+import json
+
+import numpy as np
+import pytest
+from runs_support import FRONTEND, VOCABULARY, contents, trained
+from test_export import SNIPPETS, STEP, outside, run, sounds, tagger  # noqa: F401
+
+from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop import onnx
+
+
+@pytest.fixture(scope="module")
+def python():
+  """The Python of the converter's environment."""
+  try:
+    return onnx.converter()
+  except UserError as error:
+    pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def exported(python, tmp_path_factory):
+  """The folder that the export `demo-onnx` lies in."""
+  folder = tmp_path_factory.mktemp("onnx")
+  arguments = ["--workdir", trained(), "--out", folder / "demo-onnx", "--step", STEP]
+  assert run("--to", "onnx", *arguments) == 0
+  return folder
+
+
+def test_scores_elsewhere_are_those_of_the_tagger(exported, python, sounds, tagger):  # noqa: F811
+  sounds = {**sounds, "one sample": sounds["one"][:, :1]}
+  size = FRONTEND.samples
+  tail = -(-size // 10)
+  for samples in (size + tail - 1, size + tail, 2 * size):
+    sounds[f"{samples} samples"] = np.tile(sounds["three"], 2)[:, :samples]
+  found = outside(SNIPPETS["ONNX"], exported, sounds, python)
+  assert found.keys() == sounds.keys()
+  for name, batch in sounds.items():
+    expected = np.stack([tagger.scores(sound) for sound in batch])
+    assert found[name].dtype == np.float32
+    np.testing.assert_allclose(found[name], expected, atol=1e-4, err_msg=name)
+  assert np.ptp(found["three"], axis=0).max() > 0.05, "scores that do not differ show nothing"
+
+
+def test_the_folder_holds_the_model_and_its_labels(exported):
+  folder = exported / "demo-onnx"
+  assert sorted(contents(folder)) == ["config.json", "model.onnx"]
+  config = json.loads((folder / "config.json").read_text())
+  assert (config["format"], config["step"]) == ("onnx", int(STEP))
+  assert config["label_ids"] == list(VOCABULARY.ids)
+  assert [path.name for path in exported.iterdir() if path.is_dir()] == ["demo-onnx"]
+
+
+def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capfd):
+  workdir = trained()
+  capfd.readouterr()  # what training printed
+  monkeypatch.setenv("ATGCN_ONNX", str(tmp_path / "nowhere"))
+  assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 2
+  (error,) = capfd.readouterr().err.splitlines()
+  assert "./launch/onnx.sh" in error
+  assert str(tmp_path / "nowhere") in error
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch, capfd):
+  place = tmp_path / "environment" / "bin"
+  place.mkdir(parents=True)
+  (place / "python").write_text("#!/bin/sh\necho 'ValueError: no such operator' >&2\nexit 1\n")
+  (place / "python").chmod(0o755)
+  monkeypatch.setenv("ATGCN_ONNX", str(place.parent))
+  workdir = trained()
+  capfd.readouterr()  # what training printed
+  assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 1
+  (error,) = capfd.readouterr().err.splitlines()
+  assert "cnn10" in error
+  assert "no such operator" in error
+  assert [path.name for path in tmp_path.iterdir()] == ["environment"]
+
+
+@pytest.mark.parametrize("name", FRONTENDS)
+def test_the_transform_by_matrix_is_the_fast_one(name):
+  settings = FRONTENDS[name]
+  stft = {k: getattr(settings, k) for k in ("n_fft", "win_length", "hop", "pad_mode")}
+  sound = np.random.default_rng(0).uniform(-1, 1, 4000).astype(np.float32)
+  fast, by_matrix = (
+    spectrogram(sound, power=1, by_matrix=chosen, **stft) for chosen in (False, True)
+  )
+  np.testing.assert_allclose(by_matrix, fast, atol=1e-5 * np.abs(fast).max())
