@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 
-import atgcn_jax
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface
 from atgcn_jax.runs.restore import Loaded
@@ -47,7 +46,7 @@ def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
     WorkFailed: if it fails.
   """
   python = converter()
-  package = pathlib.Path(atgcn_jax.__file__).parents[1]
+  package = pathlib.Path(__file__).resolve().parents[2]
   with tempfile.TemporaryDirectory() as source:
     config = huggingface.write(pathlib.Path(source), loaded, workdir)
     pathlib.Path(source, "config.json").write_text(json.dumps(config), encoding="utf-8")
