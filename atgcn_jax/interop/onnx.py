@@ -52,7 +52,12 @@ def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
     pathlib.Path(source, "config.json").write_text(json.dumps(config), encoding="utf-8")
     done = subprocess.run(
       [python, "-m", CHILD, source, folder.absolute() / FILE],
-      env={**os.environ, "PYTHONPATH": str(package), "JAX_PLATFORMS": "cpu"},
+      env={
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_TRACEBACK_FILTERING": "off",  # else JAX's last line is about tracebacks
+      },
       cwd=source,
       capture_output=True,
       text=True,
