@@ -6,7 +6,7 @@ import sys
 DOCS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
 
-import atgcn_jax
+import atgcn_jax  # noqa: E402 (found by the path above)
 
 project = "atgcn_jax"
 author = "the authors of atgcn_jax"

@@ -19,7 +19,7 @@ from atgcn_jax.runs import config
 RANGES = (
   (config.AT_LEAST_1, "at least 1"),
   (config.ABOVE_0, "finite, above 0"),
-  (config.NOT_NEGATIVE, "at least 0"),
+  (config.NOT_NEGATIVE, "at least 0, below 2**32"),
   (config.SHARES, "at least 0, below 1"),
 )
 
@@ -146,6 +146,7 @@ class FromCode(SphinxDirective):
   required_arguments = 1
 
   def run(self) -> list[nodes.Node]:
+    """The nodes of the reference."""
     makers = {"config": config_lines, "commands": command_lines, "modules": module_lines}
     made = makers[self.arguments[0]]()
     for path in pathlib.Path(atgcn_jax.__file__).parent.rglob("*.py"):
