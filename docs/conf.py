@@ -17,8 +17,9 @@ html_title = f"atgcn_jax {release}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code"]
 exclude_patterns = ["_build", "_ext"]
 myst_heading_anchors = 3
-# Pages point to files of the repository, which are not pages.
+# Pages point to files of the repository that are not pages; the tests see that they are there.
 suppress_warnings = ["myst.xref_missing"]
+napoleon_use_ivar = True
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

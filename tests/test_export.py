@@ -100,15 +100,20 @@ def outside(code, folder, sounds, python=sys.executable):
     return dict(found)
 
 
-@pytest.mark.parametrize("format_", ["StableHLO", "SavedModel"])
-def test_scores_elsewhere_are_those_of_the_tagger(format_, exports, sounds, tagger):
-  found = outside(SNIPPETS[format_], exports, sounds)
+def assert_scores_of(tagger, sounds, found):
+  """These are the tagger's scores of the sounds, by their names."""
   assert found.keys() == sounds.keys()
   for name, batch in sounds.items():
     expected = np.stack([tagger.scores(sound) for sound in batch])
     assert found[name].dtype == np.float32
     np.testing.assert_allclose(found[name], expected, atol=1e-4, err_msg=name)
   assert np.ptp(found["three"], axis=0).max() > 0.05, "scores that do not differ show nothing"
+
+
+@pytest.mark.parametrize("format_", ["StableHLO", "SavedModel"])
+def test_scores_elsewhere_are_those_of_the_tagger(format_, exports, sounds, tagger):
+  found = outside(SNIPPETS[format_], exports, sounds)
+  assert_scores_of(tagger, sounds, found)
 
 
 def test_a_folder_for_a_hub_gives_the_same_bits(exports, sounds, tagger, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from runs_support import FRONTEND, VOCABULARY, contents, trained
-from test_export import SNIPPETS, STEP, outside, run, sounds, tagger  # noqa: F401
+from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds, tagger  # noqa: F401
 
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
 from atgcn_jax.errors import UserError
@@ -37,12 +37,7 @@ def test_scores_elsewhere_are_those_of_the_tagger(exported, python, sounds, tagg
   for samples in (size + tail - 1, size + tail, 2 * size):
     sounds[f"{samples} samples"] = np.tile(sounds["three"], 2)[:, :samples]
   found = outside(SNIPPETS["ONNX"], exported, sounds, python)
-  assert found.keys() == sounds.keys()
-  for name, batch in sounds.items():
-    expected = np.stack([tagger.scores(sound) for sound in batch])
-    assert found[name].dtype == np.float32
-    np.testing.assert_allclose(found[name], expected, atol=1e-4, err_msg=name)
-  assert np.ptp(found["three"], axis=0).max() > 0.05, "scores that do not differ show nothing"
+  assert_scores_of(tagger, sounds, found)
 
 
 def test_the_folder_holds_the_model_and_its_labels(exported):

@@ -5,8 +5,10 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from runs_support import wav
 from test_torch_weights import formula_state
 
+from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop.importing import import_torch, read_state_dict
 from atgcn_jax.interop.torch_weights import convert
@@ -135,3 +137,26 @@ def test_pickled_objects_are_refused_unread(tmp_path):
       read_state_dict(tmp_path / name)
     assert "\n" not in str(caught.value)
   assert not (tmp_path / "sprung").exists()
+
+
+def test_a_run_to_go_on_from(tmp_path):
+  config, _ = config_of(tmp_path, "graph")
+  import_torch(saved_state(tmp_path, "graph"), config, tmp_path / "run", "panns")
+  noise = np.random.default_rng(0).uniform(-0.1, 0.1, (12, 3200)).astype("f")
+  rows = ["filename,fold,positive_labels"]
+  for i, sound in enumerate(noise):
+    wav(tmp_path / "clips" / f"{i}.wav", sound, 32_000)
+    rows.append(f"{i}.wav,{'train' if i < 10 else 'validation'},{'ab'[i % 2]}")
+  (tmp_path / "labels_of_clips.csv").write_text("\n".join([*rows, ""]))
+  prepared = ["--audio", tmp_path / "clips", "--labels", tmp_path / "labels_of_clips.csv"]
+  prepared += ["--frontend", "panns", "--out", tmp_path / "clips.h5"]
+  assert cli.main(["prepare", *map(str, prepared)]) == 0
+  begun = ["--from", tmp_path / "run", "--store", tmp_path / "clips.h5", "--frozen"]
+  begun += ["--workdir", tmp_path / "next", "--config.optim.steps=1"]
+  begun += ["--config.data.batch_size=8", "--config.evaluation.batch_size=8"]
+  assert cli.main(["finetune", *map(str, begun)]) == 0
+  one, other = (restore.load(tmp_path / name, "latest", data_mesh()) for name in ("run", "next"))
+  assert other.run.vocabulary.ids == ("a", "b")
+  for kind in ("params", "batch_stats"):
+    encoders = (loaded.state[kind]["encoder"] for loaded in (one, other))
+    jax.tree.map(np.testing.assert_array_equal, *encoders)

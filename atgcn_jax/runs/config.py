@@ -6,6 +6,7 @@ import json
 import math
 import os
 import runpy
+from collections.abc import Callable
 from typing import Any
 
 from atgcn_jax.errors import UserError
@@ -159,6 +160,14 @@ SHARES = (
 )
 
 
+RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+  (AT_LEAST_1, "at least 1", lambda x: x >= 1),
+  (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
+  (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
+  (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
+)
+
+
 def check_ranges(config) -> None:
   """Refuse numbers that no run can have.
 
@@ -166,12 +175,7 @@ def check_ranges(config) -> None:
     UserError: with the key and what it may be.
   """
   values = flat(config.to_dict())
-  for keys, rule, fits in (
-    (AT_LEAST_1, "at least 1", lambda x: x >= 1),
-    (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
-    (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
-    (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
-  ):
+  for keys, rule, fits in RANGES:
     for key in keys:
       if not fits(values[key]):
         raise UserError(f"{key}: {values[key]} cannot be, it must be {rule}")

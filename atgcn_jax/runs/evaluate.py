@@ -52,7 +52,8 @@ def evaluate(
     labels_path: a file of label ids, as `read_label_ids` takes it; the store may then have labels
       that the run does not know.
 
-  Returns: `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low` and
+  Returns:
+    `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low` and
     `mAP_high`, the 95 % interval over clips drawn anew, `clips`, `classes`, `classes_scored`,
     `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
     `clip_ids_sha256` (`clip_ids_hash`), and the file of `labels` where there is one.

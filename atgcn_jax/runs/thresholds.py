@@ -68,7 +68,8 @@ def tune(
 ) -> dict[str, Any]:
   """The best thresholds on the validation split, also written to `thresholds.json` in the run.
 
-  Returns: `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, by
+  Returns:
+    `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, by
     label id: `name`, `positives`, `threshold` and `f1`, both None for a label that no clip has.
   Raises:
     UserError: for a run, step or store that cannot be used, or a run without validation clips.

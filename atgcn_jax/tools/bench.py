@@ -50,7 +50,8 @@ def bench(
     model_name: `cnn10` or `atgcn`.
     batch: clips a step, over all devices.
     trace: a folder for a profile of one more step, for TensorBoard or Perfetto.
-  Returns: `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
+  Returns:
+    `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
     first device elsewhere), `first_step_seconds` (with its compilation), `start_to_first_step`
     (from the start of the process until the first step was submitted), `flops` of the layers'
     convolutions and products in a step as counted by hand, and what was measured.

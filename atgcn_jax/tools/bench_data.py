@@ -45,7 +45,8 @@ def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any
     batch: clips a step, over all devices.
     twin: the usual loader, a script that takes `--file`, `--dataset` and `--batch` and prints a
       line of JSON; run in turn with ours. None: `TWIN`, if it is there and torch is.
-  Returns: medians of the rounds `clips_per_second` and `seconds_per_step`,
+  Returns:
+    medians of the rounds `clips_per_second` and `seconds_per_step`,
     `gather_clips_per_second` of nothing but the reading of rows of the mapped file,
     `twin_clips_per_second` and `ratio` (None without a twin), `resident_bytes` of the process after
     so many batches and `own_bytes`, which are those without the mapped file, `sampler_bytes`,

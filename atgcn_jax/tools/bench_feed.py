@@ -25,7 +25,8 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
     clips: of the store, which is made for this and removed.
     model_name: `cnn10` or `atgcn`, at full size.
     batch: clips a step, over all devices.
-  Returns: `seconds_per_step` and `clips_per_second` of the step that the host feeds, and for
+  Returns:
+    `seconds_per_step` and `clips_per_second` of the step that the host feeds, and for
     `host` and `device` each the median `_seconds`, `_slowdown` against `constant_seconds` (0: none)
     and `_wait`, the share of the time that the step waits for its input; `peak_bytes`.
   """

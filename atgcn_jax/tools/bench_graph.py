@@ -34,7 +34,8 @@ def bench_graph(labels: int, edges: int, repeats: int, hubs: bool = False) -> di
     edges: edges a label, on average where there are hubs.
     repeats: timings of each part, taken in turns; medians come back.
     hubs: few labels have very many edges; else all have the same number.
-  Returns: seconds to make the matrix from counts, of the propagation and of the layers' products
+  Returns:
+    seconds to make the matrix from counts, of the propagation and of the layers' products
     of nodes and weights (`_seconds` forward, `_and_back_seconds` with gradients), their `ratio`s,
     of the first and of a later gradient of the whole head, `peak_bytes` of the process, and the
     `floats_per_second` of a product of large matrices and `bytes_per_second` of a copy beside
@@ -51,7 +52,8 @@ def bench_counts(clips: int, labels: int) -> dict[str, Any]:
   Args:
     clips: N, with about two labels a clip, a few labels being far more frequent than others.
     labels: K.
-  Returns: `seconds`, the `pairs` that occur together, `input_bytes` of the lists and `peak_bytes`
+  Returns:
+    `seconds`, the `pairs` that occur together, `input_bytes` of the lists and `peak_bytes`
     of the process.
   """
   return _alone(_counts_figures, clips, labels)

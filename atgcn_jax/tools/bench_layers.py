@@ -16,7 +16,8 @@ from atgcn_jax.tools.bench import BANDS, FRAMES, matrix_product_rate, median_sec
 def bench_layers(batch: int, steps: int, dtype: str = "float32") -> dict[str, Any]:
   """Time of the parts of CNN10 at full size, each on its own.
 
-  Returns: `matrix_product`, the FLOP/s of a large matrix product of this type, and for each part in
+  Returns:
+    `matrix_product`, the FLOP/s of a large matrix product of this type, and for each part in
     `layers` its `name`, `flops` forward (every multiplication counted), `forward_seconds`,
     `backward_seconds` (both gradients) and its `share` of the matrix product's FLOP/s. A block has
     its batch norms and pooling beside its convolutions.

@@ -27,7 +27,8 @@ def compare(twin: str, rounds: int) -> dict[str, Any]:
     twin: PyTorch's side, a script that takes `--what`, `--model`, `--batch`, `--steps` and, on a
       GPU, `--device cuda --amp --compile`, and prints a line of JSON.
     rounds: how often each is run; medians come back.
-  Returns: `machine`, and `rows` with `name`, `ours`, `peer`, `ratio` (above 1 where we are faster,
+  Returns:
+    `machine`, and `rows` with `name`, `ours`, `peer`, `ratio` (above 1 where we are faster,
     or take less memory), `unit` and `limit`: what the device's matrix products would allow if each
     multiplication of the layers were done, None where that is not the measure.
   Raises:

@@ -151,7 +151,8 @@ def compiled_step(config: Any, topology: str, clips_per_chip: int, **sizes: Any)
   Args:
     config: as for `traced_step`, which also takes `sizes`.
     topology: such as `v5e:4x4`.
-  Returns: per chip `memory`, bytes by kind as of `memory_by_kind`; `flops` and `hbm_bytes` as the
+  Returns:
+    per chip `memory`, bytes by kind as of `memory_by_kind`; `flops` and `hbm_bytes` as the
     compiler counts them, the body of a loop once; `product_flops` of the traced products;
     `collectives`, a list of (kind, bytes a chip); `compile_seconds` and the compiled program as
     `compiled`. Of all chips together `chips`, `hosts` and `state_bytes`.

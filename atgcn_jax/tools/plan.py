@@ -28,7 +28,8 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
     config: a whole config.
     topology: such as `v5e:16x16`.
     batch: clips a step over all chips; by default the config's.
-  Returns: plain data for JSON; memory, FLOPs, bytes and collectives are of one chip.
+  Returns:
+    plain data for JSON; memory, FLOPs, bytes and collectives are of one chip.
     docs/scaling.md says how they are found.
   Raises:
     UserError: for a topology, a batch or a config that cannot be.

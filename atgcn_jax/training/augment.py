@@ -1,10 +1,12 @@
 """Mixup and SpecAugment, on the device, as functions of a key.
 
 A form is the order in which a published recipe applies them:
+
 - `authors`: mixup (one weight a batch, the partner from the clip's own group), then SpecAugment,
   both before the first batch norm.
 - `panns`: behind the first batch norm, SpecAugment and then mixup of neighbouring pairs, a weight
   a pair, so that 2B clips give B.
+
 Source: Wang et al., IEEE SPL 2020, IV-B, and the authors' code; Kong et al., PANNs, 2020.
 """
 
@@ -36,8 +38,9 @@ def plan(key: Array, config: Any, labels_BxK: Array):
       `band_stripes`, `band_width` of SpecAugment. An alpha or a number of stripes of 0 switches
       that part off.
     labels_BxK: float[B, K], the labels as they come from the pipeline.
-  Returns: (before, behind, labels): transforms of the spectrogram for before and behind the first
-    batch norm (None where there is none), and the labels to train on.
+  Returns:
+    Transforms of the spectrogram for before and behind the first batch norm (None where there is
+    none), and the labels to train on.
   Raises:
     ValueError: for an unknown form.
   """

@@ -16,13 +16,6 @@ import atgcn_jax
 from atgcn_jax import cli
 from atgcn_jax.runs import config
 
-RANGES = (
-  (config.AT_LEAST_1, "at least 1"),
-  (config.ABOVE_0, "finite, above 0"),
-  (config.NOT_NEGATIVE, "at least 0, below 2**32"),
-  (config.SHARES, "at least 0, below 1"),
-)
-
 
 def module_names() -> list[str]:
   """Every module of the package, itself first, without those that start with an underscore."""
@@ -71,7 +64,7 @@ def config_lines() -> list[str]:
   """Markdown: a table a section of the config, with default, range, freedom and comment."""
   source = pathlib.Path(config.__file__).read_text(encoding="utf-8")
   comments = comments_of_keys(source)
-  limits = {key: rule for keys, rule in RANGES for key in keys}
+  limits = {key: rule for keys, rule, _ in config.RANGES for key in keys}
   lines: list[str] = []
   top = {key: value for key, value in config.DEFAULTS.items() if not isinstance(value, dict)}
   sections = {key: value for key, value in config.DEFAULTS.items() if isinstance(value, dict)}
