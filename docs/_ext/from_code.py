@@ -9,7 +9,6 @@ import pkgutil
 import tokenize
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 import atgcn_jax
@@ -144,10 +143,7 @@ class FromCode(SphinxDirective):
     made = makers[self.arguments[0]]()
     for path in pathlib.Path(atgcn_jax.__file__).parent.rglob("*.py"):
       self.env.note_dependency(str(path))
-    container = nodes.section()
-    container.document = self.state.document
-    self.state.nested_parse(StringList(made, "from-code"), 0, container, match_titles=True)
-    return container.children
+    return self.parse_text_to_nodes("\n".join(made), allow_section_headings=True)
 
 
 def setup(app):
