@@ -1,10 +1,12 @@
 """Runs exported to ONNX, loaded by onnxruntime in processes that cannot import this package."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
-from runs_support import FRONTEND, VOCABULARY, contents, trained
+from runs_support import FRONTEND, REPOSITORY, VOCABULARY, contents, trained
 from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds, tagger  # noqa: F401
 
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
@@ -47,6 +49,24 @@ def test_the_folder_holds_the_model_and_its_labels(exported):
   assert (config["format"], config["step"]) == ("onnx", int(STEP))
   assert config["label_ids"] == list(VOCABULARY.ids)
   assert [path.name for path in exported.iterdir() if path.is_dir()] == ["demo-onnx"]
+
+
+def test_scores_that_differ_are_refused(exported, python):
+  code = f"""
+import onnx, onnxruntime
+from atgcn_jax.interop.onnx_child import check_scores
+model = onnx.load("demo-onnx/model.onnx")
+session = onnxruntime.InferenceSession("demo-onnx/model.onnx")
+scores = lambda windows: session.run(None, {{"waveforms": windows}})[0]
+check_scores(model, scores, {FRONTEND.samples})
+check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples})
+"""
+  environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+  words = [python, "-c", code]
+  done = subprocess.run(
+    words, cwd=exported, env=environment, capture_output=True, text=True, check=False
+  )
+  assert "ValueError: the scores of what was converted differ by 0.001" in done.stderr
 
 
 def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capfd):

@@ -9,15 +9,17 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from atgcn_jax.audio.windows import shortest_tail
 from atgcn_jax.models.layers import ONNX
-from atgcn_jax.runs.assemble import Run, run_from_saved
+from atgcn_jax.runs.assemble import run_from_saved
 from atgcn_jax.runs.forward import window_outputs
 
-OPSET, IR_VERSION = 21, 10  # of onnxruntime 1.20 and later
+OPSET, IR_VERSION = 21, 10
+TOLERANCE = 1e-4  # of scores
 # One window after another, so that sound of any length takes the memory of one window.
 SOUND = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}], producer_name: "atgcn_jax">
@@ -53,22 +55,46 @@ def main(source: str, out: str) -> None:
   config = json.loads(pathlib.Path(source, "config.json").read_text(encoding="utf-8"))
   tree = unflatten_dict(load_file(pathlib.Path(source, "model.safetensors")), sep=".")
   run = run_from_saved(config["run"], tree.pop("constants"))
-  model = around(one_window(run, tree), run.frontend.samples, len(run.vocabulary))
+  outputs = jax.jit(window_outputs(run, ONNX))
+  variables = run.for_inference(ONNX)(tree)
+  size = run.frontend.samples
+  model = around(one_window(outputs, variables, size), size, len(run.vocabulary))
   onnx.checker.check_model(model, full_check=True)
+  check_scores(model, lambda windows: outputs(variables, windows)["clip"], size)
   onnx.save(model, out)
 
 
-def one_window(run: Run, variables):
-  """The network as an onnx.ModelProto from a window float32[size] to scores float32[K]."""
+def one_window(outputs, variables, size: int):
+  """The network as an onnx.ModelProto from a window float32[size] to scores float32[K].
+
+  Args:
+    outputs: as of `window_outputs`.
+  """
   from jax2onnx import to_onnx
 
-  outputs = window_outputs(run, ONNX)
-  variables = run.for_inference(ONNX)(variables)
-  return to_onnx(
-    lambda window: outputs(variables, window[None])["clip"][0],
-    [(run.frontend.samples,)],
-    opset=OPSET,
+  return to_onnx(lambda window: outputs(variables, window[None])["clip"][0], [(size,)], opset=OPSET)
+
+
+def check_scores(model, scores, size: int) -> None:
+  """Run the model on noise, and a window of it cut short, beside what it was made of.
+
+  Args:
+    scores: from windows float32[B, size] to scores float32[B, K].
+  Raises:
+    ValueError: if they differ by more than TOLERANCE: the converter does not know an operation
+      as well as it thinks.
+  """
+  import onnxruntime
+
+  windows = np.random.default_rng(0).uniform(-0.5, 0.5, (2, size)).astype(np.float32)
+  windows[1, size // 2 :] = 0
+  session = onnxruntime.InferenceSession(
+    model.SerializeToString(), providers=["CPUExecutionProvider"]
   )
+  (found,) = session.run(["scores"], {"waveforms": windows})
+  if not np.allclose(found, scores(windows), rtol=0, atol=TOLERANCE):
+    difference = np.abs(found - scores(windows)).max()
+    raise ValueError(f"the scores of what was converted differ by {difference:.2g}")
 
 
 def around(window, size: int, labels: int):

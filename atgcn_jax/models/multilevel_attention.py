@@ -83,7 +83,7 @@ class MultiLevelAttention(nn.Module):
     for i, channels in enumerate(CHANNELS, 1):
       channels = scaled(channels, self.width)
       conv = ConvNorm(channels, 3, groups=groups, dtype=self.dtype, name=f"conv{i}")
-      y = nn.max_pool(conv(y, train), (2, 2), strides=(2, 2))
+      y = nn.max_pool(conv(y, train), window_shape=(2, 2), strides=(2, 2))
     return y.mean(axis=(1, 2)).reshape(*x.shape[:2], -1)
 
   def _scored(self, x: Array, name: str, train: bool, groups: int) -> Array:

@@ -63,7 +63,10 @@ class ResNet(nn.Module):
     shared: dict[str, Any] = {"groups": self.groups, "dtype": self.dtype}
     x = x_BxTxF[..., None].astype(self.dtype)
     x = ConvNorm(scaled(CHANNELS[0], self.width), 7, **shared, name="stem")(x, train)
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # Behind a ReLU a border of zeros is never the maximum of more than zeros; the converter to ONNX
+    # overlooks the padding of a pooling.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     for stage, (channels, stride, blocks) in enumerate(zip(CHANNELS, STRIDES, BLOCKS[self.depth])):
       channels = scaled(channels, self.width)
       layers = [(channels, 3), (channels, 3)]

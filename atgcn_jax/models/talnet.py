@@ -66,7 +66,9 @@ class TalNet(nn.Module):
           name=f"conv{layer}",
         )(x)
         x = BatchNorm(channels, self.dtype, groups, nn.relu, name=f"bn{layer}")(x, train=train)
-      x = Dropout(self.block_dropout)(nn.max_pool(x, pooled, strides=pooled), train=train)
+      x = Dropout(self.block_dropout)(
+        nn.max_pool(x, window_shape=pooled, strides=pooled), train=train
+      )
     x_BxTxC = x.reshape(*x.shape[:2], -1)
 
     def gru(name: str) -> nn.RNN:
