@@ -213,7 +213,7 @@ def test_two_processes_make_one_run(store, tmp_path):
   words = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run", *SMALL]
   for steps in (3, 12):  # begun and gone on with
     for process in start_many(2, *words, f"--config.optim.steps={steps}"):
-      _, error = process.communicate(timeout=120)
+      _, error = process.communicate(timeout=300)
       assert process.returncode == 0, error
     assert saved(tmp_path / "run").step == steps
   assert finetune(store, tmp_path / "one") == 0
