@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -31,6 +32,12 @@ from atgcn_jax.training.state import TrainState
 FOLDER = "checkpoints"
 BEST_METRIC = "mAP"
 MARK = {"checksums": "sha256"}  # in Orbax's metadata; checkpoints of before have no checksums
+
+# By default each device writes a slice, cut by a program of its own, of what all hold alike. Models
+# of tens of megabytes are written in half the time, and training goes on sooner, without.
+ocp.type_handlers.register_type_handler(
+  jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 
 @contextlib.contextmanager
