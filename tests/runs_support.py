@@ -176,7 +176,7 @@ def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> su
   """`atgcn ARGUMENTS` as a process of its own; `before` are words that start another command."""
   environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
-    [*before, sys.executable, "-m", "atgcn_jax.cli", *map(str, arguments)],
+    [*before, sys.executable, "-m", "atgcn_jax", *map(str, arguments)],
     cwd=REPOSITORY,
     env=environment | COMPILED | variables,
     stdout=subprocess.PIPE,

@@ -27,7 +27,7 @@ def commands(page: pathlib.Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_commands_are_understood(page):
   for _, *words in commands(page):
-    options, rest = cli._parser().parse_known_args(words)
+    options, rest = cli.command_parser().parse_known_args(words)
     assert options.run, words
     unknown = [word for word in rest if not word.startswith("--config.")]
     assert not unknown, words

@@ -30,6 +30,7 @@ MAY_IMPORT = {
   "paper": set(ROOMS),
   "tools": set(ROOMS),
   "cli": {*ROOMS, "paper", "tools"},
+  "__main__": {"cli"},
   "": {"serving"},  # the public names, when asked for
 }
 HEAVY = ("tensorflow", "tensorflow_datasets", "ml_collections")
@@ -67,7 +68,9 @@ def test_a_module_imports_only_what_its_part_may(path):
 
 def test_the_readers_of_imports_see_something():
   assert len(MODULES) > 30
-  assert {"runs", "serving", "tools"} <= set(imported_parts(PACKAGE / "cli.py"))  # in functions
+  assert {"runs", "paper", "tools"} <= set(
+    imported_parts(PACKAGE / "cli/training.py")
+  )  # in functions
   assert set(imported_parts(PACKAGE / "data/store.py")) == {"audio", "errors", "labels"}
 
 

@@ -123,7 +123,7 @@ def test_setup_copies_the_checkout_and_installs_it(tpu):
   for i in range(2):
     folder = tpu.folder / f"worker-{i}" / "atgcn"
     assert (folder / "launch" / "quickstart.sh").stat().st_mode & 0o100
-    assert (folder / "atgcn_jax" / "cli.py").exists()
+    assert (folder / "atgcn_jax" / "cli" / "__init__.py").exists()
     asked = (tpu.folder / "python").read_text()
     assert f"--constraint {folder}/launch/constraints.txt --editable {folder}[tpu]\n" in asked
   count = asked.count("-m pip install")

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from atgcn_jax.cli import _parser
+from atgcn_jax.cli import command_parser
 from atgcn_jax.runs.config import config_with_overrides, default_config
 
 ROWS = [
@@ -41,7 +41,7 @@ def test_function_is_there(name):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command):
-  options, rest = _parser().parse_known_args(shlex.split(command)[1:])
+  options, rest = command_parser().parse_known_args(shlex.split(command)[1:])
   assert options.run
   config_with_overrides(default_config(), rest)
 

@@ -43,7 +43,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def found():
   """The plan of a small system on four chips, as a user gets it."""
-  command = [sys.executable, "-m", "atgcn_jax.cli", *PLAN, "--batch", "64", "--json"]
+  command = [sys.executable, "-m", "atgcn_jax", *PLAN, "--batch", "64", "--json"]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert (done.returncode, done.stderr) == (0, "")
   return json.loads(done.stdout.splitlines()[-1])

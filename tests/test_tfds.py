@@ -500,7 +500,7 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
   (tmp_path / "all.csv").write_text("\n".join([rows[0], bad[0], *rows[1:9], bad[1], *rows[9:]]))
   vocabulary = shared / "data/audioset/class_labels_indices.csv"
   prepare(audio, tmp_path / "good.csv", tmp_path / "s.h5", vocabulary=vocabulary, workers=1)
-  command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", audio]
+  command = [beam_python, "-m", "atgcn_jax", "tfds", "--audio", audio]
   command += ["--labels", tmp_path / "all.csv", "--vocabulary", vocabulary, "--shards", "3"]
   command += ["--out", tmp_path / "out", "--beam-pipeline-options", options]
   done = ended(command)
@@ -523,7 +523,7 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
 @pytest.mark.parametrize("options", ["runner=Nonsense", "direct_num_workers=x"])
 def test_bad_options_of_beam_end_in_one_line(beam_python, tmp_path, options):
   (tmp_path / "l.csv").write_text('filename,fold,positive_labels\na.wav,1,"x"\n')
-  command = [beam_python, "-m", "atgcn_jax.cli", "tfds", "--audio", tmp_path, "--labels"]
+  command = [beam_python, "-m", "atgcn_jax", "tfds", "--audio", tmp_path, "--labels"]
   command += [tmp_path / "l.csv", "--out", tmp_path / "out", "--beam-pipeline-options", options]
   done = ended(command)
   assert done.returncode == 2

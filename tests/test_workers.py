@@ -159,7 +159,7 @@ MORE_STOPS = [
 def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
   out = tmp_path / "s.h5"
   out.write_bytes(b"an earlier store")
-  command = [sys.executable, "-m", "atgcn_jax.cli", "prepare", "--audio", many / "audio"]
+  command = [sys.executable, "-m", "atgcn_jax", "prepare", "--audio", many / "audio"]
   command += ["--labels", many / "labels.csv", "--out", out, "--workers", "1"]
   with subprocess.Popen(
     command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -210,7 +210,7 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
     yield from map(work, chunks)
 
   def command(out, workers):
-    line = [sys.executable, "-m", "atgcn_jax.cli", "prepare", "--audio", tmp_path / "audio"]
+    line = [sys.executable, "-m", "atgcn_jax", "prepare", "--audio", tmp_path / "audio"]
     return [*line, "--labels", tmp_path / "labels.csv", "--out", out, "--workers", str(workers)]
 
   whole, out = tmp_path / "whole.h5", tmp_path / "s.h5"

@@ -186,7 +186,7 @@ def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32")
   Returns: `cold` and `warm`, each the result of `bench`, and the `peak_bytes` of the warm one.
   """
   with tempfile.TemporaryDirectory() as folder:
-    command = [sys.executable, "-m", "atgcn_jax.cli", "bench", "train", "--json", "--steps", "3"]
+    command = [sys.executable, "-m", "atgcn_jax", "bench", "train", "--json", "--steps", "3"]
     command += ["--model", model_name, "--batch", str(batch), "--dtype", dtype]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": folder}
     cold, warm = (run_json(command, environment) for _ in range(2))

@@ -17,7 +17,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.tools.bench import matrix_product_rate, run_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "scikit-learn", "librosa")
-OURS = [sys.executable, "-m", "atgcn_jax.cli", "bench"]
+OURS = [sys.executable, "-m", "atgcn_jax", "bench"]
 
 
 def compare(twin: str, rounds: int) -> dict[str, Any]:

@@ -59,9 +59,7 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.Chec
     temporary_path_class=_with_checksums(folder_of(workdir)),
   )
   with writing(workdir, "the folder of checkpoints"):
-    manager = ocp.CheckpointManager(
-      folder_of(workdir), options=options, item_handlers=_handlers()
-    )
+    manager = ocp.CheckpointManager(folder_of(workdir), options=options, item_handlers=_handlers())
   try:
     yield manager
   finally:

@@ -80,7 +80,9 @@ def config_lines() -> list[str]:
 def command_lines() -> list[str]:
   """Markdown: each verb of the parser with its usage, options and closing text."""
   verbs = next(
-    action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+    action
+    for action in cli.command_parser()._actions
+    if isinstance(action, argparse._SubParsersAction)
   )
   lines: list[str] = []
   for name, parser in verbs.choices.items():

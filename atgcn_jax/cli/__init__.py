@@ -1,0 +1,125 @@
+"""The `atgcn` command: arguments in, one call a verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from typing import NoReturn
+
+from atgcn_jax.buckets import check_reachable, in_bucket
+from atgcn_jax.cli import data, results, studies, training
+from atgcn_jax.errors import UserError, WorkFailed
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Run one verb; returns the exit status.
+
+  0 after success, 1 if the work failed, 2 on bad arguments or input (one line on stderr), 130 and
+  143 after Ctrl-C and SIGTERM.
+  """
+  # What the libraries have to say is not for users.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised too
+  # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
+  # read besides fails later, where nobody waits for it.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  sys.unraisablehook = lambda unraisable: None
+  warnings.showwarning = _show_warning
+  signal.signal(signal.SIGTERM, _on_sigterm)
+  parser = command_parser()
+  options, rest = parser.parse_known_args(arguments)
+  overrides = [argument for argument in rest if argument.startswith("--config.")]
+  if unknown := [argument for argument in rest if argument not in overrides]:
+    parser.error(f"unknown argument {unknown[0]}; see `atgcn {options.verb} --help`")
+  if overrides and not options.takes_config:
+    parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
+  options.overrides = overrides
+  try:
+    return options.run(options) or 0
+  except UserError as error:
+    print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
+    return 2
+  except WorkFailed as error:
+    print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(f"atgcn {options.verb}: stopped", file=sys.stderr)
+    return 128 + signal.SIGINT
+  except Exception:
+    which = _which_process()
+    if reason := _lost_bucket(getattr(options, "workdir", "")):
+      print(f"atgcn {options.verb}{which}: {reason}", file=sys.stderr, flush=True)
+    elif which:
+      traceback.print_exc()
+      print(
+        f"atgcn {options.verb}{which}: ended; whoever failed first has said why, or is gone; the "
+        "same command goes on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+      )
+    else:
+      raise
+    if which:  # leaving in order would wait for the others, who may be the reason
+      os._exit(1)
+    return 1
+
+
+def _which_process() -> str:
+  """Of many, for messages."""
+  if "jax" not in sys.modules:
+    return ""
+  from atgcn_jax.runs.processes import which
+
+  return which()
+
+
+def _lost_bucket(workdir: str) -> str:
+  """Why a bucket that the work began in cannot be reached any more; empty if it is none or can."""
+  if in_bucket(workdir):
+    try:
+      check_reachable(workdir)
+    except UserError as error:
+      return str(error)
+  return ""
+
+
+class _Parser(argparse.ArgumentParser):
+  """Usage errors in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    print(f"{self.prog}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def command_parser() -> argparse.ArgumentParser:
+  """The parser of all verbs; what it returns has `run`, which takes it and returns the status."""
+  parser = _Parser(
+    prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False
+  )
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+  def verb(name, run, summary, epilog=None, takes_config=False):
+    added = verbs.add_parser(
+      name, help=summary, description=summary, epilog=epilog, allow_abbrev=False
+    )
+    added.set_defaults(run=run, takes_config=takes_config)
+    return added
+
+  for family in (training, results, data, studies):
+    family.add(verb)
+  return parser
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+  if category is UserWarning and "atgcn_jax" in filename:
+    print(f"atgcn: {message}", file=sys.stderr)
+
+
+def _on_sigterm(number, frame) -> NoReturn:
+  print("atgcn: stopped by SIGTERM", file=sys.stderr)
+  raise SystemExit(128 + number)

@@ -1,0 +1,288 @@
+"""Verbs that make clips, labels and graphs."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+
+from atgcn_jax.cli.arguments import AddVerb
+from atgcn_jax.errors import UserError
+
+TFDS_HELP = """
+Training reads what is written by --config.data.store=OUT/audioset_tfds/NAME/1.0.0.
+
+Apache Beam wants an environment of its own:
+  python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
+--beam-pipeline-options, such as
+  direct_running_mode=multi_processing,direct_num_workers=8             this machine's cores
+  runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
+  runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
+"""
+
+
+def add(verb: AddVerb) -> None:
+  """Give the parser these verbs."""
+  prepare = verb(
+    "prepare",
+    _prepare,
+    "sound files and their labels to one clip store",
+    "After any stop the same command goes on where it was. Files that cannot be read are left out "
+    "and listed in OUT.unreadable.csv; the exit status is then 1.",
+  )
+  prepare.add_argument(
+    "--layout",
+    default="list",
+    choices=("list", "segments", "esc50", "sonyc", "panns", "talnet"),
+    help="list (default): a folder and a CSV; segments: clips named by YouTube id and AudioSet's "
+    "lists; esc50: its folder as downloaded; sonyc: SONYC-UST's recordings and annotations.csv; "
+    "panns: packed .h5 files; talnet: .mat files of log-mels",
+  )
+  prepare.add_argument(
+    "--audio", required=True, nargs="+", help="folder of sound files; of panns, talnet also files"
+  )
+  prepare.add_argument(
+    "--labels",
+    nargs="+",
+    help="list: CSV filename,fold,positive_labels; segments: lists, .csv or .csv.gz; "
+    "sonyc: annotations.csv",
+  )
+  prepare.add_argument(
+    "--vocabulary",
+    help="CSV: index,mid,display_name (default of list and segments: the ids that are met)",
+  )
+  prepare.add_argument("--ontology", help="esc50: AudioSet's ontology.json")
+  prepare.add_argument("--esc10", action="store_true", help="esc50: only the ESC-10 part")
+  prepare.add_argument(
+    "--fold", help="segments, panns, talnet: of all clips (default: as the file names say)"
+  )
+  prepare.add_argument(
+    "--normaliser", help="talnet: pickle, .npz or .mat (default: normalizer.pkl in the folder)"
+  )
+  prepare.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
+  prepare.add_argument("--out", required=True, help="the store to write, .h5")
+  prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
+  prepare.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
+  prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+
+  tfds = verb(
+    "tfds", _tfds, "a clip store, or sound files by Apache Beam, to a TFDS dataset", TFDS_HELP
+  )
+  tfds.formatter_class = argparse.RawDescriptionHelpFormatter
+  taken = tfds.add_mutually_exclusive_group(required=True)
+  taken.add_argument("--store", help="clip store of `atgcn prepare`")
+  taken.add_argument("--audio", help="folder of sound files, also in a bucket (gs://…)")
+  tfds.add_argument("--labels", help="with --audio, CSV: filename,fold,positive_labels")
+  tfds.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
+  tfds.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
+  tfds.add_argument("--frontend", choices=("talnet", "panns", "vggish"), help="default: talnet")
+  tfds.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
+  tfds.add_argument(
+    "--beam-pipeline-options", "--beam_pipeline_options", help="of Beam, between commas"
+  )
+  tfds.add_argument("--out", required=True, help="folder for TFDS datasets, also in a bucket")
+  tfds.add_argument(
+    "--file-format",
+    "--file_format",
+    default="array_record",
+    choices=("array_record", "tfrecord"),
+    help="array_record (default): any clip at hand; tfrecord: read shard by shard, from a bucket",
+  )
+  tfds.add_argument("--shards", type=int, help="files (default: of 64 MiB to 1 GiB)")
+
+  soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
+  soundscapes.add_argument("--out", required=True, help="folder to write")
+  soundscapes.add_argument("--clips", type=int, default=10, help="how many (default 10)")
+  soundscapes.add_argument("--seed", type=int, default=0)
+
+  mixtures = verb("mixtures", _mixtures, "mix recordings of one sound each to scenes of several")
+  mixtures.add_argument("--audio", required=True, help="folder of recordings")
+  mixtures.add_argument("--labels", required=True, help="CSV: filename,fold,positive_labels")
+  mixtures.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
+  mixtures.add_argument("--counts", required=True, help=".npz: how often labels occur together")
+  mixtures.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
+  mixtures.add_argument("--out", required=True, help="folder to write")
+  mixtures.add_argument("--clips", type=int, default=2000, help="how many (default 2000)")
+  mixtures.add_argument("--rate", type=int, default=32000, help="in Hz (default 32000)")
+  mixtures.add_argument("--seed", type=int, default=0)
+
+  graph = verb("graph", _graph, "write the label graph of counts or of a segment list")
+  source = graph.add_mutually_exclusive_group(required=True)
+  source.add_argument("--counts", help=".npz with mids, occurrences_SET, cooccurrences_SET")
+  source.add_argument("--segments", help="AudioSet segment list, .csv or .csv.gz")
+  graph.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
+  graph.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
+  graph.add_argument("--method", default="paper", help="see propagation_matrix (default paper)")
+  graph.add_argument("--threshold", type=float, default=0.3)
+  graph.add_argument("--neighbour-weight", type=float, default=0.2)
+  graph.add_argument("--ontology", default="", help="ontology.json, for the method ontology")
+  graph.add_argument("--out", required=True, help="the .npz to write")
+  graph.add_argument("--label", help="name or id: also print its row under two methods")
+  graph.add_argument("--against", help="the second method (default: author, for author paper)")
+  graph.add_argument("--plot", help="picture to write: .png, .svg or .pdf")
+
+  card = verb("data-card", _data_card, "what is in a clip store, as an evaluation must state it")
+  card.add_argument("store", metavar="STORE", help="clip store, .h5")
+  card.add_argument(
+    "--segments", nargs="+", default=[], metavar="LIST", help="AudioSet segment lists to compare"
+  )
+  card.add_argument("--vocabulary", help="labels of the lists (default: the store's)")
+  card.add_argument("--ratings", help="CSV: label_id,num_rated,num_true")
+  card.add_argument("--out", default=".", help="folder of the .md and .json (default: this one)")
+
+  metadata = verb("metadata", _metadata, "fetch AudioSet's class list, segment lists and ontology")
+  metadata.add_argument("--out", required=True, help="folder to write")
+  metadata.add_argument("--mirror", help="web address of a folder that has the files")
+
+
+def _prepare(options) -> int:
+  from atgcn_jax.data.partial import report_path
+  from atgcn_jax.data.prepare import prepare
+
+  if options.workers is not None and options.workers < 1:
+    raise UserError(f"--workers {options.workers}: take at least one process")
+  built = prepare(
+    options.audio,
+    options.labels,
+    options.out,
+    layout=options.layout,
+    vocabulary=options.vocabulary,
+    ontology=options.ontology,
+    fold=options.fold,
+    esc10=options.esc10,
+    normaliser=options.normaliser,
+    used_labels_only=options.used_labels_only,
+    frontend_name=options.frontend,
+    dtype=options.dtype,
+    workers=options.workers,
+  )
+  print(f"{options.out}: {built.clips} clips")
+  if built.absent or built.unreadable:
+    lacking = ((built.absent, "not there"), (built.unreadable, "cannot be read"))
+    told = ", ".join(f"{count} {what}" for count, what in lacking if count)
+    print(f"atgcn prepare: {told}; see {report_path(options.out)}", file=sys.stderr)
+  return 1 if built.unreadable else 0
+
+
+def _tfds(options) -> int:
+  from atgcn_jax.data.tfds_writing import write_tfds
+
+  of_sound = {
+    "labels": options.labels,
+    "vocabulary": options.vocabulary,
+    "used_labels_only": options.used_labels_only,
+    "frontend": options.frontend,
+    "dtype": options.dtype,
+  }
+  of_sound = {name: value for name, value in of_sound.items() if value}
+  if options.store and (of_sound or options.beam_pipeline_options):
+    first = next(iter(of_sound), "beam_pipeline_options").replace("_", "-")
+    raise UserError(f"--{first}: is for --audio; a store has its own")
+  if options.audio and not options.labels:
+    raise UserError("--labels: give the label list of the sound files")
+  if options.shards is not None and options.shards < 1:
+    raise UserError(f"--shards {options.shards}: take at least one file")
+  source = {"store": options.store} if options.store else {"audio": options.audio} | of_sound
+  written = write_tfds(
+    options.out,
+    file_format=options.file_format,
+    shards=options.shards,
+    beam_options=options.beam_pipeline_options or "",
+    **source,
+  )
+  print(f"{written.path}: {written.clips} clips")
+  for name, reason in written.unreadable:
+    print(f"atgcn tfds: left out {name} ({reason})", file=sys.stderr)
+  return 1 if written.unreadable else 0
+
+
+def _soundscapes(options) -> None:
+  from atgcn_jax.data.soundscapes import write_soundscapes
+
+  if options.clips < 1:
+    raise UserError(f"--clips {options.clips}: ask for at least one")
+  write_soundscapes(options.out, options.clips, options.seed)
+  print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
+
+
+def _mixtures(options) -> None:
+  from atgcn_jax.data.mixtures import write_mixtures
+
+  if options.clips < 1 or options.rate < 1000:
+    raise UserError("--clips and --rate: ask for at least one clip, at 1000 Hz or more")
+  write_mixtures(
+    options.audio,
+    options.labels,
+    options.vocabulary,
+    options.counts,
+    options.out,
+    counts_set=options.set,
+    clips=options.clips,
+    seed=options.seed,
+    rate=options.rate,
+  )
+  print(f"{options.out}: {options.clips} mixtures, labels.csv, vocabulary.csv, events.csv")
+
+
+def _graph(options) -> None:
+  from atgcn_jax.labels.summary import find_label
+  from atgcn_jax.labels.vocabulary import read_vocabulary
+  from atgcn_jax.runs import graph
+
+  if options.plot and not options.plot.endswith((".png", ".svg", ".pdf")):
+    raise UserError(f"--plot {options.plot}: not a picture; end it in .png, .svg or .pdf")
+  label = None
+  if options.label:
+    label = find_label(read_vocabulary(options.vocabulary), options.label)
+  made = functools.partial(
+    graph.make_graph,
+    vocabulary=options.vocabulary,
+    counts=options.counts,
+    counts_set=options.set,
+    segments=options.segments,
+    threshold=options.threshold,
+    neighbour_weight=options.neighbour_weight,
+    ontology=options.ontology,
+  )
+  found = made(method=options.method)
+  other = None
+  if label is not None:
+    against = options.against or ("paper" if options.method == "author" else "author")
+    other = made(method=against)
+  graph.write_graph(options.out, found, options.threshold, options.neighbour_weight)
+  print(f"{options.out}: {graph.described(found)}")
+  if label is not None and other is not None:
+    print(graph.side_by_side(found, other, label))
+  if options.plot:
+    graph.plot(found, label, options.ontology, options.plot)
+    print(options.plot)
+
+
+def _data_card(options) -> None:
+  from atgcn_jax.runs.data_card import data_card
+  from atgcn_jax.runs.data_card_text import write_data_card
+
+  if os.path.exists(options.out) and not os.path.isdir(options.out):
+    raise UserError(f"--out {options.out}: not a folder; name another")
+  card = data_card(
+    options.store,
+    segments=options.segments,
+    vocabulary=options.vocabulary,
+    ratings=options.ratings,
+  )
+  print("\n".join(write_data_card(options.out, card)))
+
+
+def _metadata(options) -> int:
+  from atgcn_jax.tools.metadata import fetch_metadata
+
+  failed = 0
+  for file in fetch_metadata(options.out, options.mirror):
+    if file.failure:
+      failed = 1
+      print(f"atgcn metadata: {file.failure}", file=sys.stderr)
+    else:
+      what = "fetched" if file.new else "already there"
+      print(f"{file.path}: {what}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
+  return failed
