@@ -19,7 +19,6 @@ from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.training import checkpoint
-from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser
 
@@ -60,7 +59,7 @@ def import_torch(
   except ValueError as error:
     raise UserError(f"{state_path}: {error}; set --config.model to the system it is of") from error
   check_shapes(state_path, run, variables)
-  state = start_state(jax.tree.map(jnp.asarray, variables), optimiser(config.optim))
+  state = start_state(jax.tree.map(jnp.asarray, variables), run.optimiser())
   with checkpoint.open_manager(workdir) as manager:
     checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
 

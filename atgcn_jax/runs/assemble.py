@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from atgcn_jax import models
@@ -67,6 +68,10 @@ class Run:
     """What training makes smaller."""
     return loss_of(self.config.loss, self.relations)
 
+  def optimiser(self) -> optax.GradientTransformation:
+    """What makes steps of gradients."""
+    return optimiser(self.config.optim, head_alone=self.config.model.freeze_encoder)
+
   def initial_state(self, where: Any = None) -> TrainState:
     """The state before the first step, lying as these shardings say (default: on one device)."""
     # On a CPU, XLA would take 9 s to optimise what runs once and for a moment.
@@ -79,7 +84,7 @@ class Run:
 
   def _initial_state(self) -> TrainState:
     shape = (self.frontend.frames, self.frontend.n_mels)
-    return initial_state(self.model(), optimiser(self.config.optim), self.config.seed, shape)
+    return initial_state(self.model(), self.optimiser(), self.config.seed, shape)
 
   def constants(self) -> dict[str, np.ndarray]:
     """The arrays that a checkpoint keeps beside the state."""

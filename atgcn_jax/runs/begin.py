@@ -24,7 +24,7 @@ from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.restore import Loaded
 from atgcn_jax.training import augment, sharding
-from atgcn_jax.training.optim import learning_rate_schedule, optimiser
+from atgcn_jax.training.optim import learning_rate_schedule
 from atgcn_jax.training.state import TrainState, start_state
 
 
@@ -149,7 +149,7 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
     variables = jax.tree.map_with_path(
       lambda path, x: offered[path] if path in fitting else x, state.variables
     )
-    adam = optimiser(run.config.optim)
+    adam = run.optimiser()
     state = jax.jit(lambda given: start_state(given, adam), out_shardings=kept)(variables)
     run = dataclasses.replace(run, normaliser=given.run.normaliser)
   return run, state

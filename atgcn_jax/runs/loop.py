@@ -1,7 +1,7 @@
 """Training: from a config and a run directory to checkpoints, resumable at any moment.
 
 The order within the loop is fixed: evaluate, save, next batch, step, log. Everything that decides
-the next update (parameters, optimiser, step, validation history) is in the checkpoint, and batch
+the next update (parameters, step, validation history) is in the checkpoint, and batch
 and random numbers follow from (seed, step), so a resumed run goes on bit for bit.
 """
 
@@ -41,7 +41,7 @@ from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.runs.watch import Pace, Profile, profile_of
 from atgcn_jax.training import checkpoint, sharding
-from atgcn_jax.training.optim import learning_rate_schedule, optimiser, plateau_factor
+from atgcn_jax.training.optim import learning_rate_schedule, plateau_factor
 from atgcn_jax.training.state import TrainState
 from atgcn_jax.training.step import make_score_step, make_train_step
 
@@ -110,7 +110,7 @@ def train_to_end(
   model, mesh = run.model(), layout.mesh
   train_step = make_train_step(
     model,
-    optimiser(config.optim),
+    run.optimiser(),
     mesh,
     normaliser=run.normaliser,
     augment_config=config.augment,

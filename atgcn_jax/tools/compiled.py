@@ -110,7 +110,7 @@ def traced_step(
     propagation=propagation,
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
-  adam = optimiser(config.optim)
+  adam = optimiser(config.optim, head_alone=config.model.freeze_encoder)
   state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
   batch_of: dict[str, Any] = {}
   if resident_clips:

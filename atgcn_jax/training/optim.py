@@ -36,11 +36,12 @@ def learning_rate_schedule(config: Any) -> optax.Schedule:
   return optax.join_schedules([warmup, decay], [config.warmup_steps])
 
 
-def optimiser(config: Any) -> optax.GradientTransformation:
+def optimiser(config: Any, head_alone: bool = False) -> optax.GradientTransformation:
   """Adam as an `optim` section says.
 
   A `clip_norm` above 0 bounds the gradients' global norm; `head_factor` multiplies the learning
-  rate of the parameters of the head.
+  rate of the parameters of the head. With `head_alone` no moments are kept of the other parameters,
+  whose gradients are taken to be 0.
   """
   adam = optax.adam(learning_rate_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps)
   parts = [adam]
@@ -48,7 +49,8 @@ def optimiser(config: Any) -> optax.GradientTransformation:
     parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
   if config.head_factor != 1:
     parts.append(optax.masked(optax.scale(config.head_factor), of_head))
-  return optax.chain(*parts) if len(parts) > 1 else parts[0]
+  whole = optax.chain(*parts) if len(parts) > 1 else parts[0]
+  return optax.masked(whole, of_head) if head_alone else whole
 
 
 def of_head(params: dict[str, Any]) -> dict[str, bool]:
