@@ -1,17 +1,27 @@
 """Runs exported to ONNX, loaded by onnxruntime in processes that cannot import this package."""
 
+import dataclasses
 import json
 import os
 import subprocess
 
 import numpy as np
 import pytest
-from runs_support import FRONTEND, REPOSITORY, VOCABULARY, contents, trained
+from runs_support import (
+  FRONTEND,
+  REPOSITORY,
+  VOCABULARY,
+  contents,
+  make_store,
+  tiny_config,
+  trained,
+)
 from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds, tagger  # noqa: F401
 
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
+from atgcn_jax.runs.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,14 @@ def test_the_folder_holds_the_model_and_its_labels(exported):
   assert (config["format"], config["step"]) == ("onnx", int(STEP))
   assert config["label_ids"] == list(VOCABULARY.ids)
   assert [path.name for path in exported.iterdir() if path.is_dir()] == ["demo-onnx"]
+
+
+def test_recurrent_layers_are_converted(python, tmp_path):
+  # What is written has been run beside the run itself, or it would be refused.
+  make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, n_fft=512, n_mels=64))
+  train(tiny_config(tmp_path, "model.encoder=talnet", "optim.steps=1"), tmp_path / "run")
+  assert run("--to", "onnx", "--workdir", tmp_path / "run", "--out", tmp_path / "out") == 0
+  assert (tmp_path / "out/model.onnx").is_file()
 
 
 def test_scores_that_differ_are_refused(exported, python):

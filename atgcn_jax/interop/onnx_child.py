@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -70,8 +72,11 @@ def one_window(outputs, variables, size: int):
   Args:
     outputs: as of `window_outputs`.
   """
+  from flax.core import axes_scan
   from jax2onnx import to_onnx
 
+  # The converter replaces functions of JAX while it traces; Flax's recurrent layers need the real.
+  vars(axes_scan)["jnp"] = types.SimpleNamespace(**vars(jnp))
   return to_onnx(lambda window: outputs(variables, window[None])["clip"][0], [(size,)], opset=OPSET)
 
 
