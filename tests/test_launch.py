@@ -263,3 +263,14 @@ def test_a_job_that_was_told_to_stop_goes_back_to_the_queue_unless_cancelled(slu
   lost = slurm(137)
   assert "scontrol" not in lost.stdout
   assert lost.returncode == 137
+
+
+def test_the_converter_has_the_packages_of_the_rest_but_its_own():
+  def pins(name):
+    lines = (LAUNCH / name).read_text().splitlines()
+    pairs = [line.replace("_", "-").split("==") for line in lines if "==" in line]
+    return {name.lower(): version for name, version in pairs}
+
+  converter, rest = pins("onnx.txt"), pins("constraints.txt")
+  other = {name for name, version in converter.items() if rest.get(name) != version}
+  assert other == {"jax2onnx", "onnx", "onnxruntime", "orbax-checkpoint"}
