@@ -74,6 +74,13 @@ class Pace:
     )
 
 
+def trace_options() -> jax.profiler.ProfileOptions:
+  """Of XLA and the host, without each Python call: following those of all threads has crashed."""
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0
+  return options
+
+
 class Profile:
   """An XLA trace of some steps, written where TensorBoard's profiler looks for it."""
 
@@ -83,7 +90,7 @@ class Profile:
   def before(self, step: int) -> None:
     """Begin the trace if this step is its first."""
     if step == self.first:
-      jax.profiler.start_trace(str(self.folder))
+      jax.profiler.start_trace(str(self.folder), profiler_options=trace_options())
       self._open = True
 
   def after(self, step: int, result: object) -> None:

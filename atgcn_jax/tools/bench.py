@@ -24,6 +24,7 @@ from atgcn_jax.models import with_constants
 from atgcn_jax.runs.assemble import model_of
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.runs.machine import peak_bytes
+from atgcn_jax.runs.watch import trace_options
 from atgcn_jax.tools.flops import layer_flops, step_flops
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
@@ -87,7 +88,7 @@ def bench(
     jax.block_until_ready(state)
     seconds.append(time.perf_counter() - start)
   if trace:
-    with jax.profiler.trace(trace):
+    with jax.profiler.trace(trace, profiler_options=trace_options()):
       jax.block_until_ready(step(state))
   median = statistics.median(seconds[1:])
   config = system.config
