@@ -130,3 +130,13 @@ def test_a_label_side_needs_no_jax():
     "for name in sys.argv[1:]: importlib.import_module(name)"
   )
   python(script, *names("labels", "metrics", "errors"))
+
+
+def test_tensorflow_comes_without_keras_and_keras_can_still_come():
+  script = (
+    "import sys\n"
+    "from atgcn_jax.buckets import import_tensorflow\n"
+    "import_tensorflow()\n"
+    "print('keras' in sys.modules)"
+  )
+  assert python(script) == ["False"]
