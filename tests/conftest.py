@@ -18,7 +18,22 @@ def pytest_addoption(parser):
   parser.addoption("--all", action="store_true", help="also run the slow tests")
 
 
+# Begun first, so that no worker is left with one of them when the others have done.
+LONGEST = (
+  "test_processes",
+  "test_reproduce",
+  "test_docs_commands",
+  "test_systems",
+  "test_finetune",
+  "test_notebooks",
+  "test_resume",
+  "test_buckets",
+  "test_hosts",
+)
+
+
 def pytest_collection_modifyitems(config, items):
+  items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
   if config.getoption("--all"):
     return
   for item in items:

@@ -192,22 +192,29 @@ def test_sigterm_in_one_process_stops_all_and_one_goes_on(tmp_path):
   assert other[step][2] == pytest.approx(one[step][2], rel=1e-5)
 
 
+def longer(workdir):
+  """Train the tiny run in this folder, on the devices of this process, to step 34; its losses."""
+  again = [*commands(workdir)[0], "--config.optim.steps=34"]
+  assert cli.main([str(word) for word in again]) == 0
+  return {step: loss for step, keys, loss in records(workdir) if "loss" in keys}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """The losses of the run that stays on eight devices."""
+  return longer(shutil.copytree(trained(), tmp_path_factory.mktemp("stayed") / "run"))
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, devices):
-  workdir, stayed = (shutil.copytree(trained(), tmp_path / name) for name in ("moved", "stayed"))
+def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbed, devices):
+  workdir = shutil.copytree(trained(), tmp_path / "moved")
   layout = Layout(data_mesh(jax.devices()[:devices]))
   assert same_bits(restore.newest_sound(workdir, layout).state, saved(trained()).state)
   on_fewer = start(
     *commands(workdir)[0], "--config.optim.steps=32", JAX_NUM_CPU_DEVICES=str(devices)
   )
   results([on_fewer])
-  for folder in (workdir, stayed):
-    again = [*commands(folder)[0], "--config.optim.steps=34"]
-    assert cli.main([str(word) for word in again]) == 0
-  moved, undisturbed = (
-    {step: loss for step, keys, loss in records(folder) if "loss" in keys}
-    for folder in (workdir, stayed)
-  )
+  moved = longer(workdir)
   assert list(moved) == list(range(1, 35))
   assert moved[31] == pytest.approx(undisturbed[31], rel=1e-5)  # the same clips
   # From there on Adam makes more of how sums are rounded; other clips would be far off.
