@@ -24,7 +24,11 @@ def commands(page: pathlib.Path) -> list[list[str]]:
   return [words for words in words if words and words[0].split("/")[-1] == "atgcn"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def name_of(page):
+  return page.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_are_understood(page):
   for _, *words in commands(page):
     options, rest = cli.command_parser().parse_known_args(words)

@@ -1,0 +1,225 @@
+"""Every `atgcn` command of the pages: run on stand-ins and smaller, or named with who runs it."""
+
+import functools
+import hashlib
+import http.server
+import json
+import pathlib
+import shlex
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+from runs_support import REPOSITORY
+from test_docs_commands import PAGES, commands, name_of
+from test_layouts import esc50_folder, make_sound, write_annotations
+from test_packed_layouts import pack, write_mat
+from test_torch_weights import formula_state
+
+from atgcn_jax import cli
+from atgcn_jax.data import building
+from atgcn_jax.data.layouts import esc50
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop import onnx
+from atgcn_jax.tools import metadata
+
+# How a command begins: the tests that run the like of it.
+ELSEWHERE = {
+  "bench": "test_bench.py, test_bench_data.py, test_bench_graph.py",
+  "plan": "test_plan.py",
+  "reproduce": "test_reproduce.py",
+  "train --config FILE": "test_processes.py",  # one of two processes
+  "tfds --audio": "test_tfds.py",  # in Apache Beam's environment
+  "tfds --store sounds.h5": "test_buckets.py",  # into a bucket
+}
+OWN = "own-data.md"  # run by test_docs_commands.py
+
+SMALLER = [
+  f"--config.{change}"
+  for change in (
+    "optim.steps=2",
+    "optim.warmup_steps=1",
+    "data.batch_size=8",
+    "evaluation.batch_size=8",
+    "checkpoint.every=2",
+    "evaluation.every=2",
+  )
+]
+NARROW = "--config.model.width=0.03125"
+TRAINED_ON = {  # of configs, what suits a dozen clips
+  "configs/quickstart.py": ["--config.data.store=clips.h5"],  # in place of soundscapes
+  "configs/cnn10_audioset.py": ["--config.data.validation_share=0.3"],
+  "configs/atgcn_audioset.py": ["--config.data.validation_share=0.3"],
+}
+LISTED = "--labels labels.csv --vocabulary vocabulary.csv"
+MORE = {
+  "train": [*SMALLER, NARROW],
+  "finetune": SMALLER,
+  "import-torch": ["--config.model.width=0.0625"],
+  "mixtures": ["--clips", "12", "--rate", "4000"],
+}
+LABELS = ("dog", "rain", "rooster", "sneezing", "helicopter")  # of ESC-50
+IDS = [esc50.LABELS[name] for name in LABELS]
+CLIPS = [f"{kind}_clip_{i:04d}" for kind in "abe" for i in range(8)]  # of three segment lists
+LISTS = ("unbalanced_train_segments", "balanced_train_segments", "eval_segments")
+
+
+def table(path, head, rows):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(f"{row}\n" for row in [head, *rows]))
+
+
+def labels_of(i):
+  return ",".join(sorted({IDS[i % 5], IDS[i // 5 % 5]}))
+
+
+def write_lists(folder):
+  """AudioSet's files, with five labels."""
+  names = [f"{k},{key},{('Bark', *LABELS[1:])[k].title()}" for k, key in enumerate(IDS)]
+  table(folder / "class_labels_indices.csv", "index,mid,display_name", names)
+  for k, name in enumerate(LISTS):
+    rows = [f'{clip}, 0.000, 10.000, "{labels_of(i)}"' for i, clip in enumerate(CLIPS)]
+    table(folder / f"{name}.csv", "# YTID, start, end, positive_labels", rows[8 * k : 8 * k + 8])
+  table(folder / "qa_true_counts.csv", "label_id,num_rated,num_true", [f"{k},10,9" for k in IDS])
+  nodes = [{"id": key, "name": "n", "child_ids": []} for key in esc50.LABELS.values()]
+  (folder / "ontology.json").write_text(json.dumps(nodes))
+  random = np.random.default_rng(0)
+  vectors = random.standard_normal((5, 300)).astype("f")
+  np.savez(folder / "glove_300d.npz", mids=IDS, vectors=vectors)
+  counts = {"occurrences_full": np.full(5, 9), "cooccurrences_full": np.full((5, 5), 4)}
+  np.savez(folder / "cooccurrence.npz", mids=IDS, **counts)
+
+
+def write_sounds(folder, names, folds):
+  """Recordings and a list of their labels."""
+  rows = []
+  for i, name in enumerate(names):
+    make_sound(folder / name, i)
+    rows.append(f'{name},{folds[i % len(folds)]},"{labels_of(i)}"')
+  return "filename,fold,positive_labels", rows
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  """A folder with what the pages speak of."""
+  folder = tmp_path_factory.mktemp("world")
+  (folder / "configs").symlink_to(REPOSITORY / "configs")
+  for name in ("recording.mp3", "recording.wav", "other.wav", "recordings/1.wav"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    sound = np.random.default_rng(1).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(folder / name, sound, 16_000)
+  names = [f"{i}.wav" for i in range(24)]
+  head, rows = write_sounds(folder / "clips", names, ("train", "train", "validation", "test"))
+  for i, clip in enumerate(CLIPS):
+    make_sound(folder / "clips" / f"{clip}.wav", i)
+  table(folder / "labels.csv", head, rows)
+  write_lists(folder)
+  shutil.copy(folder / "class_labels_indices.csv", folder / "vocabulary.csv")
+  for place in ("audioset", "data/audioset", "DATA/audioset"):
+    write_lists(folder / place)
+  shutil.copytree(folder / "clips", folder / "DIR")
+  shutil.copy(folder / "labels.csv", folder / "LABELS.csv")
+  words = {word for name in LABELS for word in (name, "bark")}
+  vector = " ".join(f"{x:.2f}" for x in np.random.default_rng(2).standard_normal(300))
+  (folder / "data/GLOVE").write_text("".join(f"{word} {vector}\n" for word in sorted(words)))
+  esc = folder / "DATA/esc10"
+  names = ["001-5-203128-A.ogg", *(f"{i}.ogg" for i in range(24))]
+  table(esc / "labels.csv", *write_sounds(esc / "audio", names, "51234"))
+  esc50_folder(folder / "ESC-50-master", LABELS, LABELS)
+  write_annotations(folder / "annotations.csv")
+  for name in ("00_0.wav", "01_1.wav", "02_2.wav", "gone.wav"):
+    make_sound(folder / "SONYC" / name)
+  (folder / "hdf5s").mkdir()
+  pack(folder / "hdf5s/waveforms/eval.h5")
+  write_mat(folder / "audioset/GAS_eval_part00.mat")
+  np.savez(folder / "Cnn10.npz", **formula_state("linear", bands=64))
+  return folder
+
+
+def run(words):
+  """One command, where what it makes is not there yet, for it may be another way to make it."""
+  made = {"train": "--workdir", "finetune": "--workdir", "prepare": "--out"}.get(words[0])
+  if made:
+    path = pathlib.Path(words[words.index(made) + 1])
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+  assert cli.main([*words, *MORE.get(words[0], [])]) == 0, words
+
+
+def in_this_process(work, chunks, processes):
+  """Others take seconds to start."""
+  yield from map(work, chunks)
+
+
+@pytest.fixture(scope="module")
+def home(world):
+  """The same with a first run, which stands for all that a page presupposes."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(world)
+    patch.setattr(building, "in_processes", in_this_process)
+    run(shlex.split(f"prepare --audio clips/ {LISTED} --out clips.h5"))
+    shutil.copy("clips.h5", "mine.h5")
+    esc = "prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5"
+    run(shlex.split(f"{esc} --vocabulary DATA/audioset/class_labels_indices.csv"))
+    first = shlex.split("train --config configs/quickstart.py --workdir runs/demo")
+    run([*first, *TRAINED_ON[first[2]]])
+  for name in ("runs/source", "runs/scratch", "quickstart/cnn10", "quickstart/atgcn"):
+    shutil.copytree(world / "runs/demo", world / name)
+  return world
+
+
+@pytest.fixture
+def mirror(world, monkeypatch):
+  """The address of a server that has AudioSet's files."""
+  folder = world / "audioset"
+  files = [
+    metadata.File(file.name, "", sha256=digest(folder / file.name)) for file in metadata.FILES
+  ]
+  monkeypatch.setattr(metadata, "FILES", files)
+  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+def digest(path):
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def of_page(page):
+  """The commands of a page as they are run here: (words, who runs the like of it elsewhere)."""
+  for _, *words in commands(page):
+    text = " ".join(words)
+    elsewhere = [tests for begin, tests in ELSEWHERE.items() if text.startswith(begin)]
+    yield [word.replace("DTYPE", "bfloat16") for word in words], elsewhere
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != OWN], ids=name_of)
+def test_commands_run(page, home, mirror, tmp_path, monkeypatch, capsys):
+  shutil.copytree(home, tmp_path / "home", symlinks=True)
+  monkeypatch.chdir(tmp_path / "home")
+  monkeypatch.setattr(building, "in_processes", in_this_process)
+  for words, elsewhere in of_page(page):
+    if elsewhere or ("onnx" in words and not has_converter()):
+      continue
+    if words[0] == "metadata":
+      words += ["--mirror", mirror]
+    if words[0] == "train":
+      words += TRAINED_ON.get(words[2], [])
+    run(words)
+
+
+def has_converter():
+  try:
+    return onnx.converter()
+  except UserError:
+    return None
+
+
+def test_what_runs_elsewhere_is_on_a_page():
+  every = [" ".join(words) for page in PAGES for words, _ in of_page(page)]
+  for begin, tests in ELSEWHERE.items():
+    assert any(text.startswith(begin) for text in every), begin
+    assert all((REPOSITORY / "tests" / name).is_file() for name in tests.split(", "))
