@@ -22,7 +22,7 @@ def pytest_addoption(parser):
 LONGEST = (
   "test_processes",
   "test_reproduce",
-  "test_docs_commands",
+  "test_docs_runs",
   "test_systems",
   "test_finetune",
   "test_notebooks",

@@ -34,7 +34,6 @@ ELSEWHERE = {
   "tfds --audio": "test_tfds.py",  # in Apache Beam's environment
   "tfds --store sounds.h5": "test_buckets.py",  # into a bucket
 }
-OWN = "own-data.md"  # run by test_docs_commands.py
 
 SMALLER = [
   f"--config.{change}"
@@ -196,7 +195,7 @@ def of_page(page):
     yield [word.replace("DTYPE", "bfloat16") for word in words], elsewhere
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != OWN], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
 def test_commands_run(page, home, mirror, tmp_path, monkeypatch, capsys):
   shutil.copytree(home, tmp_path / "home", symlinks=True)
   monkeypatch.chdir(tmp_path / "home")
