@@ -27,9 +27,9 @@ from atgcn_jax.tools import metadata
 
 # How a command begins: the tests that run the like of it.
 ELSEWHERE = {
-  "bench": "test_bench.py, test_bench_data.py, test_bench_graph.py",
-  "plan": "test_plan.py",
-  "reproduce": "test_reproduce.py",
+  "bench": "test_docs_commands.py",
+  "plan": "test_docs_commands.py",
+  "reproduce": "test_docs_commands.py",
   "train --config FILE": "test_processes.py",  # one of two processes
   "tfds --audio": "test_tfds.py",  # in Apache Beam's environment
   "tfds --store sounds.h5": "test_buckets.py",  # into a bucket
