@@ -1,7 +1,7 @@
 """Training: from a config and a run directory to checkpoints, resumable at any moment.
 
 The order within the loop is fixed: evaluate, save, next batch, step, log. Everything that decides
-the next update (parameters, step, validation history) is in the checkpoint, and batch
+the next update (parameters, optimiser, step, validation history) is in the checkpoint, and batch
 and random numbers follow from (seed, step), so a resumed run goes on bit for bit.
 """
 
