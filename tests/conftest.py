@@ -23,7 +23,7 @@ LONGEST = (
   "test_processes",
   "test_reproduce",
   "test_docs_runs",
-  "test_docs_commands",
+  "test_docs_studies",
   "test_systems",
   "test_finetune",
   "test_notebooks",

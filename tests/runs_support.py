@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import soundfile
 
 from atgcn_jax.audio.frontend import Frontend, log_mel
+from atgcn_jax.data import building
 from atgcn_jax.data.store import encode, write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
@@ -94,9 +97,10 @@ def make_store(
   dtype: str = "uint8",
   vocabulary: Vocabulary = VOCABULARY,
   frontend: Frontend = FRONTEND,
+  folds: Sequence[str] = ("train", "train", "validation", "test"),
   broken: bool = False,
 ) -> pathlib.Path:
-  """A store whose folds are train, train, validation, test in turns; `broken` ones hold NaN."""
+  """A store whose clips are of these folds in turns; `broken` ones hold NaN."""
   sound, labels = waveforms(clips, seed)
   decibels = np.array(log_mel(sound, frontend))
   if broken:
@@ -106,7 +110,7 @@ def make_store(
     [encode(decibels, dtype)],
     dtype=dtype,
     clip_ids=[f"clip{i}" for i in range(clips)],
-    folds=[("train", "train", "validation", "test")[i % 4] for i in range(clips)],
+    folds=[folds[i % len(folds)] for i in range(clips)],
     labels=labels,
     vocabulary=vocabulary,
     frontend=frontend,
@@ -143,6 +147,15 @@ def wav(path: pathlib.Path, samples: np.ndarray, rate: int = FRONTEND.sample_rat
   path.parent.mkdir(exist_ok=True)
   soundfile.write(path, samples, rate, **{"subtype": "FLOAT", **options})
   return path
+
+
+def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Have `prepare` work in this process: a spawned one takes seconds to start."""
+
+  def in_processes(work, chunks, processes):
+    yield from map(work, chunks)
+
+  monkeypatch.setattr(building, "in_processes", in_processes)
 
 
 def same_bits(one: Any, other: Any) -> bool:

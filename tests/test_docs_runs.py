@@ -1,4 +1,4 @@
-"""Every `atgcn` command of the pages: run on stand-ins and smaller, or named with who runs it."""
+"""The commands of the pages that make and use clips and runs, run on stand-ins and smaller."""
 
 import functools
 import hashlib
@@ -12,28 +12,17 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-from runs_support import REPOSITORY
-from test_docs_commands import PAGES, commands, name_of
+from pages import PAGES, name_of, to_run
+from runs_support import REPOSITORY, prepare_here
 from test_layouts import esc50_folder, make_sound, write_annotations
 from test_packed_layouts import pack, write_mat
 from test_torch_weights import formula_state
 
 from atgcn_jax import cli
-from atgcn_jax.data import building
 from atgcn_jax.data.layouts import esc50
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
 from atgcn_jax.tools import metadata
-
-# How a command begins: the tests that run the like of it.
-ELSEWHERE = {
-  "bench": "test_docs_commands.py",
-  "plan": "test_docs_commands.py",
-  "reproduce": "test_docs_commands.py",
-  "train --config FILE": "test_processes.py",  # one of two processes
-  "tfds --audio": "test_tfds.py",  # in Apache Beam's environment
-  "tfds --store sounds.h5": "test_buckets.py",  # into a bucket
-}
 
 SMALLER = [
   f"--config.{change}"
@@ -52,12 +41,22 @@ TRAINED_ON = {  # of configs, what suits a dozen clips
   "configs/cnn10_audioset.py": ["--config.data.validation_share=0.3"],
   "configs/atgcn_audioset.py": ["--config.data.validation_share=0.3"],
 }
-LISTED = "--labels labels.csv --vocabulary vocabulary.csv"
+PREPARED = (  # stores that pages presuppose
+  "--audio clips/ --labels labels.csv --vocabulary vocabulary.csv --out clips.h5",
+  "--audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5 "
+  "--vocabulary DATA/audioset/class_labels_indices.csv",
+  "--layout segments --audio clips/ --vocabulary class_labels_indices.csv --out data/audioset.h5 "
+  "--labels unbalanced_train_segments.csv eval_segments.csv",
+)
 MORE = {
   "train": [*SMALLER, NARROW],
   "finetune": SMALLER,
   "import-torch": ["--config.model.width=0.0625"],
   "mixtures": ["--clips", "12", "--rate", "4000"],
+}
+WRITTEN = {"--out", "--workdir", "--csv", "--plot"}  # options that name what is there afterwards
+MADE = {  # by pages, files that no option names
+  "own-data.md": ("runs/mine/report.html", "runs/mine/compare/compare.png", "mine/README.md"),
 }
 LABELS = ("dog", "rain", "rooster", "sneezing", "helicopter")  # of ESC-50
 IDS = [esc50.LABELS[name] for name in LABELS]
@@ -87,8 +86,10 @@ def write_lists(folder):
   random = np.random.default_rng(0)
   vectors = random.standard_normal((5, 300)).astype("f")
   np.savez(folder / "glove_300d.npz", mids=IDS, vectors=vectors)
-  counts = {"occurrences_full": np.full(5, 9), "cooccurrences_full": np.full((5, 5), 4)}
-  np.savez(folder / "cooccurrence.npz", mids=IDS, **counts)
+  counts = {"occurrences": np.full(5, 9), "cooccurrences": np.full((5, 5), 4)}
+  np.savez(folder / "counts.npz", mids=IDS, **counts)
+  of_set = {f"{name}_full": array for name, array in counts.items()}
+  np.savez(folder / "cooccurrence.npz", mids=IDS, **of_set)
 
 
 def write_sounds(folder, names, folds):
@@ -144,11 +145,8 @@ def run(words):
     path = pathlib.Path(words[words.index(made) + 1])
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
   assert cli.main([*words, *MORE.get(words[0], [])]) == 0, words
-
-
-def in_this_process(work, chunks, processes):
-  """Others take seconds to start."""
-  yield from map(work, chunks)
+  for option in WRITTEN.intersection(words):
+    assert pathlib.Path(words[words.index(option) + 1]).exists(), words
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +154,13 @@ def home(world):
   """The same with a first run, which stands for all that a page presupposes."""
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(world)
-    patch.setattr(building, "in_processes", in_this_process)
-    run(shlex.split(f"prepare --audio clips/ {LISTED} --out clips.h5"))
+    prepare_here(patch)
+    for command in PREPARED:
+      run(shlex.split(f"prepare {command}"))
     shutil.copy("clips.h5", "mine.h5")
-    esc = "prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5"
-    run(shlex.split(f"{esc} --vocabulary DATA/audioset/class_labels_indices.csv"))
     first = shlex.split("train --config configs/quickstart.py --workdir runs/demo")
     run([*first, *TRAINED_ON[first[2]]])
-  for name in ("runs/source", "runs/scratch", "quickstart/cnn10", "quickstart/atgcn"):
+  for name in ("RUN", "runs/source", "runs/scratch", "quickstart/cnn10", "quickstart/atgcn"):
     shutil.copytree(world / "runs/demo", world / name)
   return world
 
@@ -187,27 +184,22 @@ def digest(path):
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def of_page(page):
-  """The commands of a page as they are run here: (words, who runs the like of it elsewhere)."""
-  for _, *words in commands(page):
-    text = " ".join(words)
-    elsewhere = [tests for begin, tests in ELSEWHERE.items() if text.startswith(begin)]
-    yield [word.replace("DTYPE", "bfloat16") for word in words], elsewhere
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
-def test_commands_run(page, home, mirror, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", [page for page in PAGES if to_run(page, False)], ids=name_of)
+def test_commands_run(page, home, mirror, tmp_path, monkeypatch):
   shutil.copytree(home, tmp_path / "home", symlinks=True)
   monkeypatch.chdir(tmp_path / "home")
-  monkeypatch.setattr(building, "in_processes", in_this_process)
-  for words, elsewhere in of_page(page):
-    if elsewhere or ("onnx" in words and not has_converter()):
+  prepare_here(monkeypatch)
+  for words in to_run(page, measuring=False):
+    if "onnx" in words and not has_converter():
       continue
     if words[0] == "metadata":
       words += ["--mirror", mirror]
+      for file in metadata.FILES:
+        (pathlib.Path(words[words.index("--out") + 1]) / file.name).unlink()
     if words[0] == "train":
       words += TRAINED_ON.get(words[2], [])
     run(words)
+  assert all(pathlib.Path(path).is_file() for path in MADE.get(page.name, []))
 
 
 def has_converter():
@@ -215,10 +207,3 @@ def has_converter():
     return onnx.converter()
   except UserError:
     return None
-
-
-def test_what_runs_elsewhere_is_on_a_page():
-  every = [" ".join(words) for page in PAGES for words, _ in of_page(page)]
-  for begin, tests in ELSEWHERE.items():
-    assert any(text.startswith(begin) for text in every), begin
-    assert all((REPOSITORY / "tests" / name).is_file() for name in tests.split(", "))

@@ -8,10 +8,10 @@ import pathlib
 import numpy as np
 import pytest
 import soundfile
+from runs_support import prepare_here
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
-from atgcn_jax.data import building
 from atgcn_jax.data.layouts import esc50
 from atgcn_jax.data.layouts.label_list import read_label_list
 from atgcn_jax.data.layouts.segments import list_segments, read_segment_list
@@ -27,12 +27,7 @@ VOCABULARY = "index,mid,display_name\n0,/m/a,A\n1,/m/b,B\n2,/m/c,C\n"
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-  """Work in this process: a spawned one takes seconds to start."""
-
-  def in_processes(work, chunks, processes):
-    yield from map(work, chunks)
-
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  prepare_here(monkeypatch)
 
 
 def make_sound(path, seed=0):

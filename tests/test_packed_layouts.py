@@ -11,7 +11,6 @@ import runs_support
 import scipy.io
 
 from atgcn_jax.audio import files, frontend
-from atgcn_jax.data import building
 from atgcn_jax.data.layouts import talnet
 from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
@@ -27,12 +26,7 @@ K = 5
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-  """Work in this process: a spawned one takes seconds to start."""
-
-  def in_processes(work, chunks, processes):
-    yield from map(work, chunks)
-
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  runs_support.prepare_here(monkeypatch)
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Callable
 
 CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
-AddVerb = Callable[
-  ..., argparse.ArgumentParser
-]  # (name, run, summary, epilog=None, takes_config=False)
+# Of (name, run, summary, epilog=None, takes_config=False).
+AddVerb = Callable[..., argparse.ArgumentParser]
 
 
 def add_clips(verb: argparse.ArgumentParser) -> None:
