@@ -66,7 +66,9 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.Chec
     try:
       finish(manager)
     finally:
-      manager.close()
+      told = isinstance(sys.exception(), WorkFailed)  # closing may tell of more of the same save
+      with contextlib.suppress(Exception) if told else contextlib.nullcontext():
+        manager.close()
 
 
 def _handlers() -> dict[str, Any]:
