@@ -117,8 +117,9 @@ def config_of(experiment: Experiment, settings: Settings, store: ClipStore, fold
     raise UserError(f"--configs {settings.configs}: has no {file.name}; name the folder table1")
   baseline = settings.out.absolute() / "runs" / run_name(CNN10, fold, seed)
   ours = [change.replace(BEGUN_WITH, f"start.run={baseline}") for change in experiment.changes]
-  # Counts are the training clips' unless the user names a file, as Eq. 5 has it.
-  first = ["data.vocabulary=", "graph.source=store", "graph.embeddings=builtin"]
+  # Counts are the training clips' unless the user names a file, as Eq. 5 has it; files are looked
+  # for where the store is, in the folder that one stands in.
+  first = ["data.root=", "data.vocabulary=", "graph.source=store", "graph.embeddings=builtin"]
   name = settings.store
   if name == SOUNDSCAPES:
     first.append("graph.ontology=soundscapes")
