@@ -18,6 +18,7 @@ from runs_support import (
 )
 from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds, tagger  # noqa: F401
 
+from atgcn_jax import Tagger
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
@@ -61,12 +62,14 @@ def test_the_folder_holds_the_model_and_its_labels(exported):
   assert [path.name for path in exported.iterdir() if path.is_dir()] == ["demo-onnx"]
 
 
-def test_recurrent_layers_are_converted(python, tmp_path):
-  # What is written has been run beside the run itself, or it would be refused.
+def test_recurrent_layers_are_converted(python, tmp_path, sounds):  # noqa: F811
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, n_fft=512, n_mels=64))
-  train(tiny_config(tmp_path, "model.encoder=talnet", "optim.steps=1"), tmp_path / "run")
-  assert run("--to", "onnx", "--workdir", tmp_path / "run", "--out", tmp_path / "out") == 0
-  assert (tmp_path / "out/model.onnx").is_file()
+  changes = ("model.encoder=talnet", "optim.steps=12", "optim.learning_rate=0.01")
+  train(tiny_config(tmp_path, *changes), tmp_path / "run")
+  arguments = ["--workdir", tmp_path / "run", "--out", tmp_path / "demo-onnx"]
+  assert run("--to", "onnx", *arguments) == 0
+  found = outside(SNIPPETS["ONNX"], tmp_path, sounds, python)
+  assert_scores_of(Tagger.restore(tmp_path / "run"), sounds, found)
 
 
 def test_scores_that_differ_are_refused(exported, python):
