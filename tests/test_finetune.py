@@ -76,6 +76,8 @@ def test_onto_other_labels(store, tmp_path):
   assert done.run.config.start.step == "30"
   assert same_bits(encoder(begun.state), encoder(source.state.variables))
   assert not same_bits(encoder(done.state), encoder(begun.state))
+  # Each convolution of the graph is of label vectors, whatever their number.
+  assert same_bits(begun.state["params"]["head"], source.state.params["head"])
   assert np.array_equal(done.run.normaliser.mean, source.run.normaliser.mean)
   losses = [loss for _, keys, loss in records(tmp_path / "run") if "loss" in keys]
   assert np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -46,14 +46,19 @@ def test_the_head_of_the_same_labels_is_taken(tmp_path):
   assert same(loaded.state["params"], saved(trained()).state.params)
 
 
-def test_the_head_of_other_labels_is_not_taken(tmp_path):
+@pytest.mark.parametrize("head", ["linear", "graph"])
+def test_of_other_labels_the_head_of_a_graph_alone_is_taken(tmp_path, head):
+  folder, run = tmp_path / "given", trained()
+  if head == "linear":
+    folder.mkdir()
+    train(tiny_config(folder, "model.head=linear", "optim.steps=1"), run := folder / "run")
   names = tuple(f"other {name}" for name in VOCABULARY.names)
   others = Vocabulary(tuple(f"/m/x{k}" for k in range(6)), names)
   make_store(tmp_path / "store.h5", vocabulary=others)
-  loaded = begun_from(tmp_path, trained(), "start.step=latest")
-  given = saved(trained()).state.params
+  loaded = begun_from(tmp_path, run, f"model.head={head}", "start.step=latest")
+  given = saved(run).state.params
   assert same(loaded.state["params"]["encoder"], given["encoder"])
-  assert not same(loaded.state["params"]["head"], given["head"])
+  assert same(loaded.state["params"]["head"], given["head"]) == (head == "graph")
 
 
 def test_another_front_end_is_refused(tmp_path):

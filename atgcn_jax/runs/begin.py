@@ -113,8 +113,8 @@ def check_workdir(workdir: str | os.PathLike) -> None:
 def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   """A new run and its state before the first step, with what `start.run` gives it.
 
-  That is its encoder, its head as far as names and shapes agree and the labels are the same, and
-  the normaliser they were trained with.
+  That is its encoder, its head as far as names and shapes agree (for other labels that of a graph
+  alone), and the normaliser they were trained with.
 
   Raises:
     UserError: for a start.run that cannot be read, has another front end or another encoder.
@@ -131,7 +131,11 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
       )
     theirs = given.state
     if given.run.vocabulary.ids != run.vocabulary.ids:
-      theirs = {kind: {"encoder": tree["encoder"]} for kind, tree in theirs.items()}
+      # A graph convolution makes classifiers of any labels' vectors; all else is a label's own.
+      parts = {"encoder", "head"} if run.config.model.head == "graph" else {"encoder"}
+      theirs = {
+        kind: {part: tree[part] for part in parts & tree.keys()} for kind, tree in theirs.items()
+      }
     offered = dict(jax.tree.leaves_with_path(theirs))
     ours = jax.tree.leaves_with_path(state.variables)
     fitting = {path for path, x in ours if path in offered and offered[path].shape == x.shape}
