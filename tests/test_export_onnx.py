@@ -64,7 +64,7 @@ def test_the_folder_holds_the_model_and_its_labels(exported):
 
 def test_recurrent_layers_are_converted(python, tmp_path, sounds):  # noqa: F811
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, n_fft=512, n_mels=64))
-  changes = ("model.encoder=talnet", "optim.steps=12", "optim.learning_rate=0.01")
+  changes = ("model.encoder=talnet", "optim.steps=24", "optim.learning_rate=0.01")
   train(tiny_config(tmp_path, *changes), tmp_path / "run")
   arguments = ["--workdir", tmp_path / "run", "--out", tmp_path / "demo-onnx"]
   assert run("--to", "onnx", *arguments) == 0
