@@ -92,6 +92,9 @@ class _Parser(argparse.ArgumentParser):
   """Usage errors in one line."""
 
   def error(self, message: str) -> NoReturn:
+    dashed = [word for word in sys.argv[1:] if word.startswith("-") and os.path.isfile(word)]
+    if dashed:
+      message += f"; write ./{dashed[0]} for the file of this name"
     print(f"{self.prog}: {message}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -34,10 +35,18 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
         yield from text
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
-  except UnicodeDecodeError:
-    raise UserError(f"{path}: not UTF-8 text; give a text file, or a .gz of one") from None
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: {encoding_fault(error)}, or a .gz of it") from None
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(f"{path}: cannot be read ({_reason(error)}); check the file") from None
+
+
+def encoding_fault(error: UnicodeDecodeError) -> str:
+  """What text that is not UTF-8 is, and what to do about it."""
+  start = error.object[:4]
+  if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or start.count(0) == 2:
+    return "UTF-16 text; save it as UTF-8"
+  return "not UTF-8 text; save it as UTF-8"
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import NamedTuple
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.hints import nearest
 from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -66,8 +66,6 @@ def find_label(vocabulary: Vocabulary, text: str) -> int:
   if found:
     ids = ", ".join(vocabulary.ids[k] for k in found)
     raise UserError(f"--label {text}: the name of several labels; give one of the ids {ids}")
-  near = [k for k, name in enumerate(lower) if text.casefold() in name]
-  near += [lower.index(name) for name in difflib.get_close_matches(text.casefold(), lower, 4)]
-  names = ", ".join(vocabulary.names[k] for k in dict.fromkeys(near[:4]))
+  names = ", ".join(vocabulary.names[k] for k in nearest(vocabulary.names, text, 4))
   hint = f"did you mean {names}" if names else "give a name or an id of the vocabulary"
   raise UserError(f"--label {text}: no such label; {hint}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.hints import about_columns, about_label
 
 COLUMNS = ("index", "mid", "display_name")
 
@@ -63,14 +64,14 @@ class Vocabulary:
       where: File and row the ids come from, for the message.
 
     Raises:
-      UserError: An id is not in the vocabulary.
+      UserError: An id is not in the vocabulary; the message says which may be meant.
     """
     try:
       return [self.index[label_id] for label_id in label_ids]
     except KeyError as error:
       raise UserError(
         f"{where}: label {error.args[0]!r} is not among the {len(self)} labels of the vocabulary; "
-        "mend the row or use the vocabulary it was written for"
+        f"{about_label(self.ids, self.names, error.args[0])}"
       ) from None
 
 
@@ -89,8 +90,10 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
   try:
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
+      hint = about_columns(rows.fieldnames or (), missing, ())
       raise UserError(
-        f"{path}: no column {', '.join(missing)}; the first line must be {','.join(COLUMNS)}"
+        f"{path}: no column {', '.join(missing)}; {hint + '; ' if hint else ''}"
+        f"the first line must be {','.join(COLUMNS)}"
       )
     for row in rows:
       where = f"{path}, line {rows.line_num}"

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from atgcn_jax.audio import files
+from atgcn_jax.audio import files, folders
 from atgcn_jax.audio.files import Sound
+from atgcn_jax.audio.folders import SOUNDS
 from atgcn_jax.buckets import path_of
 from atgcn_jax.errors import UserError
 
-# Of the files of a folder; a file that is named by itself may be called anything.
-SUFFIXES = (
-  *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-  *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
-)
 _BLOCK = 1 << 18  # samples of an array handed on at a time
 
 
@@ -57,37 +52,42 @@ def is_folder(source: Any) -> bool:
     return False
 
 
-def sounds_in(folder: str | os.PathLike) -> list[str]:
-  """The paths of the sound files in a folder and the folders in it, sorted.
+def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
+  """The paths of the sound files in a folder and the folders in it, sorted, and what is left out.
 
-  They are known by their suffixes; hidden files are left out.
+  They are known by their suffixes; see `folders.contents`. Left out are files of other formats,
+  folders that cannot be read and broken links, but not files that hold no sound.
 
   Raises:
-    UserError: if there is none.
+    UserError: if there is no sound file.
   """
-  place = path_of(folder)
-  found = [
-    os.fspath(path)
-    for path in place.rglob("*")
-    if pathlib.PurePath(path.name).suffix.lower() in SUFFIXES and not path.name.startswith(".")
+  place, name = path_of(folder), files.one_line(folder)
+  found = folders.contents(folder)
+  sounds = [os.fspath(place / path) for path in found.files if path.lower().endswith(SOUNDS)]
+  others = folders.other_formats(found.files)
+  if not sounds:
+    why = [f"{files.one_line(path)} is {reason}" for path, reason in found.faults[: folders.SHOWN]]
+    why = [*why, *([others] if others else [])] or ["name one that has any"]
+    raise UserError(f"{name}: no sound file in this folder; {'; '.join(why)}")
+  left_out = [
+    UserError(f"{files.one_line(place / path)}: is {reason}; restore it or remove it")
+    for path, reason in found.faults
   ]
-  found = sorted(path for path in found if not path_of(path).is_dir())
-  if not found:
-    raise UserError(
-      f"{files.one_line(folder)}: no sound file in this folder; name one that has any"
-    )
-  return found
+  return sounds, [*left_out, *([UserError(f"{name}: {others}")] if others else [])]
 
 
 def spread(sources: Iterable[Any]) -> tuple[list[Any], list[UserError]]:
   """The sources with folders replaced by their sound files, and what is wrong with folders."""
   found: list[Any] = []
-  bad = []
+  bad: list[UserError] = []
   for source in sources:
     try:
-      found.extend(sounds_in(source) if is_folder(source) else [source])
+      sounds, left_out = sounds_in(source) if is_folder(source) else ([source], [])
     except UserError as error:
       bad.append(error)
+    else:
+      found.extend(sounds)
+      bad.extend(left_out)
   return found, bad
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -51,10 +52,11 @@ class Tagger:
 
   A `source` is a path, the bytes of a sound file, a binary file object, samples [S] or
   [S, channels] with their `rate` in Hz (by default the front end's), or a folder, of which all
-  sound files are taken. A list of sources gives a list of answers, a folder a dict from path to
-  answer; their windows share batches, and reading goes on while the device works. A file that
-  cannot be used raises UserError, samples that cannot ValueError; `clips`, `embeddings` and
-  `timelines` give an Outcome for each instead.
+  sound files are taken; a warning names what is left out, such as files of other formats. A list
+  of sources gives a list of answers, a folder a dict from path to answer; their windows share
+  batches, and reading goes on while the device works. A file that cannot be used raises UserError,
+  samples that cannot ValueError; `clips`, `embeddings` and `timelines` give an Outcome for each
+  instead.
   """
 
   def __init__(self, run: Run, variables: Any, step: int = 0, thresholds: Thresholds | None = None):
@@ -208,7 +210,12 @@ class Tagger:
   def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
     """The answers for a source, a list or a folder of them."""
     folder, many = sources.is_folder(source), isinstance(source, list | tuple)
-    given = sources.sounds_in(source) if folder else list(source) if many else [source]
+    if folder:
+      given, left_out = sources.sounds_in(source)
+      for error in left_out:
+        warnings.warn(str(error), stacklevel=3)
+    else:
+      given = list(source) if many else [source]
     found = []
     for outcome in outcomes(given, rate):
       if outcome.error is not None:

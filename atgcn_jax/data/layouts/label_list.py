@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import array
 import csv
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, check_folder, gathered, load_file
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.files import encoding_fault
+from atgcn_jax.labels.hints import EMPTY, about_columns, misread
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 COLUMNS = ("filename", "fold", "positive_labels")
+FORM = ", ".join(COLUMNS)
 
 
 class LabelledFile(NamedTuple):
-  """One row of a label list."""
+  """A file of a label list."""
 
   filename: str
   fold: str
@@ -47,46 +54,136 @@ def listed(
   root: str,
 ) -> Listing:
   """The files that a label list names, wherever `load` takes them from; see `list_labelled`."""
-  rows = (Row(name, fold, name, ids, f"{labels}: {name}") for name, fold, ids in label_rows(labels))
-  return gathered(rows, vocabulary, load, root)
+  files = read_label_list(labels, root)
+  if vocabulary is None:
+    _check_ids(files, labels)
+  rows = (Row(name, fold, name, ids, f"{labels}: {name}") for name, fold, ids in files)
+  listing = gathered(rows, vocabulary, load, root)
+  for doubt in _doubts(listing.folds, listing.vocabulary.ids):
+    warnings.warn(f"{labels}: {doubt}", stacklevel=2)
+  return listing
 
 
-def read_label_list(path: str | os.PathLike) -> list[LabelledFile]:
-  """The rows of a label list; see `label_rows`."""
-  return list(label_rows(path))
+def read_label_list(path: str | os.PathLike, root: str = "") -> list[LabelledFile]:
+  """The files of a label list, each once; of several rows the labels are joined, with a warning.
 
+  Blanks around fields and labels, the case of column names, other columns and empty rows do not
+  matter.
 
-def label_rows(path: str | os.PathLike) -> Iterator[LabelledFile]:
-  """The rows of a label list, one at a time.
-
+  Args:
+    root: the folder of the files, where a name may be absolute.
   Raises:
-    UserError: for a missing file or column, a short row, a file named twice, or a list of none.
+    UserError: for a missing file or column, a row without name or fold, a file in two folds, or a
+      list of none.
   """
+  files: list[LabelledFile] = []
+  lines, joined = array.array("q"), []
+  positions: dict[str, int] = {}
+  known: dict[str, str] = {}  # one string a fold or label
+  top = os.path.join(os.path.abspath(root), "")
+  for line, name, fold, ids in _rows(path):
+    key = os.path.normpath(name).removeprefix(top)
+    position = positions.setdefault(name if key == name else key, len(files))
+    labels = [known.setdefault(label, label) for label in ids]
+    if position == len(files):
+      files.append(LabelledFile(name, known.setdefault(fold, fold), labels))
+      lines.append(line)
+      continue
+    first = files[position]
+    if fold != first.fold:
+      where = f"line {lines[position]} ({first.filename})"
+      raise UserError(
+        f"{path}: line {line}: {name} is in fold {fold}, but in fold {first.fold} in {where}; "
+        "keep one of the rows"
+      )
+    first.labels.extend(label for label in labels if label not in first.labels)
+    joined.append(name)
+  if not files:
+    raise UserError(f"{path}: names no file; add a row a sound file")
+  if joined:
+    what = "1 row names" if len(joined) == 1 else f"{len(joined)} rows name"
+    warnings.warn(
+      f"{path}: {what} a file again, such as {joined[0]}; the labels of its rows are joined",
+      stacklevel=2,
+    )
+  return files
+
+
+def _rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str, list[str]]]:
+  """The rows of a label list: line number, file name, fold and label ids, trimmed."""
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
-      missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-      if missing:
-        raise UserError(
-          f"{path}: no column {', '.join(missing)}; the first line must name {', '.join(COLUMNS)}"
-        )
-      names: set[str] = set()
+      _name_columns(path, reader)
       for row in reader:
         name, fold, ids = (row[column] for column in COLUMNS)
         where = f"{path}: line {reader.line_num}"
-        if not name or "\n" in name or fold is None or ids is None or None in row:
-          raise UserError(f"{where}: not {', '.join(COLUMNS)}; give three fields, quote the ids")
-        if name in names:
-          raise UserError(f"{where}: {name} is named twice; keep one of the rows")
-        names.add(name)
-        labels = [label for label in (part.strip() for part in ids.split(",")) if label]
-        yield LabelledFile(name, fold, list(dict.fromkeys(labels)))
+        if None not in row and not "".join(value or "" for value in row.values()).strip(" ,"):
+          continue
+        if fold is None or ids is None or None in row or "\n" in name:
+          raise UserError(f"{where}: not {FORM}; give three fields, quote the ids")
+        name, fold = name.strip(), fold.strip()
+        if not name or name in EMPTY:
+          raise UserError(f"{where}: no filename; write the file that the row is about")
+        if not fold or fold in EMPTY:
+          raise UserError(f"{where}: {name} has no fold; write one, such as train or 1")
+        labels = (label.strip() for label in ids.split(","))
+        yield reader.line_num, name, fold, list(dict.fromkeys(filter(None, labels)))
   except FileNotFoundError:
     raise UserError(f"{path}: no such label list; give a CSV file to --labels") from None
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: {encoding_fault(error)} (CSV)") from None
+  except (OSError, csv.Error) as error:
     raise UserError(f"{path}: cannot be read as a label list ({error}); give a CSV file") from error
-  if not names:
-    raise UserError(f"{path}: names no file; add a row a sound file")
+
+
+def _name_columns(path: str | os.PathLike, reader: csv.DictReader) -> None:
+  """Give the columns of a label list their names in COLUMNS, whatever their case and blanks.
+
+  Raises:
+    UserError: for a missing or repeated column.
+  """
+  header = [name.strip() for name in reader.fieldnames or ()]
+  names = [name.lower() if name.lower() in COLUMNS else name for name in header]
+  if missing := [name for name in COLUMNS if name not in names]:
+    hint = about_columns(header, missing, [value or "" for value in next(reader, {}).values()])
+    raise UserError(
+      f"{path}: no column {', '.join(missing)}; {hint}{'; ' if hint else ''}"
+      f"the first line must name {FORM}"
+    )
+  if repeated := [name for name in COLUMNS if names.count(name) > 1]:
+    raise UserError(f"{path}: several columns {', '.join(repeated)}; keep one")
+  reader.fieldnames = names
+
+
+def _check_ids(files: list[LabelledFile], path: str | os.PathLike) -> None:
+  """Refuse ids that can hardly be labels, of a list without a vocabulary.
+
+  Raises:
+    UserError: naming the first.
+  """
+  for name, _, labels in files:
+    for label in labels:
+      if fault := misread(label):
+        raise UserError(
+          f"{path}: {name}: label {label!r}: {fault}, or give the vocabulary that has this label"
+        )
+
+
+def _doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
+  """Remarks on folds and labels that may be mistakes."""
+  folds, labels = sorted(set(folds)), sorted(labels)
+  if decimal := [fold for fold in folds if re.fullmatch(r"\d+\.0", fold)]:
+    yield f"folds are {', '.join(decimal[:3])}; write whole numbers, or name them so in settings"
+  for what, words in (("folds", folds), ("labels", labels)):
+    first: dict[str, str] = {}
+    for word in words:
+      if (other := first.setdefault(word.casefold(), word)) != word:
+        yield f"{what} {other} and {word} differ only in case; write one if they are the same"
+  known = set(labels)
+  for label in labels:
+    if len(parts := label.split()) > 1 and known.issuperset(parts):
+      yield f"{label!r} counts as one label; write commas if it is {len(parts)}"
 
 
 def check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike) -> None:
@@ -98,6 +195,5 @@ def check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | o
   check_folder(audio)
   for row in listed:
     if not (audio / row.filename).is_file():
-      raise UserError(
-        f"{audio / row.filename}: no such file, though {labels} names it; add it or remove the row"
-      )
+      hint = nearby.hint(audio, row.filename) or "add it or remove the row"
+      raise UserError(f"{audio / row.filename}: no such file, though {labels} names it; {hint}")

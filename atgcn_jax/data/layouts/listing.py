@@ -14,6 +14,7 @@ import numpy as np
 
 from atgcn_jax.audio import files
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -161,9 +162,15 @@ def load_file(folder: str, settings: Frontend, filename: str) -> Clip:
   """The sound file of a folder, at the front end's rate.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: it cannot be read; for a missing file with the name that may be meant.
   """
-  return loaded(pathlib.Path(folder) / filename, settings)
+  path = pathlib.Path(folder) / filename
+  try:
+    return loaded(path, settings)
+  except UserError:
+    if hint := nearby.hint(folder, filename):
+      raise UserError(f"{path}: no such file; {hint}") from None
+    raise
 
 
 def loaded(source: files.Source, settings: Frontend) -> Clip:
@@ -176,29 +183,21 @@ def check_folder(audio: str | os.PathLike) -> pathlib.Path:
   """The folder of `--audio`.
 
   Raises:
-    UserError: it is not there, or empty.
+    UserError: it is not there, cannot be read or is empty.
   """
   audio = pathlib.Path(audio)
   if not audio.is_dir():
     raise UserError(f"{audio}: no such folder; give the folder of sound files to --audio")
-  with os.scandir(audio) as entries:
-    if next(entries, None) is None:
-      raise UserError(f"{audio}: the folder is empty; give the folder of sound files to --audio")
+  try:
+    with os.scandir(audio) as entries:
+      empty = next(entries, None) is None
+  except OSError as error:
+    raise UserError(
+      f"{audio}: cannot be read ({error.strerror}); check the permissions of --audio"
+    ) from None
+  if empty:
+    raise UserError(f"{audio}: the folder is empty; give the folder of sound files to --audio")
   return audio
-
-
-def files_below(folder: str | os.PathLike[str], suffixes: tuple[str, ...] = ()) -> Iterator[str]:
-  """The paths of all files below a folder, relative to it, in one order on every machine.
-
-  Args:
-    suffixes: of the names, in lower case; without any all files count.
-  """
-  for directory, folders, names in os.walk(os.fspath(folder)):
-    folders.sort()
-    below = os.path.relpath(directory, folder)
-    for name in sorted(names):
-      if not suffixes or name.lower().endswith(suffixes):
-        yield name if below == "." else f"{below}/{name}"
 
 
 def fold_of(path: str | os.PathLike, fold: str | None) -> str:

@@ -11,14 +11,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from atgcn_jax.audio import files
+from atgcn_jax.audio import files, folders
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Clip,
   Listing,
   Row,
-  files_below,
   first_of_each,
   fold_of,
   gathered,
@@ -80,14 +79,16 @@ def packed_files(audio: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
   """The files of `--audio`, those of its folders with these endings in order.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or a folder in them cannot be read.
   """
   paths = []
   for place in map(pathlib.Path, audio):
     if not place.exists():
       raise UserError(f"{place}: no such file or folder; give {suffixes[0]} files to --audio")
-    found = files_below(place, suffixes) if place.is_dir() else None
-    paths += [str(place)] if found is None else [str(place / name) for name in found]
+    found = folders.contents(place, suffixes) if place.is_dir() else None
+    paths += [str(place)] if found is None else [str(place / name) for name in found.files]
+    for name, reason in found.faults if found else ():
+      raise UserError(f"{place / name}: is {reason}; restore it or remove it")
   if not paths:
     raise UserError(f"{audio[0]}: holds no {suffixes[0]} file; give a folder of them to --audio")
   return paths

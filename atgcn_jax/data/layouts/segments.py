@@ -6,8 +6,9 @@ import collections
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from atgcn_jax.audio import files, folders
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
@@ -15,8 +16,6 @@ from atgcn_jax.data.layouts.listing import (
   Listing,
   Row,
   check_folder,
-  files_below,
-  first_of_each,
   fold_of,
   gathered,
   load_file,
@@ -27,10 +26,10 @@ from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
 from atgcn_jax.labels.files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
-# What libsndfile reads comes first, where a clip is there in several forms.
-SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".m4a", ".mp4", ".webm")
-# ID, YID, ID_START or ID_START_END; an id may itself begin with Y or -, and contain _.
-NAME = re.compile(r"Y?([\w-]{11})(?:_(\d+(?:\.\d+)?)(?:_\d+(?:\.\d+)?)?)?", re.ASCII)
+FORMATS = folders.SOUNDS + folders.OTHERS  # a clip is taken in the first of these
+# ID, YID, or either with _START or _START_END, where - may stand for _. An id has 11 characters,
+# also - and _, and may begin with Y.
+NAME = re.compile(r"Y?([\w-]{11})(?:[_-](\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII)
 
 
 def list_segments(
@@ -42,8 +41,10 @@ def list_segments(
 ) -> Listing:
   """The clips of AudioSet segment lists that are in a folder or below it, under their YouTube ids.
 
-  Broken rows and ids that come again are left out and counted; a clip that is not in the folder is
-  `absent`.
+  A file whose name has a start, in seconds or milliseconds, is the clip with this start, any other
+  the first clip with its id. A further clip with the same id is called `ID_START`. Broken rows and
+  clips with the same id that have no file of their own are left out and counted; a clip that is
+  not in the folder is `absent`.
 
   Args:
     lists: in the official format, also as .gz.
@@ -53,7 +54,9 @@ def list_segments(
   """
   root = str(check_folder(audio))
   folds = [fold_of(path, fold) for path in lists]
-  found = _clips_by_name(root)
+  contents = folders.contents(root, FORMATS)
+  found = _clips_by_name(contents.files)
+  example = contents.files[0] if contents.files else ""
   remarks: list[str] = []
   absent: list[tuple[str, str]] = []
   repeated: collections.Counter[str] = collections.Counter()
@@ -65,23 +68,30 @@ def list_segments(
         yield Row(segment.clip_id, fold, f"{segment.start:.3f}", segment.labels, where)
 
   def those_there() -> Iterator[Row]:
-    for row in first_of_each(rows(), repeated):
-      start = float(row.source)
-      names = (row.clip_id, _key(row.clip_id, start), _key(row.clip_id, 1000 * start))
-      path = next((found.pop(name)[1] for name in names if name in found), None)
-      if path is None:
-        absent.append((row.clip_id, NOT_THERE))
+    seen: set[str] = set()
+    for row in rows():
+      start, again = float(row.source), row.clip_id in seen
+      seen.add(row.clip_id)
+      names = (_key(row.clip_id, start), _key(row.clip_id, 1000 * start), row.clip_id)
+      path = next((found.pop(name)[1] for name in names[: 3 - again] if name in found), None)
+      if path is not None:
+        clip_id = f"{row.clip_id}_{start:.3f}" if again else row.clip_id
+        yield row._replace(source=path, clip_id=clip_id)
+      elif again:
+        repeated[row.clip_id] += 1
       else:
-        yield row._replace(source=path)
+        absent.append((row.clip_id, NOT_THERE))
 
   load = functools.partial(load_file, root, settings)
   listing = gathered(those_there(), vocabulary, load, root)
   if not listing.clip_ids:
+    instead = f" but, for example, {files.one_line(example)}" if example else ""
     raise UserError(
-      f"{root}: holds none of the {len(absent)} clips of {lists[0]}, such as {absent[0][0]}.wav; "
-      "give the folder of clips named by YouTube id to --audio"
+      f"{root}: holds none of the {len(absent)} clips of {lists[0]}, such as {absent[0][0]}.wav"
+      f"{instead}; give the folder of clips named by YouTube id to --audio"
     )
   listing.absent.extend(absent)
+  listing.unreadable.extend(contents.faults)
   listing.remarks.extend([*remarks, *told_repeats("--labels", repeated)])
   return listing
 
@@ -117,15 +127,15 @@ def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[S
     remarks.append(f"{path}: {broken} broken rows are left out; {'; '.join(shown)}")
 
 
-def _clips_by_name(folder: str) -> dict[str, tuple[int, str]]:
+def _clips_by_name(paths: Iterable[str]) -> dict[str, tuple[int, str]]:
   """The best file of each clip: YouTube id, with the start where the name has it, to its path."""
   found: dict[str, tuple[int, str]] = {}
-  for path in files_below(folder, SOUNDS):
+  for path in paths:
     stem, suffix = os.path.splitext(os.path.basename(path))
     if match := NAME.fullmatch(stem):
       key = _key(match[1], float(match[2])) if match[2] else match[1]
-      candidate = (SOUNDS.index(suffix.lower()), path)
-      if candidate < found.get(key, (len(SOUNDS), "")):
+      candidate = (FORMATS.index(suffix.lower()), path)
+      if candidate < found.get(key, (len(FORMATS), "")):
         found[key] = candidate
   return found
 

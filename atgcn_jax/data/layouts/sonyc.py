@@ -7,13 +7,13 @@ import functools
 import os
 import re
 
+from atgcn_jax.audio import folders
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Listing,
   Row,
   check_folder,
-  files_below,
   gathered,
   load_file,
 )
@@ -50,7 +50,8 @@ def list_sonyc(
     tuple(match[1] for match in columns), tuple(match[3] for match in columns)
   )
   paths: dict[str, str] = {}
-  for path in files_below(root):
+  found = folders.contents(root)
+  for path in found.files:
     paths.setdefault(os.path.basename(path), path)
   absent = [(name, NOT_THERE) for name in rows if name not in paths]
   there = (
@@ -65,6 +66,7 @@ def list_sonyc(
       f"such as {absent[0][0]}; give their folder to --audio"
     )
   listing.absent.extend(absent)
+  listing.unreadable.extend(found.faults)
   return listing
 
 

@@ -1,0 +1,130 @@
+"""Folders of sound files: what is in them, and what is left out."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from atgcn_jax.audio.files import one_line
+from atgcn_jax.buckets import in_bucket, path_of
+
+# Suffixes of files that libsndfile reads, the preferred first.
+SOUNDS = (
+  *(".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
+  *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph"),
+)
+# Of sound and video in formats that it does not read.
+OTHERS = (
+  *(".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".wmv"),
+  *(".mov", ".avi", ".3gp", ".3g2", ".amr", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ts"),
+  *(".flv", ".ogv", ".ra", ".dsf", ".dff", ".tta", ".spx"),
+)
+SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
+SHOWN = 3  # files that a message names
+
+
+class Contents(NamedTuple):
+  """Files below a folder, as sorted paths relative to it; `faults` are (path, reason)."""
+
+  files: list[str]
+  faults: list[tuple[str, str]]
+
+
+def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> Contents:
+  """Return all files below a folder, also those in linked folders.
+
+  Each folder is entered once: under its own name if it is below this one, and otherwise under the
+  first link to it. A link to a folder that contains the link is a loop and is not entered. Hidden
+  files and folders, whose names begin with a dot, and those of operating systems (`SYSTEM`) are
+  left out. Faults are folders that cannot be read, broken links and what is no regular file; a
+  reason completes “it is …”.
+
+  Args:
+    folder: a path, or an address in a bucket.
+    suffixes: of the names, in lower case; without any all files count.
+  """
+  files, faults = _in_bucket(folder) if in_bucket(folder) else _on_disk(folder)
+  if suffixes:
+    files = [path for path in files if path.lower().endswith(suffixes)]
+  return Contents(sorted(files), sorted(faults))
+
+
+def other_formats(files: Iterable[str]) -> str:
+  """Return what is to be said of the files in formats that are not read; empty if there are none.
+
+  Args:
+    files: names, of which those with a suffix in `OTHERS` count.
+  """
+  found = [one_line(path) for path in files if path.lower().endswith(OTHERS)]
+  if not found:
+    return ""
+  names = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+  what = "1 file of another format" if len(found) == 1 else f"{len(found)} files of other formats"
+  return f"{what} left out: {names}; convert to wav, flac, ogg or mp3"
+
+
+def _is_hidden(name: str) -> bool:
+  return name.startswith(".") or name.lower() in SYSTEM
+
+
+def _on_disk(folder: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]]]:
+  """The files and faults below a folder, in no order."""
+  files: list[str] = []
+  faults: list[tuple[str, str]] = []
+  entered: set[str] = set()
+  linked = [("", os.path.realpath(folder))]  # a heap, so that links are followed in one order
+  while linked:
+    folders = [heapq.heappop(linked)]
+    while folders:
+      below, real = folders.pop()
+      if real in entered:
+        continue
+      entered.add(real)
+      try:
+        with os.scandir(real) as scanned:
+          entries = [entry for entry in scanned if not _is_hidden(entry.name)]
+      except OSError as error:
+        faults.append((below.rstrip("/") or ".", f"not readable ({error.strerror})"))
+        continue
+      for entry in entries:
+        path = below + entry.name
+        if fault := _fault(entry):
+          faults.append((path, fault))
+        elif entry.is_file():
+          files.append(path)
+        elif not entry.is_symlink():
+          folders.append((f"{path}/", os.path.join(real, entry.name)))
+        elif not _contains(target := os.path.realpath(entry.path), real):
+          heapq.heappush(linked, (f"{path}/", target))
+  return files, faults
+
+
+def _fault(entry: os.DirEntry[str]) -> str:
+  """Why an entry can be neither read nor entered; empty if it can."""
+  try:
+    if entry.is_file() or entry.is_dir():
+      return ""
+    if entry.is_symlink():
+      return f"a link to {one_line(os.readlink(entry.path))}, which is not there"
+    return "neither a file nor a folder"
+  except OSError as error:  # such as a link to itself
+    return f"not readable ({error.strerror})"
+
+
+def _contains(folder: str, path: str) -> bool:
+  """Whether a folder is a path or above it; both are real paths."""
+  return os.path.commonpath([folder, path]) == folder
+
+
+def _in_bucket(folder: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]]]:
+  """As `_on_disk`; a bucket has no links."""
+  place = path_of(folder)
+  below = ((path, path.relative_to(place)) for path in place.rglob("*"))
+  files = [
+    relative.as_posix()
+    for path, relative in below
+    if not any(map(_is_hidden, relative.parts)) and not path.is_dir()
+  ]
+  return files, []
