@@ -100,7 +100,7 @@ def about_columns(header: Sequence[str], missing: Iterable[str], row: Iterable[s
     return f"rename {', '.join(renamed)}"
   ones = [name for name, value in zip(header, row) if value.strip() in ("0", "1", "0.0", "1.0")]
   ones = [name for name in ones if name.casefold() != "fold"]
-  if "positive_labels" in missing and ones:
+  if missing == ["positive_labels"] and ones:
     return (
       f"{', '.join(ones[:3])} look like a column a label; "
       "write the ids of each file's labels into positive_labels"
