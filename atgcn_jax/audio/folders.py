@@ -18,8 +18,8 @@ SOUNDS = (
 # Of sound and video in formats that it does not read.
 OTHERS = (
   *(".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".wmv"),
-  *(".mov", ".avi", ".3gp", ".3g2", ".amr", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ts"),
-  *(".flv", ".ogv", ".ra", ".dsf", ".dff", ".tta", ".spx"),
+  *(".mov", ".avi", ".3gp", ".3g2", ".amr", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ogv"),
+  *(".flv", ".ra", ".dsf", ".dff", ".tta", ".spx"),
 )
 SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 3  # files that a message names
