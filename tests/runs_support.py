@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import small_store
 import soundfile
 
 from atgcn_jax.audio.frontend import Frontend, log_mel
@@ -100,11 +101,9 @@ def make_store(
   folds: Sequence[str] = ("train", "train", "validation", "test"),
   broken: bool = False,
 ) -> pathlib.Path:
-  """A store whose clips are of these folds in turns; `broken` ones hold NaN."""
+  """A store whose clips are of these folds in turns; of a `broken` one each fourth holds NaN."""
   sound, labels = waveforms(clips, seed)
   decibels = np.array(log_mel(sound, frontend))
-  if broken:
-    decibels[::4, 5] = np.nan
   write_store(
     path,
     [encode(decibels, dtype)],
@@ -115,6 +114,8 @@ def make_store(
     vocabulary=vocabulary,
     frontend=frontend,
   )
+  if broken:
+    small_store.spoil(path, np.arange(0, clips, 4))
   return path
 
 

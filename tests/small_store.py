@@ -1,5 +1,6 @@
 """A clip store of a few tiny clips."""
 
+import h5py
 import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
@@ -37,3 +38,12 @@ def make(path, clips=11, dtype="uint8", **changes):
   """An open store."""
   write(path, decibels(clips), dtype, **changes)
   return store.open_store(path)
+
+
+def spoil(path, clips, value=np.nan):
+  """Store a value that is not finite in some clips: in a float16 log-mel, or as a uint8 peak."""
+  with h5py.File(path, "r+") as file:
+    if file["log_mel"].dtype == np.uint8:
+      file["peak_db"][clips] = value
+    else:
+      file["log_mel"][clips, 1, 1] = value

@@ -17,6 +17,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
 from atgcn_jax.runs import evaluate as evaluation
+from atgcn_jax.runs import scoring
 from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.restore import load
@@ -169,10 +170,16 @@ def test_what_is_undefined_is_null(run, tmp_path, capsys):
   assert (result["clips"], result["classes_scored"]) == (1, 0)
 
 
-def test_scores_that_are_not_finite_are_no_result(run, tmp_path):
-  path = make_store(tmp_path / "broken.h5", clips=40, dtype="float16", broken=True)
-  with pytest.raises(WorkFailed, match=r"broken.h5: the scores of clip0 are not finite"):
-    evaluate(run, store_path=str(path), split="train")
+def test_scores_that_are_not_finite_are_no_result(run, monkeypatch):
+  made = scoring.make_score_step
+
+  def with_nan(*arguments, **named):
+    step = made(*arguments, **named)
+    return lambda *given: step(*given).at[:, 2].set(np.nan)
+
+  monkeypatch.setattr(scoring, "make_score_step", with_nan)
+  with pytest.raises(WorkFailed, match=r"store.h5: the scores of clip3 are not finite"):
+    evaluate(run)
 
 
 def test_a_run_without_a_graph(tmp_path):

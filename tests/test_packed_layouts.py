@@ -107,7 +107,7 @@ def test_a_folder_of_packed_files(tmp_path, vocabulary):
   assert report[f"{folder}/balanced_train.h5:1"] == "not there"
   assert report[f"{folder}/full_train_index.h5"].startswith("has no audio_name, waveform, target")
   assert "truncated" in report[f"{folder}/train_part.h5"]
-  assert report[f"{folder}/train_nan.h5:1"] == "samples are NaN or infinite"
+  assert report[f"{folder}/train_nan.h5:1"] == "a sample is NaN or infinite"
   assert len(report) == 1 + 4
 
 

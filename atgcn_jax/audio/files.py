@@ -20,6 +20,9 @@ from atgcn_jax.errors import UserError
 
 Source = str | os.PathLike | bytes | BinaryIO
 
+# The largest sample that is sound, where full scale is 1. The power spectrum of samples above 1e16
+# exceeds float32, and then log-mels are infinite.
+LOUDEST = 1e12
 _BLOCK = 1 << 18  # frames decoded at a time
 
 
@@ -45,7 +48,7 @@ def load(source: Source, sample_rate: int) -> np.ndarray:
 
   Raises:
     UserError: the source is missing, a folder, empty, not sound, cut short, damaged, without
-      samples, or holds samples that are not finite.
+      samples, or holds samples that are not finite or above LOUDEST.
 
   Source: libsndfile through soundfile; soxr.
   """
@@ -91,19 +94,19 @@ def _blocks(name: str, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
   """The mean of the channels, at least one block.
 
   Raises:
-    UserError: at the end if samples are missing, and for samples that are not finite.
+    UserError: at the end if samples are missing, and for samples that are not finite or above
+      LOUDEST.
   """
   done = 0
   try:
     while len(block := sound.read(_BLOCK, np.float32, always_2d=True)):
       with np.errstate(all="ignore"):  # what overflows is told as not finite
         waveform = block.mean(axis=1)
-      bad = np.flatnonzero(~np.isfinite(waveform))
-      if bad.size:
-        at = (done + bad[0]) / sound.samplerate
+      if (bad := first_unusable(waveform)) is not None:
+        at = (done + bad) / sound.samplerate
         raise UserError(
-          f"{name}: the sample at {at:.3f} s is NaN or infinite; write the file again from its "
-          "source"
+          f"{name}: the sample at {at:.3f} s is {fault_of(waveform[bad])}; write the file again "
+          "from its source"
         )
       done += len(waveform)
       yield waveform
@@ -113,6 +116,23 @@ def _blocks(name: str, sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
     raise _damaged(name, f"{done} of {sound.frames} samples are there")
   if not done:
     raise UserError(f"{name}: holds no samples; leave it out or record it again")
+
+
+def first_unusable(waveform: np.ndarray) -> int | None:
+  """Return where the first sample is that is not finite or above LOUDEST; None where all are sound.
+
+  Args:
+    waveform: float[S].
+  """
+  sound = np.abs(waveform) <= LOUDEST  # false for NaN
+  return None if sound.all() else int(np.argmin(sound))
+
+
+def fault_of(sample: float) -> str:
+  """Return what is wrong with an unusable sample, for messages."""
+  if not np.isfinite(sample):
+    return "NaN or infinite"
+  return f"{sample:.3g}, where full scale is 1 and the limit {LOUDEST:g}"
 
 
 def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

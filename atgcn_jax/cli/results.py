@@ -173,7 +173,7 @@ def _embed(options) -> int:
   return _left_out(options.verb, bad)
 
 
-def _left_out(verb: str, bad: list[UserError]) -> int:
+def _left_out(verb: str, bad: list[Exception]) -> int:
   """The exit status when some files could not be used; says why."""
   for error in bad:
     print(f"atgcn {verb}: {error}", file=sys.stderr)

@@ -187,7 +187,7 @@ def examples_of(plan: Plan, store: ClipStore) -> Iterator[tuple[int, dict[str, A
   rows = plan.rows()
   for start in range(0, len(plan), CHUNK):
     clips = np.arange(start, min(start + CHUNK, len(plan)))
-    for clip, log_mel in zip(clips.tolist(), store.log_mel[clips]):
+    for clip, log_mel in zip(clips.tolist(), store.log_mels(clips)):
       numbers = {name: getattr(store, name)[clip] for name in plan.numbers}
       yield KEYS // len(plan) * clip, {**next(rows), **numbers, "log_mel": log_mel}
 

@@ -146,17 +146,20 @@ def outcome(
 ) -> Encoded | str:
   """A clip of a listing as it is stored, or why it cannot be read; see `Listing`."""
   try:
-    clip = load(source)
+    return encoded(load(source), settings, dtype)
   except MemoryError:
     return "needs more memory than there is"
   except BAD_CLIP as error:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.removeprefix(f"{pathlib.Path(root) / source}: ")
-  return encoded(clip, settings, dtype)
 
 
 def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
-  """A clip as it is stored: cut to the clip length, or padded with silence."""
+  """A clip as it is stored: cut to the clip length, or padded with silence.
+
+  Raises:
+    ValueError: if its log-mel cannot be stored.
+  """
   log_mel = clip.sound
   if log_mel.ndim == 1:
     cut = clip.sound[: settings.samples]

@@ -16,6 +16,7 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
 
   Raises:
     ValueError: if there are no clips.
+    UserError: if a log-mel is not finite.
   """
   if not len(clips):
     raise ValueError("no clips to take the statistics of")
@@ -23,7 +24,7 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
   squares = np.zeros_like(total)
   for start in range(0, len(clips), CHUNK):
     some = np.sort(clips[start : start + CHUNK])
-    log_mel = decibels(store.log_mel[some], store.peak_db[some]).astype(np.float64)
+    log_mel = decibels(store.log_mels(some), store.peak_db[some]).astype(np.float64)
     total += log_mel.sum(axis=(0, 1))
     squares += np.einsum("btf,btf->f", log_mel, log_mel)
   frames = len(clips) * store.log_mel.shape[1]

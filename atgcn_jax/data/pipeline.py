@@ -9,6 +9,7 @@ import numpy as np
 
 from atgcn_jax.buckets import import_tensorflow
 from atgcn_jax.data.store import ClipStore
+from atgcn_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # pieces
@@ -42,6 +43,8 @@ def batches(
   Args:
     clips_of: step → clip numbers int64[B] of the global batch, a pure function.
     share: this process's slice.
+  Raises:
+    UserError: from the iterator, at the piece whose clips cannot be read or are not finite.
   """
   tf = import_tensorflow()
   frames_and_bands = store.log_mel.shape[1:]
@@ -50,14 +53,24 @@ def batches(
     "peak_db": tf.TensorSpec((None,), tf.float32),
     "labels": tf.TensorSpec((None, len(store.vocabulary)), tf.uint8),
   }
-  names = list(signature)
+  names, specs = list(signature), list(signature.values())
   size = len(share.of(clips_of(start))) if start < stop else 1
   steps_at_once = max(1, PIECE // size)
+  failures: list[UserError] = []
 
   def read(first):
     steps = range(first, min(first + steps_at_once, stop))
-    piece = store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
+    try:
+      piece = store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
+    except UserError as error:  # TensorFlow would log it, and raise an error of its own
+      failures.append(error)
+      return [np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
     return [piece[name] for name in names]
+
+  def checked(piece):
+    if not len(piece["labels"]):
+      raise failures[0]
+    return piece
 
   def load(first):
     arrays = tf.numpy_function(read, [first], [signature[name].dtype for name in names])
@@ -71,7 +84,7 @@ def batches(
   options.threading.private_threadpool_size = 2  # more would only spin
   return (
     {name: array[first : first + size] for name, array in piece.items()}
-    for piece in dataset.with_options(options).as_numpy_iterator()
+    for piece in map(checked, dataset.with_options(options).as_numpy_iterator())
     for first in range(0, len(piece["labels"]), size)
   )
 

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data import hdf5
+from atgcn_jax.data.finite import check_log_mels
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -23,6 +25,7 @@ FORMAT = "atgcn_jax clip store 1"
 RANGE_DB = 80.0
 ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
 OPTIONAL = ("seconds", "rate_hz", "normaliser")
+DTYPES = ("uint8", "float16")
 
 
 class LogMels(Protocol):
@@ -90,10 +93,24 @@ class ClipStore:
     labels[np.repeat(np.arange(len(clips)), np.diff(offsets)), indices] = 1
     return labels
 
+  def log_mels(self, clips: np.ndarray) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips as they are stored, in their order.
+
+    Raises:
+      UserError: if one is not finite.
+    """
+    log_mel = self.log_mel[clips]
+    check_log_mels(self.path, self.clip_ids[clips], log_mel)
+    return log_mel
+
   def read(self, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """The batch of these clips: `log_mel` [B, T, F] as stored, `peak_db` [B], `labels` [B, K]."""
+    """The batch of these clips: `log_mel` [B, T, F] as stored, `peak_db` [B], `labels` [B, K].
+
+    Raises:
+      UserError: if a log-mel is not finite.
+    """
     return {
-      "log_mel": self.log_mel[clips],
+      "log_mel": self.log_mels(clips),
       "peak_db": self.peak_db[clips],
       "labels": self.labels(clips),
     }
@@ -109,19 +126,24 @@ def open_store(path: str | os.PathLike) -> ClipStore:
     raise UserError(f"{path}: no such clip store; make one with `atgcn prepare`")
   try:
     with h5py.File(path, "r") as file:
-      if file.attrs.get("format") != FORMAT or any(name not in file for name in ARRAYS):
+      if hdf5.attribute(file, "format") != FORMAT or any(name not in file for name in ARRAYS):
         raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
-      log_mel = file["log_mel"]
-      small = {name: file[name][()] for name in ("peak_db", "label_offsets", "label_indices")}
-      small |= {name: file[name][()] for name in OPTIONAL if name in file}
+      log_mel = hdf5.plain(file, "log_mel")
+      if log_mel.dtype not in DTYPES:
+        raise ValueError(f"log_mel is {log_mel.dtype}, not {' or '.join(DTYPES)}")
+      present = [name for name in OPTIONAL if name in file]
+      names = ("peak_db", "label_offsets", "label_indices", *present)
+      small = {name: hdf5.plain(file, name)[()] for name in names}
       # Behind the rows of the clips there may be some that no clip took.
       shape = (len(small["peak_db"]), *log_mel.shape[1:])
       offset, dtype = log_mel.id.get_offset(), log_mel.dtype
-      texts = {name: file[name].asstr()[()].astype(str) for name in ("clip_ids", "folds")}
-      settings = json.loads(file.attrs["settings"])
-      fingerprint = file.attrs["fingerprint"]
+      texts = {
+        name: hdf5.plain(file, name).asstr()[()].astype(str) for name in ("clip_ids", "folds")
+      }
+      settings = json.loads(hdf5.attribute(file, "settings"))
+      fingerprint = hdf5.attribute(file, "fingerprint")
     mapped = np.memmap(path, dtype, "r", offset, shape)
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, TypeError, KeyError) as error:
     raise UserError(
       f"{path}: cannot be read as a clip store, it may be cut short ({error}); "
       "make it again with `atgcn prepare`"
@@ -297,9 +319,16 @@ def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
   """Log-mels [n, T, F] in dB as stored: (values, peaks float32[n]).
 
   uint8 keeps the RANGE_DB below each clip's peak in 255 steps of 0.31 dB; float16 keeps the dB.
+
+  Raises:
+    ValueError: if a value is NaN or infinite, or outside the range of float16.
   """
+  if not np.isfinite(log_mel).all():
+    raise ValueError("its log-mel is NaN or infinite")
   peaks = log_mel.max(axis=(1, 2)).astype(np.float32)
   if dtype == "float16":
+    if (largest := np.abs(log_mel).max()) > (limit := np.finfo(np.float16).max):
+      raise ValueError(f"its log-mel reaches {largest:g}, float16 only {limit:g}")
     return log_mel.astype(np.float16), peaks
   above_floor = log_mel - peaks[:, None, None] + RANGE_DB
   return np.rint(above_floor.clip(0, RANGE_DB) * (255 / RANGE_DB)).astype(np.uint8), peaks

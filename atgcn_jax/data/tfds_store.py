@@ -12,19 +12,22 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.buckets import import_tensorflow, in_bucket, path_of
+from atgcn_jax.data.finite import check_small
 from atgcn_jax.data.records import RandomRecords, SequentialRecords
-from atgcn_jax.data.store import ClipStore, LogMels, from_settings, open_store
+from atgcn_jax.data.store import DTYPES, ClipStore, LogMels, from_settings, open_store
 from atgcn_jax.data.tfds_files import COLUMNS, FORMAT, SPLIT, TEXTS, size_of, starts_of
 from atgcn_jax.errors import UserError
 
 MADE_WITH = "make one with `atgcn tfds`"
 
 
-def open_clips(path: str | os.PathLike) -> ClipStore:
+def open_clips(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
   """The clips of a clip store's file, or of the folder or bucket address of a TFDS dataset.
 
+  Args:
+    finite: whether to refuse peaks and a normaliser that are not finite.
   Raises:
-    UserError: if it is missing, something else, or cut short.
+    UserError: if it is missing, something else, cut short, or not finite.
   """
   path = os.fspath(path)
   if in_bucket(path) and path.endswith((".h5", ".hdf5")):
@@ -32,9 +35,10 @@ def open_clips(path: str | os.PathLike) -> ClipStore:
       f"{path}: a clip store is read from a disk; copy it there, or write a TFDS dataset to the "
       "bucket with `atgcn tfds --file-format tfrecord --out gs://…`"
     )
-  if in_bucket(path) or os.path.isdir(path):
-    return open_tfds(path)
-  return open_store(path)
+  store = open_tfds(path) if in_bucket(path) or os.path.isdir(path) else open_store(path)
+  if finite:
+    check_small(store.path, store.clip_ids, store.peak_db, store.normaliser)
+  return store
 
 
 def open_tfds(path: str) -> ClipStore:
@@ -71,6 +75,8 @@ def open_tfds(path: str) -> ClipStore:
       raise ValueError(f"{COLUMNS} is of {len(ends)} clips, the shards are of {starts[-1]}")
     common: dict[str, Any] = from_settings(metadata)
     shape = (len(ends), common["frontend"].frames, common["frontend"].n_mels)
+    if metadata["dtype"] not in DTYPES:
+      raise ValueError(f"log-mels are {metadata['dtype']}, not {' or '.join(DTYPES)}")
     dtype, fingerprint = np.dtype(metadata["dtype"]), metadata["fingerprint"]
     log_mel: LogMels
     shard_starts = None

@@ -19,6 +19,7 @@ from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.training import checkpoint
+from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser
 
@@ -35,7 +36,8 @@ def import_torch(
     state_path: an .npz of tensors by name, or a .pt / .pth of PyTorch.
     frontend_name: what the weights were trained on.
   Raises:
-    UserError: for weights that do not fit the config, or a folder that holds a run.
+    UserError: for weights that do not fit the config or are not finite, or a folder that holds a
+      run.
   """
   if checkpoint.saved_steps(workdir):
     raise UserError(f"--workdir {workdir}: holds a run; name another folder")
@@ -59,6 +61,10 @@ def import_torch(
   except ValueError as error:
     raise UserError(f"{state_path}: {error}; set --config.model to the system it is of") from error
   check_shapes(state_path, run, variables)
+  if name := first_not_finite(variables):
+    raise UserError(
+      f"{state_path}: the weights of {name} hold NaN or infinity; give those of a sound training"
+    )
   state = start_state(jax.tree.map(jnp.asarray, variables), run.optimiser())
   with checkpoint.open_manager(workdir) as manager:
     checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
@@ -107,8 +113,9 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
   tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
   if not isinstance(tensors, dict):
     raise UserError(f"{path}: holds no state dict; save `model.state_dict()`")
-  return {
-    str(name): tensor.detach().float().numpy()
-    for name, tensor in tensors.items()
-    if torch.is_tensor(tensor)
-  }
+  tensors = {str(name): tensor for name, tensor in tensors.items() if torch.is_tensor(tensor)}
+  for name, tensor in tensors.items():
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if not dense or tensor.is_quantized or tensor.is_complex():
+      raise UserError(f"{path}: {name} is no dense tensor of real numbers; save it as one")
+  return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}

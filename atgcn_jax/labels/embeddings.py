@@ -113,7 +113,8 @@ def read_word_vectors(
       )
     if word in words and word not in known:
       try:
-        known[word] = np.array([float(field) for field in line.split(" ")[1:]], np.float32)
+        with np.errstate(over="ignore"):  # what exceeds float32 is refused
+          known[word] = np.array([float(field) for field in line.split(" ")[1:]], np.float32)
       except ValueError:
         known[word] = np.array([np.nan])
       if not np.isfinite(known[word]).all():
@@ -183,7 +184,8 @@ def _stored_vectors(
       f"{path}: vectors of width {vectors.shape[1]} instead of {dimension}; "
       "give another file or set the dimension"
     )
-  chosen = vectors[rows].astype(np.float32)
+  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    chosen = vectors[rows].astype(np.float32)
   if not np.isfinite(chosen).all():
     raise UserError(f"{path}: a vector holds a number that is not finite; mend the file")
   return chosen

@@ -17,7 +17,7 @@ from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store import RANGE_DB, ClipStore, open_store
+from atgcn_jax.data.store import RANGE_DB, ClipStore
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, packed, unpacked
@@ -26,6 +26,7 @@ from atgcn_jax.models.layers import Placement, activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.runs.label_graph import RELATIONS, SOUNDSCAPES, label_graph, label_relations
 from atgcn_jax.runs.machine import cache_folder
+from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
@@ -105,8 +106,20 @@ class Run:
     }
 
 
+class NotFinite(ValueError):  # noqa: N818 (what is wrong with an array, which is its message)
+  """The named array holds values that are NaN or infinite, or deviations that are not positive."""
+
+
 def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Run:
-  """The run that a checkpoint's items `run` and `constants` describe."""
+  """The run that a checkpoint's items `run` and `constants` describe.
+
+  Raises:
+    NotFinite: naming one of the constants.
+  """
+  if name := first_not_finite(constants):
+    raise NotFinite(name)
+  if not (np.asarray(constants["deviation"]) > 0).all():
+    raise NotFinite("deviation")
   constants = unpacked(constants)
   return Run(
     config=config_from_json(description["config"]),
@@ -135,10 +148,6 @@ def new_run(config, store: ClipStore) -> Run:
       raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with it")
   given = store.normaliser
   mean, deviation = band_statistics(store, clips) if given is None else (given[0], given[1])
-  if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
-    raise UserError(
-      f"{store.path}: log-mels of its training clips are not finite; prepare the store again"
-    )
   propagation, embeddings = label_graph(config, store.vocabulary, store)
   return Run(
     config=config,
@@ -184,4 +193,4 @@ def store_of(config) -> ClipStore:
     fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a host may want them
     if not path.exists():
       prepare_soundscapes(path, clips, seed=0)
-  return open_store(path)
+  return open_clips(path)

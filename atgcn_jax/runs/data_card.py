@@ -43,7 +43,7 @@ def data_card(
   Raises:
     UserError: A file cannot be used.
   """
-  store = open_clips(store_path)
+  store = open_clips(store_path, finite=False)
   labels = read_vocabulary(vocabulary) if vocabulary else store.vocabulary
   rated = read_ratings(ratings) if ratings else {}
   lists = [_list_card(path, read_segments(path, labels), store, labels) for path in segments]

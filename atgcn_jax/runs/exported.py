@@ -11,8 +11,9 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.assemble import run_from_saved
+from atgcn_jax.runs.assemble import NotFinite, run_from_saved
 from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.training.finite import first_not_finite
 
 FILE = "model.safetensors"
 CONSTANTS = "constants"
@@ -53,13 +54,23 @@ def read_export(folder: str | os.PathLike) -> Loaded:
     tree = unflatten_dict(load_file(pathlib.Path(folder, FILE)), sep=".")
     run = run_from_saved(config["run"], tree.pop(CONSTANTS))
     step, history = config["step"], config["history"]
+  except NotFinite as error:
+    raise _not_finite(folder, f"{CONSTANTS}.{error}") from None
   except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     raise UserError(f"{folder}: cannot be read ({text:.120}); export it again") from error
   wanted = run.abstract_state().variables
   if _shapes(wanted) != _shapes(tree):
     raise UserError(f"{folder}: {FILE} is not of the system in config.json; export it again")
+  if name := first_not_finite(tree):
+    raise _not_finite(folder, name)
   return Loaded(step, run, history, jax.tree.map(jax.numpy.asarray, tree))
+
+
+def _not_finite(folder: str | os.PathLike, name: str) -> UserError:
+  return UserError(
+    f"{folder}: {FILE} holds values in {name} that are NaN or infinite; export it again"
+  )
 
 
 def _shapes(variables: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
@@ -161,7 +162,7 @@ def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary
   """The matrix of an `atgcn graph` file in the vocabulary's order.
 
   Raises:
-    UserError: if the file is for other labels.
+    UserError: if the file is for other labels, or a weight is not finite.
   """
   rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
   propagation = arrays["propagation"]
@@ -170,4 +171,12 @@ def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary
       f"{path}: a graph of shape {propagation.shape}, not of these {len(rows)} labels; "
       "make it with `atgcn graph` for this vocabulary"
     )
-  return sized(selected(propagation, rows).astype(np.float32))
+  if propagation.dtype.kind not in "fiu":
+    raise UserError(f"{path}: `propagation` holds {propagation.dtype}, not numbers; make it again")
+  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    chosen = sized(selected(propagation, rows).astype(np.float32))
+  if not np.isfinite(chosen.data if scipy.sparse.issparse(chosen) else chosen).all():
+    raise UserError(
+      f"{path}: a weight of the graph is NaN or infinite; make it again with `atgcn graph`"
+    )
+  return chosen

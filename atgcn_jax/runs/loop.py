@@ -41,6 +41,7 @@ from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.runs.watch import Pace, Profile, profile_of
 from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.optim import learning_rate_schedule, plateau_factor
 from atgcn_jax.training.state import TrainState
 from atgcn_jax.training.step import make_score_step, make_train_step
@@ -229,10 +230,16 @@ def rate_factor(config, history: History) -> float:
 
 
 def save(manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History) -> None:
-  """Begin a checkpoint, unless this step has one."""
+  """Begin a checkpoint, unless this step has one.
+
+  Raises:
+    WorkFailed: if a value of the state is not finite; nothing is written then.
+  """
   step = int(state.step)
   if step in manager.all_steps():
     return
+  if name := first_not_finite(state):
+    raise _not_finite(manager, step, f"a value of {name} is NaN or infinite")
   here = [record["mAP"] for record in history if record["step"] == step]
   description = run.description() | {"history": history}
   checkpoint.save(manager, state, run.constants(), description, here[0] if here else None)
@@ -246,9 +253,14 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
   """
   for name, value in metrics.items():
     if not math.isfinite(float(value)):
-      checkpoint.finish(manager)
-      raise WorkFailed(
-        f"step {step}: the {name.replace('_', ' ')} is {float(value)}; stopped, the last good "
-        f"checkpoint is that of step {manager.latest_step()} in {manager.directory.parent}; try a "
-        "lower optim.learning_rate, or optim.clip_norm, in another folder"
-      )
+      raise _not_finite(manager, step, f"the {name.replace('_', ' ')} is {float(value)}")
+
+
+def _not_finite(manager: ocp.CheckpointManager, step: int, fault: str) -> WorkFailed:
+  """The error to raise, once the save under way has ended."""
+  checkpoint.finish(manager)
+  return WorkFailed(
+    f"step {step}: {fault}; stopped, the last good checkpoint is that of step "
+    f"{manager.latest_step()} in {manager.directory.parent}; try a lower optim.learning_rate, or "
+    "optim.clip_norm, in another folder"
+  )

@@ -10,10 +10,11 @@ import jax
 
 from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.assemble import Run, run_from_saved
+from atgcn_jax.runs.assemble import NotFinite, Run, run_from_saved
 from atgcn_jax.runs.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.checksums import Damaged, Unfinished
+from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.state import TrainState
 
 
@@ -129,7 +130,10 @@ def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
 
 def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> Loaded:
   description, constants = _guarded(checkpoint.read_description, workdir, step)
-  run = run_from_saved(description, constants)
+  try:
+    run = run_from_saved(description, constants)
+  except NotFinite as error:
+    raise _not_finite(workdir, step, str(error)) from None
   abstract = run.abstract_state()
   target: TrainState = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
@@ -140,7 +144,16 @@ def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> 
     state = _guarded(checkpoint.read_state, workdir, step, target)
   else:
     state = _guarded(checkpoint.read_variables, workdir, step, target.variables)
+  if name := first_not_finite(state):
+    raise _not_finite(workdir, step, name)
   return Loaded(step, run, description["history"], state)
+
+
+def _not_finite(workdir, step: int, name: str) -> UserError:
+  return UserError(
+    f"{workdir}: checkpoint {step} holds values in {name} that are NaN or infinite; use another "
+    f"--step, or move {checkpoint.FOLDER}/{step} away to resume from the one before it"
+  )
 
 
 def _guarded(read, workdir, step: int, *target):

@@ -174,8 +174,10 @@ def score(opened: Opened, ids: Sequence[str], mesh: jax.sharding.Mesh, title: st
   scores, labels = score_clips(score_step, variables, store, clips, batch, mesh, title=title)
   clip_ids = store.clip_ids[clips]
   if not (sound := np.isfinite(scores).all(axis=1)).all():
-    bad = clip_ids[np.argmin(sound)]
-    raise WorkFailed(f"{store.path}: the scores of {bad} are not finite; prepare the store again")
+    raise WorkFailed(
+      f"{store.path}: the scores of {clip_ids[np.argmin(sound)]} are not finite at step "
+      f"{loaded.step} of the run ({np.sum(~sound)} of {len(sound)} clips); use another --step"
+    )
   columns, theirs = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
   return ScoredSplit(
     loaded,

@@ -135,6 +135,8 @@ def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
       for label, entry in kept["labels"].items()
       if entry["threshold"] is not None
     }
+    if not np.isfinite(list(by_label.values())).all():
+      raise ValueError("a threshold is NaN or infinite")
     return Thresholds(int(kept["step"]), by_label)
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise UserError(

@@ -34,7 +34,7 @@ def tag_files(
   hop_seconds: float | None = None,
   csv_file: str | None = None,
   as_json: bool = False,
-) -> list[UserError]:
+) -> list[Exception]:
   """Prints the tags of sound files, or writes them as CSV; returns why some could not be used.
 
   Args:
@@ -44,7 +44,8 @@ def tag_files(
     csv_file: written whole, in place of a table.
     as_json: print a JSON object a file in place of a table.
   Raises:
-    UserError: if none of the files could be used, with the last reason; nothing is written then.
+    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+      written then.
   """
   chosen = tagger.choice(top, above_threshold)
   given, bad = spread(files)
@@ -72,14 +73,15 @@ def tag_files(
   return bad
 
 
-def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[UserError]]:
+def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
   """Writes `embedding` float32[N, C] and `file` str[N]; returns N, and why some were left out.
 
   Args:
     files: also folders.
     out: the .npz to write, whole.
   Raises:
-    UserError: if none of the files could be used, with the last reason; nothing is written then.
+    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+      written then.
   """
   given, bad = spread(files)
   names: list[str] = []
@@ -101,8 +103,8 @@ def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, li
 
 
 def _each(
-  verb: str, outcomes: Iterator[Outcome], bad: list[UserError], use: Callable[[Outcome], None]
-) -> list[UserError]:
+  verb: str, outcomes: Iterator[Outcome], bad: list[Exception], use: Callable[[Outcome], None]
+) -> list[Exception]:
   """Uses what came of each file; returns why there are some of which nothing came.
 
   Args:

@@ -76,10 +76,10 @@ def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
   return sounds, [*left_out, *([UserError(f"{name}: {others}")] if others else [])]
 
 
-def spread(sources: Iterable[Any]) -> tuple[list[Any], list[UserError]]:
+def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
   """The sources with folders replaced by their sound files, and what is wrong with folders."""
   found: list[Any] = []
-  bad: list[UserError] = []
+  bad: list[Exception] = []
   for source in sources:
     try:
       sounds, left_out = sounds_in(source) if is_folder(source) else ([source], [])
@@ -95,7 +95,8 @@ def mono(samples: np.ndarray) -> np.ndarray:
   """Samples [S] or [S, channels] as float32[S]; integers are taken for full-scale PCM.
 
   Raises:
-    ValueError: for another shape, no samples, or samples that are not finite.
+    ValueError: for another shape, no samples, or samples that are not finite or above
+      `files.LOUDEST`.
   """
   if samples.ndim not in (1, 2) or not samples.size:
     raise ValueError(f"expected samples [S] or [S, channels], got shape {samples.shape}")
@@ -103,7 +104,8 @@ def mono(samples: np.ndarray) -> np.ndarray:
     info = np.iinfo(samples.dtype)
     middle = (info.max + info.min + 1) // 2  # 0, or half the range of an unsigned type
     samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
-  if not np.isfinite(samples).all():
-    raise ValueError("the samples hold NaN or infinity")
-  samples = samples.astype(np.float32)
+  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    samples = samples.astype(np.float32)
+  if (bad := files.first_unusable(samples.ravel())) is not None:
+    raise ValueError(f"one of the samples is {files.fault_of(samples.flat[bad])}")
   return samples if samples.ndim == 1 else samples.mean(axis=1)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from atgcn_jax.audio import windows
-from atgcn_jax.errors import UserError
+from atgcn_jax.audio import files, windows
+from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.exported import load_either
@@ -21,6 +21,7 @@ from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
+from atgcn_jax.training.finite import first_not_finite
 
 HOP_SECONDS = 1.0  # from window to window, of systems without frames
 WINDOWS = {"cpu": 8}  # scored at a time, by the kind of device
@@ -40,7 +41,7 @@ class Outcome(NamedTuple):
 
   source: Any
   value: Any
-  error: UserError | None
+  error: UserError | WorkFailed | None
 
 
 class Tagger:
@@ -55,12 +56,18 @@ class Tagger:
   sound files are taken; a warning names what is left out, such as files of other formats. A list
   of sources gives a list of answers, a folder a dict from path to answer; their windows share
   batches, and reading goes on while the device works. A file that cannot be used raises UserError,
-  samples that cannot ValueError; `clips`, `embeddings` and `timelines` give an Outcome for each
-  instead.
+  samples that cannot ValueError, and scores or an embedding that are not finite WorkFailed;
+  `clips`, `embeddings` and `timelines` give an Outcome for each instead.
   """
 
   def __init__(self, run: Run, variables: Any, step: int = 0, thresholds: Thresholds | None = None):
-    """A tagger with these variables; see `restore`."""
+    """A tagger with these variables; see `restore`.
+
+    Raises:
+      ValueError: if a variable is not finite.
+    """
+    if name := first_not_finite(variables):
+      raise ValueError(f"{name} holds values that are NaN or infinite")
     self.run, self.step = run, step
     self._thresholds = thresholds
     self._variables = run.for_inference()(variables)
@@ -202,10 +209,22 @@ class Tagger:
 
     size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
     for scored in batches.scored(given, pieces_of, score, size):
-      value = None
-      if scored.error is None:
-        value = finish(np.array(scored.spans), np.array(scored.values))
-      yield Outcome(scored.source, value, scored.error)
+      if scored.error is not None:
+        yield Outcome(scored.source, None, scored.error)
+        continue
+      values = np.array(scored.values)
+      if not np.isfinite(values).all():
+        yield Outcome(scored.source, None, self._not_finite(scored.source, what))
+        continue
+      yield Outcome(scored.source, finish(np.array(scored.spans), values), None)
+
+  def _not_finite(self, source: Any, what: str) -> WorkFailed:
+    named = isinstance(source, str | os.PathLike)
+    name = files.one_line(os.fspath(source)) if named else "sound data"
+    values = "embedding is" if what == "embedding" else "scores are"
+    return WorkFailed(
+      f"{name}: the {values} NaN or infinite at step {self.step} of the run; use another step"
+    )
 
   def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
     """The answers for a source, a list or a folder of them."""

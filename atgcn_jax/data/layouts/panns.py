@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from atgcn_jax.audio import files, folders
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data import hdf5
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Clip,
@@ -99,23 +100,25 @@ def load_packed(settings: Frontend, source: str) -> Clip:
 
   Raises:
     OSError: it cannot be read.
-    ValueError: its samples are not finite.
+    ValueError: its samples are not finite or above `files.LOUDEST`.
   """
   path, _, row = source.rpartition(":")
   file = _opened(path)
-  waveform, rate = file["waveform"][int(row)], sample_rate(file)
+  waveform, rate = hdf5.plain(file, "waveform")[int(row)], sample_rate(file)
   if waveform.dtype.kind == "i":
     waveform = waveform / np.float32(np.iinfo(waveform.dtype).max)
-  waveform = waveform.astype(np.float32)
-  if not np.isfinite(waveform).all():
-    raise ValueError("samples are NaN or infinite")
+  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    waveform = waveform.astype(np.float32)
+  if (bad := files.first_unusable(waveform)) is not None:
+    raise ValueError(f"a sample is {files.fault_of(waveform[bad])}")
   seconds = len(waveform) / rate
   return Clip(files.resample(waveform, rate, settings.sample_rate), seconds, rate)
 
 
 def sample_rate(file: h5py.File) -> int:
   """The rate of a packed file's waveforms, in Hz: as it says, or as clips of 10 s have it."""
-  return int(file.attrs.get("sample_rate", round(file["waveform"].shape[1] / CLIP_SECONDS)))
+  told = hdf5.attribute(file, "sample_rate")
+  return round(file["waveform"].shape[1] / CLIP_SECONDS) if told is None else int(told)
 
 
 @functools.lru_cache(maxsize=4)
@@ -127,7 +130,7 @@ def _check(file: h5py.File, labels: int) -> None:
   """Raises ValueError saying what is wrong with a file's keys and shapes."""
   if missing := [key for key in KEYS if key not in file]:
     raise ValueError(f"has no {', '.join(missing)}, but {', '.join(file) or 'no keys'}")
-  names, waveform, target = (file[key] for key in KEYS)
+  names, waveform, target = (hdf5.plain(file, key) for key in KEYS)
   if names.ndim != 1 or waveform.ndim != 2 or not waveform.shape[1] or target.ndim != 2:
     raise ValueError("its audio_name, waveform and target are not [N], [N, samples], [N, labels]")
   if not len(names) == len(waveform) == len(target):

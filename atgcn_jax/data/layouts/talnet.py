@@ -5,10 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import io
 import os
 import pathlib
-import pickle
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +17,8 @@ import scipy.io
 from tqdm import tqdm
 
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data import hdf5
+from atgcn_jax.data.layouts import array_pickle
 from atgcn_jax.data.layouts.listing import (
   Clip,
   Listing,
@@ -33,20 +33,10 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 NORMALISER = "normalizer.pkl"
-# All that a pickle of arrays names, by what Python 2, 3 and NumPy 1, 2 call it.
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_SCALAR = np.float64(0).__reduce__()[0]
-_PICKLED = {
-  ("numpy", "ndarray"): np.ndarray,
-  ("numpy", "dtype"): np.dtype,
-  ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-  ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-  ("numpy.core.multiarray", "scalar"): _SCALAR,
-  ("numpy._core.multiarray", "scalar"): _SCALAR,
-}
 BAD_FILE = (
   OSError,
   ValueError,
+  OverflowError,
   KeyError,
   TypeError,
   NotImplementedError,
@@ -116,7 +106,8 @@ def load_features(settings: Frontend, source: str) -> Clip:
     OSError: the file cannot be read.
   """
   path, _, row = source.rpartition(":")
-  log_mel = np.asarray(_features(path, settings)[int(row)], np.float32)
+  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    log_mel = np.asarray(_features(path, settings)[int(row)], np.float32)
   if not np.isfinite(log_mel).all():
     raise ValueError("values are NaN or infinite")
   return Clip(log_mel)
@@ -126,7 +117,8 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
   """The mean and deviation of each band, float32[2, F].
 
   Args:
-    path: a pickle of the pair, of which arrays alone are read, or .npz or .mat with `mu`, `sigma`.
+    path: a pickle of the pair, of which only arrays of numbers are read, or .npz or .mat with `mu`
+      and `sigma`.
     bands: F.
   Raises:
     UserError: the file cannot be read or holds something else.
@@ -139,12 +131,13 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
     elif path.suffix == ".mat":
       pair = list(_read_mat(path, ("mu", "sigma")).values())
     else:
-      pair = list(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
-    mean, deviation = (np.asarray(values, np.float32).reshape(-1) for values in pair)
+      pair = array_pickle.read_arrays(path)
+    with np.errstate(over="ignore"):  # what exceeds float32 is refused
+      mean, deviation = (np.asarray(values, np.float32).reshape(-1) for values in pair)
     found = np.stack([mean, deviation])
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; give TALNet's normaliser to --normaliser") from None
-  except (*BAD_FILE, pickle.UnpicklingError, EOFError, AttributeError, IndexError) as error:
+  except (*BAD_FILE, EOFError) as error:
     reason = " ".join(str(error).split())
     raise UserError(f"{path}: no pair of mean and deviation ({reason}); give TALNet's") from None
   if found.shape[1] != bands or not np.isfinite(found).all() or (found[1] <= 0).any():
@@ -152,21 +145,6 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
       f"{path}: not a finite mean and a positive deviation of {bands} bands; give TALNet's"
     )
   return found
-
-
-class _ArraysOnly(pickle.Unpickler):
-  """Reads pickles of arrays; whatever else one names is refused, so none can run code."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-      return _latin1
-    if (module, name) not in _PICKLED:
-      raise pickle.UnpicklingError(f"{module}.{name} is no array")
-    return _PICKLED[module, name]
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-  return text.encode("latin1")
 
 
 def _labels(path: str, settings: Frontend, count: int) -> tuple[np.ndarray, list[str]]:
@@ -208,13 +186,14 @@ def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
     arrays = scipy.io.loadmat(path, variable_names=list(keys))
     return {key: arrays[key] for key in keys}
   with h5py.File(path, "r") as file:
-    return {key: _hdf5_array(file, file[key]) for key in keys}
+    return {key: _hdf5_array(file, hdf5.plain(file, key, references=True)) for key in keys}
 
 
 def _hdf5_array(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
   values = np.asarray(dataset[()])
   if dataset.dtype == h5py.ref_dtype:  # a cell array: each member is a dataset of its own
-    return np.array(["".join(map(chr, file[cell][()].ravel())) for cell in values.ravel()])
+    cells = (hdf5.plain(file, file[cell].name)[()] for cell in values.ravel())
+    return np.array(["".join(map(chr, cell.ravel())) for cell in cells])
   return values.T
 
 
