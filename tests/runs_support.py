@@ -100,9 +100,14 @@ def make_store(
   frontend: Frontend = FRONTEND,
   folds: Sequence[str] = ("train", "train", "validation", "test"),
   broken: bool = False,
+  unlabelled: int = 0,
 ) -> pathlib.Path:
-  """A store whose clips are of these folds in turns; of a `broken` one each fourth holds NaN."""
+  """A store whose clips are of these folds in turns; of a `broken` one each fourth holds NaN.
+
+  The first clips, as many as are to be `unlabelled`, are stored without labels.
+  """
   sound, labels = waveforms(clips, seed)
+  labels[:unlabelled] = [[]] * unlabelled
   decibels = np.array(log_mel(sound, frontend))
   write_store(
     path,

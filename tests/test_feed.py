@@ -70,14 +70,30 @@ def test_one_device_gives_the_batches_of_the_host(store, balanced, steps):
 def test_each_device_gives_its_share_of_its_own_clips(store, devices, balanced):
   steps, own_batch = range(5, 17), BATCH // devices
   got = fed(feed.device_feed, store, devices, steps, balanced=balanced)
-  dealt = parts.deal(*store.labels_of(CHOSEN), devices, 2, balanced=balanced)
+  offsets, labels = store.labels_of(CHOSEN)
+  dealt = parts.deal(offsets, labels, devices, 2, balanced=balanced)
+  share = sampling.unlabelled_share(offsets)
+  assert share > 0
   for part, own in enumerate(dealt):
     clips = CHOSEN[own]
-    sampler = parts.part_sampler(store, clips, part, devices, 2, balanced=balanced)
+    sampler = parts.part_sampler(store, clips, part, devices, 2, balanced=balanced, share=share)
     for step, batch in zip(steps, got, strict=True):
       expected = store.read(clips[sampling.draw(sampler, step, own_batch)])
       mine = slice(part * own_batch, (part + 1) * own_batch)
       assert_same({name: array[mine] for name, array in batch.items()}, expected)
+
+
+@pytest.mark.parametrize("make", [feed.host_feed, feed.device_feed])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_clips_without_a_label_are_fed_with_their_share(store, make, devices):
+  batches = fed(make, store, devices, range(80), balanced=True)
+  unlabelled = np.concatenate([~batch["labels"].any(axis=1) for batch in batches])
+  expected = float(sampling.unlabelled_share(store.labels_of(CHOSEN)[0]))
+  assert unlabelled.mean() == pytest.approx(expected, abs=0.03)
+  # Each of them comes.
+  clips = CHOSEN[np.diff(store.labels_of(CHOSEN)[0]) == 0]
+  seen = {peak for batch in batches for peak in batch["peak_db"].tolist()}
+  assert set(store.peak_db[clips].tolist()) <= seen
 
 
 def test_no_clip_leaves_its_device(store):

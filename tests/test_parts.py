@@ -1,5 +1,8 @@
 """Clips dealt to parts, and the draws of the parts together."""
 
+import hashlib
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -7,13 +10,13 @@ from atgcn_jax.data import parts, sampling
 from atgcn_jax.data.store import ClipStore
 
 CLASSES = 7
-# How many clips have the label k as their only one; 30 more have labels 0 and 6, and 5 have none.
+# How many clips have the label k as their only one; 30 more have labels 0 and 6, and 57 have none.
 ALONE = (200, 90, 41, 20, 9, 3, 1)
 
 
 def labels():
   rows = [[k] for k, count in enumerate(ALONE) for _ in range(count)]
-  rows += [[0, 6]] * 30 + [[]] * 5
+  rows += [[0, 6]] * 30 + [[]] * 57
   return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
 
 
@@ -56,8 +59,10 @@ def classes_visited(count, draws, seed=0):
   for _, sampler in samplers(count, balanced=True, seed=seed):
     # A class is one queue: let each hold its own number in place of clips.
     queues = np.repeat(np.arange(CLASSES), np.diff(sampler.starts))
-    told = sampling.Sampler(queues, sampler.starts, seed, True, sampler.ahead)
-    found.append(sampling.draw(told, 0, draws))
+    numbers = sampling.Sampler(
+      queues, sampler.starts, seed, True, part=sampler.part, parts=sampler.parts
+    )
+    found.append(sampling.draw(numbers, 0, draws))
     assert len(sampler.starts) == CLASSES + 1
   return np.stack(found)
 
@@ -74,20 +79,27 @@ def test_every_clip_is_in_one_part(count):
 def test_every_part_has_clips_of_every_class(count):
   dealt = deal(count, balanced=True)
   whole = np.concatenate(dealt)
-  labelled = np.setdiff1d(np.arange(len(LABELS)), UNLABELLED)
-  np.testing.assert_array_equal(np.unique(whole), labelled)
+  np.testing.assert_array_equal(np.unique(whole), np.arange(len(LABELS)))
   # Copies are few: at most one a part and class.
-  assert len(whole) - len(labelled) <= (count - 1) * CLASSES
+  assert len(whole) - len(LABELS) <= (count - 1) * CLASSES
   for own in dealt:
     assert {k for i in own for k in LABELS[i]} == set(range(CLASSES))
+    assert np.isin(own, UNLABELLED).any()
     assert (np.diff(own) > 0).all()
 
 
 @pytest.mark.parametrize("count", [3, 8])
 def test_classes_are_spread_evenly(count):
-  for k in range(1, CLASSES - 1):  # those whose clips have no other label
-    held = [sum(LABELS[i] == [k] for i in own) for own in deal(count, balanced=True)]
-    assert max(held) - min(held) <= 1, k
+  # Those whose clips have no other label, and the clips without one.
+  for row in ([], *([k] for k in range(1, CLASSES - 1))):
+    held = [sum(LABELS[i] == row for i in own) for own in deal(count, balanced=True)]
+    assert max(held) - min(held) <= 1, row
+
+
+def test_a_part_without_a_clip_that_has_no_label_is_given_one():
+  offsets = np.append(np.arange(31), [30, 30])  # the last 2 of 32 clips have no label
+  for own in parts.deal(offsets, np.zeros(30, int), 8, 0, balanced=True):
+    assert np.isin(own, [30, 31]).any()
 
 
 def test_the_seed_decides_who_gets_what():
@@ -133,6 +145,52 @@ def test_a_part_passes_all_clips_of_a_class_before_any_repeats():
     for k, queue in enumerate(alone, 1):
       for first in range(0, len(queue) - sizes[k] + 1, sizes[k]):
         assert len(set(queue[first : first + sizes[k]])) == sizes[k]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("share", [None, Fraction(1, 2), Fraction(3, 64)])
+def test_clips_without_a_label_have_their_share_on_every_part(count, share):
+  draws = 20 * sampling.BLOCK
+  whole = Fraction(len(UNLABELLED), len(LABELS)) if share is None else share
+  chosen = []
+  for part, own in enumerate(deal(count, balanced=True)):
+    sampler = parts.part_sampler(store_of_labels(), own, part, count, 0, balanced=True, share=whole)
+    drawn = own[sampling.draw(sampler, 0, draws)]
+    chosen.append(np.isin(drawn, UNLABELLED))
+    # All of the part's clips without a label pass before any repeats.
+    queue = drawn[chosen[-1]]
+    size = np.isin(own, UNLABELLED).sum()
+    for first in range(0, len(queue) - size + 1, size):
+      assert len(set(queue[first : first + size])) == size
+    assert abs(chosen[-1].sum() - draws * whole) <= 2
+  # Over all parts together, they come at nearly the same rate at all times.
+  window = sampling.BLOCK // count
+  rates = np.mean(chosen, axis=0)[: draws // window * window].reshape(-1, window).mean(axis=1)
+  np.testing.assert_allclose(rates, float(whole), atol=0.2)
+
+
+def test_where_every_clip_has_a_label_the_draws_are_promised():
+  """Runs on such stores are resumed across versions: these numbers may never change."""
+  rows = [sorted({i * i % 11, (7 * i + 3) % 13}) for i in range(500)]
+  offsets = np.cumsum([0, *map(len, rows)])
+  indices = np.array([k for row in rows for k in row], np.int32)
+  nothing = np.zeros(0)
+  store = ClipStore("", nothing, nothing, offsets, indices, nothing, nothing, None, None, "")
+  steps = (*range(50), 600_000)
+
+  def digest(draws):
+    return hashlib.sha256(np.concatenate(draws).astype("<i8").tobytes()).hexdigest()[:16]
+
+  host = sampling.balanced_sampler(np.arange(500), offsets, indices, 5)
+  assert digest([sampling.draw(host, step, 16) for step in steps]) == "0545cf1671ea251a"
+  for count, promised in ((1, "0545cf1671ea251a"), (8, "7b450d69b58a590b")):
+    draws = []
+    for part, own in enumerate(parts.deal(offsets, indices, count, 5, balanced=True)):
+      sampler = parts.part_sampler(
+        store, own, part, count, 5, balanced=True, share=sampling.unlabelled_share(offsets)
+      )
+      draws += [own[sampling.draw(sampler, step, 16 // count)] for step in steps]
+    assert digest(draws) == promised
 
 
 @pytest.mark.parametrize("balanced", [True, False])

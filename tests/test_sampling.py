@@ -1,6 +1,7 @@
 """The order of clips: permutations by key, passes, rounds over classes, shares."""
 
 import zlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from atgcn_jax.data.pipeline import Share
 LABELS = [[0], [0, 2], [], [2, 3], [5], [0, 5], [], [5], [5], [3], [0]]
 CLIPS = np.arange(100, 100 + len(LABELS))
 WITH_CLIPS = (0, 2, 3, 5)
+UNLABELLED = (102, 106)
+LABELLED = [row for row in LABELS if row], CLIPS[[bool(row) for row in LABELS]]
 
 
 def permutations(size, keys):
@@ -74,8 +77,9 @@ def test_the_orders_are_promised():
   shuffled = sampling.shuffled_sampler(np.arange(1000), seed=3)
   assert sampling.draw(shuffled, 0, 6).tolist() == [25, 920, 496, 271, 694, 575]
   assert sampling.draw(shuffled, 600_000, 6).tolist() == [761, 235, 265, 633, 194, 636]
-  assert sampling.draw(balanced(seed=3), 0, 6).tolist() == [100, 103, 105, 109, 101, 103]
-  assert sampling.draw(balanced(seed=3), 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
+  labelled = balanced(3, *LABELLED)
+  assert sampling.draw(labelled, 0, 6).tolist() == [100, 103, 105, 109, 101, 103]
+  assert sampling.draw(labelled, 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
 
 
 def test_long_orders_of_many_classes_are_promised():
@@ -116,10 +120,34 @@ def test_a_pass_holds_each_clip_once(batch):
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_a_round_visits_every_class_with_clips_once(batch):
   sampler = balanced()
-  rounds = drawn(sampler, batch, 80)[: 80 * batch // 4 * 4].reshape(-1, 4)
-  visited = [assign(row) for row in rounds]
-  assert all(visited)
-  assert not np.isin([102, 106], rounds).any()
+  draws = drawn(sampler, batch, 80)
+  of_classes = draws[~np.isin(draws, UNLABELLED)]
+  rounds = of_classes[: len(of_classes) // 4 * 4].reshape(-1, 4)
+  assert all(assign(row) for row in rounds)
+  # Clips without a label come between the draws of the rounds, which stay what they are without.
+  np.testing.assert_array_equal(of_classes, drawn(balanced(0, *LABELLED), 1, len(of_classes)))
+
+
+@pytest.mark.parametrize(
+  ("labelled", "unlabelled", "share"),
+  [(120, 160, Fraction(1, 2)), (10, 5, Fraction(1, 3)), (97, 3, Fraction(3, 100))],
+)
+def test_clips_without_a_label_have_their_share(labelled, unlabelled, share):
+  labels = [[0]] * labelled + [[]] * unlabelled
+  sampler = balanced(7, labels, np.arange(len(labels)))
+  assert sampler.share == share
+  blocks = drawn(sampler, 16, 400).reshape(-1, sampling.BLOCK) >= labelled
+  assert (abs(blocks.sum(axis=1) - sampling.BLOCK * share) < 1).all()
+  assert blocks.sum() == blocks.size * share // 1
+  if share > 0.1:  # at places that differ from block to block
+    assert len(np.unique(blocks, axis=0)) == len(blocks)
+  # All of them pass before any repeats, each time in another order.
+  draws = drawn(sampler, 16, 400)
+  queue = draws[draws >= labelled]
+  passes = queue[: len(queue) // unlabelled * unlabelled].reshape(-1, unlabelled)
+  assert len(passes) > 1
+  assert (np.sort(passes, axis=1) == np.arange(labelled, labelled + unlabelled)).all()
+  assert len(np.unique(passes, axis=0)) > 1
 
 
 def assign(clips):
@@ -173,6 +201,7 @@ def test_the_seed_decides(make):
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_shares_put_together_are_the_batch(count):
   whole = sampling.draw(balanced(), 5, 16)
+  assert np.isin(UNLABELLED, whole).any()
   parts = [Share(index, count).of(whole) for index in range(count)]
   assert {len(part) for part in parts} == {16 // count}
   np.testing.assert_array_equal(np.concatenate(parts), whole)

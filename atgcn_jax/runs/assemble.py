@@ -42,6 +42,8 @@ class Run:
   `range_db` is how far below a clip's peak the log-mels that it trained on reach, None for all.
   `store_fingerprint` is empty for weights that came from elsewhere.
   `relations` holds what the loss asks for: see `label_relations`.
+  `draws_unlabelled` is false of a run of a version whose balanced sampling drew no clip without a
+  label.
   """
 
   config: Any
@@ -53,6 +55,7 @@ class Run:
   range_db: float | None
   store_fingerprint: str
   relations: Mapping[str, Any] = field(default_factory=dict)
+  draws_unlabelled: bool = True
 
   def model(self) -> nn.Module:
     """The system's module."""
@@ -103,6 +106,7 @@ class Run:
       "frontend": asdict(self.frontend),
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
+      "draws_unlabelled": self.draws_unlabelled,
     }
 
 
@@ -131,6 +135,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     range_db=description["range_db"],
     store_fingerprint=description["store_fingerprint"],
     relations={name: constants[name] for name in RELATIONS if name in constants},
+    draws_unlabelled=description.get("draws_unlabelled", False),
   )
 
 

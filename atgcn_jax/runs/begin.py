@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from atgcn_jax.buckets import check_writable, in_bucket
 from atgcn_jax.data import sampling
+from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
@@ -20,6 +22,7 @@ from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.exported import load_either
 from atgcn_jax.runs.feed import PLACEMENTS
+from atgcn_jax.runs.folds import check_folds
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.restore import Loaded
@@ -45,6 +48,7 @@ def check_config(config) -> None:
     if size % devices:
       raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
   check_names(config)
+  check_folds(config)
 
 
 def check_names(config) -> None:
@@ -163,7 +167,8 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
   """The saved run under a config that may differ in what is free on resume.
 
   Raises:
-    UserError: naming the keys that contradict the saved ones, or the file of other content.
+    UserError: naming the keys that contradict the saved ones, or the file of other content; or if
+      the run drew its clips in an order that is no longer there.
   """
   old = saved.run.config
   if differing := configs.contradictions(configs.plain(old), config):
@@ -176,6 +181,14 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       f"{store.path}: not the clip store that the run in {workdir} was started on; "
       "name that one in data.store or use another folder"
     )
+  if not saved.run.draws_unlabelled and config.data.sampling == "balanced":
+    sizes = np.diff(store.labels_of(split_clips(store, config.data, "train"))[0])
+    if unlabelled := int((sizes == 0).sum()):
+      raise UserError(
+        f"--workdir {workdir}: its run was started by a version whose data.sampling='balanced' "
+        f"never drew the {unlabelled} training clips without a label; train in another folder, "
+        f"with --config.start.run={workdir} to start from its parameters"
+      )
   graphs = (old.graph, config.graph)
   if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
     propagation, embeddings = label_graph(config, saved.run.vocabulary, store)

@@ -49,7 +49,10 @@ DEFAULTS: dict[str, Any] = {
     "validation_folds": ("validation",),
     "test_folds": ("test",),
     "validation_share": 0.0,  # of the training folds, by a hash of the clip id
-    "sampling": "balanced",  # balanced (a queue a class) or shuffled (passes; TFRecord data too)
+    "allow_test_overlap": False,  # trains although a fold is in train_folds and in test_folds
+    # balanced: a queue per class and one for clips without a label, which make up their share of
+    # the training clips, at most half; or shuffled: passes over all clips (TFRecord data too).
+    "sampling": "balanced",
     "batch_size": 64,
     "placement": "host",  # or device: the training clips lie in the devices' memory
   },
@@ -108,6 +111,7 @@ PATHS = (
 FREE_ON_RESUME = (
   *PATHS,
   "optim.steps",
+  "data.allow_test_overlap",
   "data.placement",
   "sharding",
   "checkpoint",

@@ -92,11 +92,14 @@ def device_feed(
   dealt = [clips[own] for own in parts.deal(offsets, labels, mesh.size, seed, balanced=balanced)]
   rows = max(map(len, dealt))
   check_memory(store, rows, mesh)
-  own_batch = batch // mesh.size
+  own_batch, share = batch // mesh.size, sampling.unlabelled_share(offsets)
+
+  def sampler_of(part: int) -> sampling.Sampler:
+    own = dealt[part]
+    return parts.part_sampler(store, own, part, mesh.size, seed, balanced=balanced, share=share)
+
   clips_of = {
-    part: sampling.drawer(
-      parts.part_sampler(store, dealt[part], part, mesh.size, seed, balanced=balanced), own_batch
-    )
+    part: sampling.drawer(sampler_of(part), own_batch)
     for part, device in enumerate(mesh.devices.flat)
     if device.process_index == jax.process_index()
   }

@@ -63,6 +63,7 @@ def finetuning_config(
     embeddings = data_path(config, embeddings)
   config.update(CHANGES)
   config.data.update({"root": "", "store": store, "vocabulary": "", "placement": "host"})
+  config.data.allow_test_overlap = False
   config.graph.update(
     {"source": graph or "store", "counts_set": "", "embeddings": embeddings, "ontology": ontology}
   )

@@ -11,6 +11,8 @@ import jax
 from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.assemble import NotFinite, Run, run_from_saved
+from atgcn_jax.runs.config import config_from_json
+from atgcn_jax.runs.folds import warn_if_test_clips
 from atgcn_jax.runs.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.checksums import Damaged, Unfinished
@@ -97,6 +99,10 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
   if step == "best":
     newest = _first_sound(workdir, steps[::-1], steps)
     description, _ = _guarded(checkpoint.read_description, workdir, newest)
+    warn_if_test_clips(
+      config_from_json(description["config"]),
+      f"{workdir}: its best step is the one with the highest mAP",
+    )
     best = best_step(description["history"], steps)
     if best is None:
       raise UserError(

@@ -15,6 +15,7 @@ from sklearn.metrics import precision_recall_curve
 from atgcn_jax.buckets import path_of, write_whole
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs.folds import warn_if_test_clips
 from atgcn_jax.runs.scoring import score_split
 
 NAME = "thresholds.json"
@@ -76,6 +77,7 @@ def tune(
     WorkFailed: if a score is not finite.
   """
   scored = score_split(workdir, step, store_path, "validation")
+  warn_if_test_clips(scored.loaded.run.config, "the thresholds are tuned on the clips")
   thresholds, f1 = best_thresholds(scored.scores, scored.labels)
   if not np.isfinite(thresholds).any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")

@@ -1,0 +1,108 @@
+"""Whole runs on stores of which some training clips have no label."""
+
+import numpy as np
+import pytest
+from runs_support import contents, make_store, same_bits, saved, tiny_config
+
+from atgcn_jax import cli
+from atgcn_jax.data import sampling
+from atgcn_jax.data.store import open_store
+from atgcn_jax.data.tfds_store import open_clips
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs import feed, loop
+from atgcn_jax.runs.assemble import Run
+from atgcn_jax.training import sharding
+
+
+@pytest.fixture
+def store(tmp_path):
+  return make_store(tmp_path / "store.h5", unlabelled=20)
+
+
+@pytest.fixture
+def config(tmp_path):
+  return lambda *overrides: tiny_config(tmp_path, "data.validation_folds=()", *overrides)
+
+
+def write_as_before(monkeypatch):
+  """Let runs describe themselves as they did before clips without a label were drawn."""
+  description = Run.description
+
+  def without(run):
+    return {key: x for key, x in description(run).items() if key != "draws_unlabelled"}
+
+  monkeypatch.setattr(Run, "description", without)
+
+
+def unlabelled_share_of(config, store, placement):
+  """The share of clips without a label among those that the steps of a run are fed with."""
+  config.data.placement = placement
+  made = feed.feed_of(config, store, sharding.data_mesh(), 0)
+  labels = [np.asarray(made.batch_of(given)["labels"]) for given in made.given]
+  return np.mean(~np.concatenate(labels).any(axis=1))
+
+
+@pytest.mark.parametrize("placement", feed.PLACEMENTS)
+@pytest.mark.parametrize("file_format", ["clip store", "array_record", "tfrecord"])
+def test_every_store_gives_them_their_share(store, config, tmp_path, placement, file_format):
+  changed = config("optim.steps=96")
+  if file_format == "tfrecord" and placement == "host":
+    changed.data.sampling = "shuffled"
+  opened = open_store(store)
+  if file_format != "clip store":
+    command = ["tfds", "--store", store, "--out", tmp_path / "out", "--file-format", file_format]
+    assert cli.main([*map(str, command)]) == 0
+    (info,) = (tmp_path / "out").rglob("dataset_info.json")
+    opened = open_clips(info.parent)
+  assert unlabelled_share_of(changed, opened, placement) == pytest.approx(1 / 3, abs=0.02)
+
+
+@pytest.mark.parametrize("placement", feed.PLACEMENTS)
+@pytest.mark.usefixtures("store")
+def test_a_resumed_run_is_as_an_undisturbed_one(config, tmp_path, placement):
+  placed = f"data.placement={placement}"
+  undisturbed = loop.train(config("optim.steps=8", placed), tmp_path / "one")
+  loop.train(config("optim.steps=5", placed), tmp_path / "two")
+  again = loop.train(config("optim.steps=8", placed), tmp_path / "two")
+  assert same_bits(undisturbed, again)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatch, capsys):
+  workdir = tmp_path / "run"
+  with monkeypatch.context() as before:
+    write_as_before(before)
+    loop.train(config("optim.steps=3"), workdir)
+  files = contents(workdir)
+  with pytest.raises(UserError, match="never drew the 10 training clips without a label") as error:
+    loop.train(config("optim.steps=6"), workdir)
+  assert "\n" not in str(error.value)
+  assert contents(workdir) == files
+  # What the message says to do.
+  loop.train(config("optim.steps=2", f"start.run={workdir}", "start.step=latest"), tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+  ("unlabelled", "sampled"), [(0, "balanced"), (20, "shuffled")], ids=["labelled", "shuffled"]
+)
+def test_a_run_whose_order_is_the_same_goes_on(config, tmp_path, monkeypatch, unlabelled, sampled):
+  make_store(tmp_path / "store.h5", unlabelled=unlabelled)
+  sampled = f"data.sampling={sampled}"
+  with monkeypatch.context() as before:
+    write_as_before(before)
+    loop.train(config("optim.steps=3", sampled), tmp_path / "run")
+  resumed = loop.train(config("optim.steps=6", sampled), tmp_path / "run")
+  assert same_bits(resumed, loop.train(config("optim.steps=6", sampled), tmp_path / "undisturbed"))
+  assert saved(tmp_path / "undisturbed").run.draws_unlabelled
+
+
+def test_finetuning_draws_them(store, config, tmp_path, monkeypatch):
+  loop.train(config("optim.steps=1"), tmp_path / "source")
+  drawn = []
+  draw = sampling.draw
+  monkeypatch.setattr(sampling, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+  command = ["finetune", "--from", tmp_path / "source", "--store", store, "--workdir"]
+  options = ["--config.optim.steps=2", "--config.optim.warmup_steps=0"]
+  assert cli.main([*map(str, [*command, tmp_path / "run"]), *options]) == 0
+  unlabelled = np.flatnonzero(np.diff(open_store(store).label_offsets) == 0)
+  assert np.isin(np.concatenate(drawn), unlabelled).mean() == pytest.approx(1 / 3, abs=0.02)
