@@ -127,6 +127,7 @@ def test_the_plateau_rule_on_test_clips_is_reported(config):
     check_folds(config(ON_TEST, "optim.plateau_factor=1.0"))  # nothing is decided
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
   ("command", "words"),
   [

@@ -136,13 +136,13 @@ def test_clips_without_a_label_have_their_share(labelled, unlabelled, share):
   labels = [[0]] * labelled + [[]] * unlabelled
   sampler = balanced(7, labels, np.arange(len(labels)))
   assert sampler.share == share
-  blocks = drawn(sampler, 16, 400).reshape(-1, sampling.BLOCK) >= labelled
+  draws = drawn(sampler, 640, 10)
+  blocks = draws.reshape(-1, sampling.BLOCK) >= labelled
   assert (abs(blocks.sum(axis=1) - sampling.BLOCK * share) < 1).all()
   assert blocks.sum() == blocks.size * share // 1
   if share > 0.1:  # at places that differ from block to block
     assert len(np.unique(blocks, axis=0)) == len(blocks)
   # All of them pass before any repeats, each time in another order.
-  draws = drawn(sampler, 16, 400)
   queue = draws[draws >= labelled]
   passes = queue[: len(queue) // unlabelled * unlabelled].reshape(-1, unlabelled)
   assert len(passes) > 1
