@@ -17,6 +17,12 @@ OVERLAP = "--config.data.train_folds=('train','test')"
 ON_TEST = "data.validation_folds=('validation','test')"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _trained():
+  """The run that is read, trained before what a test prints is captured."""
+  trained()
+
+
 @pytest.fixture
 def config():
   folder = trained().parent

@@ -1,5 +1,6 @@
 """Whole runs on stores of which some training clips have no label."""
 
+import jax
 import numpy as np
 import pytest
 from runs_support import contents, make_store, same_bits, saved, tiny_config
@@ -38,7 +39,8 @@ def unlabelled_share_of(config, store, placement):
   """The share of clips without a label among those that the steps of a run are fed with."""
   config.data.placement = placement
   made = feed.feed_of(config, store, sharding.data_mesh(), 0)
-  labels = [np.asarray(made.batch_of(given)["labels"]) for given in made.given]
+  batch_of = jax.jit(made.batch_of)
+  labels = [np.asarray(batch_of(given)["labels"]) for given in made.given]
   return np.mean(~np.concatenate(labels).any(axis=1))
 
 
