@@ -61,9 +61,6 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
   N = len(labels)
   deviations = sum((block.deviations for block in blocks), np.zeros((len(METRICS), N)))
   values = np.concatenate([np.empty((0, len(METRICS))), *(block.values for block in blocks)])
-  positive, negative = (
-    np.any([np.zeros(N, bool), *(block[side] for block in blocks)], axis=0) for side in (2, 3)
-  )
   K = len(values)
   if not K:
     return {name: Sampled(np.nan, np.zeros(N), 0, False) for name in METRICS}
@@ -73,7 +70,9 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
       for clip, of_label in block.single:
         deviations[:, clip] += (of_label - means) * np.sqrt(K / (K - 1))
   deviations[np.abs(deviations) < ROUNDING] = 0  # so that what does not vary is recognised
-  clips = min(int(positive.sum()), int(negative.sum()))
+  labels = np.asarray(labels, bool)
+  scored = labels[:, labels.any(axis=0) & ~labels.all(axis=0)]
+  clips = min(int(scored.any(axis=1).sum()), int((~scored.all(axis=1)).sum()))
   return {
     name: Sampled(float(value), found / K, clips, bool(found.any()))
     for name, value, found in zip(METRICS, means, deviations)
@@ -171,15 +170,12 @@ def _freedom(squares: np.ndarray, clips: int) -> float:
 class _Block(NamedTuple):
   """The n scored labels of a block.
 
-  `values` [n, 2] are AP and AUC, `deviations` [2, N] sums over the labels. `positive` and `negative`
-  bool[N] are the clips that are so for any label, `single` the clip and the values of each label
-  with a single one.
+  `values` [n, 2] are AP and AUC, `deviations` [2, N] sums over the labels with two positives and
+  two negatives or more, `single` the clip and the values [2] of each other label.
   """
 
   values: np.ndarray
   deviations: np.ndarray
-  positive: np.ndarray
-  negative: np.ndarray
   single: list[tuple[int, np.ndarray]]
 
 
@@ -198,13 +194,7 @@ def _block_deviations(scores: np.ndarray, labels: np.ndarray) -> _Block:
     else:
       for clips, change in zip((positive, negative), changes):
         deviations[:, clips] += change
-  return _Block(
-    np.array(values).reshape(-1, len(METRICS)),
-    deviations,
-    labels[scored].any(axis=0),
-    ~labels[scored].all(axis=0),
-    single,
-  )
+  return _Block(np.array(values).reshape(-1, len(METRICS)), deviations, single)
 
 
 def _label_deviations(
