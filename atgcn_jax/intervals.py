@@ -27,6 +27,10 @@ from atgcn_jax.metrics import map_blocks
 
 CONFIDENCE = 0.95
 METRICS = ("mAP", "mAUC")
+# Degrees of freedom per effective clip: 2 V² / Var(V), with the sum of the fourth powers for Var(V).
+# For mAUC half of that: near 1, a test set without hard positives has too high a value and too low a
+# variance at once.
+FREEDOM = {"mAP": 2.0, "mAUC": 1.0, "difference": 2.0}
 ROUNDING = 1e-13
 
 
@@ -37,12 +41,14 @@ class Sampled(NamedTuple):
   in each label's positives and negatives; the sum of their squares is the variance of `value`.
   `clips` is the number of clips with a positive of a scored label, or with a negative if these are
   fewer. `varies` is whether any deviation, of either system in a difference, is other than 0.
+  `freedom` is as in FREEDOM.
   """
 
   value: float
   deviations: np.ndarray
   clips: int
   varies: bool
+  freedom: float
 
 
 def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
@@ -63,7 +69,7 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
   values = np.concatenate([np.empty((0, len(METRICS))), *(block.values for block in blocks)])
   K = len(values)
   if not K:
-    return {name: Sampled(np.nan, np.zeros(N), 0, False) for name in METRICS}
+    return {name: Sampled(np.nan, np.zeros(N), 0, False, FREEDOM[name]) for name in METRICS}
   means = values.mean(axis=0)
   if K > 1:
     for block in blocks:
@@ -74,7 +80,7 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
   scored = labels[:, labels.any(axis=0) & ~labels.all(axis=0)]
   clips = min(int(scored.any(axis=1).sum()), int((~scored.all(axis=1)).sum()))
   return {
-    name: Sampled(float(value), found / K, clips, bool(found.any()))
+    name: Sampled(float(value), found / K, clips, bool(found.any()), FREEDOM[name])
     for name, value, found in zip(METRICS, means, deviations)
   }
 
@@ -99,6 +105,7 @@ def difference(one: Sampled, other: Sampled) -> Sampled:
     one.deviations - other.deviations,
     one.clips,
     one.varies or other.varies,
+    FREEDOM["difference"],
   )
 
 
@@ -109,6 +116,7 @@ def mean_over_folds(folds: Sequence[Sampled]) -> Sampled:
     np.concatenate([fold.deviations for fold in folds]) / len(folds),
     sum(fold.clips for fold in folds),
     any(fold.varies for fold in folds),
+    folds[0].freedom,
   )
 
 
@@ -137,7 +145,7 @@ def interval(
     return np.nan, np.nan
   deviations = np.stack([seed.deviations for seed in seeds])
   squares = deviations.mean(axis=0) ** 2
-  variances, freedoms = [float(squares.sum())], [_freedom(squares, seeds[0].clips)]
+  variances, freedoms = [float(squares.sum())], [_freedom(squares, seeds[0])]
   if len(seeds) > 1:
     shared = deviations.var(axis=0, ddof=1).sum()
     beyond = np.var([seed.value for seed in seeds], ddof=1) - shared
@@ -156,15 +164,12 @@ def interval(
   return min(float(low), value), max(float(high), value)  # not outside by rounding
 
 
-def _freedom(squares: np.ndarray, clips: int) -> float:
-  """Degrees of freedom of a sum of squared deviations: few where a few of them dominate.
-
-  2 V² / Var(V), with the sum of the fourth powers as an estimate of Var(V); at most clips - 1.
-  """
+def _freedom(squares: np.ndarray, of: Sampled) -> float:
+  """Degrees of freedom of a sum of squared deviations: few where a few clips dominate."""
   if not squares.any():
     return 1
   share = squares / squares.sum()
-  return max(min(2 / float((share**2).sum()), clips - 1), 1)
+  return max(min(of.freedom / float((share**2).sum()), of.clips - 1), 1)
 
 
 class _Block(NamedTuple):

@@ -101,18 +101,19 @@ def test_the_estimate_is_always_inside():
         assert np.isnan([value, low, high]).all() or lowest <= low <= value <= high <= 1
 
 
-def test_a_single_system_by_hand():
+@pytest.mark.parametrize(("name", "factor"), [("mAP", 2), ("mAUC", 1)])
+def test_a_single_system_by_hand(name, factor):
   scores, labels = scored(60, 5, 3, 1000)
-  one = sampled(scores, labels)["mAP"]
+  one = sampled(scores, labels)[name]
   squares = one.deviations**2
-  freedom = 2 * squares.sum() ** 2 / (squares**2).sum()
+  freedom = factor * squares.sum() ** 2 / (squares**2).sum()
   assert freedom < one.clips - 1
   half = scipy.stats.t.ppf(1 - LEAST, freedom) * np.sqrt(squares.sum())
   slope = one.value * (1 - one.value)
   expected = expit(logit(one.value) + np.array([-1, 1]) * half / slope)
   assert interval([one]) == pytest.approx(tuple(expected))
   found = intervals(scores, labels)
-  assert (found["mAP_low"], found["mAP_high"]) == interval([one])
+  assert (found[f"{name}_low"], found[f"{name}_high"]) == interval([one])
   assert list(found) == ["mAP_low", "mAP_high", "mAUC_low", "mAUC_high"]
 
 
