@@ -27,8 +27,8 @@ from atgcn_jax.metrics import map_blocks
 
 CONFIDENCE = 0.95
 METRICS = ("mAP", "mAUC")
-# Degrees of freedom per effective clip: 2 V² / Var(V), with the sum of the fourth powers for Var(V).
-# For mAUC half of that: near 1, a test set without hard positives has too high a value and too low a
+# Degrees of freedom per effective clip: 2 V² / Var(V), the sum of the fourth powers for Var(V). Of
+# mAUC half as many: near 1, a test set without hard positives has too high a value and too low a
 # variance at once.
 FREEDOM = {"mAP": 2.0, "mAUC": 1.0, "difference": 2.0}
 ROUNDING = 1e-13
