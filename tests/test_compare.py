@@ -111,6 +111,8 @@ def test_the_interval_is_that_of_the_papers_tables():
   expected = tables.paired_difference([b], [a])
   assert (found().difference, found().low, found().high) == pytest.approx(expected)
   assert found().low < found().difference < found().high
+  auc_a, auc_b = (metrics["mAUC"] for metrics in found().metrics)
+  assert found().mauc_low < auc_b - auc_a < found().mauc_high
   turned = compare(trained(), plain())
   assert (turned.difference, turned.low, turned.high) == pytest.approx(
     (-expected[0], -expected[2], -expected[1])
@@ -181,6 +183,8 @@ def test_what_the_command_writes_and_prints(tmp_path, capsys):
   assert printed.err == ""
   result = json.loads(printed.out.splitlines()[-1])
   assert result["difference"] == pytest.approx(result["mAP_b"] - result["mAP_a"])
+  assert result["mAUC_difference"] == pytest.approx(result["mAUC_b"] - result["mAUC_a"])
+  assert result["mAUC_low"] < result["mAUC_difference"] < result["mAUC_high"]
   assert result["clip_ids_sha256"] == found().clip_ids_sha256
   assert (result["clips"], result["classes"], result["graph_of"]) == (15, 6, "B")
   assert sorted(contents(out)) == ["compare.csv", "compare.md", "compare.png"]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from atgcn_jax.metrics import CLASSES, CLIPS, TOGETHER, interval, resampled_maps, tagging_metrics
+from atgcn_jax.metrics import CLASSES, CLIPS, tagging_metrics
 
 
 def expected(scores, labels):
@@ -128,71 +128,3 @@ def test_refuses_what_cannot_be_ranked():
     tagging_metrics(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))
   with pytest.raises(ValueError, match="NaN"):  # also in a class that has no metric
     tagging_metrics(np.array([[0.5, np.nan], [0.0, 0.0]]), np.array([[1, 0], [0, 0]]))
-
-
-def scored(clips, seed, levels=20):
-  """Scores with ties, and labels of classes from rare to frequent."""
-  r = np.random.default_rng(seed)
-  labels = r.random((clips, 6)) < np.array([0.03, 0.1, 0.3, 0.5, 0.7, 0.97])
-  return np.round(r.random((clips, 6)) + 0.3 * labels, 2) // (1 / levels) / levels, labels
-
-
-@pytest.mark.parametrize(("clips", "levels"), [(60, 20), (7, 2), (400, 1000)])
-def test_resampled_maps_are_those_of_the_drawn_clips(clips, levels):
-  scores, labels = scored(clips, 5, levels)
-  other = np.float32(scores + np.random.default_rng(6).random(scores.shape))
-  resamples = TOGETHER + 5
-  found = resampled_maps([scores, other], labels, np.random.default_rng(3), resamples)
-  assert found.shape == (resamples, 2)
-  drawn = np.random.default_rng(3).integers(0, clips, (resamples, clips))
-  for maps, rows in zip(found, drawn):
-    for value, system in zip(maps, (scores, other)):
-      with np.errstate(invalid="ignore"):  # d' of infinity and of minus infinity
-        expected_map = tagging_metrics(system[rows], labels[rows])["mAP"]
-      np.testing.assert_allclose(value, expected_map, rtol=0, atol=1e-12)
-
-
-def test_a_resample_weighs_clips_as_scikit_learn_does():
-  scores, labels = scored(80, 7)
-  found = resampled_maps([scores], labels, np.random.default_rng(1), 3)
-  for value, rows in zip(found[:, 0], np.random.default_rng(1).integers(0, 80, (3, 80))):
-    times = np.bincount(rows, minlength=80)
-    by_class = [
-      average_precision_score(labels[:, k], scores[:, k], sample_weight=times)
-      for k in range(6)
-      if 0 < times[labels[:, k]].sum() < 80
-    ]
-    assert value == pytest.approx(np.mean(by_class), abs=1e-12)
-
-
-def test_resamples_without_a_class():
-  labels = np.array([[1], [0]])
-  found = resampled_maps([np.array([[0.9], [0.1]])], labels, np.random.default_rng(0), 40)[:, 0]
-  assert 0 < np.isnan(found).sum() < 40, "both clips drawn once in some, one twice in others"
-  assert (found[~np.isnan(found)] == 1).all()
-  assert interval(found) == (1, 1)
-  none = resampled_maps([np.array([[0.9]])], np.array([[1]]), np.random.default_rng(0), 3)
-  assert np.isnan(none).all()
-  assert np.isnan(interval(none[:, 0])).all()
-
-
-def test_the_interval_is_of_the_percentiles_and_covers_the_truth():
-  assert interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
-  assert interval(np.append(np.arange(101.0), np.nan), 0.5) == (25, 75)
-  # Of many clips mAP is known; small draws of such clips have intervals around it.
-  many, labels = scored(40_000, 8, 1000)
-  truth = tagging_metrics(many[:, 2:4], labels[:, 2:4])["mAP"]
-  covered = 0
-  for draw in range(30):
-    one, its_labels = scored(150, 100 + draw, 1000)
-    maps = resampled_maps([one[:, 2:4]], its_labels[:, 2:4], np.random.default_rng(draw), 200)
-    low, high = interval(maps[:, 0])
-    covered += low < truth < high
-  assert 25 <= covered <= 30
-
-
-def test_the_same_seed_gives_the_same_interval():
-  scores, labels = scored(90, 2)
-  found = [resampled_maps([scores], labels, np.random.default_rng(s), 80) for s in (4, 4, 5)]
-  np.testing.assert_array_equal(found[0], found[1])
-  assert (found[0] != found[2]).any()

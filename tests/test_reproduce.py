@@ -71,6 +71,7 @@ def test_a_table_states_what_the_scores_give(done):
         figures.append(tagging_metrics(saved["scores"], saved["labels"])["mAP"])
     assert float(row["mAP"]) == pytest.approx(np.mean(figures), abs=1e-6)
     assert float(row["mAP_deviation"]) == pytest.approx(np.std(figures, ddof=1), abs=1e-6)
+    assert float(row["mAP_low"]) < float(row["mAP"]) < float(row["mAP_high"])
   assert float(second["difference"]) == pytest.approx(
     float(second["mAP"]) - float(first["mAP"]), abs=2e-6
   )
@@ -79,6 +80,7 @@ def test_a_table_states_what_the_scores_give(done):
   text = (done / "ablation.md").read_text()
   assert "| CNN10 | 0.422, 0.970, 2.653 |" in text
   assert "15 test clips, 2 seeds" in text
+  assert "intervals are over clips and seeds" in text
 
 
 def test_what_is_done_is_not_done_again(done, store, capsys):
@@ -218,6 +220,46 @@ def test_the_papers_rows():
   assert on_curve(FIGURE3[0], 0.3) == on_curve(FIGURE3[1], 0.2) == AT_GCN[2]
   assert on_curve(FIGURE3[0], 0.2).changes == ("graph.threshold=0.2",)
   assert [e.name for e in chosen(ABLATION, ["atgcn_3"])] == ["cnn10", "atgcn_3"]
+
+
+def scored_runs(experiment, shifts, folds=("",), clips=60):
+  """Runs of an experiment: a seed has more of the labels in its scores by its shift."""
+  runs = []
+  for fold in folds:
+    random = np.random.default_rng(len(fold))
+    labels = (random.random((clips, 3)) < 0.4).astype(np.uint8)
+    noise = random.standard_normal((clips, 3))
+    runs += [
+      Scored(experiment, seed, fold, None, noise + shift * labels, labels, ())
+      for seed, shift in enumerate(shifts)
+    ]
+  return runs
+
+
+def test_intervals_are_over_seeds_where_there_are_some():
+  baseline, ours = scored_runs(CNN10, (0.5, 0.5, 0.5)), scored_runs(AT_GCN[2], (0.2, 0.8, 2.0))
+  widths = []
+  for runs in (ours, [ours[1]._replace(seed=0)]):
+    row = tables.row_of(runs, baseline[: len(runs)], AT_GCN[2])
+    assert row.map_low < row.means[0] < row.map_high
+    assert row.low < row.difference < row.high
+    widths.append((row.map_high - row.map_low, row.high - row.low))
+  assert np.all(np.array(widths[0]) > 2 * np.array(widths[1]))
+  text = tables.markdown([row], "", "")
+  assert "intervals are over clips only: one seed does not show how trainings differ" in text
+  assert f"[{row.map_low:.3f}, {row.map_high:.3f}]" in text
+
+
+def test_folds_add_clips():
+  pairs = [
+    (scored_runs(AT_GCN[2], (1,), folds), scored_runs(CNN10, (0.5,), folds))
+    for folds in (("1",), ("1", "22"))
+  ]
+  (one, one_low, one_high), (both, low, high) = (tables.paired_difference(*pair) for pair in pairs)
+  assert high - low < one_high - one_low
+  figures = [tagging_metrics(run.scores, run.labels)["mAP"] for run in (*pairs[1][0], *pairs[1][1])]
+  assert both == pytest.approx(np.mean(figures[:2]) - np.mean(figures[2:]))
+  assert one == pytest.approx(figures[0] - figures[2])
 
 
 def test_the_interval_covers_a_known_difference():

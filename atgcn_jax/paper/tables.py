@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -10,19 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atgcn_jax.metrics import interval, resampled_differences, tagging_metrics
+from atgcn_jax.intervals import Sampled, difference, interval, mean_over_folds, sampled
+from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BASELINE, Experiment
 from atgcn_jax.paper.runs import Scored
 
 METRICS = ("mAP", "mAUC", "d_prime")
+INTERVALS = ("mAP_low", "mAP_high", "difference", "low", "high")
 
 
 class Row(NamedTuple):
   """A system's figures.
 
   `means` and `deviations` are of METRICS over seeds (after the mean over folds), the deviation NaN
-  for one seed. `difference` is mAP minus the baseline's, `low` to `high` its interval over clips;
-  NaN for the baseline itself.
+  for one seed; `map_low` to `map_high` is the interval of mAP. `difference` is mAP minus the
+  baseline's, `low` to `high` its interval; NaN for the baseline itself. Intervals are over clips
+  and seeds, with one seed over clips only.
   """
 
   experiment: Experiment
@@ -31,6 +35,8 @@ class Row(NamedTuple):
   clips: int
   means: tuple[float, ...]
   deviations: tuple[float, ...]
+  map_low: float
+  map_high: float
   difference: float
   low: float
   high: float
@@ -56,28 +62,30 @@ def row_of(runs: list[Scored], baseline: list[Scored], experiment: Experiment) -
     sum(len(run.labels) for run in runs if run.seed == seeds[0]),
     tuple(by_seed.mean(axis=0).tolist()),
     tuple(deviations.tolist()),
+    *interval(by_seeds(runs)),
     *(paired_difference(runs, baseline) if experiment.name != BASELINE else (math.nan,) * 3),
   )
 
 
 def paired_difference(runs: list[Scored], baseline: list[Scored]) -> tuple[float, float, float]:
-  """mAP of these runs minus the baseline's on the same clips, and its 95 % interval over clips.
+  """mAP of these runs minus the baseline's of the same seeds and clips, and its 95 % interval.
 
-  Each is the mean over folds and seeds. Clips are drawn anew within each fold, the same for all
-  runs; what differs between seeds is in the mean, not in the interval.
-
-  Source: the percentile bootstrap.
+  The difference is the mean over folds and seeds; the interval is over clips, and from two seeds on
+  over seeds.
   """
-  rng = np.random.default_rng(0)
-  found, resampled = [], []
-  for fold in sorted({run.fold for run in runs}):
-    ours, others = ([run for run in some if run.fold == fold] for some in (runs, baseline))
-    difference, drawn = resampled_differences(
-      [run.scores for run in ours], [run.scores for run in others], ours[0].labels, rng
-    )
-    found.append(difference)
-    resampled.append(drawn)
-  return float(np.mean(found)), *interval(np.mean(resampled, axis=0))
+  pairs = zip(by_seeds(runs), by_seeds(baseline), strict=True)
+  of_seeds = [difference(ours, others) for ours, others in pairs]
+  mean = float(np.mean([of_seed.value for of_seed in of_seeds]))
+  return mean, *interval(of_seeds, lowest=-1)
+
+
+def by_seeds(runs: list[Scored]) -> list[Sampled]:
+  """mAP with its deviations by seed, the mean over folds."""
+  ordered = sorted(runs, key=lambda run: (run.seed, run.fold))
+  return [
+    mean_over_folds([sampled(run.scores, run.labels)["mAP"] for run in of_seed])
+    for _, of_seed in itertools.groupby(ordered, lambda run: run.seed)
+  ]
 
 
 def write_table(rows: list[Row], stem: pathlib.Path, title: str, note: str) -> str:
@@ -92,14 +100,12 @@ def write_table(rows: list[Row], stem: pathlib.Path, title: str, note: str) -> s
   with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file, lineterminator="\n")
     columns = [f"{name}{part}" for name in METRICS for part in ("", "_deviation", "_paper")]
-    writer.writerow(
-      ["name", "system", "seeds", "folds", "clips", *columns, "difference", "low", "high"]
-    )
+    writer.writerow(["name", "system", "seeds", "folds", "clips", *columns, *INTERVALS])
     for row in rows:
       published = row.experiment.published or (math.nan,) * len(METRICS)
       figures = [x for three in zip(row.means, row.deviations, published) for x in three]
       counts = [row.seeds, row.folds, row.clips]
-      numbers = [*figures, row.difference, row.low, row.high]
+      numbers = [*figures, row.map_low, row.map_high, row.difference, row.low, row.high]
       writer.writerow(
         [row.experiment.name, row.experiment.title, *counts]
         + ["" if math.isnan(x) else f"{x:.6f}" for x in numbers]
@@ -112,7 +118,8 @@ def markdown(rows: list[Row], title: str, note: str) -> str:
   lines = [
     f"# {title}",
     "",
-    "| system | paper: mAP, mAUC, d' | mAP | mAUC | d' | mAP to CNN10 [95 % interval] |",
+    "| system | paper: mAP, mAUC, d' | mAP [95 % interval] | mAUC | d' | "
+    "mAP minus CNN10's [95 % interval] |",
     "|---|---|---|---|---|---|",
   ]
   for row in rows:
@@ -123,15 +130,24 @@ def markdown(rows: list[Row], title: str, note: str) -> str:
       f"{mean:.3f}" + ("" if math.isnan(deviation) else f" ± {deviation:.3f}")
       for mean, deviation in zip(row.means, row.deviations)
     ]
-    difference = "–"
+    if not math.isnan(row.map_low):
+      ours[0] += f" [{row.map_low:.3f}, {row.map_high:.3f}]"
+    change = "–"
     if not math.isnan(row.difference):
-      difference = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-    lines.append(f"| {' | '.join([row.experiment.title, paper, *ours, difference])} |")
+      change = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    lines.append(f"| {' | '.join([row.experiment.title, paper, *ours, change])} |")
   first = rows[0]
   lines += [
     "",
     f"{first.clips} test clips, {first.seeds} seed{'s' * (first.seeds > 1)}, "
-    f"{first.folds} fold{'s' * (first.folds > 1)}; ± is the standard deviation over seeds. {note}",
+    f"{first.folds} fold{'s' * (first.folds > 1)}; {about_intervals(first.seeds)} {note}",
     "",
   ]
   return "\n".join(lines)
+
+
+def about_intervals(seeds: int) -> str:
+  """What ± and the intervals of a table are over."""
+  if seeds == 1:
+    return "intervals are over clips only: one seed does not show how trainings differ."
+  return "± is the standard deviation over seeds, intervals are over clips and seeds."

@@ -10,9 +10,10 @@ import numpy as np
 import scipy.stats
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.intervals import difference, interval, sampled
 from atgcn_jax.labels.sparse import csr, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.metrics import interval, resampled_differences, tagging_metrics
+from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.evaluate import system_name
 from atgcn_jax.runs.scoring import Opened, ScoredSplit, chosen_labels, open_split, score
@@ -22,11 +23,12 @@ from atgcn_jax.training import sharding
 class Comparison(NamedTuple):
   """What two runs, A and B, make of N clips and of the K labels that both know.
 
-  `metrics` are `tagging_metrics` of A and of B; `difference` is the mAP of B minus that of A, `low`
-  to `high` its 95 % interval over clips. `positives` int[K] are clips of a label. `neighbours`
-  int[K] is from how many other labels each gathers in the graph of run `graph_of`, `A` or `B`; None
-  where neither has one. `correlation` is Spearman's, of the labels' differences in AP and their
-  neighbours, `p_value` that of no correlation; NaN where it is not defined.
+  `metrics` are `tagging_metrics` of A and of B; `difference` is the mAP of B minus that of A,
+  `low` to `high` its 95 % interval over clips, `mauc_low` to `mauc_high` that of the difference
+  in mAUC. `positives` int[K] are clips of a label. `neighbours` int[K] is from how many other
+  labels each gathers in the graph of run `graph_of`, `A` or `B`; None where neither has one.
+  `correlation` is Spearman's, of the labels' differences in AP and their neighbours, `p_value`
+  that of no correlation; NaN where it is not defined.
   """
 
   runs: tuple[str, str]
@@ -42,6 +44,8 @@ class Comparison(NamedTuple):
   difference: float
   low: float
   high: float
+  mauc_low: float
+  mauc_high: float
   graph_of: str
   neighbours: np.ndarray | None
   correlation: float
@@ -126,8 +130,11 @@ def compared(
   ours = a.scores[:, a.vocabulary.positions(vocabulary.ids)]
   theirs = b.scores[order]
   metrics = (tagging_metrics(ours, labels), tagging_metrics(theirs, labels))
-  difference, drawn = resampled_differences([theirs], [ours], labels, np.random.default_rng(0))
-  low, high = interval(drawn)
+  of_b, of_a = sampled(theirs, labels), sampled(ours, labels)
+  changes = {name: difference(of_b[name], of_a[name]) for name in of_b}
+  (low, high), (mauc_low, mauc_high) = (
+    interval([changes[name]], lowest=-1) for name in ("mAP", "mAUC")
+  )
   of_runs = [scored.loaded.run for scored in (a, b)]
   graph_of, neighbours = "", None
   for name, scored in (("B", b), ("A", a)):
@@ -147,9 +154,11 @@ def compared(
     vocabulary=vocabulary,
     positives=labels.sum(axis=0, dtype=np.int64),
     metrics=metrics,
-    difference=difference,
+    difference=changes["mAP"].value,
     low=low,
     high=high,
+    mauc_low=mauc_low,
+    mauc_high=mauc_high,
     graph_of=graph_of,
     neighbours=neighbours,
     **rank_correlation(ap_b - ap_a, neighbours),

@@ -93,6 +93,7 @@ def label_of(comparison: Comparison, k: int) -> dict[str, Any]:
 def as_json(comparison: Comparison) -> dict[str, Any]:
   """The comparison without the labels that change little; None where undefined."""
   gaining, losing = most_changed(comparison, LISTED)
+  mauc_a, mauc_b = (metrics["mAUC"] for metrics in comparison.metrics)
   found: dict[str, Any] = {}
   for i, name in enumerate("ab"):
     found[f"run_{name}"] = comparison.runs[i]
@@ -103,6 +104,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     "difference": finite_or_none(comparison.difference),
     "low": finite_or_none(comparison.low),
     "high": finite_or_none(comparison.high),
+    "mAUC_difference": finite_or_none(mauc_b - mauc_a),
+    "mAUC_low": finite_or_none(comparison.mauc_low),
+    "mAUC_high": finite_or_none(comparison.mauc_high),
     "clips": comparison.clips,
     "classes": len(comparison.vocabulary),
     "classes_scored": int(np.isfinite(changes_of(comparison)).sum()),
@@ -160,11 +164,13 @@ def about(comparison: Comparison) -> list[str]:
 def tables(comparison: Comparison) -> list[Table]:
   """The figures of both runs, then the labels that gain and those that lose most."""
   rows = []
+  limits = {
+    "mAP": (comparison.low, comparison.high),
+    "mAUC": (comparison.mauc_low, comparison.mauc_high),
+  }
   for key, name in METRICS.items():
     a, b = (metrics[key] for metrics in comparison.metrics)
-    of_difference = "-"
-    if key == "mAP":
-      of_difference = f"{_signed(comparison.low)} to {_signed(comparison.high)}"
+    of_difference = " to ".join(map(_signed, limits[key])) if key in limits else "-"
     rows.append((name, _number(a), _number(b), _signed(b - a), of_difference))
   found: list[Table] = [(("", "A", "B", "B - A", "95 % interval"), rows)]
   for title, chosen in zip(("gain", "lose"), most_changed(comparison, LISTED)):

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from atgcn_jax.buckets import path_of, write_whole
+from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.sparse import selected
-from atgcn_jax.metrics import interval, resampled_maps, tagging_metrics
+from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
 from atgcn_jax.runs.log import read_records
@@ -53,8 +54,8 @@ def evaluate(
       that the run does not know.
 
   Returns:
-    `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low` and
-    `mAP_high`, the 95 % interval over clips drawn anew, `clips`, `classes`, `classes_scored`,
+    `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low`, `mAP_high`,
+    `mAUC_low` and `mAUC_high`, the 95 % intervals over clips, `clips`, `classes`, `classes_scored`,
     `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
     `clip_ids_sha256` (`clip_ids_hash`), and the file of `labels` where there is one.
   Raises:
@@ -71,12 +72,10 @@ def written_figures(
   """What `evaluate` returns, and its files written."""
   scores, labels = scored.scores, scored.labels
   metrics = tagging_metrics(scores, labels)
-  low, high = interval(resampled_maps([scores], labels, np.random.default_rng(0))[:, 0])
   names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
   positives = labels.sum(axis=0, dtype=np.int64)
   result = {name: finite_or_none(metrics[name]) for name in names} | {
-    "mAP_low": finite_or_none(low),
-    "mAP_high": finite_or_none(high),
+    **{name: finite_or_none(limit) for name, limit in intervals(scores, labels).items()},
     "clips": len(scored.clip_ids),
     "classes": len(scored.vocabulary),
     "classes_scored": int(np.isfinite(metrics["average_precision"]).sum()),
