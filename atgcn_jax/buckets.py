@@ -105,6 +105,48 @@ def check_writable(place: str | os.PathLike) -> None:
   _answer(place, "DELETE", answer.headers["Location"], expected=(499, 204, 200))
 
 
+def read_object(place: str | os.PathLike) -> tuple[bytes, int] | None:
+  """The content of an object in a bucket and its generation; None where there is none.
+
+  Raises:
+    UserError: if the bucket cannot be read.
+  """
+  answer = _answer(place, "GET", _object_url(place), (200, 404), params={"alt": "media"})
+  if answer.status_code == 404:
+    return None
+  return answer.content, int(answer.headers["x-goog-generation"])
+
+
+def write_object(place: str | os.PathLike, content: bytes, generation: int) -> int | None:
+  """Write an object that has this generation, 0 where there is none; returns its new generation.
+
+  Where another process has changed it meanwhile, nothing is written, and None is returned.
+
+  Raises:
+    UserError: if it cannot be written.
+  """
+  bucket, name = bucket_and_name(place)
+  url = f"{SERVICE}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
+  asked = {"uploadType": "media", "name": name, "ifGenerationMatch": str(generation)}
+  answer = _answer(place, "POST", url, (200, 412), params=asked, data=content)
+  return int(answer.json()["generation"]) if answer.status_code == 200 else None
+
+
+def delete_object(place: str | os.PathLike, generation: int) -> None:
+  """Delete an object unless it has another generation by now.
+
+  Raises:
+    UserError: if the service cannot be reached or refuses.
+  """
+  asked = {"ifGenerationMatch": str(generation)}
+  _answer(place, "DELETE", _object_url(place), (204, 404, 412), params=asked)
+
+
+def _object_url(place: str | os.PathLike) -> str:
+  bucket, name = (urllib.parse.quote(part, safe="") for part in bucket_and_name(place))
+  return f"{SERVICE}/storage/v1/b/{bucket}/o/{name}"
+
+
 def bucket_and_name(place: str | os.PathLike) -> tuple[str, str]:
   """The bucket of an address, and the name of what is meant in it.
 

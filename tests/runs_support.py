@@ -25,7 +25,12 @@ from atgcn_jax.data.store import encode, write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.loop import train
-from atgcn_jax.runs.restore import newest_sound
+from atgcn_jax.runs.restore import (
+  find_checkpoints,
+  read_run,
+  set_aside_damaged,
+  with_training_state,
+)
 from atgcn_jax.training import sharding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -177,6 +182,19 @@ def saved(workdir: pathlib.Path) -> Any:
   loaded = newest_sound(workdir, sharding.Layout(sharding.data_mesh()))
   assert loaded is not None
   return loaded
+
+
+def newest_sound_step(workdir: pathlib.Path) -> int | None:
+  """The step that a training would resume from; what is damaged is moved aside."""
+  found = find_checkpoints(workdir)
+  set_aside_damaged(workdir, found)
+  return found.sound
+
+
+def newest_sound(workdir: pathlib.Path, layout: sharding.Layout) -> Any:
+  """The checkpoint that a training would resume from, None where there is none."""
+  step = newest_sound_step(workdir)
+  return None if step is None else with_training_state(read_run(workdir, step), workdir, layout)
 
 
 def records(workdir: pathlib.Path) -> list[tuple[int, tuple[str, ...], float]]:

@@ -11,6 +11,7 @@ from fake_gcs import READ_ONLY, FakeGcs
 from runs_support import (
   VOCABULARY,
   make_store,
+  newest_sound,
   same_bits,
   saved,
   waveforms,
@@ -21,7 +22,7 @@ from atgcn_jax import buckets, cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
-from atgcn_jax.runs import log, loop, restore
+from atgcn_jax.runs import log, loop
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 
@@ -132,7 +133,7 @@ def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").write_text("again")
   buckets.path_of(f"{copy}/checkpoints/5/run/metadata").write_text("{")
   with pytest.warns(UserWarning, match="checkpoint 5 is damaged"):
-    assert restore.newest_sound(copy, sharding.Layout(sharding.data_mesh())).step == 3
+    assert newest_sound(copy, sharding.Layout(sharding.data_mesh())).step == 3
   assert checkpoint.saved_steps(copy) == [3]
   assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
 
@@ -144,7 +145,7 @@ def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
 
   monkeypatch.setattr(checkpoint, "read_description", lost)
   with pytest.raises(UserError, match=f"^{run}: the storage service answers 503"):
-    restore.newest_sound(run, sharding.Layout(sharding.data_mesh()))
+    newest_sound(run, sharding.Layout(sharding.data_mesh()))
   service.fail(False)
   assert 5 in checkpoint.saved_steps(run)
 

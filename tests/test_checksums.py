@@ -5,12 +5,12 @@ import random
 import shutil
 
 import pytest
-from runs_support import contents, same_bits, trained
+from runs_support import contents, newest_sound, newest_sound_step, same_bits, trained
 from test_checkpoint import save_all
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs.restore import load, newest_sound, newest_sound_step
+from atgcn_jax.runs.restore import load
 from atgcn_jax.training import checkpoint, checksums, sharding
 from atgcn_jax.training.checksums import Damaged
 

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from runs_support import wav
+from runs_support import newest_sound, wav
 from test_torch_weights import formula_state
 
 from atgcn_jax import cli
@@ -64,7 +64,7 @@ def test_a_run_from_weights(tmp_path, head):
     assert loaded.run.label_embeddings.shape == (5, 6)
   else:
     assert loaded.run.propagation is None
-  restored = restore.newest_sound(tmp_path / "run", Layout(data_mesh()))
+  restored = newest_sound(tmp_path / "run", Layout(data_mesh()))
   assert restored is not None
   assert int(restored.state.step) == 0  # with an optimiser: training may go on from here
   with pytest.raises(UserError, match="holds a run"):

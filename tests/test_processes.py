@@ -21,6 +21,7 @@ from runs_support import (
   contents,
   free_port,
   joining,
+  newest_sound,
   records,
   same_bits,
   saved,
@@ -31,7 +32,7 @@ from runs_support import (
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs import processes, restore
+from atgcn_jax.runs import processes
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.sharding import Layout, data_mesh
 
@@ -181,7 +182,7 @@ def test_sigterm_in_one_process_stops_all_and_one_goes_on(tmp_path):
   # The same bits on any devices, and from there on the same clips.
   for devices in (1, 2, 4):
     layout = Layout(data_mesh(jax.devices()[:devices]))
-    assert same_bits(restore.newest_sound(workdir, layout).state, two)
+    assert same_bits(newest_sound(workdir, layout).state, two)
   more = f"--config.optim.steps={step + 3}", "--config.evaluation.every=100000"
   lone = shutil.copytree(workdir, tmp_path / "lone")
   assert cli.main([str(word) for word in [*commands(lone)[0], *more]]) == 0
@@ -209,7 +210,7 @@ def undisturbed(tmp_path_factory):
 def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbed, devices):
   workdir = shutil.copytree(trained(), tmp_path / "moved")
   layout = Layout(data_mesh(jax.devices()[:devices]))
-  assert same_bits(restore.newest_sound(workdir, layout).state, saved(trained()).state)
+  assert same_bits(newest_sound(workdir, layout).state, saved(trained()).state)
   on_fewer = start(
     *commands(workdir)[0], "--config.optim.steps=32", JAX_NUM_CPU_DEVICES=str(devices)
   )

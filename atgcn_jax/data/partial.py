@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -24,6 +22,7 @@ import numpy as np
 
 from atgcn_jax.data.store import create_rows, write_at
 from atgcn_jax.errors import UserError
+from atgcn_jax.file_locks import is_still_at, lock_file
 
 ROWS, JOURNAL, LOCK = "rows.h5", "journal.jsonl", "lock"
 
@@ -191,25 +190,14 @@ def _held(folder: pathlib.Path, out: str | os.PathLike, wait: bool) -> Iterator[
       continue
     with lock:
       try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock_file(lock.fileno(), wait=wait)
       except BlockingIOError:
         raise UserError(
           f"{out}: another process is writing it; wait for that one or choose another --out"
         ) from None
-      except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-          raise
-      if _is_still_at(lock.fileno(), folder / LOCK):
+      if is_still_at(lock.fileno(), folder / LOCK):
         yield
         return
-
-
-def _is_still_at(descriptor: int, path: pathlib.Path) -> bool:
-  """Whether the open file is the one at this path: its folder may have been removed since."""
-  try:
-    return os.path.samestat(os.fstat(descriptor), os.stat(path))
-  except FileNotFoundError:
-    return False
 
 
 def _head(folder: pathlib.Path, size: int) -> bytes:

@@ -16,8 +16,11 @@ from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
 from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs.begin import check_workdir
 from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
+from atgcn_jax.runs.restore import find_checkpoints, make_way, read_run
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.state import start_state
@@ -36,11 +39,16 @@ def import_torch(
     state_path: an .npz of tensors by name, or a .pt / .pth of PyTorch.
     frontend_name: what the weights were trained on.
   Raises:
-    UserError: for weights that do not fit the config or are not finite, or a folder that holds a
-      run.
+    UserError: for weights that do not fit the config or are not finite, or a folder that holds
+      imported weights or a run that has made a step.
   """
-  if checkpoint.saved_steps(workdir):
-    raise UserError(f"--workdir {workdir}: holds a run; name another folder")
+  check_workdir(workdir)
+  refuse_if_held(workdir)
+  found = find_checkpoints(workdir)
+  if found.sound is not None:
+    is_imported = not read_run(workdir, found.sound).run.store_fingerprint
+    if is_imported or found.steps != [0]:
+      raise UserError(f"--workdir {workdir}: holds a run; name another folder")
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
   vocabulary = read_vocabulary(data_path(config, config.data.vocabulary))
@@ -66,8 +74,10 @@ def import_torch(
       f"{state_path}: the weights of {name} hold NaN or infinity; give those of a sound training"
     )
   state = start_state(jax.tree.map(jnp.asarray, variables), run.optimiser())
-  with checkpoint.open_manager(workdir) as manager:
-    checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
+  with held(workdir):
+    make_way(workdir, found, replaced=found.sound is not None)
+    with checkpoint.open_manager(workdir) as manager:
+      checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
 
 
 def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -> None:

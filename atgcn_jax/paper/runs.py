@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -14,11 +15,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BEGUN_WITH, CNN10, Experiment
-from atgcn_jax.runs.assemble import store_of
+from atgcn_jax.runs.assemble import check_training_clips, run_with, store_of
+from atgcn_jax.runs.begin import (
+  beginning,
+  check_config,
+  check_data,
+  check_workdir,
+  continued,
+  layout_of,
+)
 from atgcn_jax.runs.config import (
   config_with_overrides,
   contradictions,
@@ -26,9 +36,11 @@ from atgcn_jax.runs.config import (
   load_config,
   plain,
 )
+from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import SOUNDSCAPES
 from atgcn_jax.runs.loop import train
 from atgcn_jax.runs.scoring import score_split
+from atgcn_jax.training.step import Normaliser
 
 
 class Settings(NamedTuple):
@@ -58,10 +70,31 @@ class Scored(NamedTuple):
   vocabulary: tuple[str, ...]
 
 
+class Wanted(NamedTuple):
+  """A run of a reproduction in the folder `out`."""
+
+  experiment: Experiment
+  fold: str
+  seed: int
+  config: Any
+  out: pathlib.Path
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    """Its run directory."""
+    return self.out / "runs" / run_name(self.experiment, self.fold, self.seed)
+
+  @property
+  def scores(self) -> pathlib.Path:
+    """The file of its scores once it is done."""
+    return self.out / "scores" / f"{self.workdir.name}.npz"
+
+
 def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[Scored]]:
   """The scores of these experiments by name, all seeds and folds of each; trains what is missing.
 
-  A run that is done is not touched, one that was cut goes on.
+  A run that is done is not touched, one that was interrupted is resumed. All are checked before the
+  first is trained.
 
   Raises:
     UserError: for settings, a store or a folder that cannot be used.
@@ -71,31 +104,62 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
   by_name = {experiment.name: experiment for experiment in (CNN10, *wanted)}
   folds = settings.folds or ("",)
   store = opened(settings)
-  configured = [
-    (experiment, fold, seed, config_of(experiment, settings, store, fold, seed))
+  runs = [
+    Wanted(experiment, fold, seed, config_of(experiment, settings, store, fold, seed), settings.out)
     for experiment in by_name.values()
     for fold in folds
     for seed in range(settings.seeds)
   ]
+  ended = [read_scores(run.scores, run.config, store) for run in runs]
+  missing = [run for run, scores in zip(runs, ended) if scores is None]
+  check_runs(missing, settings.out, store)
   done: dict[str, list[Scored]] = {name: [] for name in by_name}
-  for number, (experiment, fold, seed, config) in enumerate(configured, 1):
-    title = f"[{number}/{len(configured)}] {run_name(experiment, fold, seed)}"
-    began = time.monotonic()
-    workdir = settings.out / "runs" / run_name(experiment, fold, seed)
-    saved = settings.out / "scores" / f"{workdir.name}.npz"
-    found = read_scores(saved, config, store)
-    if found is None:
-      train(config, workdir, title)
-      found = score(saved, workdir, config, store)
-      took = f"in {datetime.timedelta(seconds=round(time.monotonic() - began))}"
-      jax.clear_caches()  # of programs that no further run uses
-    else:
-      took = "was done"
-    scored = Scored(experiment, seed, fold, workdir, *found)
-    precision = tagging_metrics(scored.scores, scored.labels)["mAP"]
-    print(f"{title}: mAP {precision:.4f}, {took}", file=sys.stderr, flush=True)
-    done[experiment.name].append(scored)
+  with held(settings.out) if missing else contextlib.nullcontext():
+    for number, (run, scores) in enumerate(zip(runs, ended), 1):
+      title = f"[{number}/{len(runs)}] {run.workdir.name}"
+      began = time.monotonic()
+      if scores is None:
+        train(run.config, run.workdir, title)
+        scores = score(run.scores, run.workdir, run.config, store)
+        took = f"in {datetime.timedelta(seconds=round(time.monotonic() - began))}"
+        jax.clear_caches()  # of programs that no further run uses
+      else:
+        took = "was done"
+      scored = Scored(run.experiment, run.seed, run.fold, run.workdir, *scores)
+      precision = tagging_metrics(scored.scores, scored.labels)["mAP"]
+      print(f"{title}: mAP {precision:.4f}, {took}", file=sys.stderr, flush=True)
+      done[run.experiment.name].append(scored)
   return done
+
+
+def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -> None:
+  """Refuse what the training or scoring of a missing run would refuse, before any is begun.
+
+  The graph and the sizes of a system are checked for its first run; start.run is not, as the
+  baseline that it names may not be trained yet.
+
+  Raises:
+    UserError: naming the key, file or folder.
+  """
+  if missing:
+    refuse_if_held(out)
+  built = set()
+  for run in missing:
+    check_config(run.config)
+    layout_of(run.config)
+    check_workdir(run.workdir)
+    refuse_if_held(run.workdir)
+    check_data(run.config, store)
+    check_training_clips(run.config, store)
+    if not len(split_clips(store, run.config.data, "test")):
+      raise UserError(f"data.test_folds: {store.path} has no clip to test on; name its folds")
+    saved = beginning(run.config, store, run.workdir).saved
+    if saved is not None:
+      continued(saved, run.config, store, run.workdir)
+    elif run.experiment.name not in built:
+      bands = np.ones(store.frontend.n_mels, np.float32)
+      run_with(run.config, store, Normaliser(0 * bands, bands)).abstract_state()
+      built.add(run.experiment.name)
 
 
 def opened(settings: Settings) -> ClipStore:

@@ -143,22 +143,42 @@ def new_run(config, store: ClipStore) -> Run:
   """The run of a config on a store: its normaliser and graph come from the training clips.
 
   A normaliser that came with the store's clips is taken as it is.
+
+  Raises:
+    UserError: for clips, labels or a graph that the config cannot train on.
   """
-  clips = split_clips(store, config.data, "train")
-  if not len(clips):
+  check_training_clips(config, store)
+  clips, given = split_clips(store, config.data, "train"), store.normaliser
+  mean, deviation = band_statistics(store, clips) if given is None else (given[0], given[1])
+  return run_with(config, store, Normaliser(mean, deviation))
+
+
+def check_training_clips(config, store: ClipStore) -> None:
+  """Refuse a store without training clips, or with labels other than the config's vocabulary.
+
+  Raises:
+    UserError: naming the key or the file.
+  """
+  if not len(split_clips(store, config.data, "train")):
     raise UserError(f"data.train_folds: {store.path} has no clip to train on; name its folds")
   if config.data.vocabulary:
     named = data_path(config, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with it")
-  given = store.normaliser
-  mean, deviation = band_statistics(store, clips) if given is None else (given[0], given[1])
+
+
+def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
+  """The run of a config on a store with this normaliser.
+
+  Raises:
+    UserError: for a graph that cannot be used.
+  """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
   return Run(
     config=config,
     vocabulary=store.vocabulary,
     frontend=store.frontend,
-    normaliser=Normaliser(mean, deviation),
+    normaliser=normaliser,
     propagation=propagation,
     label_embeddings=embeddings,
     range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ from atgcn_jax.runs.feed import PLACEMENTS
 from atgcn_jax.runs.folds import check_folds
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.log import read_records
-from atgcn_jax.runs.restore import Loaded
+from atgcn_jax.runs.processes import first_only
+from atgcn_jax.runs.restore import Found, Loaded, find_checkpoints, read_run
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.optim import learning_rate_schedule
 from atgcn_jax.training.state import TrainState, start_state
@@ -82,6 +83,21 @@ def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layou
   return sharding.Layout(sharding.data_mesh(devices, parts), config.sharding.fsdp)
 
 
+def check_data(config, store: ClipStore) -> None:
+  """Refuse clips that this config cannot train and validate on.
+
+  Raises:
+    UserError: naming the key.
+  """
+  check_sampling(config, store)
+  validation = split_clips(store, config.data, "validation")
+  if config.data.validation_share and not len(validation):
+    raise UserError(
+      f"data.validation_share: {config.data.validation_share} of the training folds of "
+      f"{store.path} is no clip; take a larger share, or 0 to train without validation"
+    )
+
+
 def check_sampling(config, store: ClipStore) -> None:
   """Refuse an order of clips that the host cannot read their store in.
 
@@ -98,7 +114,7 @@ def check_sampling(config, store: ClipStore) -> None:
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-  """Refuse a folder that cannot be made or written to; it is made with the first checkpoint.
+  """Refuse a folder that cannot be made or written to; it is made once all is checked.
 
   Raises:
     UserError: naming it.
@@ -163,6 +179,42 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   return run, state
 
 
+class Beginning(NamedTuple):
+  """What a run directory holds: `saved`, to go on from, is None where the run begins at step 0."""
+
+  found: Found
+  saved: Loaded | None
+
+
+def beginning(config, store: ClipStore, workdir: str | os.PathLike) -> Beginning:
+  """Where a training in this folder begins; `saved` is without its state.
+
+  A run that has made no step, of another config or store, is left out. Weights that were imported
+  and runs with a checkpoint of a later step, sound or not, are not.
+
+  Raises:
+    UserError: if none of the checkpoints in the folder is sound.
+  """
+  found = first_only(lambda: find_checkpoints(workdir))
+  if found.sound is None:
+    return Beginning(found, None)
+  saved = read_run(workdir, found.sound)
+  has_begun = found.steps != [0] or not saved.run.store_fingerprint
+  kept = has_begun or first_only(lambda: is_the_same(saved, config, store, workdir))
+  return Beginning(found, saved if kept else None)
+
+
+def is_the_same(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> bool:
+  """Whether a run at step 0 is one of this config and store."""
+  if saved.run.config.start.run != config.start.run:  # which counts until the first step
+    return False
+  try:
+    continued(saved, config, store, workdir)
+  except UserError:
+    return False
+  return True
+
+
 def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
   """The saved run under a config that may differ in what is free on resume.
 
@@ -170,6 +222,11 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
     UserError: naming the keys that contradict the saved ones, or the file of other content; or if
       the run drew its clips in an order that is no longer there.
   """
+  if not saved.run.store_fingerprint:
+    raise UserError(
+      f"--workdir {workdir}: holds imported weights, which stay as they are; train another folder "
+      f"with them by start.run={workdir}"
+    )
   old = saved.run.config
   if differing := configs.contradictions(configs.plain(old), config):
     raise UserError(

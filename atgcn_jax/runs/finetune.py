@@ -90,10 +90,13 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
 def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.PathLike) -> None:
   """Refuse a folder whose run began with another one, as far as that is still there.
 
+  A run that has made no step is not refused: the training replaces it.
+
   Raises:
     UserError: naming both.
   """
-  if not (steps := first_only(lambda: checkpoint.saved_steps(workdir))):
+  steps = first_only(lambda: checkpoint.saved_steps(workdir))
+  if not steps or steps == [0]:
     return
   ours = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
   began, number = ours.get("run", ""), ours.get("step", "")

@@ -41,6 +41,16 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
+def described(values: Mapping[str, float | None], clips: int) -> str:
+  """The figures of a validation on this many clips as text, and why one is undefined."""
+  figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+  undefined = " and ".join(name for name, value in values.items() if value is None)
+  if not figures:
+    among = "the only validation clip" if clips == 1 else f"the {clips} validation clips"
+    return f"{undefined} are undefined: {among} must have one with and one without the same label"
+  return f"{figures}; {undefined} is infinite" if undefined else figures
+
+
 class _Rewritten:
   """A growing file in a bucket, where nothing can be appended to: each flush writes it anew."""
 
@@ -108,19 +118,24 @@ class RunLog:
     self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
     self._tensorboard: EventsWriter | None = None
     self._flushed = 0.0
-    self._bar = tqdm(
-      total=steps * batch,
-      initial=start * batch,
-      desc=title or None,
-      unit="clip",
-      unit_scale=True,
-      disable=None,
-    )
+    self._bar = tqdm(total=steps, initial=start, desc=title or None, unit="step", disable=None)
     self._start, self._told = start, float("-inf")
 
   def stepped(self, step: int) -> None:
-    """Move the bar: `step` updates are done."""
-    self._bar.update(self.batch)
+    """Move the bar: `step` updates have begun, all but the last of them are done."""
+    self._move(step - 1)
+
+  def _move(self, done: int) -> None:
+    """Have the bar show this many steps; its rate leaves out the first, which was compiled."""
+    if done > self._start == self._bar.n:
+      self._bar.n = self._bar.initial = self._bar.last_print_n = done
+      self._bar.unpause()
+    else:
+      self._bar.update(done - self._bar.n)
+
+  def resumed(self) -> None:
+    """Leave the time since the last step, as of an evaluation, out of the rate of the bar."""
+    self._bar.unpause()
 
   def is_time_to_tell(self) -> bool:
     """Whether a minute has passed since the last line."""
@@ -143,27 +158,26 @@ class RunLog:
       self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
     with writing(self.workdir, f"the TensorBoard file of step {step}"):
       if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
-        purge = self._start + 1 if self._start else None
-        self._tensorboard = open_scalars(self._tensorboard_folder, purge)
+        self._tensorboard = open_scalars(self._tensorboard_folder, self._start + 1)
       shown = {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
       write_scalars(self._tensorboard, shown, step)
       if time.monotonic() - self._flushed > FLUSH_SECONDS:
         self._tensorboard.flush()
         self._flushed = time.monotonic()
     if "loss" in values:
-      self._bar.set_postfix_str(f"step {step}, loss {values['loss']:.4f}")
+      self._move(step)
+      self._bar.set_postfix_str(f"loss {values['loss']:.4f} at step {step}")
 
   def say(self, message: str) -> None:
     """A line on stderr that does not tear the bar."""
     self._bar.write(f"{self.title}: {message}" if self.title else message, file=sys.stderr)
 
-  def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
-    """Record the figures of a validation, and say them."""
+  def evaluated(self, step: int, values: Mapping[str, float | None], clips: int) -> None:
+    """Record the figures of a validation on this many clips, and print them."""
     self.record(step, values, "validation")
     self._file.flush()
     if not self.title:
-      figures = (f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-      self.say(f"step {step}: validation {', '.join(figures)}")
+      self.say(f"step {step}: validation {described(values, clips)}")
 
   def close(self) -> None:
     """Flush and close all."""
@@ -187,10 +201,13 @@ class NoLog(RunLog):
     """Never."""
     return False
 
+  def resumed(self) -> None:
+    """Nothing."""
+
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Nothing."""
 
-  def evaluated(self, step: int, values: Mapping[str, float | None]) -> None:
+  def evaluated(self, step: int, values: Mapping[str, float | None], clips: int) -> None:
     """Nothing."""
 
   def say(self, message: str) -> None:

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,9 +25,10 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.assemble import Run, new_run, store_of
 from atgcn_jax.runs.begin import (
+  beginning,
   begun,
   check_config,
-  check_sampling,
+  check_data,
   check_workdir,
   continued,
   evaluated_behind,
@@ -34,9 +36,10 @@ from atgcn_jax.runs.begin import (
 )
 from atgcn_jax.runs.evaluate import finite_or_none
 from atgcn_jax.runs.feed import Feed, feed_of
+from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.log import RunLog, open_log
 from atgcn_jax.runs.processes import Pulse, first_only, host_names, same_everywhere
-from atgcn_jax.runs.restore import newest_sound
+from atgcn_jax.runs.restore import make_way, with_training_state
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.runs.watch import Pace, Profile, profile_of
@@ -67,31 +70,40 @@ def train(
   """
   check_config(config)
   check_workdir(workdir)
+  first_only(lambda: refuse_if_held(workdir))
   store = store_of(config)
-  check_sampling(config, store)
+  check_data(config, store)
   same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
   layout = layout_of(config)
-  saved = newest_sound(workdir, layout)
+  found, saved = beginning(config, store, workdir)
   history: History = []
   if saved is None:
     run, state = begun(first_only(lambda: new_run(config, store)), layout)
   else:
-    run, state = continued(saved, config, store, workdir), saved.state
+    run = continued(saved, config, store, workdir)
+    saved = with_training_state(saved, workdir, layout)
+    state = saved.state
     history = saved.history + first_only(lambda: evaluated_behind(saved, workdir))
   start = int(state.step)
   trace = profile_of(profile, start, config.optim.steps, workdir)
   feed = feed_of(config, store, layout.mesh, start)
-  with (
-    checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
-    stop_on_signals() as stop,
-  ):
-    save(manager, run, state, history)
-    log = open_log(workdir, start, config.optim.steps, config.data.batch_size, title)
-    try:
-      return train_to_end(run, state, history, store, feed, layout, manager, log, stop, trace)
-    finally:
-      trace.close()
-      log.close()
+  # Nothing is written before this line.
+  with held(workdir) as still_held:
+    replaced = saved is None and found.sound is not None
+    first_only(lambda: make_way(workdir, found, replaced=replaced))
+    with (
+      checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+      stop_on_signals() as stop,
+    ):
+      save(manager, run, state, history)
+      log = open_log(workdir, start, config.optim.steps, config.data.batch_size, title)
+      try:
+        return train_to_end(
+          run, state, history, store, feed, layout, manager, still_held, log, stop, trace
+        )
+      finally:
+        trace.close()
+        log.close()
 
 
 def train_to_end(
@@ -102,11 +114,16 @@ def train_to_end(
   feed: Feed,
   layout: sharding.Layout,
   manager: ocp.CheckpointManager,
+  check_lock: Callable[[], None],
   log: RunLog,
   stop: StopRequest,
   trace: Profile,
 ) -> TrainState:
-  """The loop, from the state's step to the config's last; adds to `history`."""
+  """The loop, from the state's step to the config's last; adds to `history`.
+
+  Args:
+    check_lock: raises where the run directory is no longer held; called before each step and save.
+  """
   config, start, steps = run.config, int(state.step), run.config.optim.steps
   model, mesh = run.model(), layout.mesh
   train_step = make_train_step(
@@ -148,7 +165,8 @@ def train_to_end(
       metrics = first_only(lambda: tagging_metrics(scores, labels))
       record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
       history.append({"step": step, **record})
-      log.evaluated(step, record)
+      log.evaluated(step, record, len(validation))
+    check_lock()
     save(manager, run, state, history)
 
   metrics: dict[str, Any] = {}
@@ -161,11 +179,13 @@ def train_to_end(
         evaluate_and_save(step)
         for pace in paces:  # the rate is that of training alone
           pace.restart(step)
+        log.resumed()
       known = beat(busy, waited)
       since_line.add(*known)  # of the same step for all, so that they can be compared
       known[:, jax.process_index()] = 0  # its own are known before
       since_log.add(*known)
       checkpoint.check(manager)
+      check_lock()
       trace.before(step)
       asked = time.monotonic()
       given = next(feed.given)
@@ -174,6 +194,9 @@ def train_to_end(
       state, new_metrics = train_step(state, given, factor)
       handed = time.monotonic()
       check(step - 1, metrics)  # of the step before, while this one is under way
+      if step == start + 1:  # the first step was compiled
+        for pace in paces:
+          pace.restart(step)
       busy = handed - asked
       since_log.add_own(busy, waited)
       if step > since_line.step and log.is_time_to_tell():
@@ -196,6 +219,7 @@ def train_to_end(
     evaluate_and_save(max(start, steps))
   except Stopped as stopped:
     check(int(state.step) - 1, metrics)
+    check_lock()
     save(manager, run, state, history)
     checkpoint.finish(manager)
     log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")

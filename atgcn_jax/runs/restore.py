@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,25 +30,19 @@ class Loaded(NamedTuple):
   state: Any
 
 
-def newest_sound(workdir: str | os.PathLike, layout: sharding.Layout) -> Loaded | None:
-  """The newest sound checkpoint with its TrainState; None where there is none.
+class Found(NamedTuple):
+  """The checkpoints of a run: all `steps`, the newest sound one, and what is wrong with others."""
+
+  steps: list[int]
+  sound: int | None
+  faults: dict[int, str]
+
+
+def find_checkpoints(workdir: str | os.PathLike) -> Found:
+  """Verify all checkpoints of a run, by the files only; nothing is changed.
 
   Raises:
     UserError: if there are checkpoints, but none of them is sound.
-  """
-  step = first_only(lambda: newest_sound_step(workdir))
-  return None if step is None else _load(workdir, step, layout, whole_state=True)
-
-
-def newest_sound_step(workdir: str | os.PathLike) -> int | None:
-  """The step to go on from, by the files alone; None where nothing was saved.
-
-  All checkpoints are verified. Damaged ones are told of in a warning and moved to `damaged/` in the
-  run directory; so is one whose save was cut off before its checksums were written.
-
-  Raises:
-    UserError: if there are checkpoints, but none of them is sound.
-    WorkFailed: if a damaged one cannot be moved.
   """
   steps = checkpoint.saved_steps(workdir)
   faults: dict[int, Damaged] = {}
@@ -57,18 +52,54 @@ def newest_sound_step(workdir: str | os.PathLike) -> int | None:
     except Damaged as error:
       faults[step] = error
   sound = max((step for step in steps if step not in faults), default=None)
-  for step, fault in faults.items():
+  # The first save of a run, cut off, is no loss.
+  lost = [step for step, fault in faults.items() if step or not isinstance(fault, Unfinished)]
+  if sound is None and lost:
+    raise UserError(
+      f"{workdir}: none of its checkpoints is sound, {lost[0]} is damaged ({faults[lost[0]]}); "
+      "train in another folder"
+    )
+  return Found(steps, sound, {step: str(fault) for step, fault in faults.items()})
+
+
+def set_aside_damaged(workdir: str | os.PathLike, found: Found) -> None:
+  """Move damaged checkpoints to `damaged/` in the run directory, each with a warning.
+
+  One whose save was cut off before its checksums were written is moved as well.
+
+  Raises:
+    WorkFailed: if one cannot be moved.
+  """
+  for step, fault in found.faults.items():
     place = checkpoint.set_aside(workdir, step)
-    instead = f", step {sound} is used" if sound is not None and step > sound else ""
+    passed_over = found.sound is not None and step > found.sound
+    instead = f", step {found.sound} is used" if passed_over else ""
     warnings.warn(
       f"{workdir}: checkpoint {step} is damaged ({fault}); moved to {place}{instead}", stacklevel=2
     )
-  # A run's first save, cut off, is no loss.
-  if sound is None and any(
-    step or not isinstance(fault, Unfinished) for step, fault in faults.items()
-  ):
-    raise UserError(f"{workdir}: none of its checkpoints is sound; train in another folder")
-  return sound
+
+
+def make_way(workdir: str | os.PathLike, found: Found, *, replaced: bool) -> None:
+  """Prepare a run directory that this process holds for its next checkpoint.
+
+  Damaged checkpoints are moved aside.
+
+  Args:
+    replaced: whether the run, of which `found` has step 0 only, gives way to another.
+  Raises:
+    UserError: if the checkpoints are no longer those that were found.
+    WorkFailed: if one cannot be moved or deleted.
+  """
+  if checkpoint.saved_steps(workdir) != found.steps:
+    raise UserError(
+      f"{workdir}: another process has written checkpoints meanwhile; give the same command again"
+    )
+  set_aside_damaged(workdir, found)
+  if replaced:
+    warnings.warn(
+      f"{workdir}: held a run of another config that had made no step; replaced", stacklevel=2
+    )
+    checkpoint.delete(workdir, 0)
 
 
 def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
@@ -79,7 +110,9 @@ def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Load
   Raises:
     UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
   """
-  return _load(workdir, sound_step(workdir, step), sharding.Layout(mesh), whole_state=False)
+  saved = read_run(workdir, sound_step(workdir, step))
+  target = _target(saved.run, sharding.Layout(mesh)).variables
+  return _with_state(saved, workdir, checkpoint.read_variables, target)
 
 
 def sound_step(workdir: str | os.PathLike, step: str) -> int:
@@ -134,25 +167,52 @@ def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
   raise AssertionError("unreachable")
 
 
-def _load(workdir, step: int, layout: sharding.Layout, *, whole_state: bool) -> Loaded:
+def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
+  """A checkpoint without its state, read by all processes at once; its `state` is None.
+
+  Raises:
+    UserError: if a checkpoint without checksums cannot be read, or one is not finite.
+  """
   description, constants = _guarded(checkpoint.read_description, workdir, step)
   try:
     run = run_from_saved(description, constants)
   except NotFinite as error:
     raise _not_finite(workdir, step, str(error)) from None
+  return Loaded(step, run, description["history"], None)
+
+
+def with_training_state(
+  saved: Loaded, workdir: str | os.PathLike, layout: sharding.Layout
+) -> Loaded:
+  """A checkpoint of `read_run` with its TrainState.
+
+  Raises:
+    UserError: as `read_run`.
+  """
+  target = _target(saved.run, layout)
+  return _with_state(saved, workdir, checkpoint.read_state, target)
+
+
+def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, target: Any) -> Loaded:
+  """A checkpoint of `read_run` with what `read` gives.
+
+  Raises:
+    UserError: if it cannot be read or is not finite.
+  """
+  state = _guarded(read, workdir, saved.step, target)
+  if name := first_not_finite(state):
+    raise _not_finite(workdir, saved.step, name)
+  return saved._replace(state=state)
+
+
+def _target(run: Run, layout: sharding.Layout) -> TrainState:
+  """The shapes, types and shardings of a run's state."""
   abstract = run.abstract_state()
-  target: TrainState = jax.tree.map(
+  return jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     abstract,
     sharding.where_kept(layout, abstract, len(run.vocabulary)),
   )
-  if whole_state:
-    state = _guarded(checkpoint.read_state, workdir, step, target)
-  else:
-    state = _guarded(checkpoint.read_variables, workdir, step, target.variables)
-  if name := first_not_finite(state):
-    raise _not_finite(workdir, step, name)
-  return Loaded(step, run, description["history"], state)
 
 
 def _not_finite(workdir, step: int, name: str) -> UserError:

@@ -17,7 +17,7 @@ from tensorboardX.summary import scalar
 from atgcn_jax.buckets import path_of
 
 
-def open_scalars(folder: str | os.PathLike, purge_step: int | None) -> EventsWriter:
+def open_scalars(folder: str | os.PathLike, purge_step: int) -> EventsWriter:
   """A new file in a folder; what others there have of `purge_step` and beyond is not shown.
 
   Raises:
@@ -25,9 +25,8 @@ def open_scalars(folder: str | os.PathLike, purge_step: int | None) -> EventsWri
   """
   path_of(folder).mkdir(parents=True, exist_ok=True)
   writer = EventsWriter(os.path.join(folder, "events"))
-  if purge_step is not None:
-    start = SessionLog(status=SessionLog.START)
-    writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=start))
+  start = SessionLog(status=SessionLog.START)
+  writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=start))
   return writer
 
 

@@ -299,3 +299,15 @@ def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
     target = folder / f"{step}-{number}"
     (folder_of(workdir) / str(step)).rename(target)
   return target
+
+
+def delete(workdir: str | os.PathLike, step: int) -> None:
+  """Delete a checkpoint, its checksums first, without which it does not count.
+
+  Raises:
+    WorkFailed: if it cannot be deleted.
+  """
+  folder = folder_of(workdir) / str(step)
+  with writing(workdir, f"the new run in place of {FOLDER}/{step}"):
+    (folder / checksums.NAME).unlink(missing_ok=True)
+    epath.Path(folder).rmtree()
