@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import socket
 
 import numpy as np
@@ -19,10 +20,10 @@ from runs_support import (
 )
 
 from atgcn_jax import buckets, cli
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
-from atgcn_jax.runs import log, loop
+from atgcn_jax.runs import folder_lock, log, loop
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 
@@ -163,6 +164,44 @@ def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
   assert len(message) == 1
   assert RUN in message[0]
   assert "503" in message[0]
+
+
+def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, config_file, capsys):
+  place, name = "gs://bucket/runs/held", folder_lock.NAME
+  monkeypatch.setattr(folder_lock, "POLL_SECONDS", 0.01)
+  with folder_lock.held(place):
+    assert train(config_file, place, 1) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{place}: process {os.getpid()} on " in line
+    assert list(below(service, place)) == [name]
+  assert below(service, place) == {}
+
+  def leave(**changes):
+    record = json.loads(folder_lock._own_record(has_system_lock=False)) | changes
+    buckets.path_of(f"{place}/{name}").write_text(json.dumps(record))
+
+  # Of a process that is gone, and of one on a machine that is.
+  leave(started="1")
+  folder_lock.FolderLock(place).release()
+  monkeypatch.setattr(folder_lock, "DEAD_AFTER", 0.2)
+  leave(machine=["another", "pid:[1]"], host="far", process=7)
+  with pytest.warns(UserWarning, match=r"process 7 on far has left a lock"):
+    lock = folder_lock.FolderLock(place)
+  # It is renewed, also after an answer that was lost; not after another process has taken it.
+  monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)
+  for taken in (False, True):
+    if taken:
+      leave(host="far", process=7)
+    else:
+      buckets.path_of(f"{place}/{name}").write_bytes(below(service, place)[name])
+    for _ in range(2):
+      if taken:
+        with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
+          lock.check()
+      else:
+        lock.check()
+  lock.release()
+  assert json.loads(below(service, place)[name])["host"] == "far"
 
 
 def test_label_files_are_read_from_a_bucket(service, tmp_path):

@@ -1,9 +1,14 @@
-"""What a run leaves for TensorBoard."""
+"""What a run leaves for TensorBoard, and what it shows on a terminal."""
 
+import io
+
+import pytest
 from runs_support import trained
+from tqdm import tqdm
 
 from atgcn_jax.buckets import import_tensorflow
-from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs import log
+from atgcn_jax.runs.log import RunLog, described, read_records
 
 
 def test_tensorboard_has_what_the_log_has():
@@ -23,3 +28,55 @@ def test_tensorboard_has_what_the_log_has():
   assert {("train/loss", 30), ("validation/mAP", 30)} <= logged.keys()
   assert shown.keys() == logged.keys()
   assert all(abs(shown[key] - logged[key]) <= 1e-6 * abs(logged[key]) for key in logged)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """The seconds that bars know of, in a list; bars are drawn although there is no terminal."""
+  now = [0.0]
+
+  def bar(**options):
+    made = tqdm(**options | {"disable": False, "file": io.StringIO(), "mininterval": 0})
+    made._time = lambda: now[0]
+    made.start_t = made.last_print_t = now[0]
+    return made
+
+  monkeypatch.setattr(log, "tqdm", bar)
+  return now
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, clock, every):
+  run_log, start, steps, seconds = RunLog(tmp_path, 10, 60, 64), 10, 60, 2.0
+  bar = run_log._bar
+  assert (bar.unit, bar.total, bar.n) == ("step", steps, start)
+  clock[0] += 400  # the first step is compiled
+  for step in range(start, 30):
+    run_log.stepped(step + 1)  # the step is handed to the devices
+    clock[0] += seconds
+    if (step + 1) % every == 0:
+      run_log.record(step + 1, {"loss": 0.5}, "train")
+      assert bar.n == step + 1
+    if step == start + 10:
+      clock[0] += 300  # an evaluation
+      run_log.resumed()
+    assert bar.n in (step, step + 1)
+    assert bar.format_dict["elapsed"] <= (step + 1 - start) * seconds
+    rate = bar.format_dict["rate"]
+    assert rate is None or rate == pytest.approx(1 / seconds, rel=0.6)
+  assert bar.format_dict["rate"] == pytest.approx(1 / seconds, rel=0.1)
+  run_log.close()
+
+
+def test_what_is_undefined_is_said_with_its_reason():
+  whole = {"mAP": 0.25, "mAUC": 0.5, "d_prime": 0.0}
+  assert described(whole, 9) == "mAP 0.2500, mAUC 0.5000, d_prime 0.0000"
+  assert described(whole | {"d_prime": None}, 9) == "mAP 0.2500, mAUC 0.5000; d_prime is infinite"
+  nothing = dict.fromkeys(whole)
+  assert described(nothing, 1) == (
+    "mAP, mAUC and d_prime are undefined: the only validation clip cannot be both one with and one "
+    "without a label"
+  )
+  assert described(nothing, 3) == (
+    "mAP, mAUC and d_prime are undefined: each label is on all or on none of the 3 validation clips"
+  )

@@ -1,5 +1,6 @@
 """Disks that are full, folders that cannot be written to, saves that fail in the background."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -78,7 +79,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
   def and_lock(log, done):
     stepped(log, done)
     if done == 10:
-      log.close()  # a file open for writing keeps the disk from being locked
+      log.close()  # a file open for writing keeps the disk from being locked, so the lock is off
       log._file, log._tensorboard = open(os.devnull, "ab"), None  # noqa: SIM115
       log._tensorboard_folder = str(trained().parent / "elsewhere")
       manager_of_run[0].wait_until_finished()
@@ -94,6 +95,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
   with monkeypatch.context() as patch:
     patch.setattr(RunLog, "stepped", and_lock)
     patch.setattr(checkpoint, "save", and_keep)
+    patch.setattr(loop, "held", lambda _: contextlib.nullcontext(lambda: None))
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
   assert "could not be written: Read-only file system; step 9 is saved and sound" in line

@@ -92,23 +92,32 @@ class _DiskLock:
 
   def __init__(self, workdir: str | os.PathLike):
     self._path = pathlib.Path(workdir, NAME)
-    with writing(workdir, NAME):
-      self._descriptor, has_locks = _opened(self._path, workdir)
-    try:
-      _refuse_if_alive(workdir, has_system_lock=has_locks)
-      self._content = _own_record(has_system_lock=has_locks)
+    is_taken = False
+    while not is_taken:
       with writing(workdir, NAME):
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, self._content, 0)
-        os.fsync(self._descriptor)
-      if not has_locks:  # of two that have written at once, one remains
+        self._descriptor, has_locks = _opened(self._path, workdir)
+      try:
+        _refuse_if_alive(workdir, has_system_lock=has_locks)
+        is_taken = is_still_at(self._descriptor, self._path)  # or its holder has just deleted it
+        if is_taken:
+          self._write(workdir, has_system_lock=has_locks)
+      except BaseException:
+        os.close(self._descriptor)
+        raise
+      if not is_taken:
+        os.close(self._descriptor)
+    _own.add(self._content)
+
+  def _write(self, workdir: str | os.PathLike, *, has_system_lock: bool) -> None:
+    self._content = _own_record(has_system_lock=has_system_lock)
+    with writing(workdir, NAME):
+      os.ftruncate(self._descriptor, 0)
+      os.pwrite(self._descriptor, self._content, 0)
+      os.fsync(self._descriptor)
+      if not has_system_lock:  # of two that have written at once, one remains
         time.sleep(POLL_SECONDS)
       if not self.renew():
         raise UserError(_refusal(workdir, _read(workdir)))
-    except BaseException:
-      os.close(self._descriptor)
-      raise
-    _own.add(self._content)
 
   def renew(self) -> bool:
     """Set the file's time; whether it is still this process's."""
@@ -178,15 +187,25 @@ def held(workdir: str | os.PathLike) -> Iterator[Callable[[], None]]:
 
 
 def refuse_if_held(workdir: str | os.PathLike) -> None:
-  """Refuse a folder in which another process of this machine trains; writes nothing.
+  """Refuse a folder in which another process is known to train; writes nothing.
 
-  Holders on other machines are left to `held`.
+  What takes time to know is left to `held`.
 
   Raises:
     UserError: naming the process.
   """
+  has_system_lock = False
+  if not in_bucket(workdir):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+      descriptor = os.open(pathlib.Path(workdir, NAME), os.O_RDWR)
+      try:
+        has_system_lock = lock_file(descriptor, wait=False)
+      except BlockingIOError:
+        raise UserError(_refusal(workdir, _read(workdir))) from None
+      finally:
+        os.close(descriptor)
   found = _read(workdir)
-  if _is_alive(found):
+  if not _is_given_up(found, has_system_lock=has_system_lock) and _is_alive(found):
     raise UserError(_refusal(workdir, found))
 
 
@@ -216,12 +235,10 @@ def _refuse_if_alive(workdir: str | os.PathLike, *, has_system_lock: bool) -> in
   """Refuse a lock whose holder is alive; returns the version of one whose holder is not, or None.
 
   Args:
-    has_system_lock: whether this process now has the system's lock, which a holder on this machine
-      that had it would still have.
+    has_system_lock: as `_is_given_up` takes it.
   """
   found = _read(workdir)
-  holder = _holder(found)
-  if holder and has_system_lock and holder["system_lock"] and _is_here(holder):
+  if _is_given_up(found, has_system_lock=has_system_lock):
     return found and found[1]
   alive = _is_alive(found)
   if alive is None:
@@ -252,7 +269,7 @@ def _read(workdir: str | os.PathLike) -> tuple[bytes, int] | None:
   try:
     with open(os.path.join(workdir, NAME), "rb") as file:
       return file.read(), os.fstat(file.fileno()).st_mtime_ns
-  except (FileNotFoundError, NotADirectoryError):
+  except (FileNotFoundError, NotADirectoryError, PermissionError):
     return None
 
 
@@ -292,6 +309,16 @@ def _machine() -> list[str]:
 def _is_here(holder: dict[str, Any]) -> bool:
   """Whether a holder's locks are those of this kernel, in whichever container it runs."""
   return bool(holder["machine"]) and holder["machine"][:1] == _machine()[:1]
+
+
+def _is_given_up(found: tuple[bytes, int] | None, *, has_system_lock: bool) -> bool:
+  """Whether the holder of a lock no longer has the system's lock on it.
+
+  Args:
+    has_system_lock: whether this process has that now: one of the same machine has not.
+  """
+  holder = _holder(found)
+  return bool(holder) and has_system_lock and holder["system_lock"] and _is_here(holder)
 
 
 def _started(process: int) -> str:

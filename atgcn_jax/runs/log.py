@@ -44,11 +44,16 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 def described(values: Mapping[str, float | None], clips: int) -> str:
   """The figures of a validation on this many clips as text, and why one is undefined."""
   figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-  undefined = " and ".join(name for name, value in values.items() if value is None)
-  if not figures:
-    among = "the only validation clip" if clips == 1 else f"the {clips} validation clips"
-    return f"{undefined} are undefined: {among} must have one with and one without the same label"
-  return f"{figures}; {undefined} is infinite" if undefined else figures
+  *others, last = [name for name, value in values.items() if value is None] or [""]
+  if not last:
+    return figures
+  if figures:  # of these, d' alone may be infinite: of a mean AUC of 0 or 1
+    return f"{figures}; {last} is infinite"
+  if clips == 1:
+    why = "the only validation clip cannot be both one with and one without a label"
+  else:
+    why = f"each label is on all or on none of the {clips} validation clips"
+  return f"{', '.join(others)} and {last} are undefined: {why}"
 
 
 class _Rewritten:

@@ -1,0 +1,192 @@
+"""One process at a time writes checkpoints in a folder; a dead one does not block it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from runs_support import REPOSITORY, contents, saved, tiny_config, trained
+
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.runs import folder_lock, loop
+from atgcn_jax.runs.folder_lock import NAME, FolderLock, held, refuse_if_held
+
+HOLDER = """
+import sys, time
+from atgcn_jax.runs.folder_lock import FolderLock
+lock = FolderLock(sys.argv[1])
+print("held", flush=True)
+time.sleep(600)
+"""
+REFUSAL = r"process (\d+) on (\S+) has been training here since [\d-]{10} [\d:]{8} UTC; "
+
+
+def record(**changes):
+  """What a lock of this process says, with changes."""
+  return json.dumps(json.loads(folder_lock._own_record(has_system_lock=True)) | changes).encode()
+
+
+def left(folder, **changes):
+  """The lock that a process has left in a folder."""
+  folder.mkdir(exist_ok=True)
+  (folder / NAME).write_bytes(record(**changes))
+  return folder
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+  """A process of another machine counts as dead at once."""
+  monkeypatch.setattr(folder_lock, "DEAD_AFTER", 0.5)
+  monkeypatch.setattr(folder_lock, "POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def without_system_locks(monkeypatch):
+  monkeypatch.setattr(folder_lock, "lock_file", lambda *_, **__: False)
+  monkeypatch.setattr(folder_lock, "POLL_SECONDS", 0.01)
+
+
+def test_the_second_training_refuses_and_a_killed_one_does_not_block(tmp_path, capsys):
+  workdir = tmp_path / "run"
+  config = tiny_config(trained().parent, "optim.steps=2")
+  holder = subprocess.Popen(
+    [sys.executable, "-c", HOLDER, str(workdir)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert holder.stdout.readline() == "held\n"
+    before = contents(workdir)
+    command = ["train", "--config", trained().parent / "config.py", "--workdir", workdir]
+    assert cli.main([*map(str, command), "--config.optim.steps=2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(REFUSAL, line).groups() == (str(holder.pid), os.uname().nodename)
+    with pytest.raises(UserError, match=REFUSAL):  # also where the record says nothing
+      FolderLock(workdir)
+    assert contents(workdir) == before
+    copy = shutil.copytree(workdir, tmp_path / "copy")  # is another folder
+    refuse_if_held(copy)
+    with held(copy):
+      pass
+  finally:
+    holder.kill()
+    holder.communicate()
+  assert (workdir / NAME).exists()
+  loop.train(config, workdir)
+  assert saved(workdir).step == 2
+  assert not (workdir / NAME).exists()
+
+
+def test_one_process_does_not_hold_a_folder_twice(tmp_path):
+  with held(tmp_path / "run"):
+    for refused in (FolderLock, refuse_if_held):
+      with pytest.raises(UserError, match=REFUSAL):
+        refused(tmp_path / "run")
+  refuse_if_held(tmp_path / "run")
+  assert list((tmp_path / "run").iterdir()) == []
+  with held(tmp_path / "run"):
+    pass
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, WorkFailed, SystemExit])
+def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch, fault):
+  def fail(*_):
+    assert (tmp_path / NAME).exists()
+    raise fault
+
+  monkeypatch.setattr(loop, "train_to_end", fail)
+  with pytest.raises(fault):
+    loop.train(tiny_config(trained().parent), tmp_path)
+  assert not (tmp_path / NAME).exists()
+
+
+def test_a_process_that_is_gone_does_not_block(tmp_path):
+  # Its number may be another's by now.
+  for k, gone in enumerate((dict(started="1"), dict(process=2**22 + 1))):
+    for has_locks in (False, True):
+      folder = left(tmp_path / f"{k}{has_locks}", system_lock=has_locks, **gone)
+      refuse_if_held(folder)
+      with held(folder):
+        pass
+  (tmp_path / NAME).write_bytes(b"")  # killed before it wrote its name
+  with held(tmp_path):
+    pass
+
+
+def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(tmp_path, monkeypatch, hasty):
+  folder = left(tmp_path / "run", machine=["another", "pid:[1]"], host="far", process=7)
+  with pytest.warns(UserWarning, match=r"process 7 on far has left a lock; waiting 0.5 s"):
+    FolderLock(folder).release()
+  left(folder, machine=["another", "pid:[1]"], host="far", process=7)
+  monkeypatch.setattr(folder_lock, "DEAD_AFTER", 600)
+  end = threading.Event()
+
+  def renew():
+    while not end.wait(0.02):
+      os.utime(folder / NAME)
+
+  thread = threading.Thread(target=renew)
+  thread.start()
+  try:
+    with (
+      pytest.warns(UserWarning, match="process 7 on far has left a lock"),
+      pytest.raises(UserError, match="process 7 on far has been"),
+    ):
+      FolderLock(folder)
+  finally:
+    end.set()
+    thread.join()
+
+
+def test_a_holder_renews_its_lock(tmp_path, monkeypatch):
+  monkeypatch.setattr(folder_lock, "BEAT_SECONDS", 0.01)
+  with held(tmp_path):
+    os.utime(tmp_path / NAME, (0, 0))
+    for _ in range(500):
+      if (tmp_path / NAME).stat().st_mtime:
+        break
+      threading.Event().wait(0.01)
+    assert (tmp_path / NAME).stat().st_mtime > 0
+
+
+def test_without_locks_of_the_system_the_record_decides(tmp_path, without_system_locks):
+  with held(tmp_path), pytest.raises(UserError, match=REFUSAL):
+    FolderLock(tmp_path)
+  left(tmp_path, started="1", system_lock=False)
+  with held(tmp_path):
+    pass
+
+
+def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_system_locks):
+  workdir = tmp_path / "run"
+  stepped = loop.RunLog.stepped
+
+  def and_take(log, done):
+    stepped(log, done)
+    if done == 4:
+      left(workdir, host="far", process=7)
+
+  monkeypatch.setattr(loop.RunLog, "stepped", and_take)
+  monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # it looks at each step
+  with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
+    loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
+  assert saved(workdir).step in (0, 4)
+  assert json.loads((workdir / NAME).read_text())["host"] == "far"  # and is left alone
+
+
+def test_a_signal_that_ends_the_training_gives_the_lock_back(tmp_path, monkeypatch):
+  stepped = loop.RunLog.stepped
+
+  def and_signal(log, done):
+    stepped(log, done)
+    if done == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(loop.RunLog, "stepped", and_signal)
+  with pytest.raises(loop.Stopped):
+    loop.train(tiny_config(trained().parent), tmp_path)
+  assert not (tmp_path / NAME).exists()

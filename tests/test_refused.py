@@ -1,0 +1,144 @@
+"""A refused command leaves its folder as it was, and the corrected one trains."""
+
+import shutil
+
+import pytest
+from runs_support import contents, make_store, records, same_bits, saved, tiny_config, trained
+from test_finetune import finetune
+from test_import_torch import config_of as torch_config
+from test_import_torch import saved_state
+from test_reproduce import command as reproduce
+
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop.importing import import_torch
+from atgcn_jax.runs import loop
+from atgcn_jax.runs.folder_lock import held
+from atgcn_jax.training import checkpoint
+
+
+@pytest.fixture
+def unstarted(tmp_path, monkeypatch):
+  """A run that has made no step, as of a process that was killed while its first was compiled."""
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "train_to_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+      loop.train(tiny_config(trained().parent, "optim.steps=4", "model.layers=3"), tmp_path / "run")
+  assert checkpoint.saved_steps(tmp_path / "run") == [0]
+  return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+  ("override", "named"),
+  [
+    ("data.validation_folds=('x',)", "data.validation_folds: .* has no fold x"),
+    (
+      "data.validation_share=1e-9 data.validation_folds=()",
+      "data.validation_share: 1e-09 of the training folds",
+    ),
+    ("data.vocabulary=missing.csv", "missing.csv"),
+    ("start.run=missing", "missing: no run"),
+    ("sharding.label_parts=3", "sharding.label_parts"),
+    ("model.batch_norm=odd", "model.batch_norm"),
+    ("model.activation=odd", "activation 'odd'"),
+    ("optim.steps=4", "--profile 9:1"),
+  ],
+)
+def test_a_refused_training_makes_no_folder(tmp_path, override, named):
+  config, profile = tiny_config(trained().parent, *override.split()), (9, 1)
+  with pytest.raises(UserError, match=named):
+    loop.train(config, tmp_path / "deep" / "run", profile=profile)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
+  same = tiny_config(trained().parent, "optim.steps=4", "model.layers=3")
+  other = tiny_config(trained().parent, "optim.steps=4")
+  before = contents(unstarted)
+  with pytest.raises(UserError, match=r"data.validation_folds"):
+    loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)
+  assert contents(unstarted) == before
+  with pytest.warns(UserWarning, match="run of another config that had made no step; replaced"):
+    loop.train(other, unstarted)
+  fresh = unstarted.with_name("fresh")
+  loop.train(other, fresh)
+  assert same_bits(saved(unstarted).state, saved(fresh).state)
+  assert records(unstarted) == records(fresh)
+  assert saved(unstarted).run.config.model.layers == 2
+  with pytest.raises(UserError, match=r"holds a run of another config: model.layers: 2 → 3"):
+    loop.train(same, unstarted)
+
+
+def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
+  changes = [
+    "optim.steps=1",
+    "model.layers=3",
+    f"data.store={make_store(tmp_path / 'b.h5', seed=1)}",
+  ]
+  with pytest.warns(UserWarning, match="replaced"):
+    loop.train(tiny_config(trained().parent, *changes), unstarted)
+  assert saved(unstarted).step == 1
+
+
+def test_a_run_without_a_step_gives_way_to_a_finetuning(unstarted, tmp_path, capsys):
+  store = make_store(tmp_path / "others.h5", seed=1)
+  assert finetune(store, unstarted, "--config.optim.steps=1") == 0
+  assert "run of another config that had made no step; replaced" in capsys.readouterr().err
+  assert saved(unstarted).run.config.start.run == str(trained())
+
+
+def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
+  copy = shutil.copytree(trained(), tmp_path / "run")
+  newest = checkpoint.saved_steps(copy)[-1]
+  (copy / "checkpoints" / str(newest) / "metrics" / "metrics").write_text("{")
+  before = contents(copy)
+  with pytest.raises(UserError, match=r"model.layers: 2 → 3"):
+    loop.train(tiny_config(trained().parent, "model.layers=3"), copy)
+  assert contents(copy) == before
+
+
+def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
+  config, _ = torch_config(tmp_path, "graph")
+  weights = saved_state(tmp_path, "graph")
+  with held(unstarted), pytest.raises(UserError, match="has been training here"):
+    import_torch(weights, config, unstarted, "panns")
+  with pytest.raises(UserError, match=r"set model.width"):
+    import_torch(weights, torch_config(tmp_path, "graph", "model.width=0.125")[0], unstarted)
+  with pytest.warns(UserWarning, match="replaced"):
+    import_torch(weights, config, unstarted, "panns")
+  before = contents(unstarted)
+  with pytest.raises(UserError, match=r"holds imported weights, .* start.run="):
+    loop.train(tiny_config(trained().parent), unstarted)
+  with pytest.raises(UserError, match="holds a run"):
+    import_torch(weights, config, unstarted, "panns")
+  assert contents(unstarted) == before
+
+
+@pytest.mark.parametrize(
+  ("more", "named"),
+  [
+    (["--config.data.validation_folds=('x',)"], "data.validation_folds"),
+    (["--rows", "graph_ontology"], "graph.ontology"),
+    (["--config.data.batch_size=12"], "data.batch_size"),
+    (["--rows", "graph_none", "--config.data.test_folds=()"], "data.test_folds"),
+  ],
+)
+def test_a_refused_reproduction_trains_nothing(tmp_path, capsys, more, named):
+  words = reproduce("table2", trained().parent / "store.h5", tmp_path / "out", *more)
+  assert cli.main([*map(str, words)]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert named in line
+  assert not (tmp_path / "out").exists()
+
+
+def test_two_reproductions_in_a_folder(tmp_path, capsys):
+  words = reproduce("table2", trained().parent / "store.h5", tmp_path / "out")
+  with held(tmp_path / "out"):
+    assert cli.main([*map(str, words)]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"{tmp_path / 'out'}: process" in line
+  assert list((tmp_path / "out").iterdir()) == []
