@@ -23,7 +23,7 @@ from atgcn_jax import buckets, cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
-from atgcn_jax.runs import folder_lock, log, loop
+from atgcn_jax.runs import folder_lock, lock_holder, log, loop
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 
@@ -167,7 +167,7 @@ def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
 
 
 def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, config_file, capsys):
-  place, name = "gs://bucket/runs/held", folder_lock.NAME
+  place, name = "gs://bucket/runs/held", lock_holder.NAME
   monkeypatch.setattr(folder_lock, "POLL_SECONDS", 0.01)
   with folder_lock.held(place):
     assert train(config_file, place, 1) == 2
@@ -177,7 +177,7 @@ def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, confi
   assert below(service, place) == {}
 
   def leave(**changes):
-    record = json.loads(folder_lock._own_record(has_system_lock=False)) | changes
+    record = json.loads(lock_holder.own_record(has_system_lock=False)) | changes
     buckets.path_of(f"{place}/{name}").write_text(json.dumps(record))
 
   # Of a process that is gone, and of one on a machine that is.

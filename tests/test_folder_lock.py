@@ -14,8 +14,9 @@ from runs_support import REPOSITORY, contents, saved, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs import folder_lock, loop
-from atgcn_jax.runs.folder_lock import NAME, FolderLock, held, refuse_if_held
+from atgcn_jax.runs import folder_lock, lock_holder, loop
+from atgcn_jax.runs.folder_lock import FolderLock, held, refuse_if_held
+from atgcn_jax.runs.lock_holder import NAME
 
 HOLDER = """
 import sys, time
@@ -29,7 +30,7 @@ REFUSAL = r"process (\d+) on (\S+) has been training here since [\d-]{10} [\d:]{
 
 def record(**changes):
   """What a lock of this process says, with changes."""
-  return json.dumps(json.loads(folder_lock._own_record(has_system_lock=True)) | changes).encode()
+  return json.dumps(json.loads(lock_holder.own_record(has_system_lock=True)) | changes).encode()
 
 
 def left(folder, **changes):
@@ -61,6 +62,7 @@ def test_the_second_training_refuses_and_a_killed_one_does_not_block(tmp_path, c
   try:
     assert holder.stdout.readline() == "held\n"
     before = contents(workdir)
+    capsys.readouterr()  # what the training of that run printed
     command = ["train", "--config", trained().parent / "config.py", "--workdir", workdir]
     assert cli.main([*map(str, command), "--config.optim.steps=2"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

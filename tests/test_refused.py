@@ -111,7 +111,7 @@ def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
   with pytest.warns(UserWarning, match="replaced"):
     import_torch(weights, config, unstarted, "panns")
   before = contents(unstarted)
-  with pytest.raises(UserError, match=r"holds imported weights, .* start.run="):
+  with pytest.raises(UserError, match=r"holds imported weights, .* finetune --from"):
     loop.train(tiny_config(trained().parent), unstarted)
   with pytest.raises(UserError, match="holds a run"):
     import_torch(weights, config, unstarted, "panns")

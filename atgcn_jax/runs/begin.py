@@ -224,8 +224,8 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
   """
   if not saved.run.store_fingerprint:
     raise UserError(
-      f"--workdir {workdir}: holds imported weights, which stay as they are; train another folder "
-      f"with them by start.run={workdir}"
+      f"--workdir {workdir}: holds imported weights, which are kept as they are; train them in "
+      f"another folder with `atgcn finetune --from {workdir}`"
     )
   old = saved.run.config
   if differing := configs.contradictions(configs.plain(old), config):

@@ -87,7 +87,7 @@ def train(
   start = int(state.step)
   trace = profile_of(profile, start, config.optim.steps, workdir)
   feed = feed_of(config, store, layout.mesh, start)
-  # Nothing is written before this line.
+  # Nothing is written to the folder before this line.
   with held(workdir) as still_held:
     replaced = saved is None and found.sound is not None
     first_only(lambda: make_way(workdir, found, replaced=replaced))

@@ -1,0 +1,123 @@
+"""Who holds the lock on a run directory, and whether that process lives."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+import socket
+import uuid
+from typing import Any
+
+from atgcn_jax.buckets import in_bucket, read_object
+
+NAME = "training.lock"
+Seen = tuple[bytes, int]  # content and version of a lock
+held_here: set[bytes] = set()  # the locks of this process
+
+
+def address_of(workdir: str | os.PathLike) -> str:
+  """The address of the lock of a run directory in a bucket."""
+  return f"{os.fspath(workdir).rstrip('/')}/{NAME}"
+
+
+def read_lock(workdir: str | os.PathLike) -> Seen | None:
+  """Content and version of a lock, which each renewal changes; None where there is none."""
+  if in_bucket(workdir):
+    return read_object(address_of(workdir))
+  try:
+    with open(os.path.join(workdir, NAME), "rb") as file:
+      return file.read(), os.fstat(file.fileno()).st_mtime_ns
+  except (FileNotFoundError, NotADirectoryError, PermissionError):
+    return None
+
+
+def _holder(found: Seen | None) -> dict[str, Any]:
+  """What a lock says of its holder; empty where it says nothing."""
+  try:
+    holder = json.loads(found[0]) if found else {}
+  except ValueError:
+    return {}
+  known = {"host", "process", "since", "machine", "started", "system_lock"}
+  return holder if isinstance(holder, dict) and known <= holder.keys() else {}
+
+
+def own_record(*, has_system_lock: bool) -> bytes:
+  """The content of a new lock of this process; no other lock has the same."""
+  now = datetime.datetime.now(datetime.UTC)
+  record = {
+    "host": socket.gethostname(),
+    "process": os.getpid(),
+    "since": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+    "machine": _machine(),
+    "started": _started(os.getpid()),
+    "system_lock": has_system_lock,
+    "token": uuid.uuid4().hex,
+  }
+  return json.dumps(record).encode()
+
+
+def _machine() -> list[str]:
+  """This start of this machine, and which of its sets of process ids; empty where unknown."""
+  try:
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return [boot, os.readlink("/proc/self/ns/pid")]
+  except OSError:
+    return []
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+  """Whether a holder's locks are those of this kernel, in whichever container it runs."""
+  return bool(holder["machine"]) and holder["machine"][:1] == _machine()[:1]
+
+
+def is_given_up(found: Seen | None, *, has_system_lock: bool) -> bool:
+  """Whether the holder of a lock no longer has the system's lock on it.
+
+  Args:
+    has_system_lock: whether this process has that now: one of the same machine has not.
+  """
+  holder = _holder(found)
+  return bool(holder) and has_system_lock and holder["system_lock"] and _is_here(holder)
+
+
+def _started(process: int) -> str:
+  """When a process of this machine started; empty where there is none.
+
+  Source: proc_pid_stat(5).
+  """
+  try:
+    stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+  except OSError:
+    return ""
+  state, *fields = stat.rpartition(")")[2].split()
+  return "" if state in "ZX" else fields[18]
+
+
+def is_alive(found: Seen | None) -> bool | None:
+  """Whether the holder of a lock lives; None where this machine cannot know."""
+  holder = _holder(found)
+  if found is None or not holder:
+    return False
+  if not holder["machine"] or holder["machine"] != _machine():
+    return None
+  if holder["process"] == os.getpid():
+    return found[0] in held_here
+  return bool(holder["started"]) and _started(holder["process"]) == holder["started"]
+
+
+def described(found: Seen | None) -> str:
+  """The holder of a lock, for messages."""
+  holder = _holder(found)
+  return f"process {holder['process']} on {holder['host']}" if holder else "another process"
+
+
+def refusal(workdir: str | os.PathLike, found: Seen | None) -> str:
+  """The message for a process that finds a run directory held by another."""
+  holder = _holder(found)
+  since = f" since {holder['since']}" if holder else ""
+  return (
+    f"{workdir}: {described(found)} has been training here{since}; wait for it, stop it, or use "
+    "another folder"
+  )
