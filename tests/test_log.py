@@ -61,7 +61,8 @@ def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, cloc
       clock[0] += 300  # an evaluation
       run_log.resumed()
     assert bar.n in (step, step + 1)
-    assert bar.format_dict["elapsed"] <= (step + 1 - start) * seconds
+    if bar.n > start:
+      assert bar.format_dict["elapsed"] <= (step + 1 - start) * seconds
     rate = bar.format_dict["rate"]
     assert rate is None or rate == pytest.approx(1 / seconds, rel=0.6)
   assert bar.format_dict["rate"] == pytest.approx(1 / seconds, rel=0.1)

@@ -135,7 +135,7 @@ class RunLog:
     if done > self._start == self._bar.n:
       self._bar.n = self._bar.initial = self._bar.last_print_n = done
       self._bar.unpause()
-    else:
+    elif done > self._bar.n:
       self._bar.update(done - self._bar.n)
 
   def resumed(self) -> None:
