@@ -40,6 +40,12 @@ def left(folder, **changes):
   return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _trained():
+  """What the training of that run prints is not for the tests that read stderr."""
+  trained()
+
+
 @pytest.fixture
 def hasty(monkeypatch):
   """A process of another machine counts as dead at once."""
@@ -62,7 +68,6 @@ def test_the_second_training_refuses_and_a_killed_one_does_not_block(tmp_path, c
   try:
     assert holder.stdout.readline() == "held\n"
     before = contents(workdir)
-    capsys.readouterr()  # what the training of that run printed
     command = ["train", "--config", trained().parent / "config.py", "--workdir", workdir]
     assert cli.main([*map(str, command), "--config.optim.steps=2"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

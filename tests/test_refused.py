@@ -17,6 +17,12 @@ from atgcn_jax.runs.folder_lock import held
 from atgcn_jax.training import checkpoint
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _trained():
+  """What the training of that run prints is not for the tests that read stderr."""
+  trained()
+
+
 @pytest.fixture
 def unstarted(tmp_path, monkeypatch):
   """A run that has made no step, as of a process that was killed while its first was compiled."""
