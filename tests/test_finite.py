@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs_support
 import small_store
-from runs_support import make_store, tiny_config, trained, wav, waveforms
+from runs_support import make_store, newest_sound, tiny_config, trained, wav, waveforms
 from safetensors.numpy import load_file, save_file
 from test_import_torch import config_of, saved_state
 
@@ -27,7 +27,7 @@ from atgcn_jax.runs import loop
 from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.feed import device_feed, host_feed
 from atgcn_jax.runs.label_graph import label_graph
-from atgcn_jax.runs.restore import load, newest_sound
+from atgcn_jax.runs.restore import load
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.serving import tagger as tagging
 from atgcn_jax.training import checkpoint, sharding
