@@ -11,8 +11,10 @@ import jax
 
 from atgcn_jax.runs.restore import Loaded
 
-FIGURES = ("mAP", "mAP_low", "mAP_high", "mAUC", "mAUC_low", "mAUC_high", "d_prime", "clips")
-FIGURES += ("classes_scored",)
+FIGURES = (
+  *("mAP", "mAP_low", "mAP_high", "mAUC", "mAUC_low", "mAUC_high"),
+  *("d_prime", "clips", "classes_scored"),
+)
 USE = """
 ```python
 import atgcn_jax
