@@ -117,12 +117,16 @@ def _rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str, list[str]]]:
       _name_columns(path, reader)
       for row in reader:
         name, fold, ids = (row[column] for column in COLUMNS)
+        if (
+          not (name or "").strip()
+          and None not in row
+          and not any(value and value.strip() for value in row.values())
+        ):
+          continue  # an empty row
         where = f"{path}: line {reader.line_num}"
         if None in (name, fold, ids) or None in row or "\n" in name:
           raise UserError(f"{where}: not {FORM}; give three fields, quote the ids")
         name, fold = name.strip(), fold.strip()
-        if not name and not any(value and value.strip() for value in row.values()):
-          continue  # an empty row
         if not name or name in EMPTY:
           raise UserError(f"{where}: no filename; write the file that the row is about")
         if not fold or fold in EMPTY:
