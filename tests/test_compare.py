@@ -246,11 +246,13 @@ def test_a_store_of_some_of_the_labels(tmp_path):
   by_hand = [average_precision_score(scored.labels[:, k], scored.scores[:, k]) for k in chosen]
   assert result["mAP"] == pytest.approx(np.mean(by_hand))
   assert (result["classes"], result["clips"]) == (3, 15)
-  with open(there / "evaluation" / "test-30.csv", newline="") as file:
+  stem = f"test-30-part-{result['store_fingerprint'][:8]}"
+  with open(there / "evaluation" / f"{stem}.csv", newline="") as file:
     rows = list(csv.DictReader(file))
   assert [row["mid"] for row in rows] == ["/m/0", "/m/2", "/m/4"]
   np.testing.assert_allclose([float(row["average_precision"]) for row in rows], by_hand, atol=1e-9)
-  assert "Squeak" not in (there / "report.html").read_text().split("<pre")[0]
+  page = (there / "evaluation" / f"{stem}.html").read_text()
+  assert "Squeak" not in page.split("<pre")[0]
   comparison = compare(plain(), trained(), store_path=store)
   np.testing.assert_array_equal(comparison.neighbours, found().neighbours[chosen])
   assert "Of the 6 labels of A and 6 of B" in described(comparison)
