@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -82,6 +83,7 @@ def relabelled(path, vocabulary, **changes):
     ]
     settings |= {"label_ids": vocabulary.ids, "label_names": vocabulary.names}
     file.attrs["settings"] = json.dumps(settings)
+    file.attrs["fingerprint"] = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     for name, array in (
       ("label_offsets", np.cumsum([0, *map(len, kept)], dtype=np.int64)),
       ("label_indices", np.array([*itertools.chain(*kept)], np.int32)),
@@ -231,7 +233,10 @@ def test_a_store_of_the_same_labels_in_another_order(tmp_path):
   turned = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
   store = relabelled(tmp_path / "turned.h5", turned)
   there = shutil.copytree(trained(), tmp_path / "run")
-  assert evaluate(there, store_path=store) == evaluate(there)
+  one, other = evaluate(there, store_path=store), evaluate(there)
+  assert {one.pop("store"), other.pop("store")} == {"turned.h5", "store.h5"}
+  assert one.pop("store_fingerprint") != other.pop("store_fingerprint")
+  assert one == other
   comparison = compare(plain(), trained(), store_path=store)
   assert comparison.vocabulary == VOCABULARY
   assert comparison.difference == found().difference
