@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import subprocess
 import sys
@@ -408,3 +409,13 @@ def test_errors_of_devices_that_are_there_keep_their_traceback(monkeypatch):
   monkeypatch.setattr("atgcn_jax.serving.tagger.Tagger.restore", failing)
   with pytest.raises(RuntimeError, match="a fault of ours"):
     cli.main(["tag", "--workdir", "run", "sound.wav"])
+
+
+def test_a_user_without_a_name(monkeypatch, capfd):
+  def failing(*args, **kwargs):
+    pwd.getpwuid(2**31 - 7)
+
+  monkeypatch.setattr("atgcn_jax.serving.tagger.Tagger.restore", failing)
+  status, _, (line,) = called(capfd, "tag", "--workdir", "run", "sound.wav")
+  assert status == 2
+  assert "has no name here" in line

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 128 + signal.SIGINT
   except Exception as error:
     which = _which_process()
-    if fault := _without_device(error):
+    if fault := _what_is_missing(error):
       print(f"atgcn {options.verb}{which}: {fault}", file=sys.stderr)
       return 2
     if reason := _lost_bucket(getattr(options, "workdir", "")):
@@ -84,8 +84,12 @@ def _which_process() -> str:
   return which()
 
 
-def _without_device(error: Exception) -> str:
-  """Why JAX has no device, if it has none; empty if this error is about something else."""
+def _what_is_missing(error: Exception) -> str:
+  """What of this machine an error is about: a name of the user, a device; empty for other errors."""
+  if isinstance(error, KeyError) and "uid not found" in str(error):  # of `pwd`, through etils
+    return (
+      f"the user id {os.getuid()} has no name here, which this command needs; add it to /etc/passwd"
+    )
   if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
     return ""
   import jax

@@ -25,12 +25,8 @@ from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement, activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.runs.label_graph import RELATIONS, SOUNDSCAPES, label_graph, label_relations
-<<<<<<< HEAD
-from atgcn_jax.runs.machine import cache_folder
-from atgcn_jax.training.finite import first_not_finite
-=======
 from atgcn_jax.runs.machine import cache_folder, home_cache
->>>>>>> 5452fee (Let commands work in read-only folders, without a home, with any names, encodings and pipes; keep evaluations by store)
+from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
