@@ -85,7 +85,7 @@ def _which_process() -> str:
 
 
 def _what_is_missing(error: Exception) -> str:
-  """What of this machine an error is about: a name of the user, a device; empty for other errors."""
+  """What this machine lacks, of which an error is: a name of the user, a device; else empty."""
   if isinstance(error, KeyError) and "uid not found" in str(error):  # of `pwd`, through etils
     return (
       f"the user id {os.getuid()} has no name here, which this command needs; add it to /etc/passwd"

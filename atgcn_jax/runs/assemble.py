@@ -189,7 +189,7 @@ def store_of(config) -> ClipStore:
   name = f"soundscapes-{VERSION}-{clips}.h5"
   kept = home_cache()
   if kept is not None and (kept / name).is_file():  # maybe where nothing can be written
-    return open_store(kept / name)
+    return open_clips(kept / name)
   path = cache_folder() / name
   with open(path.with_suffix(".lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a host may want them
