@@ -147,6 +147,40 @@ def _object_url(place: str | os.PathLike) -> str:
   return f"{SERVICE}/storage/v1/b/{bucket}/o/{name}"
 
 
+def check_folder(option: str, place: str | os.PathLike, advice: str = "name another") -> None:
+  """Refuse a folder that cannot be made or written to; nothing is made.
+
+  Args:
+    option: what the folder was named with, for the message.
+    advice: how to fix it.
+  Raises:
+    UserError: naming the folder.
+  """
+  if in_bucket(place):
+    check_writable(place)
+    return
+  path = pathlib.Path(place).absolute()
+  there = next(folder for folder in (path, *path.parents) if folder.exists())
+  if not there.is_dir():
+    raise UserError(f"{option} {place}: {there} is not a folder; {advice}")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f"{option} {place}: {there} cannot be written to; {advice}")
+
+
+def check_utf8(place: str | os.PathLike) -> None:
+  """Refuse a path that is not UTF-8, for libraries that cannot open such.
+
+  Raises:
+    UserError: naming it.
+  """
+  try:
+    os.fspath(place).encode()
+  except UnicodeEncodeError:
+    raise UserError(
+      f"{place}: this path is not UTF-8 and cannot be used here; rename it, or name another"
+    ) from None
+
+
 def bucket_and_name(place: str | os.PathLike) -> tuple[str, str]:
   """The bucket of an address, and the name of what is meant in it.
 

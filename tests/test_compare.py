@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -82,6 +83,7 @@ def relabelled(path, vocabulary, **changes):
     ]
     settings |= {"label_ids": vocabulary.ids, "label_names": vocabulary.names}
     file.attrs["settings"] = json.dumps(settings)
+    file.attrs["fingerprint"] = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     for name, array in (
       ("label_offsets", np.cumsum([0, *map(len, kept)], dtype=np.int64)),
       ("label_indices", np.array([*itertools.chain(*kept)], np.int32)),
@@ -235,7 +237,10 @@ def test_a_store_of_the_same_labels_in_another_order(tmp_path):
   turned = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
   store = relabelled(tmp_path / "turned.h5", turned)
   there = shutil.copytree(trained(), tmp_path / "run")
-  assert evaluate(there, store_path=store) == evaluate(there)
+  one, other = evaluate(there, store_path=store), evaluate(there)
+  assert {one.pop("store"), other.pop("store")} == {"turned.h5", "store.h5"}
+  assert one.pop("store_fingerprint") != other.pop("store_fingerprint")
+  assert one == other
   comparison = compare(plain(), trained(), store_path=store)
   assert comparison.vocabulary == VOCABULARY
   assert comparison.difference == found().difference
@@ -250,11 +255,13 @@ def test_a_store_of_some_of_the_labels(tmp_path):
   by_hand = [average_precision_score(scored.labels[:, k], scored.scores[:, k]) for k in chosen]
   assert result["mAP"] == pytest.approx(np.mean(by_hand))
   assert (result["classes"], result["clips"]) == (3, 15)
-  with open(there / "evaluation" / "test-30.csv", newline="") as file:
+  stem = f"test-30-part-{result['store_fingerprint'][:8]}"
+  with open(there / "evaluation" / f"{stem}.csv", newline="") as file:
     rows = list(csv.DictReader(file))
   assert [row["mid"] for row in rows] == ["/m/0", "/m/2", "/m/4"]
   np.testing.assert_allclose([float(row["average_precision"]) for row in rows], by_hand, atol=1e-9)
-  assert "Squeak" not in (there / "report.html").read_text().split("<pre")[0]
+  page = (there / "evaluation" / f"{stem}.html").read_text()
+  assert "Squeak" not in page.split("<pre")[0]
   comparison = compare(plain(), trained(), store_path=store)
   np.testing.assert_array_equal(comparison.neighbours, found().neighbours[chosen])
   assert "Of the 6 labels of A and 6 of B" in described(comparison)

@@ -137,11 +137,47 @@ def test_validation_agrees_with_what_training_logged(run):
   assert (result["mAP"], result["mAUC"]) == (last["mAP"], last["mAUC"])
 
 
-def test_another_store(run, tmp_path):
-  path = make_store(tmp_path / "other.h5", clips=41, seed=9, dtype="float16")
-  result = evaluate(run, store_path=str(path))
-  assert result["clips"] == 10
-  assert result["mAP"] != evaluate(run)["mAP"]
+def test_evaluations_are_kept_by_store_and_split(run, tmp_path):
+  own = evaluate(run)
+  assert own["store"] == "store.h5"
+  before = contents(run)
+  others = []
+  for k in range(2):  # of one name, in two folders
+    (tmp_path / str(k)).mkdir()
+    path = make_store(tmp_path / str(k) / "other.h5", clips=41, seed=k + 8, dtype="float16")
+    for split in ("test", "train"):
+      others.append(evaluate(run, store_path=str(path), split=split))
+  assert others[0]["clips"] == 10
+  assert own["mAP"] not in [other["mAP"] for other in others]
+  after = contents(run)
+  assert {name: after[name] for name in before} == before, "the run's own are as they were"
+  stems = [
+    f"evaluation/{other['split']}-30-other-{other['store_fingerprint'][:8]}" for other in others
+  ]
+  suffixes = ("json", "csv", "html")
+  assert after.keys() - before.keys() == {f"{s}.{suffix}" for s in stems for suffix in suffixes}
+  for stem, other in zip(stems, others):
+    assert json.loads(after[f"{stem}.json"]) == other
+    assert other["store"] == "other.h5"
+    assert other["store_fingerprint"].encode() in after[f"{stem}.html"]
+
+
+def test_the_store_of_the_training_by_another_name_is_the_same(run, tmp_path):
+  own = evaluate(run)
+  before = contents(run).keys()
+  store = open_store(load(run, "latest", sharding.data_mesh()).run.config.data.store)
+  copy = shutil.copy(store.path, tmp_path / "copy.h5")
+  assert evaluate(run, store_path=copy) == own | {"store": "copy.h5"}
+  assert contents(run).keys() == before
+
+
+def test_a_store_that_was_replaced_after_the_training_is_another(run, tmp_path, monkeypatch):
+  path = make_store(tmp_path / "store.h5", clips=41, seed=9)
+  monkeypatch.setattr(scoring, "store_of", lambda config: open_store(path))
+  result = evaluate(run)
+  stem = f"test-30-store-{result['store_fingerprint'][:8]}"
+  assert (run / "evaluation" / f"{stem}.html").exists()
+  assert not (run / "report.html").exists()
 
 
 def test_stores_that_do_not_fit(run, tmp_path):

@@ -11,13 +11,24 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs_support import COMPILED, FRONTEND, REPOSITORY, VOCABULARY, contents, trained, waveforms
+from runs_support import (
+  COMPILED,
+  FRONTEND,
+  REPOSITORY,
+  VOCABULARY,
+  contents,
+  make_store,
+  trained,
+  waveforms,
+)
 
 from atgcn_jax import Tagger, cli
 from atgcn_jax.audio import files, windows
 from atgcn_jax.interop import export as exporting
 from atgcn_jax.interop.export import export
+from atgcn_jax.interop.model_card import model_card
 from atgcn_jax.interop.waveforms import windows_of
+from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.restore import load
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
@@ -188,6 +199,29 @@ def test_the_model_card_is_of_the_run(exports, tmp_path):
   assert f"| clips | {evaluated['clips']} |" in tested
   for path in (tmp_path / "out").iterdir():
     assert str(trained().parent).encode() not in path.read_bytes(), "folders of this machine"
+
+
+def test_the_model_card_says_what_evaluations_are_of(tmp_path):
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  other = make_store(tmp_path / "other.h5", clips=41, seed=9)
+  (tmp_path / "few.txt").write_text("/m/0\n")
+  found = [evaluate(workdir, step=STEP, store_path=store) for store in (str(other), None)]
+  evaluate(workdir, step=STEP, split="all")
+  evaluate(workdir, step="12", split="train")
+  evaluate(workdir, step=STEP, split="validation", labels_path=str(tmp_path / "few.txt"))
+  folder = workdir / "evaluation"
+  (folder / "broken.json").write_text("{")
+  (folder / f"train-{STEP}.json").write_text(json.dumps({"step": int(STEP), "split": "train"}))
+  card = model_card(load(workdir, STEP, sharding.data_mesh(jax.devices()[:1])), workdir)
+  parts = dict(part.split("\n", 1) for part in card.split("## Evaluation: ")[1:])
+  step = f", step {STEP}"
+  named = f"test of other.h5, fingerprint {found[0]['store_fingerprint'][:8]}{step}"
+  unknown = f"train of a store that was not recorded{step}"
+  assert list(parts) == [f"validation{step}", f"test{step}", f"all{step}", named, unknown]
+  for title, result in zip((named, f"test{step}"), found):
+    assert f"| mAP | {result['mAP']:.4f} |" in parts[title]
+  assert "| clips | 10 |" in parts[named]
+  assert "| clips | 15 |" in parts[f"test{step}"]
 
 
 def load_history():

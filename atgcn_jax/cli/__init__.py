@@ -13,18 +13,21 @@ from typing import NoReturn
 
 from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.cli import data, results, studies, training
+from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import UserError, WorkFailed
 
 
+@any_streams
 def main(arguments: list[str] | None = None) -> int:
   """Run one verb; returns the exit status.
 
   0 after success, 1 if the work failed, 2 on bad arguments or input (one line on stderr), 130 and
-  143 after Ctrl-C and SIGTERM.
+  143 after Ctrl-C and SIGTERM, 141 once the reader of its output has gone.
   """
   # What the libraries have to say is not for users.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised too
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
   # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
   # read besides fails later, where nobody waits for it.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -50,8 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print(f"atgcn {options.verb}: stopped", file=sys.stderr)
     return 128 + signal.SIGINT
-  except Exception:
+  except Exception as error:
     which = _which_process()
+    if fault := _what_is_missing(error):
+      print(f"atgcn {options.verb}{which}: {fault}", file=sys.stderr)
+      return 2
     if reason := _lost_bucket(getattr(options, "workdir", "")):
       print(f"atgcn {options.verb}{which}: {reason}", file=sys.stderr, flush=True)
     elif which:
@@ -76,6 +82,30 @@ def _which_process() -> str:
   from atgcn_jax.runs.processes import which
 
   return which()
+
+
+def _what_is_missing(error: Exception) -> str:
+  """What this machine lacks, of which an error is: a name of the user, a device; else empty."""
+  if isinstance(error, KeyError) and "uid not found" in str(error):  # of `pwd`, through etils
+    return (
+      f"the user id {os.getuid()} has no name here, which this command needs; add it to /etc/passwd"
+    )
+  if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
+    return ""
+  import jax
+
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as fault:  # the latter, without a word, for cuda
+    named = os.environ.get("JAX_PLATFORMS", "")
+    said = str(fault).split("(set JAX")[0].split("(you may")[0]
+    reason = " ".join(said.split()).rstrip(".") or "JAX finds no such device"
+    extra = "tpu" if "tpu" in named else "cuda"
+    return (
+      f"JAX_PLATFORMS={named}: {reason}; set JAX_PLATFORMS=cpu, or where there is such a device "
+      f"pip install 'atgcn_jax[{extra}]'"
+    )
+  return ""
 
 
 def _lost_bucket(workdir: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from atgcn_jax.buckets import check_folder
 from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run
 from atgcn_jax.errors import UserError
 
@@ -25,6 +26,9 @@ def add(verb: AddVerb) -> None:
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   add_run(evaluate)
   add_clips(evaluate)
+  evaluate.add_argument(
+    "--out", help="folder of the files to write (default: the run's; where that is read-only, none)"
+  )
   evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
   add_processes(evaluate)
 
@@ -88,41 +92,42 @@ def add(verb: AddVerb) -> None:
   )
 
 
-def _evaluate(options) -> None:
-  from atgcn_jax.runs.evaluate import evaluate
+def _evaluate(options) -> int:
   from atgcn_jax.runs.machine import keep_compiled_programs
+
+  keep_compiled_programs()  # before matplotlib is imported, which has a cache too
+  from atgcn_jax.runs.evaluate import evaluate_and_write
   from atgcn_jax.runs.processes import is_first, join
 
-  keep_compiled_programs()
   join(options.coordinator, options.processes, options.process_id)
 
-  result = evaluate(
-    options.workdir,
-    step=options.step,
-    store_path=options.store,
-    split=options.split,
-    labels_path=options.labels,
+  result, page = evaluate_and_write(
+    options.workdir, options.step, options.store, options.split, options.labels, options.out
   )
+  status = 1 if options.out and page is None else 0
   if not is_first():
-    return
+    return status
   if options.json:
     print(json.dumps(result))
-    return
+    return status
   for name, value in result.items():
     if isinstance(value, list):
       value = ", ".join(value)
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
-  print(f"page: {os.path.join(options.workdir, 'report.html')}")
+  if page is not None:
+    print(f"page: {page}")
+  return status
 
 
 def _compare(options) -> None:
-  from atgcn_jax.runs.compare import compare
-  from atgcn_jax.runs.compare_files import as_json, check_out, described, write_comparison
   from atgcn_jax.runs.machine import keep_compiled_programs
 
   out = options.out or os.path.join(options.run_b, "compare")
-  check_out(out)
-  keep_compiled_programs()
+  check_folder("--out", out)
+  keep_compiled_programs()  # before matplotlib is imported, which has a cache too
+  from atgcn_jax.runs.compare import compare
+  from atgcn_jax.runs.compare_files import as_json, described, write_comparison
+
   comparison = compare(
     options.run_a,
     options.run_b,

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from atgcn_jax.buckets import check_utf8
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 
@@ -42,6 +43,7 @@ def check_folder(folder: str | os.PathLike, clips: int, others: Iterable[str] = 
     UserError: naming what is in the way.
   """
   folder = Path(folder)
+  check_utf8(folder)
   if not folder.exists():
     return
   if not folder.is_dir():

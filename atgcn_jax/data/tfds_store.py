@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.buckets import import_tensorflow, in_bucket, path_of
+from atgcn_jax.buckets import check_utf8, import_tensorflow, in_bucket, path_of
 from atgcn_jax.data.finite import check_small
 from atgcn_jax.data.records import RandomRecords, SequentialRecords
 from atgcn_jax.data.store import DTYPES, ClipStore, LogMels, from_settings, open_store
@@ -52,6 +52,7 @@ def open_tfds(path: str) -> ClipStore:
     UserError: for a folder that is no such dataset or of another version, a shard that is missing
       or cut short, or a bucket that cannot be reached.
   """
+  check_utf8(path)
   tf = import_tensorflow()
   import tensorflow_datasets as tfds
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
-from atgcn_jax.buckets import check_writable, import_tensorflow, in_bucket
+from atgcn_jax.buckets import check_utf8, check_writable, import_tensorflow, in_bucket
 from atgcn_jax.data.audioset_tfds import builder_class
 from atgcn_jax.data.sound_beam import UNREADABLE
 from atgcn_jax.data.tfds_files import SPLIT
@@ -54,6 +54,7 @@ def write_tfds(
       dataset of that name, or without Beam where it is needed.
     WorkFailed: if the pipeline fails; nothing is written then.
   """
+  check_utf8(out)
   if in_bucket(out):
     if file_format == "array_record":
       raise UserError(

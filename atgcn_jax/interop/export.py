@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from atgcn_jax import __version__
-from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.waveforms import sound_scores
@@ -60,9 +60,11 @@ def check_place(out: str | os.PathLike) -> None:
   """Refuse a place for an export that holds something else.
 
   Raises:
-    UserError: for a bucket, a file, or a folder that is neither empty nor an export.
+    UserError: for a bucket, a file, a path that is not UTF-8, or a folder that is neither empty nor
+      an export.
   """
   place = pathlib.Path(out)
+  check_utf8(place.absolute())
   if in_bucket(out):
     raise UserError(f"--out {out}: exports are written to a disk; name a folder there and copy it")
   if not place.absolute().parent.is_dir():

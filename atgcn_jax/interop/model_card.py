@@ -11,6 +11,7 @@ import jax
 
 from atgcn_jax.runs.restore import Loaded
 
+SPLITS = ("train", "validation", "test", "all")
 FIGURES = (
   *("mAP", "mAP_low", "mAP_high", "mAUC", "mAUC_low", "mAUC_high"),
   *("d_prime", "clips", "classes_scored"),
@@ -38,7 +39,7 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
   """Markdown: system, training, front end, figures, labels.
 
   Args:
-    workdir: of the run; its `evaluation/SPLIT-STEP.json` give the figures.
+    workdir: of the run; the JSON files in its `evaluation` give the figures.
   """
   run, config = loaded.run, loaded.run.config
   model, names = config.model, run.vocabulary.names
@@ -93,20 +94,41 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
 
 
 def _evaluations(loaded: Loaded, workdir: pathlib.Path) -> str:
-  found = {
-    f"{split}, step {loaded.step}": json.loads(path.read_text(encoding="utf-8"))
-    for split in ("train", "validation", "test")
-    if (path := workdir / "evaluation" / f"{split}-{loaded.step}.json").is_file()
-  }
+  """The figures of this step: those on the run's own store first, all with what they are of."""
+  own, others = {}, {}
+  for path in sorted((workdir / "evaluation").glob("*.json")):
+    found = _read(path)
+    if found.get("step") != loaded.step or "labels" in found:
+      continue
+    split, store, fingerprint = map(found.get, ("split", "store", "store_fingerprint"))
+    if fingerprint is None:  # of a version that did not store it
+      others[f"{split} of a store that was not recorded"] = found
+    elif fingerprint == loaded.run.store_fingerprint:
+      own[split] = found
+    else:
+      others[f"{split} of {store}, fingerprint {fingerprint[:8]}"] = found
   of_step = [record for record in loaded.history if record["step"] == loaded.step]
   if of_step:
-    found.setdefault(f"validation, step {loaded.step}", of_step[-1])
-  if not found:
+    own.setdefault("validation", of_step[-1])
+  in_order = {split: own[split] for split in SPLITS if split in own}
+  if not in_order | others:
     return "## Evaluation\n\nThis checkpoint was not evaluated.\n"
   return "\n".join(
-    _table(f"Evaluation: {name}", {key: _figure(values[key]) for key in FIGURES if key in values})
-    for name, values in found.items()
+    _table(
+      f"Evaluation: {name}, step {loaded.step}",
+      {key: _figure(values[key]) for key in FIGURES if key in values},
+    )
+    for name, values in (in_order | others).items()
   )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file; an empty one where there is something else."""
+  try:
+    found = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
 
 
 def _table(title: str, rows: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement, activation
 from atgcn_jax.runs.config import config_from_json, data_path, plain
 from atgcn_jax.runs.label_graph import RELATIONS, SOUNDSCAPES, label_graph, label_relations
-from atgcn_jax.runs.machine import cache_folder
+from atgcn_jax.runs.machine import cache_folder, home_cache
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
 from atgcn_jax.training.optim import optimiser
@@ -212,8 +212,10 @@ def store_of(config) -> ClipStore:
 
   clips = config.data.soundscape_clips
   name = f"soundscapes-{VERSION}-{clips}.h5"
+  kept = home_cache()
+  if kept is not None and (kept / name).is_file():  # maybe where nothing can be written
+    return open_clips(kept / name)
   path = cache_folder() / name
-  path.parent.mkdir(parents=True, exist_ok=True)
   with open(path.with_suffix(".lock"), "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a host may want them
     if not path.exists():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atgcn_jax.buckets import check_writable, in_bucket
+from atgcn_jax.buckets import check_folder
 from atgcn_jax.data import sampling
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
@@ -119,15 +118,7 @@ def check_workdir(workdir: str | os.PathLike) -> None:
   Raises:
     UserError: naming it.
   """
-  if in_bucket(workdir):
-    check_writable(workdir)
-    return
-  path = pathlib.Path(workdir).absolute()
-  there = next(folder for folder in (path, *path.parents) if folder.exists())
-  if not there.is_dir():
-    raise UserError(f"--workdir {workdir}: {there} is not a folder; name another")
-  if not os.access(there, os.W_OK | os.X_OK):
-    raise UserError(f"--workdir {workdir}: {there} cannot be written to; name another")
+  check_folder("--workdir", workdir)
 
 
 def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.buckets import in_bucket, path_of, write_whole
+from atgcn_jax.buckets import path_of, write_whole
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
 from atgcn_jax.runs.compare_plot import draw_comparison
@@ -23,20 +23,6 @@ METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
 WIDTH = 100
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # the first line, the others
-
-
-def check_out(out: str | os.PathLike) -> None:
-  """Refuse a folder that cannot be made, before the work.
-
-  Raises:
-    UserError: if a file is where a folder should be.
-  """
-  if in_bucket(out):
-    return
-  place = path_of(out).absolute()
-  there = next(path for path in (place, *place.parents) if path.exists())
-  if not there.is_dir():
-    raise UserError(f"--out {out}: {there} is not a folder; name another")
 
 
 def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str]:

@@ -8,12 +8,14 @@ import json
 import math
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import jax
 import numpy as np
 
-from atgcn_jax.buckets import path_of, write_whole
+from atgcn_jax.buckets import check_folder, in_bucket, path_of, write_whole
+from atgcn_jax.data.store import ClipStore
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import tagging_metrics
@@ -34,11 +36,15 @@ def evaluate(
   store_path: str | None = None,
   split: str = "test",
   labels_path: str | None = None,
+  out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """The figures of a checkpoint on a split, also written to the run directory.
+  """The figures of a checkpoint on a split, also written to files.
 
-  `evaluation/SPLIT-STEP.json` and `.csv` (per class) and `report.html` are written; of the labels
-  in a file, `SPLIT-STEP-FILE.json` and `.csv`.
+  In the run directory these are `evaluation/SPLIT-STEP.json` and `.csv` (per class) and
+  `report.html`. For another store than that of the training they are
+  `evaluation/SPLIT-STEP-STORE-HASH.json`, `.csv` and `.html`, with the first 8 characters of the
+  store's fingerprint. The names of an evaluation of the labels in a file end in the name of that.
+  Where files cannot be written, a warning says so and the figures are still returned.
 
   Where the store has only some of the run's labels, or a file names some, the figures are of these:
   means over them alone, each as it is among all, as a label's AP and AUC follow from its own scores
@@ -52,24 +58,46 @@ def evaluate(
     split: `train`, `validation` or `test`, by the folds of the run's config, or `all` clips.
     labels_path: a file of label ids, as `read_label_ids` takes it; the store may then have labels
       that the run does not know.
+    out: a folder to write the files to, in place of the run directory.
 
   Returns:
     `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low`, `mAP_high`,
     `mAUC_low` and `mAUC_high`, the 95 % intervals over clips, `clips`, `classes`, `classes_scored`,
     `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
-    `clip_ids_sha256` (`clip_ids_hash`), and the file of `labels` where there is one.
+    `clip_ids_sha256` (`clip_ids_hash`), the `store` by its name and its `store_fingerprint`, and
+    the file of `labels` where there is one.
   Raises:
-    UserError: for a run, step, store, split or labels that cannot be used.
+    UserError: for a run, step, store, split, labels or `out` that cannot be used.
     WorkFailed: if a score is not finite.
   """
+  return evaluate_and_write(workdir, step, store_path, split, labels_path, out)[0]
+
+
+def evaluate_and_write(
+  workdir: str | os.PathLike,
+  step: str,
+  store_path: str | None,
+  split: str,
+  labels_path: str | None,
+  out: str | os.PathLike | None,
+) -> tuple[dict[str, Any], str | None]:
+  """What `evaluate` returns, and the path of the page, None if not all files could be written."""
+  if out is not None:
+    first_only(lambda: check_folder("--out", out))
   scored = score_split(workdir, step, store_path, split, labels_path)
-  return first_only(lambda: written_figures(path_of(workdir), scored, split, labels_path))
+  trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
+  is_own = scored.store.fingerprint == trained_on if trained_on else store_path is None
+  return first_only(lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own))
 
 
-def written_figures(
-  workdir: pathlib.Path, scored: ScoredSplit, split: str, labels_path: str | None
-) -> dict[str, Any]:
-  """What `evaluate` returns, and its files written."""
+def _written(
+  workdir: pathlib.Path,
+  out: str | os.PathLike | None,
+  scored: ScoredSplit,
+  split: str,
+  labels_path: str | None,
+  is_own: bool,
+) -> tuple[dict[str, Any], str | None]:
   scores, labels = scored.scores, scored.labels
   metrics = tagging_metrics(scores, labels)
   names = ("mAP", "mAUC", "d_prime", "mean_class_d_prime")
@@ -84,26 +112,56 @@ def written_figures(
     "split": split,
     "folds": np.unique(scored.folds).tolist(),
     "clip_ids_sha256": clip_ids_hash(scored.clip_ids),
+    "store": store_name(scored.store),
+    "store_fingerprint": scored.store.fingerprint,
   }
   if labels_path:
     result["labels"] = str(labels_path)
   # From here on this process is alone, and so must be what it computes with.
-  write_files(workdir, scored, result, metrics, positives)
-  return result
+  try:
+    return result, write_files(workdir, out, scored, result, metrics, positives, is_own)
+  except OSError as error:
+    place = workdir if out is None else out
+    warnings.warn(
+      f"{place}: files of the evaluation cannot be written ({error.strerror or error}); "
+      f"give {'another' if out else 'a folder for them with'} --out",
+      stacklevel=2,
+    )
+    return result, None
+
+
+def store_name(store: ClipStore) -> str:
+  """What a store is called: its file, or the name and version of a TFDS dataset."""
+  path = pathlib.PurePath(store.path if in_bucket(store.path) else os.path.abspath(store.path))
+  return path.name if isinstance(store.log_mel, np.memmap) else "/".join(path.parts[-2:])
 
 
 def write_files(
   workdir: pathlib.Path,
+  out: str | os.PathLike | None,
   scored: ScoredSplit,
   result: dict[str, Any],
   metrics: dict[str, Any],
   positives: np.ndarray,
-) -> None:
-  """The JSON, the per-class CSV and the page of an evaluation."""
-  folder = workdir / FOLDER
-  folder.mkdir(exist_ok=True)
+  is_own: bool,
+) -> str:
+  """Write the JSON, the per-class CSV and the page of an evaluation; returns the page's path.
+
+  Args:
+    out: the folder of all files; by default the run directory and the folder of evaluations in it.
+    is_own: whether the clips are of the store that the run was trained on.
+  Raises:
+    OSError: if a file cannot be written.
+  """
+  folder = workdir / FOLDER if out is None else path_of(out)
+  folder.mkdir(parents=True, exist_ok=True)
   run, vocabulary = scored.loaded.run, scored.vocabulary
   stem = f"{result['split']}-{result['step']}"
+  page = (workdir if out is None else folder) / "report.html"
+  if not is_own:
+    name = result["store"].removesuffix(".h5").replace("/", "-")
+    stem += f"-{name:.80}-{result['store_fingerprint'][:8]}"
+    page = folder / f"{stem}.html"
   if "labels" in result:
     stem += f"-{pathlib.Path(result['labels']).stem}"
   write_whole(folder / f"{stem}.json", f"{json.dumps(result, indent=2)}\n".encode())
@@ -125,7 +183,7 @@ def write_files(
   features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
   graph = run.propagation
   write_report(
-    workdir / "report.html",
+    page,
     title=f"{system_name(run.config.model)} in {workdir.name}",
     summary=result,
     records=read_records(workdir),
@@ -137,6 +195,7 @@ def write_files(
     propagation=None if graph is None else selected(graph, scored.columns),
     config=plain(run.config),
   )
+  return str(page)
 
 
 def system_name(model: Any) -> str:

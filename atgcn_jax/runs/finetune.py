@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from atgcn_jax.buckets import in_bucket
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
 from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
 from atgcn_jax.runs.exported import is_export, read_export
-from atgcn_jax.runs.label_graph import ontology_path
+from atgcn_jax.runs.label_graph import SOUNDSCAPES, ontology_path
 from atgcn_jax.runs.processes import first_only
 from atgcn_jax.runs.restore import sound_step
 from atgcn_jax.training import checkpoint
@@ -55,7 +56,8 @@ def finetuning_config(
     frozen: whether the encoder stays as it is.
     overrides: arguments like `--config.optim.steps=100`.
   Raises:
-    UserError: for a source that cannot be used, or a folder with a run that began with another one.
+    UserError: for a source that cannot be used or whose files are not found, or a folder with a run
+      that began with another one.
   """
   number, config = saved_config(source, step)
   embeddings, ontology = config.graph.embeddings, ontology_path(config)
@@ -70,7 +72,16 @@ def finetuning_config(
   config.model.freeze_encoder = frozen
   config.start.update({"run": os.fspath(source), "step": str(number)})
   check_begun_with(source, number, workdir)
-  return config_with_overrides(config, overrides)
+  changed = config_with_overrides(config, overrides)
+  for key, path in (("embeddings", embeddings), ("ontology", ontology)):
+    is_file = path and path not in (*WITHOUT_FILE, SOUNDSCAPES) and not in_bucket(path)
+    if is_file and changed.graph[key] == path and not os.path.exists(path):
+      relative = "" if os.path.isabs(path) else ", relative to the folder that it was trained from"
+      raise UserError(
+        f"graph.{key}: {path} not found; the run {source} was trained with a file of that name"
+        f"{relative}; give the file's path now with --config.graph.{key}=PATH"
+      )
+  return changed
 
 
 def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax.buckets import in_bucket
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
@@ -17,6 +18,8 @@ from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.runs.assemble import Run, store_of
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.label_graph import SOUNDSCAPES
 from atgcn_jax.runs.processes import whole
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
@@ -65,11 +68,14 @@ class Opened(NamedTuple):
 class ScoredSplit(NamedTuple):
   """A checkpoint and its scores float32[N, K] of clips: ids, folds str[N], labels uint8[N, K].
 
+  The clips are those of `store`.
+
   The K labels, `vocabulary`, are the run's or some of them, in the run's order; `columns` int64[K]
   is where they stand in its vocabulary.
   """
 
   loaded: Loaded
+  store: ClipStore
   clip_ids: np.ndarray
   folds: np.ndarray
   vocabulary: Vocabulary
@@ -109,7 +115,7 @@ def open_split(
   """
   loaded = load(workdir, step, mesh)
   run = loaded.run
-  store = open_clips(store_path) if store_path else store_of(run.config)
+  store = open_clips(store_path) if store_path else own_store(run.config, workdir)
   if store.frontend != run.frontend:
     raise UserError(
       f"{store.path}: a store of the front end {store.frontend.name}; the run {workdir} needs "
@@ -119,6 +125,22 @@ def open_split(
   if not len(clips):
     raise UserError(f"--split {split}: {store.path} has no clip in it; name another split")
   return Opened(loaded, store, clips)
+
+
+def own_store(config, workdir: str | os.PathLike) -> ClipStore:
+  """The store that a run was trained on.
+
+  Raises:
+    UserError: if it is not where the run's config says, or cannot be used.
+  """
+  path = data_path(config, config.data.store)
+  if config.data.store != SOUNDSCAPES and not in_bucket(path) and not os.path.exists(path):
+    relative = "" if os.path.isabs(path) else ", relative to the folder that it was trained from"
+    raise UserError(
+      f"{path}: not found; the run {workdir} was trained on a store of that name{relative}; give "
+      "the store's path now with --store"
+    )
+  return store_of(config)
 
 
 def check_vocabulary(run: Run, store: ClipStore) -> None:
@@ -181,6 +203,7 @@ def score(opened: Opened, ids: Sequence[str], mesh: jax.sharding.Mesh, title: st
   columns, theirs = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
   return ScoredSplit(
     loaded,
+    store,
     clip_ids,
     store.folds[clips],
     run.vocabulary.part(columns),

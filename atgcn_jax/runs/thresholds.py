@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from atgcn_jax.buckets import path_of, write_whole
+from atgcn_jax.buckets import check_folder, path_of, write_whole
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import warn_if_test_clips
@@ -73,9 +73,13 @@ def tune(
     `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, by
     label id: `name`, `positives`, `threshold` and `f1`, both None for a label that no clip has.
   Raises:
-    UserError: for a run, step or store that cannot be used, or a run without validation clips.
+    UserError: for a run, step or store that cannot be used, a run without validation clips, or one
+      that cannot be written to.
     WorkFailed: if a score is not finite.
   """
+  check_folder(
+    "--workdir", workdir, "thresholds are stored with the run: copy it to another folder"
+  )
   scored = score_split(workdir, step, store_path, "validation")
   warn_if_test_clips(scored.loaded.run.config, "the thresholds are tuned on the clips")
   thresholds, f1 = best_thresholds(scored.scores, scored.labels)

@@ -56,7 +56,8 @@ def tag_files(
       "tag", lines, bad, lambda o: _say(form(o.source, _rows(o.value, chosen), timeline))
     )
   with _written("--csv", csv_file) as file:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    # Of names that are not UTF-8, as on the terminal.
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
 

@@ -144,7 +144,6 @@ def made_up_store(clips: int) -> Iterator[ClipStore]:
     UserError: if the disk has no room for it.
   """
   cache = cache_folder()
-  cache.mkdir(parents=True, exist_ok=True)
   needed, free = int(1.02 * clips * FRAMES * BANDS), shutil.disk_usage(cache).free
   if needed > free:
     raise UserError(

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.training import checksums
 from atgcn_jax.training.checksums import Damaged
@@ -87,9 +87,17 @@ def _handlers() -> dict[str, Any]:
 
 
 def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
-  """Where the checkpoints of a run lie; Orbax wants it absolute."""
+  """The absolute path of a run's checkpoints, as Orbax needs it.
+
+  Raises:
+    UserError: for a path that is not UTF-8, which Orbax cannot use.
+  """
   path = path_of(workdir)
-  return (path if in_bucket(workdir) else path.resolve()) / FOLDER
+  if in_bucket(workdir):
+    return path / FOLDER
+  path = path.resolve()
+  check_utf8(path)
+  return path / FOLDER
 
 
 def _with_checksums(folder: pathlib.Path) -> type:
