@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Tagger", "UserError", "WorkFailed"]
+__all__ = ["SoundWarning", "Tagger", "UserError", "WorkFailed"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,7 +12,7 @@ def __getattr__(name: str) -> Any:
     from atgcn_jax.serving.tagger import Tagger
 
     return Tagger
-  if name in ("UserError", "WorkFailed"):
+  if name in ("SoundWarning", "UserError", "WorkFailed"):
     from atgcn_jax import errors
 
     return getattr(errors, name)

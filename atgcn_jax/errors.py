@@ -11,3 +11,10 @@ class UserError(Exception):
 
 class WorkFailed(Exception):  # noqa: N818 (an outcome, not a mistake)
   """The work could not be finished, though nothing was wrong with the request: exit status 1."""
+
+
+class SoundWarning(UserWarning):
+  """A sound is used, but a part of it is missing or its samples look wrong; the message says how.
+
+  It names the file first and is one line.
+  """

@@ -140,74 +140,6 @@ def test_samples_that_are_not_finite(bad):
   assert "the sample at 0.250 s is NaN or infinite" in message
 
 
-@pytest.mark.parametrize("kind", [*NAMES, "AIFF", "RF64", "RIFX"])
-@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95, -1])
-def test_cut_files(kind, keep):
-  if kind == "RIFX":
-    data = encode(noise(40000), 16000, "WAV", subtype="PCM_16", endian="BIG")
-    assert data[:4] == b"RIFX"
-  else:
-    data = encode(noise(40000), 16000, kind)
-  assert files.load(data, 16000).shape == (40000,)
-  cut = data[:-1] if keep == -1 else data[: int(len(data) * keep)]
-  assert "is cut short or damaged" in complaint(cut)
-
-
-@pytest.mark.parametrize("kind", NAMES)
-@pytest.mark.parametrize("length", [4, 5, 20, 40, 43, 44, 60, 200])
-def test_little_more_than_a_header(kind, length):
-  complaint(encode(noise(40000), 16000, kind)[:length])
-
-
-def test_damage_inside_a_file():
-  for kind in ("FLAC", "OGG"):
-    data = bytearray(encode(noise(40000), 16000, kind))
-    data[len(data) // 2] ^= 0x10
-    assert "is cut short or damaged" in complaint(bytes(data)), kind
-  data = encode(noise(40000), 16000, "MP3")
-  assert "mp3 frames are there" in complaint(data[: len(data) // 2] + data[len(data) // 2 + 3000 :])
-
-
-def test_one_lost_mp3_frame_is_seen():
-  data = bytearray(encode(noise(40000), 16000, "MP3"))
-  at = data.index(data[:2], len(data) // 2)
-  data[at : at + 4] = bytes(4)
-  assert "mp3 frames are there" in complaint(bytes(data))
-
-
-def test_fewer_samples_than_the_header_says(monkeypatch):
-  class Short(soundfile.SoundFile):
-    frames = property(lambda self: super().frames + 1)
-
-  data = encode(noise(1000), 16000, "WAV")
-  monkeypatch.setattr(soundfile, "SoundFile", Short)
-  assert "1000 of 1001 samples are there" in complaint(data)
-
-
-def ogg_pages(data):
-  position = 0
-  while position < len(data):
-    segments = data[position + 26]
-    stop = position + 27 + segments + sum(data[position + 27 : position + 27 + segments])
-    yield data[position:stop]
-    position = stop
-
-
-def test_ogg_without_its_last_page_and_chained_ogg():
-  data = encode(noise(40000), 16000, "OGG")
-  pages = list(ogg_pages(data))
-  assert len(pages) > 3
-  assert "end-of-stream page is missing" in complaint(b"".join(pages[:-1]))
-  assert "only the first" in complaint(data + data)
-
-
-def test_wav_of_a_writer_that_did_not_know_its_length():
-  data = bytearray(encode(noise(1000), 16000, "WAV"))
-  at = data.index(b"data") + 4
-  data[4:8] = data[at : at + 4] = b"\xff" * 4
-  assert files.load(bytes(data), 16000).shape == (1000,)
-
-
 def test_what_follows_the_sound_does_no_harm():
   for kind in NAMES:
     data = encode(noise(20000), 16000, kind) + b"TAG" + bytes(125)
@@ -237,6 +169,8 @@ def test_real_recordings(shared):
   paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))
   for path in paths[::50]:
     info = soundfile.info(path)
-    waveform = files.load(path, 16000)
-    assert abs(waveform.size - info.duration * 16000) <= 1
+    waveform, rate, findings = files.decode(path)
+    assert waveform.size == info.frames
+    assert rate == info.samplerate
+    assert findings == []
     assert waveform.any()

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from test_import_torch import config_of, saved_state
 
 from atgcn_jax import cli
-from atgcn_jax.audio import files
+from atgcn_jax.audio import findings
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel
 from atgcn_jax.data.audioset_tfds import examples_of, planned
 from atgcn_jax.data.prepare import prepare
@@ -117,8 +117,8 @@ def test_a_store_with_a_normaliser(tmp_path):
 @pytest.mark.parametrize("frontend", FRONTENDS)
 def test_the_loudest_samples_have_finite_log_mels(frontend):
   rng = np.random.default_rng(0)
-  sound = files.LOUDEST * np.sign(rng.standard_normal(2 * FRONTENDS[frontend].sample_rate))
-  assert files.first_unusable(sound.astype("f")) is None
+  sound = findings.LOUDEST * np.sign(rng.standard_normal(2 * FRONTENDS[frontend].sample_rate))
+  assert findings.first_unusable(sound.astype("f")) is None
   for portable in (False, True):
     assert np.isfinite(log_mel(sound.astype("f"), frontend, portable=portable)).all()
 

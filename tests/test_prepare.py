@@ -13,6 +13,7 @@ from atgcn_jax.data import building, soundscapes
 from atgcn_jax.data.layouts.label_list import COLUMNS, read_label_list
 from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
+from atgcn_jax.data.partial import findings_path
 from atgcn_jax.data.prepare import prepare, prepare_soundscapes
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
@@ -243,7 +244,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
 
 
 UNREADABLE = {
-  "cut": (rewrite_first(lambda data: data[:9000]), "is cut short or damaged"),
+  "cut": (rewrite_first(lambda data: data[:44]), "is cut short or damaged"),
   "empty": (rewrite_first(lambda data: b""), "is empty (0 bytes)"),
   "not sound": (rewrite_first(lambda data: b"words " * 999), "format not known"),
   "without samples": (rewrite_first(lambda data: data[:40] + bytes(4)), "holds no samples"),
@@ -262,7 +263,7 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path, here, bad):
   out = tmp_path / "out" / "s.h5"
   assert prepare(*arguments, out) == (FILES - 1, 0, 1)
   report = out.with_name("s.h5.unreadable.csv")
-  assert sorted(out.parent.iterdir()) == [out, report]
+  assert sorted(out.parent.iterdir()) == [out, findings_path(out), report]
   header, row = csv.reader(report.open(encoding="utf-8"))
   assert header == ["file", "reason"]
   assert row[0] == FIRST
@@ -300,7 +301,13 @@ def test_the_command_tells_what_it_left_out(tmp_path, here, capfd):
   printed = capfd.readouterr()
   assert printed.out == f"{tmp_path / 's.h5'}: 2 clips\n"
   report = tmp_path / "s.h5.unreadable.csv"
-  assert printed.err == f"atgcn prepare: 1 cannot be read; see {report}\n"
+  of_sound, last = printed.err.splitlines()[:-1], printed.err.splitlines()[-1]
+  assert last == f"atgcn prepare: 1 cannot be read; see {report}"
+  assert [line.partition("s.h5: ")[2][:17] for line in of_sound] == [
+    "1 of 2 sounds are",
+    "1 of 2 sounds are",
+    f"see {tmp_path}/s.h5.findings.csv"[:17],
+  ]
 
 
 def test_an_out_that_cannot_be_written(tmp_path, here):

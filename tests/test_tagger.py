@@ -2,20 +2,23 @@
 
 import io
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+import soundfile
 from runs_support import FRONTEND, VOCABULARY, make_store, trained, wav, waveforms
 
 import atgcn_jax
 from atgcn_jax import cli
 from atgcn_jax.data.store import open_store
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.runs.restore import load
 from atgcn_jax.runs.scoring import score_clips
-from atgcn_jax.serving.sources import mono
+from atgcn_jax.serving import commands
+from atgcn_jax.serving.sources import scaled
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
@@ -101,9 +104,11 @@ def test_stereo_of_another_rate(tagger, tmp_path):
 def test_integers_are_full_scale_pcm(tagger, sounds):
   whole = np.round(sounds[2] * 32768).astype(np.int16)
   np.testing.assert_allclose(tagger.scores(whole), tagger.scores(whole / 32768), atol=1e-6)
-  np.testing.assert_array_equal(mono(np.array([-32768, 16384], np.int16)), [-1, 0.5])
-  np.testing.assert_array_equal(mono(np.array([[0, 255], [128, 128]], np.uint8)), [-1 / 256, 0])
-  np.testing.assert_array_equal(mono(np.array([-(2**31), 2**30], np.int32)), [-1, 0.5])
+  np.testing.assert_array_equal(scaled(np.array([-32768, 16384], np.int16)), [[-1], [0.5]])
+  np.testing.assert_array_equal(
+    scaled(np.array([[0, 255], [128, 128]], np.uint8)), [[-1, 127 / 128], [0, 0]]
+  )
+  np.testing.assert_array_equal(scaled(np.array([-(2**31), 2**30], np.int32)), [[-1], [0.5]])
 
 
 @pytest.mark.parametrize(
@@ -196,3 +201,61 @@ def test_a_moved_run_tags_without_its_store(sounds, tmp_path, tagger):
   moved = shutil.copytree(trained(), tmp_path / "moved")
   found = Tagger.restore(moved).scores(sounds[0])
   np.testing.assert_array_equal(found, tagger.scores(sounds[0]))
+
+
+# Sound that can be used, but not all of it or with doubt.
+
+
+def doubtful(folder, sounds):
+  """A file that is cut short, one in the scale of int16, one out of phase; what is said of each."""
+  cut = wav(folder / "cut.wav", sounds[0])
+  cut.write_bytes(cut.read_bytes()[: -RATE // 2])
+  scale, phase = folder / "scale.wav", folder / "phase.wav"
+  soundfile.write(scale, 32768 * sounds[1], RATE, subtype="FLOAT")
+  soundfile.write(phase, np.outer(sounds[2], [1, -1]), RATE)
+  return {cut: "bytes of sound are missing; ", scale: "divide int16 values", phase: "out of phase"}
+
+
+def test_sound_in_doubt_gives_a_warning(tagger, sounds, tmp_path):
+  for path, text in doubtful(tmp_path, sounds).items():
+    with pytest.warns(SoundWarning, match=f"^{re.escape(str(path))}: .*{text}") as caught:
+      tagger.tag(path)
+    assert [warning.filename for warning in caught] == [__file__]
+  with pytest.warns(SoundWarning, match="^sound data: .*divide int16 values"):
+    tagger.embed(32768 * sounds[1])
+  (outcome,) = tagger.clips([tmp_path / "phase.wav"])
+  assert [finding.kind for finding in outcome.findings] == ["out of phase"]
+  with pytest.warns(SoundWarning) as caught:
+    assert len(tagger.scores(tmp_path)) == 3
+  assert len(caught) == 3
+
+
+def test_a_strict_tagger_refuses_incomplete_files(sounds, tmp_path):
+  cut, scale, _ = doubtful(tmp_path, sounds)
+  strict = Tagger.restore(trained(), strict=True)
+  with pytest.raises(UserError, match=r"cut\.wav: is cut short or damaged"):
+    strict.tag(cut)
+  with pytest.warns(SoundWarning):
+    strict.tag(scale)
+
+
+def test_the_command_prints_a_line_for_sound_in_doubt(sounds, tmp_path, capsys, monkeypatch):
+  paths = doubtful(tmp_path, sounds)
+  assert tag(*paths) == 0
+  printed = capsys.readouterr()
+  assert sum(line.startswith(str(tmp_path)) for line in printed.out.splitlines()) == 3
+  lines = printed.err.splitlines()
+  assert len(lines) == 3
+  for line, (path, text) in zip(lines, paths.items()):
+    assert line.startswith(f"atgcn tag: {path}: ")
+    assert text in line
+  assert tag("--strict", *paths) == 1
+  printed = capsys.readouterr()
+  assert sum(line.startswith(str(tmp_path)) for line in printed.out.splitlines()) == 2
+  assert printed.err.splitlines()[-1].startswith(f"atgcn tag: {tmp_path}/cut.wav: is cut short")
+  monkeypatch.setattr(commands, "FINDINGS", 2)
+  assert tag(*paths) == 0
+  assert capsys.readouterr().err.splitlines()[2:] == [
+    "atgcn tag: only the first 2 warnings are shown, of 1 incomplete, 1 out of range, "
+    "1 out of phase"
+  ]

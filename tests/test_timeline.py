@@ -24,7 +24,7 @@ from runs_support import (
 import atgcn_jax
 from atgcn_jax import cli, models
 from atgcn_jax.audio import files
-from atgcn_jax.audio.files import Sound
+from atgcn_jax.audio.decoding import Sound, opened
 from atgcn_jax.audio.windows import cut, resampled
 from atgcn_jax.data.store import open_store
 from atgcn_jax.errors import UserError
@@ -92,7 +92,7 @@ def test_resampling_in_blocks_gives_the_same_bits(rate, wanted):
   for samples in (1, 2, 1000, 3 * rate):
     waveform = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
     blocks = (waveform[i : i + 999] for i in range(0, samples, 999))
-    sound = resampled(Sound(rate, samples, blocks), wanted)
+    sound = resampled(Sound(rate, samples, blocks, []), wanted)
     whole = files.resample(waveform, rate, wanted)
     np.testing.assert_array_equal(np.concatenate(list(sound.blocks)), whole)
     assert sound.samples == len(whole) or samples < 3
@@ -107,7 +107,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   del quarter
   tracemalloc.start()
   try:
-    with files.opened(path) as sound:
+    with opened(path) as sound:
       count = sum(1 for _ in cut(resampled(sound, RATE).blocks, SIZE, SIZE))
     peak = tracemalloc.get_traced_memory()[1]
   finally:

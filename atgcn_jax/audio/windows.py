@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from atgcn_jax.audio.files import Sound
+from atgcn_jax.audio.decoding import Sound
 
 
 class Window(NamedTuple):
@@ -33,7 +33,7 @@ def resampled(sound: Sound, sample_rate: int) -> Sound:
   if sound.rate == sample_rate:
     return sound
   samples = max(1, round(sound.samples * sample_rate / sound.rate))
-  return Sound(sample_rate, samples, _resampled(sound, sample_rate))
+  return Sound(sample_rate, samples, _resampled(sound, sample_rate), sound.findings)
 
 
 def _resampled(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:

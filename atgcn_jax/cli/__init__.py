@@ -12,9 +12,9 @@ import warnings
 from typing import NoReturn
 
 from atgcn_jax.buckets import check_reachable, in_bucket
-from atgcn_jax.cli import data, results, studies, training
+from atgcn_jax.cli import data, results, studies, tfds, training
 from atgcn_jax.cli.streams import any_streams
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 
 
 @any_streams
@@ -143,13 +143,13 @@ def command_parser() -> argparse.ArgumentParser:
     added.set_defaults(run=run, takes_config=takes_config)
     return added
 
-  for family in (training, results, data, studies):
+  for family in (training, results, data, tfds, studies):
     family.add(verb)
   return parser
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-  if category is UserWarning and "atgcn_jax" in filename:
+  if category in (UserWarning, SoundWarning) and "atgcn_jax" in filename:
     print(f"atgcn: {message}", file=sys.stderr)
 
 

@@ -36,6 +36,15 @@ def add_run(verb: argparse.ArgumentParser) -> None:
   verb.add_argument("--step", default="latest", help="a step, latest (default) or best")
 
 
+def add_strict(verb: argparse.ArgumentParser) -> None:
+  """Whether incomplete files are used."""
+  verb.add_argument(
+    "--strict",
+    action="store_true",
+    help="refuse files that are cut short or damaged (default: use what decodes, and warn)",
+  )
+
+
 def add_training(verb: argparse.ArgumentParser) -> None:
   """Where a run is trained, by whom, and what is traced."""
   verb.add_argument("--workdir", required=True, help="folder of the run that is trained")

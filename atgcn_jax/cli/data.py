@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import sys
 
-from atgcn_jax.cli.arguments import AddVerb
+from atgcn_jax.cli.arguments import AddVerb, add_strict
 from atgcn_jax.errors import UserError
-
-TFDS_HELP = """
-Training reads what is written by --config.data.store=OUT/audioset_tfds/NAME/1.0.0.
-
-Apache Beam wants an environment of its own:
-  python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
---beam-pipeline-options, such as
-  direct_running_mode=multi_processing,direct_num_workers=8             this machine's cores
-  runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
-  runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
-"""
 
 
 def add(verb: AddVerb) -> None:
@@ -28,8 +16,9 @@ def add(verb: AddVerb) -> None:
     "prepare",
     _prepare,
     "sound files and their labels to one clip store",
-    "After any stop the same command goes on where it was. Files that cannot be read are left out "
-    "and listed in OUT.unreadable.csv; the exit status is then 1.",
+    "After any stop the same command resumes. Files that cannot be read are left out and listed in "
+    "OUT.unreadable.csv; the exit status is then 1. Files that are used, but are longer than a "
+    "clip, incomplete, silent, out of range or out of phase, are listed in OUT.findings.csv.",
   )
   prepare.add_argument(
     "--layout",
@@ -65,31 +54,13 @@ def add(verb: AddVerb) -> None:
   prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
   prepare.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
   prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
-
-  tfds = verb(
-    "tfds", _tfds, "a clip store, or sound files by Apache Beam, to a TFDS dataset", TFDS_HELP
+  prepare.add_argument(
+    "--segment",
+    action="store_true",
+    help="list, segments, esc50, sonyc: cut files longer than a clip into clips ID@SECONDS with "
+    "the file's labels (default: the first clip length is kept)",
   )
-  tfds.formatter_class = argparse.RawDescriptionHelpFormatter
-  taken = tfds.add_mutually_exclusive_group(required=True)
-  taken.add_argument("--store", help="clip store of `atgcn prepare`")
-  taken.add_argument("--audio", help="folder of sound files, also in a bucket (gs://…)")
-  tfds.add_argument("--labels", help="with --audio, CSV: filename,fold,positive_labels")
-  tfds.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
-  tfds.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
-  tfds.add_argument("--frontend", choices=("talnet", "panns", "vggish"), help="default: talnet")
-  tfds.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
-  tfds.add_argument(
-    "--beam-pipeline-options", "--beam_pipeline_options", help="of Beam, between commas"
-  )
-  tfds.add_argument("--out", required=True, help="folder for TFDS datasets, also in a bucket")
-  tfds.add_argument(
-    "--file-format",
-    "--file_format",
-    default="array_record",
-    choices=("array_record", "tfrecord"),
-    help="array_record (default): any clip at hand; tfrecord: read shard by shard, from a bucket",
-  )
-  tfds.add_argument("--shards", type=int, help="files (default: of 64 MiB to 1 GiB)")
+  add_strict(prepare)
 
   soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
   soundscapes.add_argument("--out", required=True, help="folder to write")
@@ -156,6 +127,8 @@ def _prepare(options) -> int:
     frontend_name=options.frontend,
     dtype=options.dtype,
     workers=options.workers,
+    segment=options.segment,
+    strict=options.strict,
   )
   print(f"{options.out}: {built.clips} clips")
   if built.absent or built.unreadable:
@@ -163,38 +136,6 @@ def _prepare(options) -> int:
     told = ", ".join(f"{count} {what}" for count, what in lacking if count)
     print(f"atgcn prepare: {told}; see {report_path(options.out)}", file=sys.stderr)
   return 1 if built.unreadable else 0
-
-
-def _tfds(options) -> int:
-  from atgcn_jax.data.tfds_writing import write_tfds
-
-  of_sound = {
-    "labels": options.labels,
-    "vocabulary": options.vocabulary,
-    "used_labels_only": options.used_labels_only,
-    "frontend": options.frontend,
-    "dtype": options.dtype,
-  }
-  of_sound = {name: value for name, value in of_sound.items() if value}
-  if options.store and (of_sound or options.beam_pipeline_options):
-    first = next(iter(of_sound), "beam_pipeline_options").replace("_", "-")
-    raise UserError(f"--{first}: is for --audio; a store has its own")
-  if options.audio and not options.labels:
-    raise UserError("--labels: give the label list of the sound files")
-  if options.shards is not None and options.shards < 1:
-    raise UserError(f"--shards {options.shards}: take at least one file")
-  source = {"store": options.store} if options.store else {"audio": options.audio} | of_sound
-  written = write_tfds(
-    options.out,
-    file_format=options.file_format,
-    shards=options.shards,
-    beam_options=options.beam_pipeline_options or "",
-    **source,
-  )
-  print(f"{written.path}: {written.clips} clips")
-  for name, reason in written.unreadable:
-    print(f"atgcn tfds: left out {name} ({reason})", file=sys.stderr)
-  return 1 if written.unreadable else 0
 
 
 def _soundscapes(options) -> None:

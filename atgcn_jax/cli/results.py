@@ -8,7 +8,7 @@ import os
 import sys
 
 from atgcn_jax.buckets import check_folder
-from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run
+from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run, add_strict
 from atgcn_jax.errors import UserError
 
 FILES_HELP = "sound of any length, rate and channel count, or a folder of such files"
@@ -61,6 +61,7 @@ def add(verb: AddVerb) -> None:
     "--hop-seconds", type=float, help="from window to window (default 1), also in place of frames"
   )
   tag.add_argument("--csv", help="write this file in place of a table")
+  add_strict(tag)
   tag.add_argument("--json", action="store_true", help="print one JSON object a file")
   tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
@@ -69,6 +70,7 @@ def add(verb: AddVerb) -> None:
   embed.add_argument(
     "--out", required=True, help="the .npz to write: embedding float32[N, C], file str[N]"
   )
+  add_strict(embed)
   embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
   thresholds = verb(
@@ -154,7 +156,7 @@ def _tag(options) -> int:
 
   keep_compiled_programs()
   bad = tag_files(
-    Tagger.restore(options.workdir, options.step),
+    Tagger.restore(options.workdir, options.step, options.strict),
     options.files,
     top=options.top,
     above_threshold=options.above_threshold,
@@ -172,7 +174,7 @@ def _embed(options) -> int:
   from atgcn_jax.serving.tagger import Tagger
 
   keep_compiled_programs()
-  tagger = Tagger.restore(options.workdir, options.step)
+  tagger = Tagger.restore(options.workdir, options.step, options.strict)
   files, bad = embed_files(tagger, options.files, options.out)
   print(f"{options.out}: {files} files")
   return _left_out(options.verb, bad)

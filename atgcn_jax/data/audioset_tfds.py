@@ -107,6 +107,7 @@ def builder_class() -> Any:
     used_labels_only: bool = False
     frontend: str = "talnet"
     dtype: str = ""
+    strict: bool = False
 
   class AudiosetTfds(tfds.core.GeneratorBasedBuilder):
     """Log-mels and labels of sound clips, in the order of their store or label list."""
@@ -153,7 +154,7 @@ def builder_class() -> Any:
       plan, source = self.plan
       if isinstance(source, ClipStore):
         return examples_of(plan, source)
-      return sound_examples(self.data_path, plan, source)
+      return sound_examples(self.data_path, plan, source, self.builder_config.strict)
 
     def _download_and_prepare(self, dl_manager, download_config):
       super()._download_and_prepare(dl_manager, download_config)

@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atgcn_jax.audio import frontend
+from atgcn_jax.audio.findings import INCOMPLETE
 from atgcn_jax.data import partial
 from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_folder, only
 from atgcn_jax.data.partial import Encoded
 from atgcn_jax.data.progress import counted
-from atgcn_jax.data.store import FORMAT, complete, encode, row_digest, writing
+from atgcn_jax.data.sound_report import longer
+from atgcn_jax.data.sound_report import rows as report_rows
+from atgcn_jax.data.store import FORMAT, OF_FILES, complete, encode, row_digest, writing
 from atgcn_jax.data.workers import in_processes
 from atgcn_jax.errors import UserError
 
@@ -61,15 +64,18 @@ def build_store(
   *,
   workers: int | None = None,
   wait: bool = False,
+  strict: bool = False,
 ) -> Built:
-  """Write the store of a listing, or go on where a process that was stopped left it.
+  """Write the store of a listing, or resume where a process that was stopped left it.
 
   The store does not depend on how many workers write it, nor on when they were stopped. Clips that
-  cannot be read are left out; they are listed in `partial.report_path(out)`.
+  cannot be read are left out; they are listed in `partial.report_path(out)`. What is wrong with the
+  sound of others is listed in `partial.findings_path(out)`.
 
   Args:
     dtype: `uint8` or `float16`.
     workers: processes; by default one a core.
+    strict: leave out the sounds of which a part is missing too.
     wait: where another process writes the same store, whether to wait for it; a
       store that is there already is then left as it is.
   Raises:
@@ -81,7 +87,7 @@ def build_store(
   with writing(out, RESUMES):
     if out.is_dir():
       raise UserError(f"{out}: is a folder; name the store to write in it, such as store.h5")
-    identity = _identity(listing, settings, dtype)
+    identity = _identity(listing, settings, dtype, strict)
     with partial.begun(out, identity, shape, dtype, wait=wait) as part:
       if wait and out.exists():
         shutil.rmtree(part.folder)
@@ -89,7 +95,7 @@ def build_store(
       _warn_of_space(part, math.prod(shape[1:]) * np.dtype(dtype).itemsize, clips, out)
       starts = range(part.clips, clips, CHUNK)
       chunks = (listing.sources[start : start + CHUNK] for start in starts)
-      work = functools.partial(_encoded_chunk, listing.load, listing.root, settings, dtype)
+      work = functools.partial(_encoded_chunk, listing.load, listing.root, settings, dtype, strict)
       if starts:
         outcomes = in_processes(work, chunks, min(workers or cores(), len(starts)))
         # No worker outlives an error in the writing.
@@ -122,10 +128,14 @@ def _finish(
 ) -> Built:
   journal = partial.read_journal(part)
   arrays = only(arrays_of(listing), journal.kept)
-  arrays |= {name: getattr(journal, name) for name in ("peak_db", "seconds", "rate_hz")}
+  arrays |= {name: getattr(journal, name) for name in ("peak_db", *OF_FILES)}
   complete(part.folder / partial.ROWS, arrays, listing.vocabulary, settings, journal.digests)
   failed = ((listing.sources[clip], reason) for clip, reason in partial.failures(part))
-  partial.publish(part, out, itertools.chain(listing.absent, listing.unreadable, failed))
+  lacking = itertools.chain(listing.absent, listing.unreadable, failed)
+  findings = (
+    row for clip, found in partial.found(part) for row in report_rows(found, listing.sources[clip])
+  )
+  partial.publish(part, out, lacking, findings)
   bad = part.clips - part.rows + len(listing.unreadable)
   return Built(part.rows, len(listing.absent), bad)
 
@@ -135,18 +145,34 @@ def _encoded_chunk(
   root: str,
   settings: frontend.Frontend,
   dtype: str,
+  strict: bool,
   sources: Sequence[str],
 ) -> list[Encoded | str]:
   """The clips as they are stored, or why one cannot be read. Runs in a worker."""
-  return [outcome(load, root, settings, dtype, source) for source in sources]
+  return [outcome(load, root, settings, dtype, source, strict=strict) for source in sources]
 
 
 def outcome(
-  load: Callable[[str], Clip], root: str, settings: frontend.Frontend, dtype: str, source: str
+  load: Callable[[str], Clip],
+  root: str,
+  settings: frontend.Frontend,
+  dtype: str,
+  source: str,
+  *,
+  strict: bool = False,
 ) -> Encoded | str:
-  """A clip of a listing as it is stored, or why it cannot be read; see `Listing`."""
+  """A clip of a listing as it is stored, or why it cannot be read; see `Listing`.
+
+  Args:
+    strict: a clip of which a part is missing cannot be read.
+  """
   try:
-    return encoded(load(source), settings, dtype)
+    clip = load(source)
+    for finding in clip.findings or ():
+      if strict and finding.kind == INCOMPLETE:
+        fault = finding.detail.partition("; ")[0]
+        return f"is cut short or damaged ({fault}); fetch or encode it again"
+    return encoded(clip, settings, dtype)
   except MemoryError:
     return "needs more memory than there is"
   except BAD_CLIP as error:
@@ -167,7 +193,10 @@ def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
     log_mel = np.asarray(_jitted_log_mel(settings)(padded))
   rows, peaks = encode(log_mel[None], dtype)
   digest = row_digest(rows[0].tobytes())
-  return Encoded(rows[0], digest, float(peaks[0]), clip.seconds, clip.rate_hz)
+  findings = clip.findings
+  if findings is not None:
+    findings = [*findings, *longer(clip.seconds, settings)]
+  return Encoded(rows[0], digest, float(peaks[0]), clip.seconds, clip.rate_hz, findings)
 
 
 @functools.cache
@@ -177,7 +206,7 @@ def _jitted_log_mel(settings: frontend.Frontend) -> Callable[[np.ndarray], Any]:
   return jax.jit(functools.partial(frontend.log_mel, frontend=settings))
 
 
-def _identity(listing: Listing, settings: frontend.Frontend, dtype: str) -> str:
+def _identity(listing: Listing, settings: frontend.Frontend, dtype: str, strict: bool) -> str:
   """A hash of all that a store depends on, besides what its files hold."""
   digest = hashlib.sha256(json.dumps([FORMAT, asdict(settings), dtype]).encode())
   vocabulary = listing.vocabulary
@@ -189,6 +218,7 @@ def _identity(listing: Listing, settings: frontend.Frontend, dtype: str) -> str:
     digest.update(b"" if array is None else array.tobytes())
   root = os.path.realpath(listing.root) if os.path.isdir(listing.root) else listing.root
   digest.update(root.encode("utf-8", "surrogateescape"))
+  digest.update(b"strict" if strict else b"")
   return digest.hexdigest()
 
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atgcn_jax.audio.findings import Finding
+from atgcn_jax.data.sound_report import COLUMNS, flags_of, missing_of
 from atgcn_jax.data.store import create_rows, write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.file_locks import is_still_at, lock_file
@@ -35,6 +37,7 @@ class Encoded(NamedTuple):
   peak_db: float
   seconds: float
   rate_hz: int
+  findings: Sequence[Finding] | None
 
 
 @dataclass
@@ -55,6 +58,8 @@ class Journal(NamedTuple):
   peak_db: np.ndarray
   seconds: np.ndarray
   rate_hz: np.ndarray
+  findings: np.ndarray
+  missing_seconds: np.ndarray
   digests: bytes
 
 
@@ -115,6 +120,8 @@ def append(partial: Partial, outcomes: Sequence[Encoded | str]) -> None:
   }
   record |= {"clips": len(outcomes), "digests": b"".join(outcome.digest for outcome in kept).hex()}
   record["failed"] = {k: text for k, text in enumerate(outcomes) if isinstance(text, str)}
+  # Of most clips there is nothing to say.
+  record["findings"] = {k: found for k, one in enumerate(kept) if (found := one.findings) != []}
   data, line = b"".join(outcome.row.tobytes() for outcome in kept), _line(record)
   if kept:
     with open(partial.folder / ROWS, "rb+", buffering=0) as file:
@@ -131,15 +138,18 @@ def read_journal(partial: Partial) -> Journal:
   kept = np.ones(partial.clips, bool)
   peaks, seconds = (np.empty(partial.rows, np.float32) for _ in range(2))
   rates, digests = np.empty(partial.rows, np.int32), bytearray()
+  flags, missing = np.zeros(partial.rows, np.uint8), np.zeros(partial.rows, np.float32)
   clip = row = 0
   for record in _chunks(partial):
     kept[[clip + int(k) for k in record["failed"]]] = False
     rows = slice(row, row + len(record["peak_db"]))
     peaks[rows], seconds[rows] = record["peak_db"], record["seconds"]
     rates[rows] = record["rate_hz"]
+    for k, findings in _findings(record):
+      flags[row + k], missing[row + k] = flags_of(findings), missing_of(findings)
     digests += bytes.fromhex(record["digests"])
     clip, row = clip + record["clips"], rows.stop
-  return Journal(kept, peaks, seconds, rates, bytes(digests))
+  return Journal(kept, peaks, seconds, rates, flags, missing, bytes(digests))
 
 
 def failures(partial: Partial) -> Iterator[tuple[int, str]]:
@@ -150,33 +160,72 @@ def failures(partial: Partial) -> Iterator[tuple[int, str]]:
     clip += record["clips"]
 
 
+def found(partial: Partial) -> Iterator[tuple[int, list[Finding]]]:
+  """The clips with findings, and these."""
+  clip = 0
+  for record in _chunks(partial):
+    rows = [k for k in range(record["clips"]) if str(k) not in record["failed"]]
+    yield from ((clip + rows[k], findings) for k, findings in _findings(record) if findings)
+    clip += record["clips"]
+
+
+def _findings(record: dict[str, Any]) -> Iterator[tuple[int, list[Finding] | None]]:
+  """Rows of a record of the journal with findings, None where they are not known."""
+  rows = range(len(record["peak_db"]))
+  for k, findings in record.get("findings", dict.fromkeys(rows)).items():
+    yield int(k), findings and [Finding(*one) for one in findings]
+
+
+def findings_path(out: str | os.PathLike) -> pathlib.Path:
+  """Where is listed what is wrong with the sound in the store at `out`."""
+  out = pathlib.Path(out)
+  return out.with_name(f"{out.name}.findings.csv")
+
+
 def report_path(out: str | os.PathLike) -> pathlib.Path:
   """Where the files are listed that the store at `out` lacks."""
   out = pathlib.Path(out)
   return out.with_name(f"{out.name}.unreadable.csv")
 
 
-def publish(partial: Partial, out: str | os.PathLike, lacking: Iterable[tuple[str, str]]) -> None:
-  """Put the whole store and its report where they belong, and remove the folder.
+def publish(
+  partial: Partial,
+  out: str | os.PathLike,
+  lacking: Iterable[tuple[str, ...]],
+  findings: Iterable[tuple[str, ...]],
+) -> None:
+  """Put the whole store and its reports where they belong, and remove the folder.
 
   Args:
     lacking: the files that are not in the store, and why; without any there is no report.
+    findings: rows of what is wrong with those that are in it; without any there is no report.
   """
-  report = partial.folder / "unreadable.csv"
-  with report.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["file", "reason"])
-    writer.writerows(lacking)
-    empty = file.tell() == len("file,reason\n")
-  for path in (report, partial.folder / ROWS):
-    with open(path, "rb+") as file:
-      os.fsync(file.fileno())
-  if empty:
-    report_path(out).unlink(missing_ok=True)
-  else:
-    os.replace(report, report_path(out))
+  reports = (
+    ("unreadable.csv", report_path(out), ("file", "reason"), lacking),
+    ("findings.csv", findings_path(out), COLUMNS, findings),
+  )
+  written = [_write_report(partial.folder / name, head, rows) for name, _, head, rows in reports]
+  with open(partial.folder / ROWS, "rb+") as file:
+    os.fsync(file.fileno())
+  for (name, place, _, _), any_row in zip(reports, written):
+    if any_row:
+      os.replace(partial.folder / name, place)
+    else:
+      place.unlink(missing_ok=True)
   os.replace(partial.folder / ROWS, out)
   shutil.rmtree(partial.folder)
+
+
+def _write_report(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
+  """Write a CSV file; returns whether it has a row besides the head."""
+  with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    size = writer.writerow(head)
+    writer.writerows(rows)
+    any_row = file.tell() > size
+  with path.open("rb+") as file:
+    os.fsync(file.fileno())
+  return any_row
 
 
 @contextlib.contextmanager

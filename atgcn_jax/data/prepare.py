@@ -10,7 +10,8 @@ from typing import Any
 
 from atgcn_jax.audio import frontend
 from atgcn_jax.data import soundscapes
-from atgcn_jax.data.building import Built, build_store
+from atgcn_jax.data.building import Built, build_store, cores
+from atgcn_jax.data.cutting import cut_long
 from atgcn_jax.data.layouts.esc50 import list_esc50
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, gathered, used_only
@@ -18,7 +19,10 @@ from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.layouts.sonyc import list_sonyc
 from atgcn_jax.data.layouts.talnet import list_talnet
-from atgcn_jax.errors import UserError
+from atgcn_jax.data.partial import findings_path
+from atgcn_jax.data.sound_report import summary
+from atgcn_jax.data.store import open_store
+from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.labels.ontology import read_ontology
 from atgcn_jax.labels.vocabulary import read_vocabulary
 
@@ -33,6 +37,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "panns": (("vocabulary",), ("fold",)),
   "talnet": (("vocabulary",), ("fold", "normaliser")),
 }
+CUTS = ("list", "segments", "esc50", "sonyc")  # whose clips are files of any length
 MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # who takes more than one
 
 
@@ -51,12 +56,16 @@ def prepare(
   frontend_name: str = "talnet",
   dtype: str | None = None,
   workers: int | None = None,
+  segment: bool = False,
+  strict: bool = False,
 ) -> Built:
-  """Write the store of clips that lie in one of the usual layouts; returns how many are in it.
+  """Write the store of clips in one of the usual layouts; returns how many are in it.
 
-  Of a longer file the first clip length is kept, a shorter one is padded with silence. What cannot
-  be read is left out and listed beside the store, in `OUT.unreadable.csv`. After any stop the same
-  call goes on.
+  Of a longer file the first clip length is kept, a shorter one is padded with silence. Of a damaged
+  file what decodes is used. A SoundWarning for each kind says how many sounds are longer, shorter,
+  incomplete, silent, out of range or out of phase; `OUT.findings.csv` lists them, but for the
+  shorter ones. What cannot be read is left out and listed in `OUT.unreadable.csv`. After any stop
+  the same call resumes.
 
   Args:
     audio: the folder of sound files; for `esc50` that of the data set; for `panns` and `talnet`
@@ -73,6 +82,8 @@ def prepare(
     used_labels_only: leave out the labels of the vocabulary that no clip has.
     dtype: `uint8` or `float16`; by default the first for log-mels in dB, the second for others.
     workers: processes; by default one a core.
+    segment: cut each longer file into consecutive clips with its labels (`cutting.cut_long`).
+    strict: leave out files of which a part is missing, as unreadable.
   Raises:
     UserError: for labels or options that cannot be used, or where no clip can be read; no store is
       written then.
@@ -86,6 +97,8 @@ def prepare(
     "normaliser": normaliser,
   }
   _check_options(layout, options)
+  if segment and layout not in CUTS:
+    raise UserError(f"--segment: --layout {layout} has no use for it; leave it out")
   settings = frontend.FRONTENDS[frontend_name]
   dtype = dtype_of(settings, dtype)
   options["audio"] = audio
@@ -96,7 +109,16 @@ def prepare(
     raise UserError(f"{labels or audio}: no file has a label; give files that have some")
   for remark in listing.remarks:
     warnings.warn(remark, stacklevel=2)
-  return build_store(out, listing, settings, dtype, workers=workers)
+  if segment:
+    listing = cut_long(listing, settings, workers or cores(), strict=strict)
+  built = build_store(out, listing, settings, dtype, workers=workers, strict=strict)
+  hint = "" if segment or layout not in CUTS else "; --segment cuts them into clips"
+  for line in summary(open_store(out), hint):
+    warnings.warn(f"{out}: {line}", SoundWarning, stacklevel=2)
+  if findings_path(out).exists():
+    text = f"{out}: see {findings_path(out)} for what is not used and why"
+    warnings.warn(text, SoundWarning, stacklevel=2)
+  return built
 
 
 def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:

@@ -14,6 +14,7 @@ from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.building import outcome
 from atgcn_jax.data.layouts.label_list import list_labelled, listed
 from atgcn_jax.data.layouts.listing import Clip, Listing, check_folder, loaded
+from atgcn_jax.data.sound_report import flags_of, missing_of
 from atgcn_jax.data.tfds_files import NUMBERS, Plan
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -42,11 +43,12 @@ def load_remote(folder: str, settings: Frontend, filename: str) -> Clip:
   return loaded(content, settings)
 
 
-def sound_examples(folder: Any, plan: Plan, listing: Listing) -> Any:
+def sound_examples(folder: Any, plan: Plan, listing: Listing, strict: bool = False) -> Any:
   """The Beam transform that makes (key, example) of sound files.
 
   The rows of the list go to the workers as files in `folder`, as a pipeline's own description must
-  stay small. What cannot be read as sound goes to files `unreadable-…` there.
+  stay small. What cannot be read as sound, with `strict` also sounds of which a part is missing,
+  goes to files `unreadable-…` there.
   """
   import apache_beam as beam
 
@@ -66,7 +68,7 @@ def sound_examples(folder: Any, plan: Plan, listing: Listing) -> Any:
       | "Spread" >> beam.Reshuffle()
       | "LogMels"
       >> beam.FlatMap(
-        sound_example, listing.load, listing.root, plan.frontend, plan.dtype
+        sound_example, listing.load, listing.root, plan.frontend, plan.dtype, strict
       ).with_outputs("unreadable", main="clips")
     )
     _ = made.unreadable | "Unreadable" >> beam.io.WriteToText(os.fspath(folder / "unreadable"))
@@ -83,21 +85,31 @@ def rows_of(file: str) -> list[Any]:
 
 
 def sound_example(
-  row: Any, load: Callable[[str], Clip], root: str, settings: Frontend, dtype: str
+  row: Any,
+  load: Callable[[str], Clip],
+  root: str,
+  settings: Frontend,
+  dtype: str,
+  strict: bool = False,
 ) -> Iterator[Any]:
   """(number, example) of a row, or what keeps it from being read as the output `unreadable`."""
   import apache_beam as beam
 
   number, (source, of_plan) = row
   _keep_off_accelerators()
-  clip = outcome(load, root, settings, dtype, source)
+  clip = outcome(load, root, settings, dtype, source, strict=strict)
   if isinstance(clip, str):
     if "://" not in root:
       check_folder(root)  # or is it gone, as folders of other machines may be
     beam.metrics.Metrics.counter("atgcn_jax", "unreadable").inc()
     yield beam.pvalue.TaggedOutput("unreadable", json.dumps([of_plan["clip_id"], clip]))
   else:
-    numbers = {name: kind(getattr(clip, name)) for name, kind in NUMBERS.items()}
+    values = clip._asdict()
+    values |= {
+      "findings": flags_of(clip.findings),
+      "missing_seconds": missing_of(clip.findings),
+    }
+    numbers = {name: kind(values[name]) for name, kind in NUMBERS.items()}
     yield number, {**of_plan, **numbers, "log_mel": clip.row}
 
 

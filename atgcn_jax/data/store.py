@@ -24,7 +24,8 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 FORMAT = "atgcn_jax clip store 1"
 RANGE_DB = 80.0
 ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
-OPTIONAL = ("seconds", "rate_hz", "normaliser")
+OF_FILES = ("seconds", "rate_hz", "findings", "missing_seconds")  # not in the fingerprint
+OPTIONAL = (*OF_FILES, "normaliser")
 DTYPES = ("uint8", "float16")
 
 
@@ -53,8 +54,9 @@ class ClipStore:
   depends on.
 
   Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
-  known) and sample rate (0) of the files the clips are of; `normaliser` float32[2, F], the mean and
-  deviation of each band, in dB, that came with the clips.
+  known) and sample rate (0) of the files the clips are of; `findings` uint8[N], what is wrong with
+  their sound (`sound_report.flags_of`), and `missing_seconds` float32[N], how much is missing;
+  `normaliser` float32[2, F], the mean and deviation of each band, in dB, that came with the clips.
 
   `shard_starts` int64[S + 1] are the first clips of shards that are to be read one after another
   (the clips of a TFDS dataset of TFRecord files), None where any clip is at hand.
@@ -72,6 +74,8 @@ class ClipStore:
   fingerprint: str
   seconds: np.ndarray | None = None
   rate_hz: np.ndarray | None = None
+  findings: np.ndarray | None = None
+  missing_seconds: np.ndarray | None = None
   normaliser: np.ndarray | None = None
   shard_starts: np.ndarray | None = None
 
@@ -307,7 +311,7 @@ def fingerprint_of(
     arrays: as for `complete`, and so are the digests.
   """
   digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
-  for name in sorted(arrays.keys() - {"seconds", "rate_hz"}):
+  for name in sorted(arrays.keys() - set(OF_FILES)):
     array = arrays[name]
     digest.update(name.encode())
     texts = array.dtype.kind in "OU"

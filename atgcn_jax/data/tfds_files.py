@@ -24,7 +24,13 @@ FORMAT = "atgcn_jax TFDS clips 1"
 SPLIT = "clips"  # the only one: folds are split by a run's config, as those of a clip store are
 COLUMNS = "clips.npz"
 TEXTS = ("clip_ids", "folds")
-NUMBERS: dict[str, Any] = {"peak_db": np.float32, "seconds": np.float32, "rate_hz": np.int32}
+NUMBERS: dict[str, Any] = {
+  "peak_db": np.float32,
+  "seconds": np.float32,
+  "rate_hz": np.int32,
+  "findings": np.uint8,
+  "missing_seconds": np.float32,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.findings import KINDS
+from atgcn_jax.data.sound_report import LONGER, NOT_KNOWN, SHORTER, counts
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.labels.counts import Segments, left_out, read_segments
@@ -64,8 +65,9 @@ def data_card(
       for here in [store.folds == fold]
     },
     "lists": lists,
-    "durations": _durations(store.seconds, store.frontend),
+    "durations": _durations(store),
     "rates_hz": _rates(store.rate_hz),
+    "findings": _findings(store),
     **_contents(store),
     "labels": {
       "classes": len(store.vocabulary),
@@ -151,8 +153,9 @@ def _quality(classes: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _durations(seconds: np.ndarray | None, frontend: Frontend) -> dict[str, Any] | None:
+def _durations(store: ClipStore) -> dict[str, Any] | None:
   """Lengths of the files, in seconds; None where the store has none."""
+  seconds = store.seconds
   if seconds is None:
     return None
   known = seconds[np.isfinite(seconds)]
@@ -161,8 +164,29 @@ def _durations(seconds: np.ndarray | None, frontend: Frontend) -> dict[str, Any]
     names = ("min", "lower_quartile", "median", "upper_quartile", "max")
     quantiles = np.quantile(known.astype(np.float64), [0, 0.25, 0.5, 0.75, 1])
     result |= {name: round(value, 6) for name, value in zip(names, quantiles.tolist())}
-  short = known < frontend.seconds - 0.5 / frontend.sample_rate  # by a sample or more
-  return result | {"clip_seconds": frontend.seconds, "shorter_than_a_clip": int(short.sum())}
+  found = counts(store)
+  return result | {
+    "clip_seconds": store.frontend.seconds,
+    "shorter_than_a_clip": found[SHORTER]["clips"],
+    "longer_than_a_clip": found[LONGER]["clips"],
+    "seconds_not_used": found[LONGER]["seconds"],
+  }
+
+
+def _findings(store: ClipStore) -> dict[str, Any] | None:
+  """What is wrong with the sound of the files, by kind; None where the store does not know.
+
+  Each kind has the number of `clips` and the `first` of them.
+  """
+  if store.findings is None:
+    return None
+  found, known = counts(store), store.findings != NOT_KNOWN
+  for bit, kind in enumerate(KINDS):
+    here = known & (store.findings >> bit & 1 == 1)
+    found[kind]["first"] = store.clip_ids[here][:NAMED].tolist()
+  return {"not_known": int((~known).sum())} | {
+    kind.replace(" ", "_"): found[kind] for kind in KINDS
+  }
 
 
 def _rates(rates: np.ndarray | None) -> dict[str, int] | None:

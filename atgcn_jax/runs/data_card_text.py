@@ -101,13 +101,19 @@ def _sound(card: dict[str, Any]) -> list[str]:
     keys = ("min", "lower_quartile", "median", "upper_quartile", "max")
     rows = [(key.replace("_", " "), f"{durations[key]:.2f} s") for key in keys if key in durations]
     shorter = f"shorter than a clip of {durations['clip_seconds']:g} s"
-    counts = [(shorter, durations["shorter_than_a_clip"]), ("unknown", durations["unknown"])]
+    counts = [
+      (shorter, durations["shorter_than_a_clip"]),
+      ("longer than a clip", durations["longer_than_a_clip"]),
+      ("not used of longer files", f"{durations['seconds_not_used']:.2f} s"),
+      ("unknown", durations["unknown"]),
+    ]
     parts.append(_table(("duration of the files", ""), [*rows, *counts]))
   if rates is None:
     parts.append("The store does not say which rates its files had.")
   else:
     known = [(f"{rate} Hz" if rate != "0" else "unknown", n) for rate, n in rates.items()]
     parts.append(_table(("rate of the files", "clips"), known))
+  parts.append(_findings(card["findings"]))
   for key, what in (
     ("silent", "Silent clips, with a log-mel of one value throughout"),
     ("not_finite", "Clips with a log-mel that is not finite"),
@@ -127,6 +133,26 @@ def _sound(card: dict[str, Any]) -> list[str]:
         )
       )
   return parts
+
+
+def _findings(found: dict[str, Any] | None) -> str:
+  """What is wrong with the sound of files that are used."""
+  if found is None:
+    return "The store does not say which files were incomplete, silent, out of range or phase."
+  incomplete = found["incomplete"]
+  missing = f"incomplete, {incomplete['seconds']:.2f} s missing"
+  if incomplete["seconds_not_known"]:
+    missing += f" and more of {incomplete['seconds_not_known']}"
+  names = {
+    missing: incomplete,
+    "silent": found["silent"],
+    "out of range (float samples far above 1)": found["out_of_range"],
+    "out of phase (channels that cancel)": found["out_of_phase"],
+  }
+  rows = [
+    (what, _told({"count": one["clips"], "first": one["first"]})) for what, one in names.items()
+  ]
+  return _table(("sound of the files", "clips"), [*rows, ("not known", found["not_known"])])
 
 
 def _labels(card: dict[str, Any]) -> list[str]:

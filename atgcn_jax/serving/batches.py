@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.windows import Window
 from atgcn_jax.errors import UserError
 
@@ -33,13 +34,17 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass
 class Scored:
-  """What came of a sound: where its windows lie, what each gave; or why there is nothing."""
+  """What came of a sound: where its windows lie, what each gave; or why there is nothing.
+
+  `findings` says what is wrong with a sound that was used.
+  """
 
   source: Any
   spans: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # start, stop in samples
   values: list[np.ndarray] = dataclasses.field(default_factory=list)
   error: UserError | None = None
   ended: bool = False
+  findings: list[Finding] = dataclasses.field(default_factory=list)
 
   def is_done(self) -> bool:
     """Whether nothing more will come."""
@@ -48,7 +53,7 @@ class Scored:
 
 def scored(
   sources: Sequence[Any],
-  pieces_of: Callable[[Any], Iterable[Piece]],
+  pieces_of: Callable[[Any], Iterable[Piece | Finding]],
   score: Callable[[np.ndarray], Any],
   size: int,
 ) -> Iterator[Scored]:
@@ -59,7 +64,8 @@ def scored(
   it has taken a second.
 
   Args:
-    pieces_of: reads a sound; is called in a thread. A UserError is that sound's end alone.
+    pieces_of: reads a sound; is called in a thread. A UserError is that sound's end alone. What it
+      finds wrong with the sound may stand among the pieces.
     score: float32[size, S] windows (or [1, S], if there is one window in all) to values
       [size, ...] on the device, without waiting for them.
     size: windows of a batch.
@@ -103,6 +109,9 @@ def scored(
         if isinstance(piece, UserError):
           owner.error = piece
           break
+        if isinstance(piece, Finding):
+          owner.findings.append(piece)
+          continue
         owner.spans.append((piece.window.start, piece.window.stop))
         waiting.append((owner, piece.window))
         if len(waiting) == size:
@@ -125,8 +134,8 @@ def scored(
 
 @contextlib.contextmanager
 def _read_ahead(
-  sources: Iterable[Any], pieces_of: Callable[[Any], Iterable[Piece]]
-) -> Iterator[Iterator[tuple[Any, Iterator[Piece | UserError]]]]:
+  sources: Iterable[Any], pieces_of: Callable[[Any], Iterable[Piece | Finding]]
+) -> Iterator[Iterator[tuple[Any, Iterator[Piece | Finding | UserError]]]]:
   """Gives each source with its pieces, at whose end a UserError may stand."""
   stop = threading.Event()
 
@@ -147,7 +156,7 @@ def _read_ahead(
     else:
       put(line, None)
 
-  def received(line: queue.Queue) -> Iterator[Piece | UserError]:
+  def received(line: queue.Queue) -> Iterator[Piece | Finding | UserError]:
     while (item := line.get()) is not None:
       if isinstance(item, Exception) and not isinstance(item, UserError):
         raise item
@@ -163,7 +172,7 @@ def _read_ahead(
         pool.submit(read, source, line)
         yield source, line
 
-    def given() -> Iterator[tuple[Any, Iterator[Piece | UserError]]]:
+    def given() -> Iterator[tuple[Any, Iterator[Piece | Finding | UserError]]]:
       begun = started()
       lines = collections.deque(itertools.islice(begun, READERS))
       while lines:

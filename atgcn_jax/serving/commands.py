@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import io
@@ -14,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.buckets import path_of, whole_file
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.sources import spread
@@ -21,6 +23,7 @@ from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
 from atgcn_jax.serving.timeline import Timeline
 
 COLUMNS = 100  # of what is printed
+FINDINGS = 20  # warnings that are printed, of all files together
 CSV_COLUMNS = ("file", "start_s", "end_s", "mid", "display_name", "score")
 
 
@@ -112,12 +115,23 @@ def _each(
     bad: reasons that are known before.
   """
   bad, used = list(bad), 0
+  found: collections.Counter[str] = collections.Counter()
   for outcome in outcomes:
     if outcome.error is not None:
       bad.append(outcome.error)
       continue
     use(outcome)
     used += 1
+    for finding in outcome.findings:
+      if found.total() < FINDINGS:
+        text = f"atgcn {verb}: {name_of(outcome.source)}: {finding.detail}"
+        tqdm.write(text, file=sys.stderr)
+      found[finding.kind] += 1
+  if found.total() > FINDINGS:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.items())
+    print(
+      f"atgcn {verb}: only the first {FINDINGS} warnings are shown, of {kinds}", file=sys.stderr
+    )
   if not used:
     for error in bad[:-1]:
       print(f"atgcn {verb}: {error}", file=sys.stderr)

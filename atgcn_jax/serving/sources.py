@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.audio import files, folders
-from atgcn_jax.audio.files import Sound
+from atgcn_jax.audio import decoding, folders
+from atgcn_jax.audio.decoding import Sound
+from atgcn_jax.audio.findings import Finding, Meter, fault_of, first_unusable
 from atgcn_jax.audio.folders import SOUNDS
+from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.buckets import path_of
 from atgcn_jax.errors import UserError
 
@@ -19,27 +21,35 @@ _BLOCK = 1 << 18  # samples of an array handed on at a time
 
 
 @contextlib.contextmanager
-def opened(source: Any, rate: int) -> Iterator[Sound]:
-  """The sound, to be read block by block while the context lasts.
+def opened(source: Any, rate: int, *, strict: bool = False) -> Iterator[Sound]:
+  """The sound, to be read block by block within the context.
 
   Args:
     source: a path, the bytes of a sound file, a binary file object, or samples [S] or
       [S, channels].
     rate: of samples, in Hz.
+    strict: refuse a file of which a part is missing.
 
   Raises:
     UserError: for a file that is not sound.
     ValueError: for samples that are empty, not finite or of another shape, or such a rate.
   """
   if not hasattr(source, "__array__"):
-    with files.opened(source) as sound:
+    with decoding.opened(source, strict=strict) as sound:
       yield sound
     return
   if rate <= 0:
     raise ValueError(f"the rate of samples must be positive, got {rate}")
-  waveform = mono(np.asarray(source))
-  starts = range(0, len(waveform), _BLOCK)
-  yield Sound(rate, len(waveform), (waveform[start : start + _BLOCK] for start in starts))
+  samples = scaled(np.asarray(source))
+  findings: list[Finding] = []
+
+  def blocks() -> Iterator[np.ndarray]:
+    meter = Meter()
+    for start in range(0, len(samples), _BLOCK):
+      yield meter.add(samples[start : start + _BLOCK])
+    findings.extend(meter.findings())
+
+  yield Sound(rate, len(samples), blocks(), findings)
 
 
 def is_folder(source: Any) -> bool:
@@ -61,16 +71,16 @@ def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
   Raises:
     UserError: if there is no sound file.
   """
-  place, name = path_of(folder), files.one_line(folder)
+  place, name = path_of(folder), one_line(folder)
   found = folders.contents(folder)
   sounds = [os.fspath(place / path) for path in found.files if path.lower().endswith(SOUNDS)]
   others = folders.other_formats(found.files)
   if not sounds:
-    why = [f"{files.one_line(path)} is {reason}" for path, reason in found.faults[: folders.SHOWN]]
+    why = [f"{one_line(path)} is {reason}" for path, reason in found.faults[: folders.SHOWN]]
     why = [*why, *([others] if others else [])] or ["name one that has any"]
     raise UserError(f"{name}: no sound file in this folder; {'; '.join(why)}")
   left_out = [
-    UserError(f"{files.one_line(place / path)}: is {reason}; restore it or remove it")
+    UserError(f"{one_line(place / path)}: is {reason}; restore it or remove it")
     for path, reason in found.faults
   ]
   return sounds, [*left_out, *([UserError(f"{name}: {others}")] if others else [])]
@@ -91,12 +101,12 @@ def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
   return found, bad
 
 
-def mono(samples: np.ndarray) -> np.ndarray:
-  """Samples [S] or [S, channels] as float32[S]; integers are taken for full-scale PCM.
+def scaled(samples: np.ndarray) -> np.ndarray:
+  """Samples [S] or [S, channels] as float32[S, channels]; integers are taken for full-scale PCM.
 
   Raises:
     ValueError: for another shape, no samples, or samples that are not finite or above
-      `files.LOUDEST`.
+      `findings.LOUDEST`.
   """
   if samples.ndim not in (1, 2) or not samples.size:
     raise ValueError(f"expected samples [S] or [S, channels], got shape {samples.shape}")
@@ -106,6 +116,6 @@ def mono(samples: np.ndarray) -> np.ndarray:
     samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
   with np.errstate(over="ignore"):  # what exceeds float32 is refused
     samples = samples.astype(np.float32)
-  if (bad := files.first_unusable(samples.ravel())) is not None:
-    raise ValueError(f"one of the samples is {files.fault_of(samples.flat[bad])}")
-  return samples if samples.ndim == 1 else samples.mean(axis=1)
+  if (bad := first_unusable(samples.ravel())) is not None:
+    raise ValueError(f"one of the samples is {fault_of(samples.flat[bad])}")
+  return samples.reshape(len(samples), -1)

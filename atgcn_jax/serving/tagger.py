@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from atgcn_jax.audio import files, windows
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.audio import windows
+from atgcn_jax.audio.findings import Finding
+from atgcn_jax.audio.inputs import name_of
+from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.exported import load_either
@@ -37,11 +39,16 @@ class Tag(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What came of one of many sounds: a value, or the reason why there is none."""
+  """What came of one of many sounds: a value, or the reason why there is none.
+
+  `findings` says what is wrong with a sound that was used: it is incomplete, silent, out of range
+  or out of phase.
+  """
 
   source: Any
   value: Any
   error: UserError | WorkFailed | None
+  findings: Sequence[Finding] = ()
 
 
 class Tagger:
@@ -58,9 +65,20 @@ class Tagger:
   batches, and reading goes on while the device works. A file that cannot be used raises UserError,
   samples that cannot ValueError, and scores or an embedding that are not finite WorkFailed;
   `clips`, `embeddings` and `timelines` give an Outcome for each instead.
+
+  Of a damaged file what decodes is used. That a part is missing, or that samples are silent, out of
+  range or out of phase, is reported by a `SoundWarning` of Python's `warnings` (in `findings` of an
+  Outcome); with `strict` a sound of which a part is missing raises UserError.
   """
 
-  def __init__(self, run: Run, variables: Any, step: int = 0, thresholds: Thresholds | None = None):
+  def __init__(
+    self,
+    run: Run,
+    variables: Any,
+    step: int = 0,
+    thresholds: Thresholds | None = None,
+    strict: bool = False,
+  ):
     """A tagger with these variables; see `restore`.
 
     Raises:
@@ -68,24 +86,27 @@ class Tagger:
     """
     if name := first_not_finite(variables):
       raise ValueError(f"{name} holds values that are NaN or infinite")
-    self.run, self.step = run, step
+    self.run, self.step, self.strict = run, step, strict
     self._thresholds = thresholds
     self._variables = run.for_inference()(variables)
     self._score = jax.jit(window_outputs(run))
 
   @classmethod
-  def restore(cls, workdir: str | os.PathLike, step: str = "latest") -> Tagger:
+  def restore(
+    cls, workdir: str | os.PathLike, step: str = "latest", strict: bool = False
+  ) -> Tagger:
     """The tagger of a run directory, or of a folder that `atgcn export --to huggingface` wrote.
 
     It has the thresholds that `atgcn thresholds` has kept with the run, if any.
 
     Args:
       step: a number, `latest` or `best`; an export has one step.
+      strict: refuse sounds of which a part is missing.
     Raises:
       UserError: if there is no such run or checkpoint.
     """
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
-    return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir))
+    return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
 
   @property
   def thresholds(self) -> np.ndarray | None:
@@ -199,10 +220,12 @@ class Tagger:
     frontend = self.run.frontend
 
     def pieces_of(source):
-      with sources.opened(source, frontend.sample_rate if rate is None else rate) as read:
+      own_rate = frontend.sample_rate if rate is None else rate
+      with sources.opened(source, own_rate, strict=self.strict) as read:
         sound = windows.resampled(read, frontend.sample_rate)
         for window in windows.cut(sound.blocks, frontend.samples, hop, **cutting):
           yield batches.Piece(window, min(1.0, window.stop / sound.samples))
+        yield from sound.findings
 
     def score(waveforms):
       return self._score(self._variables, waveforms)[what]
@@ -216,14 +239,14 @@ class Tagger:
       if not np.isfinite(values).all():
         yield Outcome(scored.source, None, self._not_finite(scored.source, what))
         continue
-      yield Outcome(scored.source, finish(np.array(scored.spans), values), None)
+      value = finish(np.array(scored.spans), values)
+      yield Outcome(scored.source, value, None, scored.findings)
 
   def _not_finite(self, source: Any, what: str) -> WorkFailed:
-    named = isinstance(source, str | os.PathLike)
-    name = files.one_line(os.fspath(source)) if named else "sound data"
     values = "embedding is" if what == "embedding" else "scores are"
     return WorkFailed(
-      f"{name}: the {values} NaN or infinite at step {self.step} of the run; use another step"
+      f"{name_of(source)}: the {values} NaN or infinite at step {self.step} of the run; use "
+      "another step"
     )
 
   def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
@@ -239,6 +262,9 @@ class Tagger:
     for outcome in outcomes(given, rate):
       if outcome.error is not None:
         raise outcome.error
+      for finding in outcome.findings:
+        text = f"{name_of(outcome.source)}: {finding.detail}"
+        warnings.warn(text, SoundWarning, stacklevel=3)
       found.append(form(outcome.value))
     if folder:
       return dict(zip(given, found))

@@ -7,13 +7,16 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from atgcn_jax.audio import files
+from atgcn_jax.audio import decoding
+from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.inputs import Source
+from atgcn_jax.audio.windows import resampled
 from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
@@ -27,12 +30,14 @@ class Clip(NamedTuple):
   """A loaded clip.
 
   `sound` is a waveform float32[S] at the front end's rate, or its log-mel float32[T, F]; `seconds`
-  and `rate_hz` are those of the source, NaN and 0 where they are not known.
+  and `rate_hz` are those of the source, NaN and 0 where they are not known. `findings` says what is
+  wrong with the sound, None where that is not known.
   """
 
   sound: np.ndarray
   seconds: float = float("nan")
   rate_hz: int = 0
+  findings: Sequence[Finding] | None = None
 
 
 class Row(NamedTuple):
@@ -173,10 +178,35 @@ def load_file(folder: str, settings: Frontend, filename: str) -> Clip:
     raise
 
 
-def loaded(source: files.Source, settings: Frontend) -> Clip:
+def loaded(source: Source, settings: Frontend) -> Clip:
   """As `load_file`, of a path or the bytes of a file."""
-  waveform, rate = files.decode(source)
-  return Clip(files.resample(waveform, rate, settings.sample_rate), len(waveform) / rate, rate)
+  with decoding.opened(source) as sound:
+    return clip_of(sound, settings)
+
+
+def clip_of(sound: decoding.Sound, settings: Frontend) -> Clip:
+  """The first clip length of a sound, at the front end's rate; the rest is decoded, not kept.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  read = 0
+
+  def counted() -> Iterator[np.ndarray]:
+    nonlocal read
+    for block in sound.blocks:
+      read += len(block)
+      yield block
+
+  blocks, kept, length = counted(), [], 0
+  for piece in resampled(sound._replace(blocks=blocks), settings.sample_rate).blocks:
+    kept.append(piece[: settings.samples - length])
+    length += len(piece)
+    if length >= settings.samples:
+      break
+  for _ in blocks:
+    pass
+  return Clip(np.concatenate(kept), read / sound.rate, sound.rate, sound.findings)
 
 
 def check_folder(audio: str | os.PathLike) -> pathlib.Path:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio import files, folders
+from atgcn_jax.audio.findings import Meter, fault_of, first_unusable
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data import hdf5
 from atgcn_jax.data.layouts.listing import (
@@ -100,7 +101,7 @@ def load_packed(settings: Frontend, source: str) -> Clip:
 
   Raises:
     OSError: it cannot be read.
-    ValueError: its samples are not finite or above `files.LOUDEST`.
+    ValueError: its samples are not finite or above `findings.LOUDEST`.
   """
   path, _, row = source.rpartition(":")
   file = _opened(path)
@@ -109,10 +110,12 @@ def load_packed(settings: Frontend, source: str) -> Clip:
     waveform = waveform / np.float32(np.iinfo(waveform.dtype).max)
   with np.errstate(over="ignore"):  # what exceeds float32 is refused
     waveform = waveform.astype(np.float32)
-  if (bad := files.first_unusable(waveform)) is not None:
-    raise ValueError(f"a sample is {files.fault_of(waveform[bad])}")
-  seconds = len(waveform) / rate
-  return Clip(files.resample(waveform, rate, settings.sample_rate), seconds, rate)
+  if (bad := first_unusable(waveform)) is not None:
+    raise ValueError(f"a sample is {fault_of(waveform[bad])}")
+  meter, seconds = Meter(), len(waveform) / rate
+  meter.add(waveform[:, None])
+  resampled = files.resample(waveform, rate, settings.sample_rate)
+  return Clip(resampled, seconds, rate, meter.findings())
 
 
 def sample_rate(file: h5py.File) -> int:

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from atgcn_jax.audio import files, folders
+from atgcn_jax.audio import folders
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   SHOWN,
@@ -85,7 +86,7 @@ def list_segments(
   load = functools.partial(load_file, root, settings)
   listing = gathered(those_there(), vocabulary, load, root)
   if not listing.clip_ids:
-    instead = f" but, for example, {files.one_line(example)}" if example else ""
+    instead = f" but, for example, {one_line(example)}" if example else ""
     raise UserError(
       f"{root}: holds none of the {len(absent)} clips of {lists[0]}, such as {absent[0][0]}.wav"
       f"{instead}; give the folder of clips named by YouTube id to --audio"

@@ -1,0 +1,70 @@
+"""The bytes and the name of a sound that is given as a path, as bytes or as a file object."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import stat
+from typing import Any, BinaryIO
+
+from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.errors import UserError
+
+Source = str | os.PathLike | bytes | BinaryIO
+
+
+def data_of(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+  """Return the open file of a source on a disk, otherwise None; and its bytes, mapped on a disk.
+
+  Args:
+    stack: closes what is opened.
+
+  Raises:
+    UserError: the source is missing, a folder, empty, or cannot be read.
+  """
+  file, name = None, name_of(source)
+  if isinstance(source, str | os.PathLike):
+    try:
+      file, data = _from_disk(source, stack)
+    except FileNotFoundError:
+      raise UserError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+      raise UserError(f"{name}: is a folder; name the sound files in it") from None
+    except (OSError, ValueError) as error:
+      reason = getattr(error, "strerror", None) or error
+      raise UserError(f"{name}: cannot be read ({reason}); check path and permissions") from None
+  elif isinstance(source, bytes | bytearray | memoryview):
+    data = bytes(source)
+  else:
+    data = source.read()
+    if not isinstance(data, bytes):
+      raise TypeError("a file object must be open in binary mode")
+  if not data:
+    raise UserError(f"{name}: is empty (0 bytes); fetch or record it again")
+  return file, data
+
+
+def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+  """Returns the open file and its bytes as they lie on the disk; None and bytes if on no disk."""
+  if in_bucket(source):
+    return None, path_of(source).read_bytes()
+  file = stack.enter_context(io.FileIO(source))
+  status = os.fstat(file.fileno())
+  if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe cannot be mapped
+    return None, file.read()
+  return file, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def name_of(source: Any) -> str:
+  """What messages call a source."""
+  if isinstance(source, str | os.PathLike):
+    return one_line(os.fspath(source))
+  return one_line(getattr(source, "name", "sound data"))
+
+
+def one_line(name: object) -> str:
+  """A file's name as messages show it."""
+  text = str(name)
+  return text if text.isprintable() else ascii(text)
