@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import runpy
 import shutil
 import signal
 import sys
@@ -71,6 +72,14 @@ def run(*arguments):
     return cli.main(list(map(str, arguments)))
   except SystemExit as end:
     return end.code
+
+
+@pytest.mark.parametrize("module", ["atgcn_jax", "atgcn_jax.cli"])
+def test_the_command_is_also_a_module(module, monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["atgcn", "--help"])
+  with pytest.raises(SystemExit, match="0"):
+    runpy.run_module(module, run_name="__main__")
+  assert capsys.readouterr().out.startswith("usage: atgcn")
 
 
 def test_the_command_is_installed_or_installable():
