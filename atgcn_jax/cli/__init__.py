@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -15,6 +14,7 @@ from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.cli import data, results, studies, tfds, training
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
+from atgcn_jax.runs import signals
 
 
 @any_streams
@@ -33,7 +33,26 @@ def main(arguments: list[str] | None = None) -> int:
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   sys.unraisablehook = lambda unraisable: None
   warnings.showwarning = _show_warning
-  signal.signal(signal.SIGTERM, _on_sigterm)
+  program = "atgcn"
+  with signals.command(ends_process=arguments is None) as stop:
+    try:
+      options = _parsed(arguments)
+      program = f"atgcn {options.verb}"
+      status = _status(options, stop)
+      if stop.signal_number is None or status > 128:
+        return status
+      print(f"{program}: a signal to stop came too late, the work is complete", file=sys.stderr)
+      return 128 + stop.signal_number
+    except KeyboardInterrupt as error:
+      by = f" by {error}" if isinstance(error, signals.Interrupted) else ""
+      kept = "; ".join(getattr(error, "__notes__", ()))
+      kept = f"; {kept}; the same command continues" if kept else ""
+      print(f"{program}: stopped{by}{kept}", file=sys.stderr)
+      return 128 + getattr(error, "signal_number", signals.SIGINT)
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+  """The options of a verb; its `overrides` are those of the config."""
   parser = command_parser()
   options, rest = parser.parse_known_args(arguments)
   overrides = [argument for argument in rest if argument.startswith("--config.")]
@@ -42,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
   if overrides and not options.takes_config:
     parser.error(f"unknown argument {overrides[0]}; `atgcn {options.verb}` takes no config")
   options.overrides = overrides
+  return options
+
+
+def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
+  """Run a verb with its options; returns the exit status."""
   try:
     return options.run(options) or 0
   except UserError as error:
@@ -50,10 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
   except WorkFailed as error:
     print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print(f"atgcn {options.verb}: stopped", file=sys.stderr)
-    return 128 + signal.SIGINT
   except Exception as error:
+    stop.check()  # its exception may have been turned into this one
     which = _which_process()
     if fault := _what_is_missing(error):
       print(f"atgcn {options.verb}{which}: {fault}", file=sys.stderr)
@@ -151,8 +173,3 @@ def command_parser() -> argparse.ArgumentParser:
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
   if category in (UserWarning, SoundWarning) and "atgcn_jax" in filename:
     print(f"atgcn: {message}", file=sys.stderr)
-
-
-def _on_sigterm(number, frame) -> NoReturn:
-  print("atgcn: stopped by SIGTERM", file=sys.stderr)
-  raise SystemExit(128 + number)

@@ -60,7 +60,9 @@ def add(verb: AddVerb) -> None:
   tag.add_argument(
     "--hop-seconds", type=float, help="from window to window (default 1), also in place of frames"
   )
-  tag.add_argument("--csv", help="write this file in place of a table")
+  tag.add_argument(
+    "--csv", help="write this file in place of a table; after a stop the same command continues it"
+  )
   add_strict(tag)
   tag.add_argument("--json", action="store_true", help="print one JSON object a file")
   tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
@@ -129,16 +131,19 @@ def _compare(options) -> None:
   keep_compiled_programs()  # before matplotlib is imported, which has a cache too
   from atgcn_jax.runs.compare import compare
   from atgcn_jax.runs.compare_files import as_json, described, write_comparison
+  from atgcn_jax.runs.kept_scores import kept_scores
 
-  comparison = compare(
-    options.run_a,
-    options.run_b,
-    step=options.step,
-    store_path=options.store,
-    split=options.split,
-    labels_path=options.labels,
-  )
-  paths = write_comparison(out, comparison)
+  with kept_scores(out) as keep:
+    comparison = compare(
+      options.run_a,
+      options.run_b,
+      step=options.step,
+      store_path=options.store,
+      split=options.split,
+      labels_path=options.labels,
+      keep=keep,
+    )
+    paths = write_comparison(out, comparison)
   if options.json:
     print(json.dumps(as_json(comparison) | {"files": paths}))
     return

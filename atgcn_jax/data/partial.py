@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import pathlib
 import shutil
@@ -20,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atgcn_jax import journal
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.data.sound_report import COLUMNS, flags_of, missing_of
 from atgcn_jax.data.store import create_rows, write_at
 from atgcn_jax.errors import UserError
-from atgcn_jax.file_locks import is_still_at, lock_file
 
 ROWS, JOURNAL, LOCK = "rows.h5", "journal.jsonl", "lock"
 
@@ -83,19 +82,25 @@ def begun(
     UserError: another process holds it, or it was begun with another identity.
   """
   folder = partial_folder(out)
-  with _held(folder, out, wait):
-    first = next(_records(folder), None)
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(journal.locked(folder / LOCK, wait=wait, make_folder=True))
+    except journal.Busy:
+      raise UserError(
+        f"{out}: another process is writing it; wait for that one or choose another --out"
+      ) from None
+    first = next(journal.records(folder / JOURNAL), None)
     if first is None or not (folder / ROWS).is_file():
       rows_at = create_rows(folder / ROWS, shape, dtype)
       first = {"identity": identity, "rows_at": rows_at, "head": _head(folder, rows_at).hex()}
-      (folder / JOURNAL).write_bytes(_line(first))
+      (folder / JOURNAL).write_bytes(journal.line(first))
     elif first["identity"] != identity:
       raise UserError(
         f"{folder}: holds a store begun with other files, labels or settings; "
         "go on with those or remove this folder"
       )
     partial = Partial(folder, first["rows_at"], 0, 0, 0)
-    for record in _records(folder):
+    for record in journal.records(folder / JOURNAL):
       partial.journal_size += record.pop("bytes")
       partial.clips += record.get("clips", 0)
       partial.rows += len(record.get("peak_db", ()))
@@ -122,7 +127,7 @@ def append(partial: Partial, outcomes: Sequence[Encoded | str]) -> None:
   record["failed"] = {k: text for k, text in enumerate(outcomes) if isinstance(text, str)}
   # Of most clips there is nothing to say.
   record["findings"] = {k: found for k, one in enumerate(kept) if (found := one.findings) != []}
-  data, line = b"".join(outcome.row.tobytes() for outcome in kept), _line(record)
+  data, line = b"".join(outcome.row.tobytes() for outcome in kept), journal.line(record)
   if kept:
     with open(partial.folder / ROWS, "rb+", buffering=0) as file:
       write_at(file.fileno(), data, partial.rows_at + partial.rows * kept[0].row.nbytes)
@@ -228,48 +233,12 @@ def _write_report(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequen
   return any_row
 
 
-@contextlib.contextmanager
-def _held(folder: pathlib.Path, out: str | os.PathLike, wait: bool) -> Iterator[None]:
-  """Within, the folder is there and this process alone is in it, on systems that know locks."""
-  while True:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-      lock = (folder / LOCK).open("w")
-    except FileNotFoundError:  # who held it has just removed the folder
-      continue
-    with lock:
-      try:
-        lock_file(lock.fileno(), wait=wait)
-      except BlockingIOError:
-        raise UserError(
-          f"{out}: another process is writing it; wait for that one or choose another --out"
-        ) from None
-      if is_still_at(lock.fileno(), folder / LOCK):
-        yield
-        return
-
-
 def _head(folder: pathlib.Path, size: int) -> bytes:
   with (folder / ROWS).open("rb") as file:
     return file.read(size)
 
 
-def _line(record: dict[str, Any]) -> bytes:
-  return json.dumps(record).encode() + b"\n"
-
-
-def _records(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The whole lines of the journal from the front, each with its size in `bytes`."""
-  if not (folder / JOURNAL).is_file():
-    return
-  with (folder / JOURNAL).open("rb") as file, contextlib.suppress(ValueError):
-    for line in file:
-      if not line.endswith(b"\n"):
-        return
-      yield json.loads(line) | {"bytes": len(line)}
-
-
 def _chunks(partial: Partial) -> Iterator[dict[str, Any]]:
-  records = _records(partial.folder)
+  records = journal.records(partial.folder / JOURNAL)
   next(records)
   return records

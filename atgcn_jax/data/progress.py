@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from atgcn_jax.runs import signals
+
 QUIET_SECONDS = 60  # between two lines where the terminal is none
 
 
@@ -26,6 +28,7 @@ def counted(chunks: Iterable[list[Any]], *, total: int, done: int, what: str) ->
   with tqdm(total=total, initial=done, unit="clip", desc=what, disable=None) as bar:
     for chunk in chunks:
       yield chunk
+      signals.check()
       done += len(chunk)
       bar.update(len(chunk))
       now = time.monotonic()

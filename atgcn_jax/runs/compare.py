@@ -16,6 +16,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.evaluate import system_name
+from atgcn_jax.runs.kept_scores import Keep
 from atgcn_jax.runs.scoring import Opened, ScoredSplit, chosen_labels, open_split, score
 from atgcn_jax.training import sharding
 
@@ -60,12 +61,16 @@ def compare(
   store_path: str | None = None,
   split: str = "test",
   labels_path: str | None = None,
+  keep: Keep | None = None,
 ) -> Comparison:
   """The comparison of two runs on the same clips; nothing is written.
 
   Arguments are those of `evaluate`, for both runs. Without a store each scores its own, which may
   be of another front end, but of the same clips. The labels are those that both runs and stores
   know, in B's order; see `evaluate` for what figures of some labels are.
+
+  Args:
+    keep: as `kept_scores` gives it.
 
   Raises:
     UserError: for runs, a step, a store, a split or labels that cannot be used, or compared.
@@ -78,7 +83,9 @@ def compare(
   if not ids:
     raise UserError(f"{run_b}: knows none of the labels of {run_a}; compare runs that share some")
   order = same_clips(a, b, ids, (str(run_a), str(run_b)))
-  scored = [score(opened, ids, mesh, f"scoring {name}") for opened, name in ((a, "A"), (b, "B"))]
+  scored = [
+    score(opened, ids, mesh, f"scoring {name}", keep) for opened, name in ((a, "A"), (b, "B"))
+  ]
   return compared(scored[0], scored[1], order, (str(run_a), str(run_b)), split)
 
 

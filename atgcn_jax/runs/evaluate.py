@@ -21,6 +21,7 @@ from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
+from atgcn_jax.runs.kept_scores import kept_scores
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.processes import first_only
 from atgcn_jax.runs.report import write_report
@@ -60,6 +61,8 @@ def evaluate(
       that the run does not know.
     out: a folder to write the files to, in place of the run directory.
 
+  Scores of finished batches survive any stop: the same call continues, to the same bits.
+
   Returns:
     `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low`, `mAP_high`,
     `mAUC_low` and `mAUC_high`, the 95 % intervals over clips, `clips`, `classes`, `classes_scored`,
@@ -84,10 +87,11 @@ def evaluate_and_write(
   """What `evaluate` returns, and the path of the page, None if not all files could be written."""
   if out is not None:
     first_only(lambda: check_folder("--out", out))
-  scored = score_split(workdir, step, store_path, split, labels_path)
-  trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
-  is_own = scored.store.fingerprint == trained_on if trained_on else store_path is None
-  return first_only(lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own))
+  with kept_scores(path_of(workdir) / FOLDER if out is None else out) as keep:
+    scored = score_split(workdir, step, store_path, split, labels_path, keep)
+    trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
+    is_own = scored.store.fingerprint == trained_on if trained_on else store_path is None
+    return first_only(lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own))
 
 
 def _written(

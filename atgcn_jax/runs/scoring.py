@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,17 +11,19 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from atgcn_jax.buckets import in_bucket
+from atgcn_jax.buckets import import_tensorflow, in_bucket
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
+from atgcn_jax.runs import signals
 from atgcn_jax.runs.assemble import Run, store_of
 from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.kept_scores import Keep, finished_batches, scores_identity
 from atgcn_jax.runs.label_graph import SOUNDSCAPES
-from atgcn_jax.runs.processes import whole
+from atgcn_jax.runs.processes import first_only, whole
 from atgcn_jax.runs.restore import Loaded, load
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
@@ -35,24 +38,30 @@ def score_clips(
   mesh: jax.sharding.Mesh,
   *,
   before_batch: Callable[[], object] = lambda: None,
+  after_batch: Callable[[int, np.ndarray], object] = lambda number, scores: None,
+  finished: Sequence[np.ndarray] = (),
   title: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
   """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
 
   Args:
     before_batch: called before each batch; may raise to stop.
+    after_batch: called with the number of each batch and its scores float32[batch, K].
+    finished: the scores of the first batches, where they are known.
     title: of a bar that is shown on a terminal; no bar without.
   """
   clips_of, count = sequential(clips, batch)
   share = Share(jax.process_index(), jax.process_count())
-  scores = []
+  scores = list(finished)
   hidden = None if title else True  # None: shown on a terminal
-  with tqdm(total=len(clips), unit="clip", desc=title, disable=hidden) as bar:
-    for loaded in batches(store, clips_of, 0, count, share):
+  known = min(len(scores) * batch, len(clips))
+  with tqdm(total=len(clips), initial=known, unit="clip", desc=title, disable=hidden) as bar:
+    for loaded in batches(store, clips_of, len(scores), count, share):
       before_batch()
       inputs = {name: loaded[name] for name in ("log_mel", "peak_db")}
       scored = score_step(variables, sharding.place(inputs, mesh))
       scores.append(np.asarray(whole(scored)))
+      after_batch(len(scores) - 1, scores[-1])
       bar.update(min(batch, len(clips) - bar.n))
   return np.concatenate(scores)[: len(clips)], store.labels(clips)
 
@@ -90,15 +99,20 @@ def score_split(
   store_path: str | None,
   split: str,
   labels_path: str | None = None,
+  keep: Keep | None = None,
 ) -> ScoredSplit:
-  """The scores of a checkpoint for a split; arguments and errors are those of `evaluate`."""
+  """The scores of a checkpoint for a split.
+
+  Args:
+    keep: as `kept_scores` gives it. Other arguments and errors are those of `evaluate`.
+  """
   mesh = sharding.data_mesh()
   opened = open_split(workdir, step, store_path, split, mesh)
   run, store = opened.loaded.run, opened.store
   if not labels_path:
     check_vocabulary(run, store)
   ids = chosen_labels((run.vocabulary, store.vocabulary), labels_path)
-  return score(opened, ids, mesh, "scoring")
+  return score(opened, ids, mesh, "scoring", keep)
 
 
 def open_split(
@@ -179,11 +193,18 @@ def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -
   return [label_id for label_id in vocabularies[0].ids if label_id in shared]
 
 
-def score(opened: Opened, ids: Sequence[str], mesh: jax.sharding.Mesh, title: str) -> ScoredSplit:
+def score(
+  opened: Opened,
+  ids: Sequence[str],
+  mesh: jax.sharding.Mesh,
+  title: str,
+  keep: Keep | None = None,
+) -> ScoredSplit:
   """The scores of these labels, all of them known to the run and to the store.
 
   Args:
     title: of the bar.
+    keep: as `kept_scores` gives it.
   Raises:
     WorkFailed: if a score is not finite.
   """
@@ -193,9 +214,33 @@ def score(opened: Opened, ids: Sequence[str], mesh: jax.sharding.Mesh, title: st
   batch += -batch % jax.device_count()
   score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
   variables = run.for_inference()(loaded.state)
-  scores, labels = score_clips(score_step, variables, store, clips, batch, mesh, title=title)
+  part = None
+  if keep is not None:
+    part = keep(scores_identity(run, loaded.state, store, clips, batch), -(-len(clips) // batch))
+
+  def store_batch(number: int, rows: np.ndarray) -> None:
+    if part is not None:
+      with contextlib.suppress(OSError):  # a full disk does not end the scoring
+        part.add((number,), rows.tobytes())
+
+  import_tensorflow()  # takes seconds, which a signal within the block would wait for
+  with signals.deferred():
+    scores, labels = score_clips(
+      score_step,
+      variables,
+      store,
+      clips,
+      batch,
+      mesh,
+      before_batch=signals.check,
+      after_batch=store_batch,
+      finished=first_only(lambda: finished_batches(part, len(run.vocabulary))),
+      title=title,
+    )
   clip_ids = store.clip_ids[clips]
   if not (sound := np.isfinite(scores).all(axis=1)).all():
+    if part is not None:
+      part.discard()
     raise WorkFailed(
       f"{store.path}: the scores of {clip_ids[np.argmin(sound)]} are not finite at step "
       f"{loaded.step} of the run ({np.sum(~sound)} of {len(sound)} clips); use another --step"

@@ -1,10 +1,33 @@
-"""SIGTERM and Ctrl-C as a wish to stop at the next step."""
+"""SIGTERM and Ctrl-C: what they stop, and when.
+
+In a command the first of them raises `Interrupted` at once, within `deferred` at the next `check`.
+Python ignores what a handler raises in a finaliser or a callback of the garbage collector (JAX has
+one), and compiled modules crash of it while they are imported: there the handler waits. Where the
+exception was lost all the same, it raises again, as every `check` does, and `command` reports the
+signal at the end. A second Ctrl-C ends the process at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import signal
+import sys
+import types
 from collections.abc import Iterator
+
+SIGINT = signal.SIGINT
+NUMBERS = (signal.SIGTERM, SIGINT)
+RETRY_SECONDS = 0.05
+
+
+class Interrupted(KeyboardInterrupt):
+  """The command was asked to stop, by the signal `signal_number`."""
+
+  def __init__(self, signal_number: int):
+    super().__init__(signal.Signals(signal_number).name)
+    self.signal_number = signal_number
 
 
 class Stopped(Exception):  # noqa: N818 (a wish, not an error)
@@ -20,16 +43,115 @@ class StopRequest:
 
   signal_number: int | None = None
 
+  def check(self) -> None:
+    """Raise `Interrupted` if so."""
+    if self.signal_number is not None:
+      raise Interrupted(self.signal_number)
+
+
+_command = StopRequest()
+_deferrals = 0
+_ended = True
+
+
+@contextlib.contextmanager
+def command(*, ends_process: bool) -> Iterator[StopRequest]:
+  """Handle both signals while a command runs; one that is ignored from the start stays so.
+
+  Args:
+    ends_process: whether the process ends after the command. Then both signals end it from there
+      on, since Python would ignore an exception in what is still to be done; otherwise the
+      handlers before are restored.
+
+  Yields:
+    The request, which also knows of a signal whose exception was lost.
+  """
+  global _command, _deferrals, _ended
+  previous = {number: signal.getsignal(number) for number in NUMBERS}
+  previous = {number: old for number, old in previous.items() if old != signal.SIG_IGN}
+  _command, _deferrals, _ended = StopRequest(), 0, False
+  for number in previous:
+    signal.signal(number, _on_signal)
+  try:
+    yield _command
+  finally:
+    _ended = True
+    if _command.signal_number is not None:
+      signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in previous.items():
+      signal.signal(number, signal.SIG_DFL if ends_process else handler)
+    if not ends_process:
+      _command = StopRequest()
+
+
+def _on_signal(number: int, frame: types.FrameType | None) -> None:
+  if _command.signal_number is None:
+    _command.signal_number = number
+    _raise_when_safe(number, frame)
+  elif number == signal.SIGINT:  # of SIGTERM, `timeout` and some schedulers send several
+    os._exit(128 + number)
+
+
+def _raise_when_safe(number: int, frame: types.FrameType | None) -> None:
+  """Raise `Interrupted` unless it is on its way; is called again, as the handler of SIGALRM."""
+  if _deferrals or _ended:
+    return
+  signal.signal(signal.SIGALRM, _raise_when_safe)
+  signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+  if _is_safe(frame) and not _is_on_its_way():
+    _command.check()
+
+
+def _is_on_its_way() -> bool:
+  """Whether the main thread handles an `Interrupted`, or an exception raised meanwhile."""
+  error = sys.exc_info()[1]
+  while error is not None and not isinstance(error, Interrupted):
+    error = error.__context__
+  return error is not None
+
+
+def _is_safe(frame: types.FrameType | None) -> bool:
+  """Whether an exception that is raised in this frame gets to its callers."""
+  callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+  while frame is not None:
+    code = frame.f_code
+    if code in callbacks or code.co_name == "__del__" or "ExtensionFileLoader" in code.co_qualname:
+      return False
+    frame = frame.f_back
+  return True
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """Within, the first signal of a command waits for the next `check`, at the latest the end."""
+  global _deferrals
+  check()
+  _deferrals += 1
+  try:
+    yield
+  finally:
+    _deferrals -= 1
+  check()
+
+
+def check() -> None:
+  """Raise `Interrupted` if the command was asked to stop."""
+  _command.check()
+
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Within, the first SIGTERM or SIGINT is only noted; a second one acts at once."""
+  """Within, the first SIGTERM or SIGINT is only noted; a second Ctrl-C acts at once."""
   request = StopRequest()
-  previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+  request.signal_number = _command.signal_number
+  previous = {number: signal.getsignal(number) for number in NUMBERS}
 
   def note(number, frame):
+    second = request.signal_number is not None
     request.signal_number = number
-    restore()
+    if second and number == signal.SIGINT:
+      restore()
+      signal.raise_signal(number)
 
   def restore():
     for number, handler in previous.items():

@@ -16,7 +16,8 @@ from atgcn_jax.buckets import check_folder, path_of, write_whole
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import warn_if_test_clips
-from atgcn_jax.runs.scoring import score_split
+from atgcn_jax.runs.kept_scores import kept_scores
+from atgcn_jax.runs.scoring import ScoredSplit, score_split
 
 NAME = "thresholds.json"
 
@@ -80,8 +81,14 @@ def tune(
   check_folder(
     "--workdir", workdir, "thresholds are stored with the run: copy it to another folder"
   )
-  scored = score_split(workdir, step, store_path, "validation")
-  warn_if_test_clips(scored.loaded.run.config, "the thresholds are tuned on the clips")
+  with kept_scores(workdir) as keep:
+    scored = score_split(workdir, step, store_path, "validation", keep=keep)
+    warn_if_test_clips(scored.loaded.run.config, "the thresholds are tuned on the clips")
+    return _tuned(workdir, scored)
+
+
+def _tuned(workdir: str | os.PathLike, scored: ScoredSplit) -> dict[str, Any]:
+  """What `tune` returns, and its file written."""
   thresholds, f1 = best_thresholds(scored.scores, scored.labels)
   if not np.isfinite(thresholds).any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.windows import Window
 from atgcn_jax.errors import UserError
+from atgcn_jax.runs import signals
 
 READERS = min(4, os.cpu_count() or 1)  # sounds that are read at the same time
 AHEAD = 8  # windows of each that wait to be scored
@@ -56,6 +57,8 @@ def scored(
   pieces_of: Callable[[Any], Iterable[Piece | Finding]],
   score: Callable[[np.ndarray], Any],
   size: int,
+  *,
+  alone: bool = True,
 ) -> Iterator[Scored]:
   """What came of each sound, in their order, as soon as it is known.
 
@@ -69,6 +72,8 @@ def scored(
     score: float32[size, S] windows (or [1, S], if there is one window in all) to values
       [size, ...] on the device, without waiting for them.
     size: windows of a batch.
+    alone: whether there are no sounds besides these; else one window is a batch of `size` too, in
+      which it gets the same bits as among others.
   """
   unfinished: collections.deque[Scored] = collections.deque()
   waiting: list[tuple[Scored, Window]] = []
@@ -126,7 +131,7 @@ def scored(
       yield from done()
     if waiting:
       # A single window is the usual case: it gets a program of its own size.
-      begin(1 if len(waiting) == 1 and not batches else size)
+      begin(1 if len(waiting) == 1 and not batches and alone else size)
     while running:
       finish()
     yield from done()
@@ -156,8 +161,14 @@ def _read_ahead(
     else:
       put(line, None)
 
+  def taken(line: queue.Queue) -> Any:
+    while True:
+      signals.check()
+      with contextlib.suppress(queue.Empty):
+        return line.get(timeout=0.1)
+
   def received(line: queue.Queue) -> Iterator[Piece | Finding | UserError]:
-    while (item := line.get()) is not None:
+    while (item := taken(line)) is not None:
       if isinstance(item, Exception) and not isinstance(item, UserError):
         raise item
       yield item

@@ -19,6 +19,7 @@ from atgcn_jax.models import frames_pooled
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.exported import load_either
 from atgcn_jax.runs.forward import window_outputs
+from atgcn_jax.runs.identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
@@ -171,19 +172,33 @@ class Tagger:
 
     return chosen
 
-  # Of many sounds, in their order: an Outcome for each, also for those that cannot be used.
+  def identity(self) -> dict[str, Any]:
+    """What decides the values of a sound, as JSON: checkpoint, device, versions."""
+    return {"step": self.step} | identity(self.run, self._variables)
 
-  def clips(self, given: Sequence[Any], rate: int | None = None) -> Iterator[Outcome]:
+  # Of many sounds, in their order: an Outcome for each, also for those that cannot be used.
+  # `alone=False`: the values are those that these sounds have among further ones, to the bit.
+
+  def clips(
+    self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
+  ) -> Iterator[Outcome]:
     """The scores of whole sounds, each a `Timeline` of one row."""
     finish = functools.partial(of_clip, rate=self.run.frontend.sample_rate)
-    return self._whole(given, rate, "clip", finish)
+    return self._whole(given, rate, "clip", finish, alone)
 
-  def embeddings(self, given: Sequence[Any], rate: int | None = None) -> Iterator[Outcome]:
+  def embeddings(
+    self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
+  ) -> Iterator[Outcome]:
     """The embeddings of whole sounds, float32[C] each."""
-    return self._whole(given, rate, "embedding", lambda spans, vectors: vectors.mean(axis=0))
+    return self._whole(given, rate, "embedding", lambda spans, v: v.mean(axis=0), alone)
 
   def timelines(
-    self, given: Sequence[Any], rate: int | None = None, hop_seconds: float | None = None
+    self,
+    given: Sequence[Any],
+    rate: int | None = None,
+    hop_seconds: float | None = None,
+    *,
+    alone: bool = True,
   ) -> Iterator[Outcome]:
     """A `Timeline` each; arguments are those of `timeline`."""
     frontend = self.run.frontend
@@ -197,25 +212,34 @@ class Tagger:
           f"--hop-seconds {seconds:g}: give more than 0 and at most {frontend.seconds:g}"
         )
       return self._outcomes(
-        given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz)
+        given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz), alone
       )
     step = pooled * frontend.hop
     hop = min(size, self._shape("frames")[1] * step)
     finish = functools.partial(of_frames, step=step, hop=hop, rate=hertz)
-    return self._outcomes(given, rate, "frames", hop, {}, finish)
+    return self._outcomes(given, rate, "frames", hop, {}, finish, alone)
 
   def _shape(self, what: str) -> tuple[int, ...]:
     one = jax.ShapeDtypeStruct((1, self.run.frontend.samples), np.float32)
     return jax.eval_shape(self._score, self._variables, one)[what].shape
 
-  def _whole(self, given, rate: int | None, what: str, finish: Callable) -> Iterator[Outcome]:
+  def _whole(
+    self, given, rate: int | None, what: str, finish: Callable, alone: bool
+  ) -> Iterator[Outcome]:
     size = self.run.frontend.samples
     return self._outcomes(
-      given, rate, what, size, {"shortest": windows.shortest_tail(size)}, finish
+      given, rate, what, size, {"shortest": windows.shortest_tail(size)}, finish, alone
     )
 
   def _outcomes(
-    self, given, rate: int | None, what: str, hop: int, cutting: dict[str, Any], finish: Callable
+    self,
+    given,
+    rate: int | None,
+    what: str,
+    hop: int,
+    cutting: dict[str, Any],
+    finish: Callable,
+    alone: bool,
   ) -> Iterator[Outcome]:
     frontend = self.run.frontend
 
@@ -231,7 +255,7 @@ class Tagger:
       return self._score(self._variables, waveforms)[what]
 
     size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
-    for scored in batches.scored(given, pieces_of, score, size):
+    for scored in batches.scored(given, pieces_of, score, size, alone=alone):
       if scored.error is not None:
         yield Outcome(scored.source, None, scored.error)
         continue

@@ -1,0 +1,165 @@
+"""SIGTERM and Ctrl-C in a command: raised where that is safe, deferred, never lost."""
+
+import contextlib
+import gc
+import os
+import signal
+import time
+import weakref
+
+import pytest
+
+from atgcn_jax.runs import signals
+
+
+@pytest.fixture(autouse=True)
+def never_again(monkeypatch):
+  """What was raised and caught here is not raised again."""
+  monkeypatch.setattr(signals, "RETRY_SECONDS", 600)
+
+
+@pytest.fixture
+def soon_again(monkeypatch):
+  monkeypatch.setattr(signals, "RETRY_SECONDS", 0.05)
+
+
+def send(number=signal.SIGTERM):
+  os.kill(os.getpid(), number)
+
+
+def wait():
+  """For an exception from a handler."""
+  end = time.monotonic() + 60
+  while time.monotonic() < end:
+    time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_raises(number):
+  before = [signal.getsignal(n) for n in signals.NUMBERS]
+  with signals.command(ends_process=False) as stop:
+    with pytest.raises(signals.Interrupted) as error:
+      send(number)
+    assert error.value.signal_number == stop.signal_number == number
+  assert [signal.getsignal(n) for n in signals.NUMBERS] == before
+  signals.check()
+
+
+def collect_and_wait():
+  gc.collect()
+  wait()
+
+
+@pytest.mark.usefixtures("soon_again")
+def test_it_waits_for_the_garbage_collector():
+  sent = []
+
+  def callback(phase, info):
+    if not sent:
+      sent.append(phase)
+      send()
+
+  with signals.command(ends_process=False) as stop:
+    gc.callbacks.append(callback)
+    with pytest.raises(signals.Interrupted):
+      collect_and_wait()
+    gc.callbacks.remove(callback)
+    assert stop.signal_number == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("soon_again")
+def test_it_waits_for_a_finaliser():
+  class Dying:
+    def __del__(self):
+      send()
+
+  with signals.command(ends_process=False):
+    del [Dying()][0]
+    with pytest.raises(signals.Interrupted):
+      wait()
+
+
+def test_what_a_library_catches_is_raised_again():
+  with signals.command(ends_process=False):
+    with contextlib.suppress(BaseException):
+      send()
+    with pytest.raises(signals.Interrupted):
+      signals.check()
+    with pytest.raises(signals.Interrupted), signals.deferred():
+      pytest.fail("not reached")
+    with signals.stop_on_signals() as request:
+      assert request.signal_number == signal.SIGTERM
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("soon_again")
+def test_what_is_ignored_in_a_callback_is_raised_again():
+  class Owner:
+    pass
+
+  owner = Owner()
+  reference = weakref.ref(owner, lambda _: send())
+  with signals.command(ends_process=False):
+    del owner
+    with pytest.raises(signals.Interrupted):
+      wait()
+  assert reference() is None
+
+
+@pytest.mark.usefixtures("soon_again")
+def test_it_is_raised_once():
+  ended = []
+  with signals.command(ends_process=False):
+    try:
+      send()
+    except KeyboardInterrupt:
+      time.sleep(4 * signals.RETRY_SECONDS)
+      ended.append(True)
+  assert ended
+
+
+def test_it_is_deferred():
+  reached = []
+
+  def work(*steps):
+    with signals.deferred():
+      for number, step in enumerate(steps):
+        step()
+        reached.append(number)
+
+  for steps, expected in [((signals.check, send, signals.check), [0, 1]), ((send, int), [0, 1])]:
+    with signals.command(ends_process=False), pytest.raises(signals.Interrupted):
+      work(*steps)
+    assert reached == expected
+    reached.clear()
+
+
+def test_only_a_second_ctrl_c_ends_at_once(monkeypatch):
+  ended = []
+  monkeypatch.setattr(signals.os, "_exit", ended.append)
+  with signals.command(ends_process=False):
+    with pytest.raises(signals.Interrupted):
+      send(signal.SIGTERM)
+    send(signal.SIGTERM)  # as `timeout` does
+    assert ended == []
+    send(signal.SIGINT)
+    assert ended == [130]
+
+
+def test_a_step_ends_after_a_second_sigterm():
+  with signals.command(ends_process=False), signals.stop_on_signals() as request:
+    send(signal.SIGTERM)
+    send(signal.SIGTERM)
+    assert request.signal_number == signal.SIGTERM
+    with pytest.raises(signals.Interrupted):
+      send(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with signals.command(ends_process=False) as stop:
+      send(signal.SIGINT)
+      assert stop.signal_number is None
+  finally:
+    signal.signal(signal.SIGINT, before)
