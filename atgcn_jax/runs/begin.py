@@ -122,10 +122,11 @@ def check_workdir(workdir: str | os.PathLike) -> None:
 
 
 def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
-  """A new run and its state before the first step, with what `start.run` gives it.
+  """Return a new run and its state before the first step, with the parameters of `start.run`.
 
-  That is its encoder, its head as far as names and shapes agree (for other labels that of a graph
-  alone), and the normaliser they were trained with.
+  These are its encoder, and its head as far as names and shapes agree (for other labels only that
+  of a graph). A frozen encoder also keeps the normaliser that it was trained with, since its batch
+  statistics never adapt; any other run standardises by its own training clips.
 
   Raises:
     UserError: for a start.run that cannot be read, has another front end or another encoder.
@@ -166,7 +167,8 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
     )
     adam = run.optimiser()
     state = jax.jit(lambda given: start_state(given, adam), out_shardings=kept)(variables)
-    run = dataclasses.replace(run, normaliser=given.run.normaliser)
+    if run.config.model.freeze_encoder:
+      run = dataclasses.replace(run, normaliser=given.run.normaliser)
   return run, state
 
 

@@ -15,11 +15,11 @@ from atgcn_jax.runs.processes import first_only
 from atgcn_jax.runs.restore import sound_step
 from atgcn_jax.training import checkpoint
 
-# In place of the source's: its length and rate are those of a training from scratch.
+# In place of the source's, whose length is that of a training from scratch. The peak learning rate
+# stays the source's: a lower one loses to training from scratch (docs/finetune.md).
 CHANGES: dict[str, Any] = {
   "optim": {
     "steps": 1000,
-    "learning_rate": 5e-4,
     "schedule": "cosine",
     "warmup_steps": 50,
     "final_factor": 0.01,
