@@ -167,6 +167,6 @@ def _check(place: pathlib.Path, identity: dict[str, Any]) -> None:
   for name in [*identity, *begun]:
     if begun.get(name) != identity.get(name):
       raise UserError(
-        f"{place}: begun with {name} {begun.get(name)}, not {identity.get(name)}; repeat that "
+        f"{place}: started with {name} {begun.get(name)}, not {identity.get(name)}; repeat that "
         f"command, or remove {place} and {journal_of(place).name} to start again"
       )

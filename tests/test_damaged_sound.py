@@ -1,4 +1,4 @@
-"""Sound files that are cut short, damaged, or tell of another length than they have."""
+"""Sound files that are cut short, damaged, or whose header states another length than they have."""
 
 import io
 import shutil

@@ -174,9 +174,9 @@ def test_another_command_continues_nothing(sounds, tmp_path, monkeypatch, capsys
   kept = contents(tmp_path)
   capsys.readouterr()
   for command, named in [
-    (["tag", "--top", 3, "--csv", out], "begun with --top 5, not 3"),
-    (["tag", "--step", 28, "--csv", out], "begun with step 30, not 28"),
-    (["embed", "--out", out], "begun with command tag, not embed"),
+    (["tag", "--top", 3, "--csv", out], "started with --top 5, not 3"),
+    (["tag", "--step", 28, "--csv", out], "started with step 30, not 28"),
+    (["embed", "--out", out], "started with command tag, not embed"),
   ]:
     assert run(*command, sounds) == 2
     (line,) = capsys.readouterr().err.splitlines()

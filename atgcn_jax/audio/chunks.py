@@ -107,7 +107,7 @@ def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_sound(data: Bytes, at: int) -> bool:
-  """Whether sound goes on there, rather than another chunk, a tag, or filling of zeros."""
+  """Return whether sound continues there, and not another chunk, a tag or padding with zeros."""
   for first in (data[at : at + 4], data[at + 1 : at + 5]):  # a byte may fill up the sound
     if all(32 <= byte < 127 for byte in first) or first[:3] in (b"ID3", b"TAG"):
       return False

@@ -47,7 +47,7 @@ def data_of(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
 
 
 def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[Any, Any]:
-  """Returns the open file and its bytes as they lie on the disk; None and bytes if on no disk."""
+  """Return the open file and its bytes, mapped from the disk; None and bytes if on no disk."""
   if in_bucket(source):
     return None, path_of(source).read_bytes()
   file = stack.enter_context(io.FileIO(source))

@@ -62,7 +62,7 @@ def _open_closed() -> None:
 
 
 def _is_closed_pipe(stream: TextIO) -> bool:
-  """Whether whoever read from this stream has gone."""
+  """Return whether the reader of this stream has closed it."""
   poll = select.poll()
   try:
     poll.register(stream.fileno(), 0)  # an error is reported without being asked for

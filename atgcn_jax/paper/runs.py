@@ -133,7 +133,7 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
 
 
 def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -> None:
-  """Refuse what the training or scoring of a missing run would refuse, before any is begun.
+  """Refuse what the training or scoring of a missing run would refuse, before any starts.
 
   The graph and the sizes of a system are checked for its first run; start.run is not, as the
   baseline that it names may not be trained yet.

@@ -173,7 +173,7 @@ def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
 
 
 class Beginning(NamedTuple):
-  """What a run directory holds: `saved`, to go on from, is None where the run begins at step 0."""
+  """The contents of a run directory; `saved` is None if the run starts at step 0."""
 
   found: Found
   saved: Loaded | None
