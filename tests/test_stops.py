@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -32,9 +33,9 @@ def read(monkeypatch):
   """The names of the files that are read, in turn."""
   names, opened = [], sources.opened
 
-  def noted(source, rate):
+  def noted(source, *arguments, **options):
     names.append(os.path.basename(source))
-    return opened(source, rate)
+    return opened(source, *arguments, **options)
 
   monkeypatch.setattr(sources, "opened", noted)
   return names
@@ -259,16 +260,17 @@ def test_a_blocked_reader_does_not_block_the_stop(sounds, tmp_path, monkeypatch)
   class Pool(batches.ThreadPoolExecutor):
     def __exit__(self, *error):
       ended.append(error[0])
-      pipe.write_bytes(b"")
+      # In a thread, since it waits until the pipe is read.
+      threading.Thread(target=pipe.write_bytes, args=(b"",), daemon=True).start()
       return super().__exit__(*error)
 
   monkeypatch.setattr(batches, "ThreadPoolExecutor", Pool)
   opened = sources.opened
 
-  def signalled(source, rate):
+  def signalled(source, *arguments, **options):
     if source == str(pipe):
       os.kill(os.getpid(), signal.SIGINT)
-    return opened(source, rate)
+    return opened(source, *arguments, **options)
 
   monkeypatch.setattr(sources, "opened", signalled)
   assert run("tag", "--csv", tmp_path / "out.csv", pipe) == 130
