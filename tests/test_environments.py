@@ -23,6 +23,7 @@ from atgcn_jax.runs import assemble, machine
 from atgcn_jax.runs.config import plain
 
 NOT_UTF8 = os.fsdecode(b"gr\xfcn")
+TONE = 0.1 * np.sin(np.arange(4000))
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def test_a_file_of_label_vectors_that_was_named_relative(run, tmp_path, monkeypa
 
 def test_sound_files_whose_names_are_not_utf8(tmp_path, capfd):
   for name in (NOT_UTF8, "plain"):
-    sound = wav(tmp_path / "sounds" / "new.wav", np.zeros(4000))
+    sound = wav(tmp_path / "sounds" / "new.wav", TONE)
     sound.rename(sound.with_name(f"{name}.wav"))
   given = ("--workdir", trained(), tmp_path / "sounds")
   assert called(capfd, "tag", *given, "--top", 1)[0] == 0
@@ -280,7 +281,7 @@ def test_sound_files_whose_names_are_not_utf8(tmp_path, capfd):
 def test_folders_whose_names_are_not_utf8(tmp_path, capfd):
   place = tmp_path / NOT_UTF8
   place.mkdir()
-  wav(tmp_path / "sound.wav", np.zeros(4000)).rename(place / "sound.wav")
+  wav(tmp_path / "sound.wav", TONE).rename(place / "sound.wav")
   run = shutil.copytree(trained(), place / "run")
   store = make_store(place / "store.h5")
   for command in (
@@ -346,7 +347,7 @@ def test_a_closed_pipe_ends_a_command_without_a_word(closed, unbuffered):
 
 
 def test_a_pipe_that_is_closed_while_files_are_tagged(tmp_path, monkeypatch):
-  sound = wav(tmp_path / "sound.wav", np.zeros(4000))
+  sound = wav(tmp_path / "sound.wav", TONE)
   said = io.StringIO()
   with open(closed_pipe(), "w") as out:
     monkeypatch.setattr(sys, "stdout", out)
@@ -365,7 +366,7 @@ def test_another_pipe_that_breaks_is_no_reason_to_be_silent():
 
 
 def test_streams_that_are_closed_from_the_start(tmp_path):
-  sound = wav(tmp_path / "sound.wav", np.zeros(4000))
+  sound = wav(tmp_path / "sound.wav", TONE)
   shell = 'exec "$@" <&- >&- 2>&-'
   process = start(
     *("tag", "--workdir", trained(), "--csv", tmp_path / "tags.csv", "--json", sound),
