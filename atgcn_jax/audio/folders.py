@@ -25,14 +25,14 @@ SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 3  # files that a message names
 
 
-class Contents(NamedTuple):
+class FolderContents(NamedTuple):
   """Files below a folder, as sorted paths relative to it; `faults` are (path, reason)."""
 
   files: list[str]
   faults: list[tuple[str, str]]
 
 
-def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> Contents:
+def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> FolderContents:
   """Return all files below a folder, also those in linked folders.
 
   Each folder is entered once: under its own name if it is below this one, and otherwise under the
@@ -48,7 +48,7 @@ def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> Conte
   files, faults = _in_bucket(folder) if in_bucket(folder) else _on_disk(folder)
   if suffixes:
     files = [path for path in files if path.lower().endswith(suffixes)]
-  return Contents(sorted(files), sorted(faults))
+  return FolderContents(sorted(files), sorted(faults))
 
 
 def other_formats(files: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 from atgcn_jax.buckets import path_of
 from atgcn_jax.data.store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.partial_results import PartialResults, partial_results
 from atgcn_jax.runs.assemble import Run
 from atgcn_jax.runs.identity import identity
+from atgcn_jax.runs.partial_results import PartialResults, partial_results
 from atgcn_jax.runs.processes import is_first
 
 # From what decides the scores and the number of batches to the batches that are finished.
@@ -31,14 +32,19 @@ def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
   The same scoring continues with them after any stop. Of many processes the first keeps them. Where
   the folder cannot be written, or another process has the same ones, they are not kept.
   """
+  made: list[pathlib.Path] = []
   with contextlib.ExitStack() as stack:
+    stack.callback(_remove_empty, made)
 
     def keep(identity: dict[str, Any], batches: int) -> PartialResults | None:
       if not is_first():
         return None
       digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
       try:
-        path_of(folder).mkdir(parents=True, exist_ok=True)
+        place = path_of(folder)
+        if not place.exists():
+          place.mkdir(parents=True)
+          made.append(place)
         out = os.path.join(folder, f".scores-{digest[:12]}")
         results = partial_results(out, identity, total=batches, unit="batches")
         return stack.enter_context(results)
@@ -46,6 +52,12 @@ def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
         return None
 
     yield keep
+
+
+def _remove_empty(folders: list[pathlib.Path]) -> None:
+  for folder in folders:
+    with contextlib.suppress(OSError):  # it holds scores
+      folder.rmdir()
 
 
 def scores_identity(
