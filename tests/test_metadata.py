@@ -300,7 +300,7 @@ def test_ctrl_c_keeps_the_part_and_the_next_call_goes_on(server, tmp_path, capsy
   server.faults = {"labels.csv": [interrupts]}
   command = ["metadata", "--out", str(tmp_path), "--mirror", address(server)]
   assert cli.main(command) == 130
-  assert capsys.readouterr().err == "atgcn metadata: stopped\n"
+  assert capsys.readouterr().err == "atgcn metadata: stopped by SIGINT\n"
   part = present(tmp_path)["labels.csv.part"]
   assert CONTENTS["labels.csv"].startswith(part)
   assert cli.main(command) == 0

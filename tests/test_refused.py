@@ -42,10 +42,6 @@ def unstarted(tmp_path, monkeypatch):
   ("override", "named"),
   [
     ("data.validation_folds=('x',)", "data.validation_folds: .* has no fold x"),
-    (
-      "data.validation_share=1e-9 data.validation_folds=()",
-      "data.validation_share: 1e-09 of the training folds",
-    ),
     ("data.vocabulary=missing.csv", "missing.csv"),
     ("start.run=missing", "missing: no run"),
     ("sharding.label_parts=3", "sharding.label_parts"),

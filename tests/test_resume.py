@@ -25,7 +25,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs import loop
 from atgcn_jax.runs.log import RunLog
-from atgcn_jax.runs.signals import Stopped
+from atgcn_jax.signals import Stopped
 from atgcn_jax.training import checkpoint
 
 

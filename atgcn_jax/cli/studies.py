@@ -93,7 +93,7 @@ def _reproduce(options) -> int:
   from atgcn_jax.paper.reproduce import reproduce
   from atgcn_jax.paper.runs import Settings
   from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
-  from atgcn_jax.runs.signals import Stopped
+  from atgcn_jax.signals import Stopped
 
   if options.seeds < 1:
     raise UserError(f"--seeds {options.seeds}: ask for at least one")

@@ -87,7 +87,7 @@ def _trained(options, deterministic: bool, config_of: Callable[[], Any]) -> int:
   from atgcn_jax.runs.loop import train
   from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.runs.processes import join
-  from atgcn_jax.runs.signals import Stopped
+  from atgcn_jax.signals import Stopped
 
   keep_compiled_programs()
   keep_freed_memory()

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from atgcn_jax.runs import signals
+from atgcn_jax import signals
 
 QUIET_SECONDS = 60  # between two lines where the terminal is none
 

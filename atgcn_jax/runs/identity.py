@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import atgcn_jax
+from atgcn_jax import __version__
 from atgcn_jax.runs.assemble import Run
 
 
@@ -25,5 +25,5 @@ def identity(run: Run, variables: Any) -> dict[str, Any]:
   return {
     "checkpoint": digest.hexdigest()[:16],
     "devices": f"{jax.device_count()} {device.device_kind} of {jax.process_count()} processes",
-    "versions": f"atgcn_jax {atgcn_jax.__version__}, jax {jax.__version__}",
+    "versions": f"atgcn_jax {__version__}, jax {jax.__version__}",
   }

@@ -41,8 +41,8 @@ from atgcn_jax.runs.log import RunLog, open_log
 from atgcn_jax.runs.processes import Pulse, first_only, host_names, same_everywhere
 from atgcn_jax.runs.restore import make_way, with_training_state
 from atgcn_jax.runs.scoring import score_clips
-from atgcn_jax.runs.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.runs.watch import Pace, Profile, profile_of
+from atgcn_jax.signals import Stopped, StopRequest, stop_on_signals
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.optim import learning_rate_schedule, plateau_factor

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax import signals
 from atgcn_jax.buckets import import_tensorflow, in_bucket
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
@@ -18,7 +19,6 @@ from atgcn_jax.data.store import ClipStore
 from atgcn_jax.data.tfds_store import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
-from atgcn_jax.runs import signals
 from atgcn_jax.runs.assemble import Run, store_of
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.kept_scores import Keep, finished_batches, scores_identity

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax import signals
 from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.buckets import in_bucket, path_of, whole_file
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import signals
 from atgcn_jax.runs.partial_results import Key, PartialResults, partial_results
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
