@@ -1,14 +1,33 @@
-"""Eight CPU devices for every test, and the folder of shared data."""
+"""Eight CPU devices for every test, one cache of compiled programs, and the shared data."""
 
 import os
 import pathlib
 import signal
+import sys
+import tempfile
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Compilation takes longer than anything else here, so it is quick rather than good; with --all
+# programs are compiled as for users.
+QUICK_COMPILATION = (
+  "--xla_backend_optimization_level=0",
+  "--xla_llvm_disable_expensive_passes=true",
+  "--xla_cpu_use_fusion_emitters=false",
+)
+# The workers and the processes that tests start inherit these variables.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  compiled = tempfile.TemporaryDirectory(prefix="atgcn-compiled-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+  # JAX locks the cache only where its size is limited.
+  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  if "--all" not in sys.argv:
+    os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION))
 
 # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

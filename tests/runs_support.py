@@ -36,14 +36,6 @@ from atgcn_jax.training import sharding
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 HOME = tempfile.TemporaryDirectory(prefix="atgcn-tests-")
 
-# Programs are compiled once, for this process and those that it starts.
-COMPILED = {
-  "JAX_COMPILATION_CACHE_DIR": HOME.name + "/compiled",
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-}
-jax.config.update("jax_compilation_cache_dir", COMPILED["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
 # One second of sound becomes 32 frames of 16 bands.
 FRONTEND = Frontend(
   name="tiny",
@@ -215,7 +207,7 @@ def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> su
   return subprocess.Popen(
     [*before, sys.executable, "-m", "atgcn_jax", *map(str, arguments)],
     cwd=REPOSITORY,
-    env=environment | COMPILED | variables,
+    env=environment | variables,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

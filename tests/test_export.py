@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 from runs_support import (
-  COMPILED,
   FRONTEND,
   REPOSITORY,
   VOCABULARY,
@@ -97,7 +96,7 @@ def outside(code, folder, sounds, python=sys.executable):
   np.savez(folder / "sounds.npz", **sounds)
   (folder / "snippet.py").write_text(code)
   (folder / "outside.py").write_text(OUTSIDE)
-  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | COMPILED
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
   done = subprocess.run(
     [python, "outside.py"],
     cwd=folder,

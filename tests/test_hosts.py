@@ -10,7 +10,7 @@ import time
 from typing import NamedTuple
 
 import pytest
-from runs_support import COMPILED, REPOSITORY, joining, records, start, trained
+from runs_support import REPOSITORY, joining, records, start, trained
 
 from atgcn_jax import cli
 from atgcn_jax.training import checkpoint
@@ -143,7 +143,7 @@ def test_a_host_that_lags_is_named(tmp_path):
   command = ["train", "--config", trained().parent / "config.py", "--workdir", tmp_path / "run"]
   command += ["--config.optim.steps=60", "--config.evaluation.every=1000"]
   command += ["--config.checkpoint.every=1000"]
-  environment = os.environ | COMPILED | {"JAX_NUM_CPU_DEVICES": "4"}
+  environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
   pair = [
     subprocess.Popen(
       [sys.executable, "-c", SLOW, wait, *map(str, command), *joining(PORT, 2, i)],

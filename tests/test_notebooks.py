@@ -6,7 +6,6 @@ import os
 import pathlib
 
 import pytest
-from runs_support import COMPILED
 
 from atgcn_jax.data.layouts.esc50 import LABELS
 
@@ -36,7 +35,6 @@ def small_setting(tmp_path_factory):
     "ATGCN_NOTEBOOK_STEPS": "4",
     "XDG_CACHE_HOME": str(home / "cache"),
     "IPYTHONDIR": str(home / "ipython"),
-    **COMPILED,
   }
 
 

@@ -16,7 +16,6 @@ from narrow_system import assert_same_first_step, assert_same_in_float64
 from narrow_system import trained as narrow
 from one_of_many import fed
 from runs_support import (
-  COMPILED,
   REPOSITORY,
   contents,
   free_port,
@@ -71,7 +70,7 @@ def one_process():
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
   coordinator, alone = f"127.0.0.1:{free_port()}", fed(tmp_path)
-  environment = os.environ | COMPILED | {"JAX_NUM_CPU_DEVICES": str(8 // count)}
+  environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(8 // count)}
   command = [
     sys.executable,
     "-X",

@@ -56,8 +56,9 @@ def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
 
 def _remove_empty(folders: list[pathlib.Path]) -> None:
   for folder in folders:
-    with contextlib.suppress(OSError):  # it holds scores
-      folder.rmdir()
+    with contextlib.suppress(OSError):
+      if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def scores_identity(
