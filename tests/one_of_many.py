@@ -12,9 +12,9 @@ import jax
 from narrow_system import trained
 from runs_support import tiny_config
 
-from atgcn_jax.data.store import open_store
-from atgcn_jax.runs.feed import PLACEMENTS, feed_of
-from atgcn_jax.runs.processes import (
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.runs.step_inputs import PLACEMENTS, feed_of
+from atgcn_jax.runtime.processes import (
   Pulse,
   first_only,
   gathered,

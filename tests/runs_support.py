@@ -20,17 +20,17 @@ import small_store
 import soundfile
 
 from atgcn_jax.audio.frontend import Frontend, log_mel
-from atgcn_jax.data import building
-from atgcn_jax.data.store import encode, write_store
+from atgcn_jax.data.store import store_builder
+from atgcn_jax.data.store.clip_store import encode, write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
-from atgcn_jax.runs.loop import train
-from atgcn_jax.runs.restore import (
+from atgcn_jax.runs.load import (
   find_checkpoints,
   read_run,
   set_aside_damaged,
   with_training_state,
 )
+from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training import sharding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  monkeypatch.setattr(store_builder, "in_processes", in_processes)
 
 
 def same_bits(one: Any, other: Any) -> bool:

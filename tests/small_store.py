@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data import store
+from atgcn_jax.data.store import clip_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("/m/a", "/m/b", "/m/c", "/m/d"), ("Äpfel", "Birds, many", "Cat", "Dog"))
@@ -29,15 +29,15 @@ def write(path, log_mel, dtype="uint8", chunk=4, **changes):
     "vocabulary": VOCABULARY,
     "frontend": FRONTEND,
   } | changes
-  chunks = (store.encode(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
-  store.write_store(path, chunks, dtype=dtype, **parts)
+  chunks = (clip_store.encode(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
+  clip_store.write_store(path, chunks, dtype=dtype, **parts)
   return parts
 
 
 def make(path, clips=11, dtype="uint8", **changes):
   """An open store."""
   write(path, decibels(clips), dtype, **changes)
-  return store.open_store(path)
+  return clip_store.open_store(path)
 
 
 def spoil(path, clips, value=np.nan):

@@ -11,7 +11,7 @@ import small_store
 from atgcn_jax.data.layouts import array_pickle, talnet
 from atgcn_jax.data.layouts.array_pickle import read_arrays
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 
 RAW = b"A" * 64  # eight pointers to nowhere

@@ -6,9 +6,10 @@ import sys
 import jax
 import pytest
 
+from atgcn_jax.bench import layers as bench_layers
+from atgcn_jax.bench import peers, steps
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs import machine
-from atgcn_jax.tools import bench, bench_layers, compare
+from atgcn_jax.runtime import process_setup
 
 
 def says(text, status=0):
@@ -16,19 +17,19 @@ def says(text, status=0):
 
 
 def test_run_json_takes_the_last_line():
-  assert bench.run_json(says('first\n{"seconds": 2}')) == {"seconds": 2}
+  assert steps.run_json(says('first\n{"seconds": 2}')) == {"seconds": 2}
 
 
 def test_run_json_tells_why_a_command_failed():
   with pytest.raises(WorkFailed, match="ended with 3"):
-    bench.run_json(says("{}", status=3))
+    steps.run_json(says("{}", status=3))
 
 
 def test_in_turn_leaves_out_the_first(tmp_path):
   tally = repr(str(tmp_path / "tally"))
   counting = f"file = open({tally}, 'a'); print(file.tell()); file.write('x')"
-  mine, peers = compare.in_turn([sys.executable, "-c", counting], says("7"), 2)
-  assert (mine, peers) == ([1, 2], [7, 7])
+  mine, theirs = peers.in_turn([sys.executable, "-c", counting], says("7"), 2)
+  assert (mine, theirs) == ([1, 2], [7, 7])
 
 
 @pytest.mark.parametrize(
@@ -37,20 +38,20 @@ def test_in_turn_leaves_out_the_first(tmp_path):
 )
 def test_a_ratio_above_one_is_in_our_favour(key, unit, ours, peer):
   results = [{key: ours}] * 3, [{key: peer}] * 3
-  row = compare._row("name", results, key, unit)
+  row = peers._row("name", results, key, unit)
   assert row["ratio"] == pytest.approx(3)
 
 
 def test_the_table_has_a_line_a_row():
   row = {"name": "train", "ours": 8.1234, "peer": 4.0, "ratio": 2.031, "unit": "clips/s"}
-  text = compare.table({"rows": [row | {"limit": None}], "machine": compare.machine()})
+  text = peers.table({"rows": [row | {"limit": None}], "machine": peers.machine()})
   assert "| train | 8.123 clips/s | 4 clips/s | 2.03 | – |" in text.splitlines()
   assert f"jax {jax.__version__}" in text
 
 
 def test_compare_names_a_twin_that_is_not_there(tmp_path):
   with pytest.raises(UserError, match="no such file"):
-    compare.compare(str(tmp_path / "twin.py"), 1)
+    peers.compare(str(tmp_path / "twin.py"), 1)
 
 
 def test_layers_of_a_small_network(monkeypatch):
@@ -67,8 +68,8 @@ def test_layers_of_a_small_network(monkeypatch):
 
 
 def test_the_time_since_the_start_grows():
-  first = bench.seconds_since_start()
-  assert first is None or 0 < first < bench.seconds_since_start() < 24 * 3600
+  first = steps.seconds_since_start()
+  assert first is None or 0 < first < steps.seconds_since_start() < 24 * 3600
 
 
 @pytest.fixture
@@ -81,16 +82,16 @@ def no_cache():
 
 def test_compiled_programs_are_kept_in_the_users_cache(no_cache, monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  machine.keep_compiled_programs()
+  process_setup.keep_compiled_programs()
   folder = jax.config.values["jax_compilation_cache_dir"]
   assert folder.startswith(str(tmp_path / "atgcn_jax" / "compiled"))
   jax.config.update("jax_compilation_cache_dir", "elsewhere")
-  machine.keep_compiled_programs()
+  process_setup.keep_compiled_programs()
   assert jax.config.values["jax_compilation_cache_dir"] == "elsewhere"
 
 
 @pytest.mark.slow
 def test_a_warm_start_is_quick_and_small(tmp_path):
-  result = bench.bench_starts("compile", "atgcn", 2)
+  result = steps.bench_starts("compile", "atgcn", 2)
   assert result["warm"]["first_step_seconds"] < result["cold"]["first_step_seconds"]
   assert result["peak_bytes"] < result["cold"]["peak_bytes"]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from atgcn_jax import cli
+from atgcn_jax.bench import data as bench_data
+from atgcn_jax.bench import feed as bench_feed
+from atgcn_jax.bench import steps
 from atgcn_jax.errors import UserError
-from atgcn_jax.tools import bench, bench_data, bench_feed
 
 TWIN = """
 import argparse, json
@@ -107,14 +109,14 @@ def test_memory_now():
 
 @pytest.mark.slow
 def test_feed(tmp_path, monkeypatch):
-  full = bench.config_of
+  full = steps.config_of
 
   def narrow(model_name, dtype):
     config = full(model_name, dtype)
     config.model.width = 1 / 32
     return config
 
-  monkeypatch.setattr(bench, "config_of", narrow)
+  monkeypatch.setattr(steps, "config_of", narrow)
   result = bench_feed.bench_feed(40, "cnn10", 8, 2, "float32")
   assert result["clips_per_second"] == pytest.approx(8 / result["seconds_per_step"])
   for name in ("host", "device"):

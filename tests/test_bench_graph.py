@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from atgcn_jax.bench.graph import bench_counts, bench_graph, made_up_clips, made_up_counts
 from atgcn_jax.labels.counts import count_labels
-from atgcn_jax.tools.bench_graph import bench_counts, bench_graph, made_up_clips, made_up_counts
 
 
 @pytest.mark.parametrize("hubs", [False, True])

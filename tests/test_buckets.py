@@ -19,11 +19,12 @@ from runs_support import (
   write_config,
 )
 
-from atgcn_jax import buckets, cli
+from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
-from atgcn_jax.runs import folder_lock, lock_holder, log, loop
+from atgcn_jax.runs import folder_lock, lock_holder, log, training_loop
+from atgcn_jax.runtime import buckets
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 
@@ -158,7 +159,7 @@ def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
     service.fail(True)
     raise RuntimeError("UNAVAILABLE")
 
-  monkeypatch.setattr(loop, "train", lost)
+  monkeypatch.setattr(training_loop, "train", lost)
   assert train(config_file, RUN, 5) == 1
   message = capsys.readouterr().err.splitlines()
   assert len(message) == 1

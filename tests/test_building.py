@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data import building, partial, progress, store
-from atgcn_jax.data.building import build_store
 from atgcn_jax.data.layouts.listing import Clip, Row, gathered
+from atgcn_jax.data.store import clip_store, store_builder, unfinished
+from atgcn_jax.data.store.store_builder import build_store
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime import progress
 
 CLIPS = 53
 BAD = (3, 17, 18)
@@ -50,7 +51,7 @@ def here(monkeypatch):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  monkeypatch.setattr(store_builder, "in_processes", in_processes)
   loaded.clear()
 
 
@@ -58,8 +59,10 @@ def here(monkeypatch):
 def whole(tmp_path_factory):
   """The bytes of the store that was never stopped."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(building, "in_processes", lambda work, chunks, processes: map(work, chunks))
-    patch.setattr(building.contextlib, "closing", lambda feed: building.contextlib.nullcontext())
+    patch.setattr(store_builder, "in_processes", lambda work, chunks, processes: map(work, chunks))
+    patch.setattr(
+      store_builder.contextlib, "closing", lambda feed: store_builder.contextlib.nullcontext()
+    )
     path = tmp_path_factory.mktemp("whole") / "s.h5"
     assert build(path) == (CLIPS - len(BAD), 0, len(BAD))
   return path.read_bytes()
@@ -68,7 +71,7 @@ def whole(tmp_path_factory):
 def test_what_is_left_out(tmp_path):
   out = tmp_path / "new" / "s.h5"
   assert build(out) == (CLIPS - len(BAD), 0, len(BAD))
-  opened = store.open_store(out)
+  opened = clip_store.open_store(out)
   kept = [i for i in range(CLIPS) if i not in BAD]
   assert opened.clip_ids.tolist() == [f"clip {i}" for i in kept]
   assert opened.folds.tolist() == [str(i % 2) for i in kept]
@@ -78,7 +81,7 @@ def test_what_is_left_out(tmp_path):
   assert opened.labels(np.arange(len(opened))).tolist() == [rows[i % 3] for i in kept]
   assert opened.log_mel.shape == (len(kept), FRONTEND.frames, FRONTEND.n_mels)
   assert (np.asarray(opened.log_mel).max(axis=(1, 2)) == 255).all()
-  rows = list(csv.reader(partial.report_path(out).open()))
+  rows = list(csv.reader(unfinished.report_path(out).open()))
   assert rows == [["file", "reason"], *([str(i), "is bad, really; mend it"] for i in BAD)]
 
 
@@ -100,12 +103,12 @@ def stopped_before(monkeypatch, module, name, count):
 
 
 POINTS = [
-  (store, "create_rows", 0),
-  *((partial, "write_at", count) for count in range(9)),
-  *((partial.os, "replace", count) for count in range(2)),
-  (building, "complete", 0),
-  (partial.os, "fsync", 0),
-  (partial.shutil, "rmtree", 0),
+  (clip_store, "create_rows", 0),
+  *((unfinished, "write_at", count) for count in range(9)),
+  *((unfinished.os, "replace", count) for count in range(2)),
+  (store_builder, "complete", 0),
+  (unfinished.os, "fsync", 0),
+  (unfinished.shutil, "rmtree", 0),
 ]
 
 
@@ -113,18 +116,20 @@ POINTS = [
 def test_a_store_goes_on_from_any_point(tmp_path, monkeypatch, whole, module, name, count):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
-    stopped_before(patch, partial if name == "create_rows" else module, name, count)
+    stopped_before(patch, unfinished if name == "create_rows" else module, name, count)
     with pytest.raises(Stop):
       build(out)
   before = set(loaded)
-  done = partial.partial_folder(out) / partial.JOURNAL
+  done = unfinished.partial_folder(out) / unfinished.JOURNAL
   stored = sum(1 for line in done.open()) - 1 if done.exists() else 0
   loaded.clear()
   assert build(out).unreadable == len(BAD)
   assert out.read_bytes() == whole
   if name != "rmtree":  # all was in its place
-    assert len(loaded) == len(set(loaded)) == CLIPS - min(CLIPS, max(0, stored) * building.CHUNK)
-    assert len(before & set(loaded)) <= building.CHUNK
+    assert (
+      len(loaded) == len(set(loaded)) == CLIPS - min(CLIPS, max(0, stored) * store_builder.CHUNK)
+    )
+    assert len(before & set(loaded)) <= store_builder.CHUNK
   assert sorted(path.name for path in tmp_path.iterdir()) == ["s.h5", "s.h5.unreadable.csv"]
 
 
@@ -133,15 +138,15 @@ def test_a_store_goes_on_from_any_point(tmp_path, monkeypatch, whole, module, na
 def test_a_journal_that_was_cut(tmp_path, monkeypatch, whole, torn, lines):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
-    stopped_before(patch, building, "complete", 0)
+    stopped_before(patch, store_builder, "complete", 0)
     with pytest.raises(Stop):
       build(out)
-  journal = partial.partial_folder(out) / partial.JOURNAL
+  journal = unfinished.partial_folder(out) / unfinished.JOURNAL
   journal.write_bytes(b"".join(journal.open("rb").readlines()[:lines]) + torn)
   loaded.clear()
   build(out)
   assert out.read_bytes() == whole
-  assert len(loaded) == CLIPS - max(0, lines - 1) * building.CHUNK
+  assert len(loaded) == CLIPS - max(0, lines - 1) * store_builder.CHUNK
 
 
 def added(path, *arguments):
@@ -157,7 +162,7 @@ def added(path, *arguments):
 def test_a_finish_that_was_stopped_is_undone(tmp_path, monkeypatch, whole):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
-    patch.setattr(building, "complete", added)
+    patch.setattr(store_builder, "complete", added)
     with pytest.raises(Stop):
       build(out)
   (tmp_path / "elsewhere").mkdir()
@@ -169,14 +174,14 @@ def test_a_finish_that_was_stopped_is_undone(tmp_path, monkeypatch, whole):
 def test_another_listing_in_the_same_place_is_refused(tmp_path, monkeypatch):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
-    stopped_before(patch, building, "complete", 0)
+    stopped_before(patch, store_builder, "complete", 0)
     with pytest.raises(Stop):
       build(out)
   before = contents(tmp_path)
   with pytest.raises(UserError, match=r"\.s\.h5\.partial: .*other files.*remove this folder"):
     build(out, clips=CLIPS + 1)
   assert contents(tmp_path) == before
-  shutil.rmtree(partial.partial_folder(out))
+  shutil.rmtree(unfinished.partial_folder(out))
   assert build(out, clips=CLIPS + 1).clips == CLIPS + 1 - len(BAD)
 
 
@@ -231,14 +236,14 @@ def test_a_clip_that_killed_its_worker(tmp_path, monkeypatch):
     for chunk in chunks:
       yield [None if member == "5" else work([member])[0] for member in chunk]
 
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  monkeypatch.setattr(store_builder, "in_processes", in_processes)
   assert build(tmp_path / "s.h5").unreadable == len(BAD) + 1
-  rows = list(csv.reader(partial.report_path(tmp_path / "s.h5").open()))
-  assert rows[2] == ["5", building.KILLED]
+  rows = list(csv.reader(unfinished.report_path(tmp_path / "s.h5").open()))
+  assert rows[2] == ["5", store_builder.KILLED]
 
 
 def hold(out, held, done):
-  with partial.begun(out, "another", (1, 2, 3), "uint8", wait=False):
+  with unfinished.begun(out, "another", (1, 2, 3), "uint8", wait=False):
     held.set()
     done.wait(60)
 
@@ -339,7 +344,7 @@ def test_a_small_file_system(tmp_path):
     (told, more), _ = attempt()
     assert told == f"{4000 - len(BAD)} 0 {len(BAD)}"
     assert int(more) < 4000
-    assert 4000 <= int(count) + int(more) <= 4000 + building.CHUNK
+    assert 4000 <= int(count) + int(more) <= 4000 + store_builder.CHUNK
     # And where the rows just fit, but what comes after them does not.
     (disk / "s.h5").unlink()
     subprocess.run(["mount", "-o", "remount,size=1050k", disk], check=True)

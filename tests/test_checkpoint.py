@@ -19,8 +19,8 @@ from runs_support import (
 )
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.loop import train
-from atgcn_jax.runs.restore import best_step, load
+from atgcn_jax.runs.load import best_step, load
+from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.state import start_state

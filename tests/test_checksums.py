@@ -10,7 +10,7 @@ from test_checkpoint import save_all
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.load import load
 from atgcn_jax.training import checkpoint, checksums, sharding
 from atgcn_jax.training.checksums import Damaged
 

@@ -24,8 +24,8 @@ from runs_support import (
 )
 
 from atgcn_jax import cli
-from atgcn_jax.data.store import open_store
-from atgcn_jax.runs.assemble import new_run
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.runs.run import new_run
 from atgcn_jax.training import checkpoint
 
 VERBS = (

@@ -18,22 +18,22 @@ from runs_support import HOME, VOCABULARY, contents, make_store, tiny_config, tr
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_cli import run
 
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.paper import tables
+from atgcn_jax.paper.experiment_runs import Scored
 from atgcn_jax.paper.experiments import CNN10
-from atgcn_jax.paper.runs import Scored
-from atgcn_jax.runs.assemble import new_run
+from atgcn_jax.reports.comparison import described, markdown
+from atgcn_jax.reports.comparison_plot import draw_comparison
 from atgcn_jax.runs.compare import (
   compare,
   most_changed,
   neighbours_of,
   rank_correlation,
 )
-from atgcn_jax.runs.compare_files import described, markdown
-from atgcn_jax.runs.compare_plot import draw_comparison
 from atgcn_jax.runs.evaluate import evaluate
+from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.training import checkpoint
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from atgcn_jax import models
+from atgcn_jax.bench.flops import graph_flops, layer_flops, product_flops, step_flops
 from atgcn_jax.errors import UserError
+from atgcn_jax.plan.compiled_step import collectives, compiled_step, topology_devices
 from atgcn_jax.runs.config import DEFAULTS, load_config
-from atgcn_jax.tools.compiled import collectives, compiled_step, topology_devices
-from atgcn_jax.tools.flops import graph_flops, layer_flops, product_flops, step_flops
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

@@ -12,14 +12,15 @@ import soundfile
 from test_audio_files import encode, noise
 
 from atgcn_jax import cli
-from atgcn_jax.audio import files, frontend
-from atgcn_jax.data import building, cutting, partial, prepare, sound_report
+from atgcn_jax.audio import frontend, sound_files
+from atgcn_jax.data import prepare
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import load_file
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store import findings_table, long_files, store_builder, unfinished
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import SoundWarning, UserError
-from atgcn_jax.runs.data_card import data_card
-from atgcn_jax.runs.data_card_text import markdown
+from atgcn_jax.reports.data_card import data_card
+from atgcn_jax.reports.data_card_files import markdown
 
 SETTINGS = dataclasses.replace(small_store.FRONTEND, seconds=2.0, sample_rate=1000)
 RATE = 4000
@@ -38,7 +39,7 @@ def here(monkeypatch):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  for module in (building, cutting):
+  for module in (store_builder, long_files):
     monkeypatch.setattr(module, "in_processes", in_processes)
   monkeypatch.setitem(frontend.FRONTENDS, "talnet", SETTINGS)
 
@@ -71,7 +72,7 @@ def prepared(folder, out="s.h5", **options):
 
 
 def report(folder, name="s.h5"):
-  path = partial.findings_path(folder / name)
+  path = unfinished.findings_path(folder / name)
   return list(csv.reader(path.open()))[1:] if path.exists() else []
 
 
@@ -111,12 +112,12 @@ def test_long_files_are_cut_into_clips(sounds):
 
 def test_clips_are_the_parts_of_their_file(sounds):
   _, store, _ = prepared(sounds, segment=True)
-  whole = files.decode(sounds / "audio" / "a/long.wav").waveform
+  whole = sound_files.decode(sounds / "audio" / "a/long.wav").waveform
   for k, start in enumerate((0, 2, 4, 6)):
     part = whole[start * RATE : (start + 2) * RATE]
     name = f"part{k}.wav"
     (sounds / "audio" / name).write_bytes(encode(part, RATE, "WAV"))
-    clip = building.encoded(load_file(sounds / "audio", SETTINGS, name), SETTINGS, "uint8")
+    clip = store_builder.encoded(load_file(sounds / "audio", SETTINGS, name), SETTINGS, "uint8")
     np.testing.assert_array_equal(store.log_mel[k], clip.row)
 
 
@@ -124,12 +125,12 @@ def test_clips_are_the_parts_of_their_file(sounds):
 def test_clips_do_not_depend_on_the_order_in_which_they_are_loaded(tmp_path, kind):
   (tmp_path / "a").write_bytes(encode(noise(16000 * 9), 16000, kind))
   sources = [f"a@{start:010.3f}" for start in (0, 2, 4, 6)] + ["a@000008.000-"]
-  cutting._opened.cache_clear()
-  first = [cutting.load_cut(str(tmp_path), SETTINGS, source).sound for source in sources]
+  long_files._opened.cache_clear()
+  first = [long_files.load_cut(str(tmp_path), SETTINGS, source).sound for source in sources]
   for source, waveform in [*zip(sources, first)][::-1]:
-    again = cutting.load_cut(str(tmp_path), SETTINGS, source).sound
+    again = long_files.load_cut(str(tmp_path), SETTINGS, source).sound
     np.testing.assert_array_equal(again, waveform)
-  whole = files.load(tmp_path / "a", 1000)
+  whole = sound_files.load(tmp_path / "a", 1000)
   joined = np.concatenate(first)
   assert len(joined) == len(whole) == 9000
   inside = np.concatenate([np.arange(k + 100, k + 900) for k in range(0, 9000, 1000)])
@@ -144,7 +145,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   tracemalloc.start()
   try:
     clip = load_file(str(tmp_path), SETTINGS, "a.wav")
-    last = cutting.load_cut(str(tmp_path), SETTINGS, "a.wav@003598.000-")
+    last = long_files.load_cut(str(tmp_path), SETTINGS, "a.wav@003598.000-")
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
@@ -188,7 +189,7 @@ def test_incomplete_files_are_cut_as_far_as_they_go(sounds):
   built, store, _ = prepared(sounds, "strict.h5", segment=True, strict=True)
   assert built == (3, 0, 2)
   assert store.clip_ids.tolist() == CLIP_IDS[-3:]
-  unreadable = dict(list(csv.reader(partial.report_path(sounds / "strict.h5").open()))[1:])
+  unreadable = dict(list(csv.reader(unfinished.report_path(sounds / "strict.h5").open()))[1:])
   assert list(unreadable) == ["a/long.wav", "exact.flac"]
   assert all("is cut short or damaged (" in reason for reason in unreadable.values())
 
@@ -253,10 +254,10 @@ def test_the_content_of_a_store_is_what_it_was_without_findings(sounds):
   without = dataclasses.replace(
     listing, load=lambda name: listing.load(name)._replace(findings=None)
   )
-  building.build_store(sounds / "without.h5", without, SETTINGS, "uint8", workers=1)
+  store_builder.build_store(sounds / "without.h5", without, SETTINGS, "uint8", workers=1)
   other = open_store(sounds / "without.h5")
   assert other.fingerprint == store.fingerprint
-  assert (other.findings == sound_report.NOT_KNOWN).all()
+  assert (other.findings == findings_table.NOT_KNOWN).all()
   card = data_card(sounds / "without.h5")
   assert card["findings"]["not_known"] == 4
   assert card["findings"]["silent"]["clips"] == 0
@@ -265,7 +266,7 @@ def test_the_content_of_a_store_is_what_it_was_without_findings(sounds):
 def test_stores_without_findings_open(tmp_path):
   store = small_store.make(tmp_path / "s.h5")
   assert store.findings is store.missing_seconds is None
-  assert sound_report.counts(store) == {}
+  assert findings_table.counts(store) == {}
   card = data_card(tmp_path / "s.h5")
   assert card["findings"] is None
   assert "does not say which files were incomplete" in markdown(card)
@@ -274,20 +275,20 @@ def test_stores_without_findings_open(tmp_path):
 def test_a_journal_of_before_is_resumed(sounds, monkeypatch):
   """One whose lines do not have findings."""
   whole, _, _ = prepared(sounds)
-  real = partial.append
+  real = unfinished.append
 
   def append(part, outcomes):
     real(part, outcomes)
-    path = part.folder / partial.JOURNAL
+    path = part.folder / unfinished.JOURNAL
     lines = path.read_bytes().splitlines(keepends=True)
     cut = lines[-1].rpartition(b', "findings"')[0] + b"}\n"
     path.write_bytes(b"".join([*lines[:-1], cut]))
     part.journal_size -= len(lines[-1]) - len(cut)
 
-  monkeypatch.setattr(partial, "append", append)
+  monkeypatch.setattr(unfinished, "append", append)
   built, store, _ = prepared(sounds, "other.h5")
   assert built == whole
-  assert (store.findings == sound_report.NOT_KNOWN).all()
+  assert (store.findings == findings_table.NOT_KNOWN).all()
   assert report(sounds, "other.h5") == []
 
 

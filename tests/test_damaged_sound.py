@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from test_audio_files import NAMES, encode, noise
 
-from atgcn_jax.audio import contents, decoding, files
+from atgcn_jax.audio import byte_ranges, decoding, sound_files
 from atgcn_jax.errors import SoundWarning, UserError
 
 RATE, SAMPLES = 16000, 40000
@@ -24,11 +24,11 @@ def encoded(kind, samples=SAMPLES, rate=RATE):
 
 def used(data):
   """How many samples are used, and the finding on the rest; `strict` must refuse the file."""
-  waveform, _, findings = files.decode(bytes(data))
+  waveform, _, findings = sound_files.decode(bytes(data))
   (found,) = findings
   assert found.kind == "incomplete"
   with pytest.raises(UserError, match="is cut short or damaged") as caught:
-    files.decode(bytes(data), strict=True)
+    sound_files.decode(bytes(data), strict=True)
   assert "\n" not in str(caught.value) + found.detail
   assert found.detail.startswith(str(caught.value).partition("(")[2].rpartition(")")[0])
   return len(waveform), found
@@ -42,7 +42,7 @@ CHUNKS = ("WAV", "AIFF", "RF64", "RIFX", "AU", "CAF", "W64")
 def test_of_a_cut_file_what_is_there_is_used(kind, keep):
   length = 5 * SAMPLES
   data = encoded(kind, length)
-  whole, _, findings = files.decode(bytes(data))
+  whole, _, findings = sound_files.decode(bytes(data))
   assert len(whole) == length
   assert findings == []
   cut = data[:-1] if keep == -1 else data[: int(len(data) * keep)]
@@ -51,7 +51,7 @@ def test_of_a_cut_file_what_is_there_is_used(kind, keep):
   slack = {"OGG": 16384, "FLAC": 4096, "MP3": 3500, "CAF": 2048}.get(kind, 100)
   more = 1152 if kind == "MP3" else 0  # its bytes are not spread evenly
   assert expected - slack - 1 <= samples <= min(length, expected + more)
-  np.testing.assert_allclose(files.decode(bytes(cut)).waveform, whole[:samples], atol=0.02)
+  np.testing.assert_allclose(sound_files.decode(bytes(cut)).waveform, whole[:samples], atol=0.02)
   if kind == "OGG":  # whose header does not say how long it is
     assert np.isnan(found.seconds)
     assert f"{samples / RATE:.3f} s are used; how much is missing is not known" in found.detail
@@ -64,7 +64,7 @@ def test_of_a_cut_file_what_is_there_is_used(kind, keep):
 @pytest.mark.parametrize("length", [4, 5, 20, 40, 43, 44])
 def test_little_more_than_a_header(kind, length):
   with pytest.raises(UserError, match="; "):
-    files.decode(bytes(encoded(kind)[:length]))
+    sound_files.decode(bytes(encoded(kind)[:length]))
 
 
 def with_size(data, kind, size):
@@ -88,11 +88,11 @@ def with_size(data, kind, size):
 @pytest.mark.parametrize("stated", [0, 2 * SAMPLES // 3])
 def test_sound_that_the_header_does_not_count_is_used(kind, stated):
   data = encoded(kind)
-  whole = files.decode(bytes(data)).waveform
+  whole = sound_files.decode(bytes(data)).waveform
   data = with_size(data, kind, stated)
   samples, found = used(data)
   assert samples == SAMPLES
-  np.testing.assert_array_equal(files.decode(bytes(data)).waveform, whole)
+  np.testing.assert_array_equal(sound_files.decode(bytes(data)).waveform, whole)
   assert "all 2.500 s that are there are used" in found.detail
   assert found.seconds == 0
 
@@ -101,22 +101,22 @@ def test_a_chunk_a_tag_or_zeros_after_the_sound_are_not_sound():
   chunk = b"LIST" + struct.pack("<I", 4000) + b"INFO" + bytes(range(200)) * 20
   for rest in (chunk, b"ID3\x04" + bytes(range(200)) * 20, b"TAG" + bytes(125), bytes(5000)):
     data = bytes(encoded("WAV", 999)) + rest
-    waveform, _, findings = files.decode(data)
+    waveform, _, findings = sound_files.decode(data)
     assert len(waveform) == 999
     assert findings == []
   with pytest.raises(UserError, match="holds no samples"):
-    files.decode(bytes(with_size(encoded("WAV", 0), "WAV", 0)) + chunk)
+    sound_files.decode(bytes(with_size(encoded("WAV", 0), "WAV", 0)) + chunk)
 
 
 @pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
 def test_a_writer_that_did_not_know_the_length_is_no_fault(size):
-  waveform, _, findings = files.decode(bytes(with_size(encoded("WAV"), "WAV", size)))
+  waveform, _, findings = sound_files.decode(bytes(with_size(encoded("WAV"), "WAV", size)))
   assert len(waveform) == SAMPLES
   assert findings == []
   data = encoded("CAF")
   at = data.index(b"data") + 4
   data[at : at + 8] = b"\xff" * 8
-  assert len(files.decode(bytes(data)).waveform) == SAMPLES
+  assert len(sound_files.decode(bytes(data)).waveform) == SAMPLES
 
 
 def test_a_wav_file_beyond_four_gigabytes(tmp_path):
@@ -170,12 +170,12 @@ def test_ogg_pages_that_are_missing():
 @pytest.mark.parametrize("kind", ["FLAC", "OGG"])
 def test_damage_inside_a_file_costs_what_is_damaged(kind):
   data = encoded(kind, 10 * SAMPLES)
-  whole = files.decode(bytes(data)).waveform
+  whole = sound_files.decode(bytes(data)).waveform
   data[len(data) // 2] ^= 0x10
   samples, found = used(data)
   assert 9 * SAMPLES < samples < 10 * SAMPLES
   assert found.seconds == pytest.approx((10 * SAMPLES - samples) / RATE)
-  waveform = files.decode(bytes(data)).waveform
+  waveform = sound_files.decode(bytes(data)).waveform
   np.testing.assert_allclose(waveform[:SAMPLES], whole[:SAMPLES], atol=1e-6)
   np.testing.assert_allclose(waveform[-SAMPLES:], whole[-SAMPLES:], atol=1e-6)
 
@@ -195,9 +195,9 @@ def test_mp3_frames_that_are_missing():
 
 def test_chained_ogg_is_read_whole():
   first, second = encoded("OGG"), encoded("OGG", SAMPLES // 2)
-  waveform, _, findings = files.decode(bytes(first + second))
+  waveform, _, findings = sound_files.decode(bytes(first + second))
   assert findings == []
-  parts = [files.decode(bytes(part)).waveform for part in (first, second)]
+  parts = [sound_files.decode(bytes(part)).waveform for part in (first, second)]
   np.testing.assert_array_equal(waveform, np.concatenate(parts))
   with decoding.reading(bytes(first + second)) as reader:
     middle = np.concatenate(list(decoding.sound_of(reader, SAMPLES - 100, SAMPLES + 100).blocks))
@@ -211,11 +211,11 @@ def test_a_warning_names_the_file(tmp_path):
   path = tmp_path / "a.wav"
   path.write_bytes(encoded("WAV")[:-2])
   with pytest.warns(SoundWarning, match=f"^{path}: 2 of 80000 bytes of sound are missing; less"):
-    files.load(path, RATE)
+    sound_files.load(path, RATE)
 
 
 def test_a_part_of_a_file_is_a_file():
-  file = contents.PartFile(b"0123456789", contents.Part(b"ab", 3, 7))
+  file = byte_ranges.PartFile(b"0123456789", byte_ranges.Part(b"ab", 3, 7))
   assert file.read() == b"ab3456"
   assert file.seek(-3, io.SEEK_END) == 3
   assert file.read(2) == b"45"
@@ -253,7 +253,7 @@ DAMAGE = {
 def test_what_is_read_is_what_ffmpeg_reads(tmp_path, kind, damage):
   path = tmp_path / f"sound.{kind.lower()}"
   path.write_bytes(bytes(DAMAGE[damage](encoded(kind, 3 * SAMPLES))))
-  ours, theirs = files.decode(path).waveform, by_ffmpeg(path)
+  ours, theirs = sound_files.decode(path).waveform, by_ffmpeg(path)
   # ffmpeg decodes a damaged block of FLAC to noise, and of the last one what came of it.
   slack = {"FLAC": 2 * 4096, "OGG": 16384 if damage == "a bit flipped" else 2048, "MP3": 2305}
   assert abs(len(ours) - len(theirs)) <= slack.get(kind, 0)
@@ -279,7 +279,7 @@ def test_mpeg_audio_in_wav_and_of_layer_two(tmp_path, name, codec):
     ffmpeg("-i", tmp_path / "sound.flac", *codec, tmp_path / name)
   except subprocess.CalledProcessError as error:
     pytest.skip(f"this ffmpeg lacks the encoder: {error.stderr.decode().strip()}")
-  waveform, rate, findings = files.decode(tmp_path / name)
+  waveform, rate, findings = sound_files.decode(tmp_path / name)
   assert findings == []
   assert rate == 44100
   assert 0 <= len(by_ffmpeg(tmp_path / name)) - len(waveform) <= 529  # the decoder's delay

@@ -10,13 +10,13 @@ import pytest
 import small_store
 
 from atgcn_jax import cli
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ratings import read_ratings
-from atgcn_jax.runs import data_card as module
+from atgcn_jax.reports import data_card as module
+from atgcn_jax.reports.data_card import data_card
+from atgcn_jax.reports.data_card_files import markdown, write_data_card
 from atgcn_jax.runs.clip_ids import clip_ids_hash, listed_id
-from atgcn_jax.runs.data_card import data_card
-from atgcn_jax.runs.data_card_text import markdown, write_data_card
 
 IDS = ["-aaaaaaaaa1", "Ybbbbbbbbbb2.wav", "x/cccccccccc3_30.000.ogg", "other", "e|e", "f", "g", "h"]
 FOLDS = ["train", "train", "test", "test", "train", "test", "train", "test"]

@@ -19,10 +19,10 @@ from test_packed_layouts import pack, write_mat
 from test_torch_weights import formula_state
 
 from atgcn_jax import cli
+from atgcn_jax.data import audioset_files
 from atgcn_jax.data.layouts import esc50
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
-from atgcn_jax.tools import metadata
 
 SMALLER = [
   f"--config.{change}"
@@ -170,9 +170,10 @@ def mirror(world, monkeypatch):
   """The address of a server that has AudioSet's files."""
   folder = world / "audioset"
   files = [
-    metadata.File(file.name, "", sha256=digest(folder / file.name)) for file in metadata.FILES
+    audioset_files.File(file.name, "", sha256=digest(folder / file.name))
+    for file in audioset_files.FILES
   ]
-  monkeypatch.setattr(metadata, "FILES", files)
+  monkeypatch.setattr(audioset_files, "FILES", files)
   handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -194,7 +195,7 @@ def test_commands_run(page, home, mirror, tmp_path, monkeypatch):
       continue
     if words[0] == "metadata":
       words += ["--mirror", mirror]
-      for file in metadata.FILES:
+      for file in audioset_files.FILES:
         (pathlib.Path(words[words.index("--out") + 1]) / file.name).unlink()
     if words[0] == "train":
       words += TRAINED_ON.get(words[2], [])

@@ -17,9 +17,12 @@ from test_bench_data import TWIN as LOADER
 from test_reproduce import SMALL as SMALL_STUDY
 
 from atgcn_jax import cli
+from atgcn_jax.bench import data as bench_data
+from atgcn_jax.bench import feed as bench_feed
+from atgcn_jax.bench import layers as bench_layers
+from atgcn_jax.bench import peers, steps
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.runs.config import DEFAULTS
-from atgcn_jax.tools import bench, bench_data, bench_feed, bench_layers, compare
 
 COMMON, DROPOUT = DEFAULTS["optim"], DEFAULTS["model"]["dropout"]
 RECIPE = ("learning_rate", "schedule", "warmup_steps", "final_factor")
@@ -91,7 +94,7 @@ def write_home(folder):
 @pytest.fixture
 def narrow(monkeypatch):
   """Benches of narrow systems and few batches; what they start of ours is run in this process."""
-  full, run_json = bench.config_of, bench.run_json
+  full, run_json = steps.config_of, steps.run_json
 
   def config_of(model_name, dtype):
     config = full(model_name, dtype)
@@ -114,12 +117,12 @@ def narrow(monkeypatch):
   found = importlib.util.find_spec
   with_torch = lambda name, *at: found(name, *at) or (name == "torch" or None)  # noqa: E731
   for module, names in (
-    (bench, {"config_of": config_of, "run_json": run_json_here, "FRAMES": 48}),
+    (steps, {"config_of": config_of, "run_json": run_json_here, "FRAMES": 48}),
     (bench_data, {"ROUNDS": 2, "BATCHES": 4, "AUDIOSET": 5000, "FRAMES": 48}),
     (bench_feed, {"ROUNDS": 1}),
     (bench_layers, {"FRAMES": 16, "BANDS": 16, "CHANNELS": (2, 3)}),
     (bench_layers, {"matrix_product_rate": lambda dtype: 1e9}),
-    (compare, {"run_json": run_json_here, "matrix_product_rate": lambda dtype: 1e9}),
+    (peers, {"run_json": run_json_here, "matrix_product_rate": lambda dtype: 1e9}),
     (importlib.util, {"find_spec": with_torch}),  # the loader beside ours is a script here
   ):
     for name, value in names.items():

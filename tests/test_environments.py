@@ -19,8 +19,9 @@ from atgcn_jax import cli
 from atgcn_jax.cli import streams
 from atgcn_jax.data import prepare
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import assemble, machine
+from atgcn_jax.runs import run as run_module
 from atgcn_jax.runs.config import plain
+from atgcn_jax.runtime import process_setup
 
 NOT_UTF8 = os.fsdecode(b"gr\xfcn")
 TONE = 0.1 * np.sin(np.arange(4000))
@@ -52,9 +53,9 @@ def temporary(tmp_path, monkeypatch):
   monkeypatch.setattr(tempfile, "tempdir", str(place))
   monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
   monkeypatch.setenv("MPLCONFIGDIR", "elsewhere")
-  machine._writable_cache.cache_clear()
+  process_setup._writable_cache.cache_clear()
   yield place
-  machine._writable_cache.cache_clear()
+  process_setup._writable_cache.cache_clear()
 
 
 def without_home():
@@ -63,7 +64,7 @@ def without_home():
 
 def test_a_home_that_can_be_written_to(temporary, tmp_path, monkeypatch, recwarn):
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert machine.cache_folder() == tmp_path / ".cache" / "atgcn_jax"
+  assert process_setup.cache_folder() == tmp_path / ".cache" / "atgcn_jax"
   assert not list(temporary.iterdir())
   assert not recwarn
 
@@ -72,7 +73,7 @@ def test_a_user_without_a_home(temporary, monkeypatch):
   monkeypatch.setattr(pathlib.Path, "home", without_home)
   monkeypatch.delenv("MPLCONFIGDIR")
   with pytest.warns(UserWarning, match="no home folder is known; .* XDG_CACHE_HOME") as told:
-    folders = [machine.cache_folder() for _ in range(2)]
+    folders = [process_setup.cache_folder() for _ in range(2)]
   assert len(told) == 1
   folder = folders[0]
   assert folders[1] == folder
@@ -85,11 +86,11 @@ def test_a_home_that_cannot_be_written_to(temporary, tmp_path, monkeypatch):
   (tmp_path / "file").touch()
   monkeypatch.setenv("HOME", str(tmp_path / "file"))
   with pytest.warns(UserWarning, match=r"file/.cache/atgcn_jax cannot be made \(Not a directory\)"):
-    assert machine.cache_folder().parent == temporary
+    assert process_setup.cache_folder().parent == temporary
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(os, "access", lambda path, mode: "cache" not in str(path))
   with pytest.warns(UserWarning, match="cache/atgcn_jax cannot be written to"):
-    assert machine.cache_folder().parent == temporary
+    assert process_setup.cache_folder().parent == temporary
 
 
 def test_a_temporary_folder_that_others_can_write_to_is_not_used(temporary, monkeypatch):
@@ -98,12 +99,12 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(temporary, monk
   mine.mkdir()
   mine.chmod(0o777)
   with pytest.warns(UserWarning, match="is used"):
-    assert machine.cache_folder() != mine
-  machine._writable_cache.cache_clear()
+    assert process_setup.cache_folder() != mine
+  process_setup._writable_cache.cache_clear()
   mine.rmdir()
   mine.symlink_to(temporary)
   with pytest.warns(UserWarning, match="is used"):
-    assert machine.cache_folder() not in (mine, temporary)
+    assert process_setup.cache_folder() not in (mine, temporary)
 
 
 def test_no_place_for_a_cache_at_all(temporary, monkeypatch):
@@ -113,12 +114,12 @@ def test_no_place_for_a_cache_at_all(temporary, monkeypatch):
   monkeypatch.setattr(pathlib.Path, "home", without_home)
   monkeypatch.setattr(tempfile, "gettempdir", refuse)
   with pytest.raises(UserError, match="set TMPDIR"):
-    machine.cache_folder()
+    process_setup.cache_folder()
   before = jax.config.values["jax_compilation_cache_dir"]
   jax.config.update("jax_compilation_cache_dir", None)
   try:
     with pytest.warns(UserWarning, match="compiled programs are not kept"):
-      machine.keep_compiled_programs()
+      process_setup.keep_compiled_programs()
     assert jax.config.values["jax_compilation_cache_dir"] is None
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
@@ -131,7 +132,7 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   (tmp_path / "atgcn_jax").mkdir()
   path = make_store(tmp_path / "atgcn_jax" / f"soundscapes-{version}-8.h5", clips=8)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
-  assert assemble.store_of(config).path == str(path)
+  assert run_module.store_of(config).path == str(path)
   assert not recwarn
 
 
@@ -221,7 +222,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
   config = tiny_config(trained().parent, "data.store=clips.h5")
   workdir = tmp_path / "run"
   shutil.copytree(trained(), workdir)
-  monkeypatch.setattr("atgcn_jax.runs.restore.run_from_saved", with_config(config))
+  monkeypatch.setattr("atgcn_jax.runs.load.run_from_saved", with_config(config))
   assert called(capfd, "evaluate", "--workdir", workdir)[0] == 0
   (tmp_path / "elsewhere").mkdir()
   monkeypatch.chdir(tmp_path / "elsewhere")
@@ -242,7 +243,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
 
 def with_config(config):
   """`run_from_saved` with another config."""
-  made = assemble.run_from_saved
+  made = run_module.run_from_saved
   return lambda description, constants: made(description | {"config": plain(config)}, constants)
 
 

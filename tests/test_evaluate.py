@@ -12,16 +12,16 @@ from runs_support import VOCABULARY, contents, make_store, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import evaluate as evaluation
 from atgcn_jax.runs import scoring
-from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.evaluate import evaluate
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.load import load
+from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.step import make_score_step

@@ -22,13 +22,13 @@ from runs_support import (
 )
 
 from atgcn_jax import Tagger, cli
-from atgcn_jax.audio import files, windows
+from atgcn_jax.audio import sound_files, windows
 from atgcn_jax.interop import export as exporting
 from atgcn_jax.interop.export import export
+from atgcn_jax.interop.exported_function import windows_of
 from atgcn_jax.interop.model_card import model_card
-from atgcn_jax.interop.waveforms import windows_of
 from atgcn_jax.runs.evaluate import evaluate
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.load import load
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
@@ -87,7 +87,7 @@ def sounds():
   }
   recordings = pathlib.Path(os.environ.get("ATGCN_SHARED", "../shared")) / "data/esc10/audio"
   for i, path in enumerate(sorted(recordings.glob("*.ogg"))[:60:20]):
-    found[f"recording{i}"] = files.load(path, FRONTEND.sample_rate)[None]
+    found[f"recording{i}"] = sound_files.load(path, FRONTEND.sample_rate)[None]
   return found
 
 

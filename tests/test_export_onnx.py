@@ -22,7 +22,7 @@ from atgcn_jax import Tagger
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
-from atgcn_jax.runs.loop import train
+from atgcn_jax.runs.training_loop import train
 
 
 @pytest.fixture(scope="module")

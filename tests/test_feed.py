@@ -12,11 +12,11 @@ from flax import linen as nn
 from runs_support import contents, same_bits, saved, tiny_config, trained
 
 from atgcn_jax import cli
-from atgcn_jax.data import parts, sampling
+from atgcn_jax.data.sampling import clip_order, device_shares
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import feed, loop
+from atgcn_jax.plan.compiled_step import collectives, topology_devices
+from atgcn_jax.runs import step_inputs, training_loop
 from atgcn_jax.runs.config import default_config
-from atgcn_jax.tools.compiled import collectives, topology_devices
 from atgcn_jax.training import resident, sharding
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import start_state
@@ -58,7 +58,8 @@ def assert_same(batch, expected):
 @pytest.mark.parametrize("steps", [range(12), range(600_000, 600_003)])
 def test_one_device_gives_the_batches_of_the_host(store, balanced, steps):
   pairs = [
-    fed(make, store, 1, steps, balanced=balanced) for make in (feed.host_feed, feed.device_feed)
+    fed(make, store, 1, steps, balanced=balanced)
+    for make in (step_inputs.host_feed, step_inputs.device_feed)
   ]
   assert len(pairs[0]) == len(steps)
   for expected, batch in zip(*pairs, strict=True):
@@ -69,26 +70,28 @@ def test_one_device_gives_the_batches_of_the_host(store, balanced, steps):
 @pytest.mark.parametrize("devices", [2, 8])
 def test_each_device_gives_its_share_of_its_own_clips(store, devices, balanced):
   steps, own_batch = range(5, 17), BATCH // devices
-  got = fed(feed.device_feed, store, devices, steps, balanced=balanced)
+  got = fed(step_inputs.device_feed, store, devices, steps, balanced=balanced)
   offsets, labels = store.labels_of(CHOSEN)
-  dealt = parts.deal(offsets, labels, devices, 2, balanced=balanced)
-  share = sampling.unlabelled_share(offsets)
+  dealt = device_shares.deal(offsets, labels, devices, 2, balanced=balanced)
+  share = clip_order.unlabelled_share(offsets)
   assert share > 0
   for part, own in enumerate(dealt):
     clips = CHOSEN[own]
-    sampler = parts.part_sampler(store, clips, part, devices, 2, balanced=balanced, share=share)
+    sampler = device_shares.part_sampler(
+      store, clips, part, devices, 2, balanced=balanced, share=share
+    )
     for step, batch in zip(steps, got, strict=True):
-      expected = store.read(clips[sampling.draw(sampler, step, own_batch)])
+      expected = store.read(clips[clip_order.draw(sampler, step, own_batch)])
       mine = slice(part * own_batch, (part + 1) * own_batch)
       assert_same({name: array[mine] for name, array in batch.items()}, expected)
 
 
-@pytest.mark.parametrize("make", [feed.host_feed, feed.device_feed])
+@pytest.mark.parametrize("make", [step_inputs.host_feed, step_inputs.device_feed])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_clips_without_a_label_are_fed_with_their_share(store, make, devices):
   batches = fed(make, store, devices, range(80), balanced=True)
   unlabelled = np.concatenate([~batch["labels"].any(axis=1) for batch in batches])
-  expected = float(sampling.unlabelled_share(store.labels_of(CHOSEN)[0]))
+  expected = float(clip_order.unlabelled_share(store.labels_of(CHOSEN)[0]))
   assert unlabelled.mean() == pytest.approx(expected, abs=0.03)
   # Each of them comes.
   clips = CHOSEN[np.diff(store.labels_of(CHOSEN)[0]) == 0]
@@ -98,9 +101,9 @@ def test_clips_without_a_label_are_fed_with_their_share(store, make, devices):
 
 def test_no_clip_leaves_its_device(store):
   mesh = mesh_of(8)
-  made = feed.device_feed(store, CHOSEN, mesh, range(1), BATCH, 0, balanced=True)
+  made = step_inputs.device_feed(store, CHOSEN, mesh, range(1), BATCH, 0, balanced=True)
   given = next(made.given)
-  dealt = parts.deal(*store.labels_of(CHOSEN), 8, 0, balanced=True)
+  dealt = device_shares.deal(*store.labels_of(CHOSEN), 8, 0, balanced=True)
   rows = max(map(len, dealt))
   for part, shard in enumerate(given["clips"]["log_mel"].addressable_shards):
     assert shard.data.shape == (rows, small_store.FRAMES * small_store.BANDS)
@@ -192,7 +195,7 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
       state, _ = step(state, given, 1.0)
     return state
 
-  host, device = trained_by(feed.host_feed), trained_by(feed.device_feed)
+  host, device = trained_by(step_inputs.host_feed), trained_by(step_inputs.device_feed)
   assert int(host.step) == 20
   assert same_bits(host, device)
 
@@ -203,7 +206,7 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
 def train_tiny(config, workdir, steps, placement):
   """The state of a run that is not validated."""
   overrides = f"optim.steps={steps}", f"data.placement={placement}", "data.validation_folds=()"
-  return loop.train(config(*overrides), workdir)
+  return training_loop.train(config(*overrides), workdir)
 
 
 @pytest.mark.slow
@@ -211,7 +214,7 @@ def test_on_one_device_a_run_ends_with_the_same_bits(tmp_path, config, monkeypat
   mesh = mesh_of(1)
   monkeypatch.setattr(sharding, "data_mesh", lambda devices=None, label_parts=1: mesh)
   host, device = (
-    train_tiny(config, tmp_path / placement, 8, placement) for placement in feed.PLACEMENTS
+    train_tiny(config, tmp_path / placement, 8, placement) for placement in step_inputs.PLACEMENTS
   )
   assert same_bits(host, device)
 
@@ -224,7 +227,9 @@ def test_on_eight_devices_a_resumed_run_is_as_an_undisturbed_one(tmp_path, confi
 
 def test_a_run_may_go_on_with_another_placement(tmp_path, config):
   workdir = shutil.copytree(trained(), tmp_path / "run")
-  assert int(loop.train(config("optim.steps=32", "data.placement=device"), workdir).step) == 32
+  assert (
+    int(training_loop.train(config("optim.steps=32", "data.placement=device"), workdir).step) == 32
+  )
   assert saved(workdir).run.config.data.placement == "device"
 
 
@@ -236,16 +241,16 @@ def test_the_log_tells_how_long_the_input_was_waited_for():
 
 
 def test_a_finished_run_places_nothing(tmp_path, config, monkeypatch):
-  monkeypatch.setattr(feed, "place_clips", None)
+  monkeypatch.setattr(step_inputs, "place_clips", None)
   workdir = shutil.copytree(trained(), tmp_path / "run")
-  assert int(loop.train(config("data.placement=device"), workdir).step) == 30
+  assert int(training_loop.train(config("data.placement=device"), workdir).step) == 30
 
 
 def test_clips_that_do_not_fit_are_refused_before_any_is_placed(
   tmp_path, config, monkeypatch, capsys
 ):
   monkeypatch.setattr(resident, "free_bytes", lambda device: 12_345)
-  monkeypatch.setattr(feed, "place_clips", None)
+  monkeypatch.setattr(step_inputs, "place_clips", None)
   file = trained().parent / "config.py"
   command = ["train", "--config", str(file), "--workdir", str(tmp_path / "run")]
   assert cli.main([*command, "--config.data.placement=device"]) == 2
@@ -272,15 +277,15 @@ def test_an_accelerator_is_filled_alone(store, monkeypatch):
   mesh = SimpleNamespace(devices=np.array([device] * 8))
   clip = store.log_mel[0].nbytes + 4 + 1
   monkeypatch.setattr(resident, "free_bytes", lambda device: 10 * clip)
-  feed.check_memory(store, 10, mesh)
+  step_inputs.check_memory(store, 10, mesh)
   with pytest.raises(UserError, match=f"{11 * clip:,} bytes on GPU"):
-    feed.check_memory(store, 11, mesh)
+    step_inputs.check_memory(store, 11, mesh)
   monkeypatch.setattr(resident, "free_bytes", lambda device: None)
-  feed.check_memory(store, 11, mesh)
+  step_inputs.check_memory(store, 11, mesh)
 
 
 def test_folds_without_a_label_cannot_be_balanced(store):
   unlabelled = np.flatnonzero(np.diff(store.label_offsets) == 0)
-  for make in (feed.host_feed, feed.device_feed):
+  for make in (step_inputs.host_feed, step_inputs.device_feed):
     with pytest.raises(ValueError, match="no clip"):
       make(store, unlabelled, mesh_of(2), range(1), BATCH, 0, balanced=True)

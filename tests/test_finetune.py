@@ -21,13 +21,13 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.interop.export import export
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs.loop import train
-from atgcn_jax.runs.restore import load
+from atgcn_jax.plan.compiled_step import traced_step
+from atgcn_jax.runs.load import load
+from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.tools.compiled import traced_step
 from atgcn_jax.training import sharding
 
 # Eight labels, where the source has six.

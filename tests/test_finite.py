@@ -16,18 +16,18 @@ from test_import_torch import config_of, saved_state
 from atgcn_jax import cli
 from atgcn_jax.audio import findings
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel
-from atgcn_jax.data.audioset_tfds import examples_of, planned
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import encode, open_store
-from atgcn_jax.data.tfds_store import open_clips
-from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
+from atgcn_jax.data.store.clip_store import encode, open_store
+from atgcn_jax.data.tfds.audioset_tfds import examples_of, planned
+from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.data.tfds.write import FORMATS, write_tfds
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop.importing import import_torch
-from atgcn_jax.runs import loop
-from atgcn_jax.runs.assemble import new_run
-from atgcn_jax.runs.feed import device_feed, host_feed
+from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.label_graph import label_graph
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.load import load
+from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.serving import tagger as tagging
 from atgcn_jax.training import checkpoint, sharding
@@ -80,7 +80,7 @@ def test_training(tmp_path, placement, dtype):
   small_store.spoil(store, [4])
   config = tiny_config(tmp_path, f"data.store={store}", f"data.placement={placement}")
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip4 is NaN"):
-    loop.train(config, tmp_path / "run")
+    training_loop.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -92,8 +92,8 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip 3 ü is NaN"):
     list(examples_of(*planned(types.SimpleNamespace(store=str(tmp_path / "s.h5"), audio=""))))
   # As a version without these checks wrote it.
-  monkeypatch.setattr("atgcn_jax.data.tfds_store.check_small", lambda *_: None)
-  monkeypatch.setattr("atgcn_jax.data.store.check_log_mels", lambda *_: None)
+  monkeypatch.setattr("atgcn_jax.data.tfds.dataset.check_small", lambda *_: None)
+  monkeypatch.setattr("atgcn_jax.data.store.clip_store.check_log_mels", lambda *_: None)
   made = write_tfds(str(tmp_path / "d"), file_format=file_format, store=str(tmp_path / "s.h5"))
   monkeypatch.undo()
   with pytest.raises(UserError, match=r"the (peak|log-mel) of clip clip 3 ü is NaN"):
@@ -260,10 +260,10 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   run = new_run(config, open_store(config.data.store))
   state = run.initial_state()
   with checkpoint.open_manager(tmp_path) as manager:
-    loop.save(manager, run, state, [])
+    training_loop.save(manager, run, state, [])
     stats = jax.tree.map(lambda x: x + np.inf, state.batch_stats)
     with pytest.raises(WorkFailed, match=r"step 1: a value of batch_stats\..* of step 0"):
-      loop.save(manager, run, state.replace(step=state.step + 1, batch_stats=stats), [])
+      training_loop.save(manager, run, state.replace(step=state.step + 1, batch_stats=stats), [])
   assert checkpoint.saved_steps(tmp_path) == [0]
 
 

@@ -14,7 +14,7 @@ from runs_support import REPOSITORY, contents, saved, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs import folder_lock, lock_holder, loop
+from atgcn_jax.runs import folder_lock, lock_holder, training_loop
 from atgcn_jax.runs.folder_lock import FolderLock, held, refuse_if_held
 from atgcn_jax.runs.lock_holder import NAME
 
@@ -83,7 +83,7 @@ def test_the_second_training_refuses_and_a_killed_one_does_not_block(tmp_path, c
     holder.kill()
     holder.communicate()
   assert (workdir / NAME).exists()
-  loop.train(config, workdir)
+  training_loop.train(config, workdir)
   assert saved(workdir).step == 2
   assert not (workdir / NAME).exists()
 
@@ -105,9 +105,9 @@ def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch
     assert (tmp_path / NAME).exists()
     raise fault
 
-  monkeypatch.setattr(loop, "train_to_end", fail)
+  monkeypatch.setattr(training_loop, "train_to_end", fail)
   with pytest.raises(fault):
-    loop.train(tiny_config(trained().parent), tmp_path)
+    training_loop.train(tiny_config(trained().parent), tmp_path)
   assert not (tmp_path / NAME).exists()
 
 
@@ -170,30 +170,30 @@ def test_without_locks_of_the_system_the_record_decides(tmp_path, without_system
 
 def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_system_locks):
   workdir = tmp_path / "run"
-  stepped = loop.RunLog.stepped
+  stepped = training_loop.RunLog.stepped
 
   def and_take(log, done):
     stepped(log, done)
     if done == 4:
       left(workdir, host="far", process=7)
 
-  monkeypatch.setattr(loop.RunLog, "stepped", and_take)
+  monkeypatch.setattr(training_loop.RunLog, "stepped", and_take)
   monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # it looks at each step
   with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
-    loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
+    training_loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
   assert saved(workdir).step in (0, 4)
   assert json.loads((workdir / NAME).read_text())["host"] == "far"  # and is left alone
 
 
 def test_a_signal_that_ends_the_training_gives_the_lock_back(tmp_path, monkeypatch):
-  stepped = loop.RunLog.stepped
+  stepped = training_loop.RunLog.stepped
 
   def and_signal(log, done):
     stepped(log, done)
     if done == 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(loop.RunLog, "stepped", and_signal)
-  with pytest.raises(loop.Stopped):
-    loop.train(tiny_config(trained().parent), tmp_path)
+  monkeypatch.setattr(training_loop.RunLog, "stepped", and_signal)
+  with pytest.raises(training_loop.Stopped):
+    training_loop.train(tiny_config(trained().parent), tmp_path)
   assert not (tmp_path / NAME).exists()

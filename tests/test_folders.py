@@ -17,7 +17,7 @@ from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.panns import packed_files
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.sources import sounds_in, spread
 

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atgcn_jax.models.folding import convolve, convolve_parts, fold, parts_to_fill, unfold
+from atgcn_jax.models.fast.folded_convolution import (
+  convolve,
+  convolve_parts,
+  fold,
+  parts_to_fill,
+  unfold,
+)
 
 RANDOM = np.random.default_rng(0)
 

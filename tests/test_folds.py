@@ -8,7 +8,7 @@ import pytest
 from runs_support import contents, make_store, tiny_config, trained
 
 from atgcn_jax import cli
-from atgcn_jax.runs import loop
+from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.config import default_config
 from atgcn_jax.runs.folds import check_folds, shared_folds
 from atgcn_jax.training import checkpoint
@@ -42,7 +42,7 @@ def validated_on_test(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("folds") / "run"
   folder = trained().parent
   changes = ("data.validation_folds=('test',)", "optim.plateau_factor=1.0", "optim.steps=4")
-  loop.train(tiny_config(folder, *changes), workdir)
+  training_loop.train(tiny_config(folder, *changes), workdir)
   return workdir
 
 
@@ -102,7 +102,7 @@ def test_so_is_reproducing(tmp_path, capsys):
 
 def test_the_option_of_a_source_is_not_taken_over(tmp_path, config, capsys):
   changes = ("data.train_folds=('train','test')", "data.allow_test_overlap=True", "optim.steps=1")
-  loop.train(config(*changes), tmp_path / "source")
+  training_loop.train(config(*changes), tmp_path / "source")
   store = trained().parent / "store.h5"
   command = ["finetune", "--from", tmp_path / "source", "--store", store, "--workdir"]
   assert cli.main([*map(str, command), str(tmp_path / "run")]) == 2
@@ -120,8 +120,8 @@ def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch
 
   with monkeypatch.context() as before:
     before.setattr(checkpoint, "save", without)
-    loop.train(config("optim.steps=2"), tmp_path / "run")
-  assert int(loop.train(config("optim.steps=3"), tmp_path / "run").step) == 3
+    training_loop.train(config("optim.steps=2"), tmp_path / "run")
+  assert int(training_loop.train(config("optim.steps=3"), tmp_path / "run").step) == 3
 
 
 def test_the_plateau_rule_on_test_clips_is_reported(config):

@@ -9,7 +9,7 @@ import librosa
 import numpy as np
 import pytest
 
-from atgcn_jax.audio import files
+from atgcn_jax.audio import sound_files
 from atgcn_jax.audio.frontend import (
   FRONTENDS,
   Frontend,
@@ -19,7 +19,7 @@ from atgcn_jax.audio.frontend import (
   spectrogram,
   to_decibels,
 )
-from atgcn_jax.audio.pieces import transform
+from atgcn_jax.audio.piecewise_mel import transform
 
 # What the front ends are, in librosa's words.
 LIBROSA = {
@@ -94,7 +94,7 @@ def test_real_clips_agree_with_librosa(name, shared):
   paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))[::66][:6]
   assert len(paths) == 6
   for path in paths:
-    waveform = files.load(path, LIBROSA[name]["rate"])
+    waveform = sound_files.load(path, LIBROSA[name]["rate"])
     waveform = np.pad(waveform, (0, FRONTENDS[name].samples - waveform.size))
     assert_agrees(waveform, name)
     assert jitted(waveform, name).shape == (LIBROSA[name]["frames"], 64)

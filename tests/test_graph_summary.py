@@ -11,7 +11,7 @@ from test_cli import run
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.summary import find_label, row_of, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
-from atgcn_jax.runs.graph_plots import draw_graph, ordered
+from atgcn_jax.reports.label_graph_plots import draw_graph, ordered
 
 NAMES = ("Dog", "Bark", "Rain", "Music", "Piano", "Organ")
 VOCABULARY = Vocabulary(tuple(f"/m/{k}" for k in range(6)), NAMES)

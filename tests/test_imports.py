@@ -77,7 +77,12 @@ def test_the_readers_of_imports_see_something():
   assert {"runs", "paper", "tools"} <= set(
     imported_parts(PACKAGE / "cli/studies.py")
   )  # in functions
-  assert set(imported_parts(PACKAGE / "data/store.py")) == {"audio", "data", "errors", "labels"}
+  assert set(imported_parts(PACKAGE / "data/store/clip_store.py")) == {
+    "audio",
+    "data",
+    "errors",
+    "labels",
+  }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -141,7 +146,7 @@ def test_a_label_side_needs_no_jax():
 def test_tensorflow_comes_without_keras_and_keras_can_still_come():
   script = (
     "import sys\n"
-    "from atgcn_jax.buckets import import_tensorflow\n"
+    "from atgcn_jax.runtime.buckets import import_tensorflow\n"
     "import_tensorflow()\n"
     "print('keras' in sys.modules)"
   )

@@ -16,7 +16,7 @@ from atgcn_jax.data.layouts import esc50
 from atgcn_jax.data.layouts.label_list import read_label_list
 from atgcn_jax.data.layouts.segments import list_segments, read_segment_list
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import read_ontology
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary

@@ -12,7 +12,7 @@ from runs_support import VOCABULARY, saved, tiny_config
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import members, ontology_of
-from atgcn_jax.runs.loop import train
+from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training.losses import (
   binary_cross_entropy,
   hierarchical_loss,

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from atgcn_jax import cli
-from atgcn_jax.tools import download, metadata
-from atgcn_jax.tools.metadata import File, fetch_metadata
+from atgcn_jax.data import audioset_files, download
+from atgcn_jax.data.audioset_files import File, fetch_metadata
 
 LIST = b"# num_ytids=2, num_segs=2\n" + b"".join(b'%d, 0, 10, "/m/a"\n' % i for i in range(2))
 CONTENTS = {
@@ -103,7 +103,7 @@ def sends_other_bytes(handler, content):
 
 @pytest.fixture
 def server(monkeypatch):
-  monkeypatch.setattr(metadata, "FILES", FILES)
+  monkeypatch.setattr(audioset_files, "FILES", FILES)
   monkeypatch.setattr(download, "PAUSES", (0.01, 0.02, 0.03))
   monkeypatch.setenv("no_proxy", "*")
   with Server() as running:
@@ -343,14 +343,16 @@ def test_a_folder_that_cannot_be_written(server, tmp_path, capsys):
 
 
 def test_the_checksums_are_those_of_the_lists(shared):
-  for file in metadata.FILES:
+  for file in audioset_files.FILES:
     path = shared / "data" / "audioset" / file.name
     if file.sha256:
-      assert metadata.wrong(file, path) == ""
+      assert audioset_files.wrong(file, path) == ""
 
 
 def test_the_addresses():
-  assert [f"{file.folder}/{file.name}" for file in metadata.FILES if "goog" in file.folder] == [
+  assert [
+    f"{file.folder}/{file.name}" for file in audioset_files.FILES if "goog" in file.folder
+  ] == [
     f"https://storage.googleapis.com/us_audioset/youtube_corpus/v1/{name}"
     for name in (
       "csv/class_labels_indices.csv",
@@ -360,4 +362,4 @@ def test_the_addresses():
       "qa/qa_true_counts.csv",
     )
   ]
-  assert all(file.sha256 or file.rows or "qa" in file.name for file in metadata.FILES)
+  assert all(file.sha256 or file.rows or "qa" in file.name for file in audioset_files.FILES)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from atgcn_jax.data import mixtures
-from atgcn_jax.data.mixtures import Kind, together, write_mixtures
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
-from atgcn_jax.data.together import draw_together
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.data.synthetic import mixtures
+from atgcn_jax.data.synthetic.co_occurring import draw_together
+from atgcn_jax.data.synthetic.mixtures import Kind, together, write_mixtures
 from atgcn_jax.errors import UserError
 
 RATE = 8000

@@ -5,7 +5,7 @@ import pytest
 import small_store
 
 from atgcn_jax.data import normaliser
-from atgcn_jax.data.store import RANGE_DB, open_store
+from atgcn_jax.data.store.clip_store import RANGE_DB, open_store
 from atgcn_jax.training import step
 
 CLIPS = 600  # more than two chunks

@@ -10,15 +10,15 @@ import pytest
 import runs_support
 import scipy.io
 
-from atgcn_jax.audio import files, frontend
+from atgcn_jax.audio import frontend, sound_files
 from atgcn_jax.data.layouts import talnet
 from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.assemble import new_run
 from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.run import new_run
 
 TALNET = frontend.FRONTENDS["talnet"]
 K = 5
@@ -81,7 +81,7 @@ def test_packed_waveforms(tmp_path, vocabulary, rate, attribute, kind):
   assert store.rate_hz.tolist() == [rate] * 3
   assert store.seconds.tolist() == [10.0] * 3
   scaled = waveforms / np.float32(32767) if kind is np.int16 else waveforms
-  sound = files.resample(scaled[1], rate, 16000)
+  sound = sound_files.resample(scaled[1], rate, 16000)
   wanted = np.asarray(frontend.log_mel(sound, TALNET))
   np.testing.assert_allclose(np.asarray(store.log_mel[1], np.float32), wanted, atol=0.05)
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from atgcn_jax.data import parts, sampling
-from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.sampling import clip_order, device_shares
+from atgcn_jax.data.store.clip_store import ClipStore
 
 CLASSES = 7
 # How many clips have the label k as their only one; 30 more have labels 0 and 6, and 57 have none.
@@ -32,13 +32,13 @@ def store_of_labels():
 
 
 def deal(count, *, balanced, seed=0):
-  return parts.deal(OFFSETS, INDICES, count, seed, balanced=balanced)
+  return device_shares.deal(OFFSETS, INDICES, count, seed, balanced=balanced)
 
 
 def samplers(count, *, balanced, seed=0):
   """(clips of the part, its sampler) of each part."""
   return [
-    (own, parts.part_sampler(store_of_labels(), own, part, count, seed, balanced=balanced))
+    (own, device_shares.part_sampler(store_of_labels(), own, part, count, seed, balanced=balanced))
     for part, own in enumerate(deal(count, balanced=balanced, seed=seed))
   ]
 
@@ -47,7 +47,7 @@ def drawn(given, steps, batch):
   """Clips [D, steps * batch] that the parts draw."""
   return np.stack(
     [
-      np.concatenate([own[sampling.draw(sampler, step, batch)] for step in range(steps)])
+      np.concatenate([own[clip_order.draw(sampler, step, batch)] for step in range(steps)])
       for own, sampler in given
     ]
   )
@@ -59,10 +59,10 @@ def classes_visited(count, draws, seed=0):
   for _, sampler in samplers(count, balanced=True, seed=seed):
     # A class is one queue: let each hold its own number in place of clips.
     queues = np.repeat(np.arange(CLASSES), np.diff(sampler.starts))
-    numbers = sampling.Sampler(
+    numbers = clip_order.Sampler(
       queues, sampler.starts, seed, True, part=sampler.part, parts=sampler.parts
     )
-    found.append(sampling.draw(numbers, 0, draws))
+    found.append(clip_order.draw(numbers, 0, draws))
     assert len(sampler.starts) == CLASSES + 1
   return np.stack(found)
 
@@ -98,7 +98,7 @@ def test_classes_are_spread_evenly(count):
 
 def test_a_part_without_a_clip_that_has_no_label_is_given_one():
   offsets = np.append(np.arange(31), [30, 30])  # the last 2 of 32 clips have no label
-  for own in parts.deal(offsets, np.zeros(30, int), 8, 0, balanced=True):
+  for own in device_shares.deal(offsets, np.zeros(30, int), 8, 0, balanced=True):
     assert np.isin(own, [30, 31]).any()
 
 
@@ -113,12 +113,12 @@ def test_one_part_draws_as_the_whole(balanced):
   ((own, sampler),) = samplers(1, balanced=balanced, seed=5)
   clips = np.arange(len(LABELS))
   if balanced:
-    whole = sampling.balanced_sampler(clips, OFFSETS, INDICES, 5)
+    whole = clip_order.balanced_sampler(clips, OFFSETS, INDICES, 5)
   else:
-    whole = sampling.shuffled_sampler(clips, 5)
+    whole = clip_order.shuffled_sampler(clips, 5)
   for step in (*range(60), 600_000):
-    expected = sampling.draw(whole, step, 16)
-    np.testing.assert_array_equal(own[sampling.draw(sampler, step, 16)], expected)
+    expected = clip_order.draw(whole, step, 16)
+    np.testing.assert_array_equal(own[clip_order.draw(sampler, step, 16)], expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 40])
@@ -150,21 +150,23 @@ def test_a_part_passes_all_clips_of_a_class_before_any_repeats():
 @pytest.mark.parametrize("count", [1, 3, 8])
 @pytest.mark.parametrize("share", [None, Fraction(1, 2), Fraction(3, 64)])
 def test_clips_without_a_label_have_their_share_on_every_part(count, share):
-  draws = 20 * sampling.BLOCK
+  draws = 20 * clip_order.BLOCK
   whole = Fraction(len(UNLABELLED), len(LABELS)) if share is None else share
   chosen = []
   for part, own in enumerate(deal(count, balanced=True)):
-    sampler = parts.part_sampler(store_of_labels(), own, part, count, 0, balanced=True, share=whole)
-    drawn = own[sampling.draw(sampler, 0, draws)]
+    sampler = device_shares.part_sampler(
+      store_of_labels(), own, part, count, 0, balanced=True, share=whole
+    )
+    drawn = own[clip_order.draw(sampler, 0, draws)]
     chosen.append(np.isin(drawn, UNLABELLED))
     # All of the part's clips without a label pass before any repeats.
     queue = drawn[chosen[-1]]
     size = np.isin(own, UNLABELLED).sum()
     for first in range(0, len(queue) - size + 1, size):
       assert len(set(queue[first : first + size])) == size
-    assert abs(chosen[-1].sum() - draws * whole) < sampling.BLOCK / 8  # first and last in part
+    assert abs(chosen[-1].sum() - draws * whole) < clip_order.BLOCK / 8  # first and last in part
   # Over all parts together, they come at nearly the same rate at all times.
-  window = sampling.BLOCK // count
+  window = clip_order.BLOCK // count
   rates = np.mean(chosen, axis=0)[: draws // window * window].reshape(-1, window).mean(axis=1)
   np.testing.assert_allclose(rates, float(whole), atol=0.2)
 
@@ -181,15 +183,15 @@ def test_where_every_clip_has_a_label_the_draws_are_promised():
   def digest(draws):
     return hashlib.sha256(np.concatenate(draws).astype("<i8").tobytes()).hexdigest()[:16]
 
-  host = sampling.balanced_sampler(np.arange(500), offsets, indices, 5)
-  assert digest([sampling.draw(host, step, 16) for step in steps]) == "0545cf1671ea251a"
+  host = clip_order.balanced_sampler(np.arange(500), offsets, indices, 5)
+  assert digest([clip_order.draw(host, step, 16) for step in steps]) == "0545cf1671ea251a"
   for count, promised in ((1, "0545cf1671ea251a"), (8, "7b450d69b58a590b")):
     draws = []
-    for part, own in enumerate(parts.deal(offsets, indices, count, 5, balanced=True)):
-      sampler = parts.part_sampler(
-        store, own, part, count, 5, balanced=True, share=sampling.unlabelled_share(offsets)
+    for part, own in enumerate(device_shares.deal(offsets, indices, count, 5, balanced=True)):
+      sampler = device_shares.part_sampler(
+        store, own, part, count, 5, balanced=True, share=clip_order.unlabelled_share(offsets)
       )
-      draws += [own[sampling.draw(sampler, step, 16 // count)] for step in steps]
+      draws += [own[clip_order.draw(sampler, step, 16 // count)] for step in steps]
     assert digest(draws) == promised
 
 
@@ -202,21 +204,23 @@ def test_parts_draw_from_their_own_clips_by_the_step_alone(balanced):
     assert np.isin(clips, own).all()
   for step in (11, 3, 0):
     for (own, sampler), clips in zip(given, forward):
-      again = own[sampling.draw(sampler, step, 4)]
+      again = own[clip_order.draw(sampler, step, 4)]
       np.testing.assert_array_equal(again, clips[step * 4 : step * 4 + 4])
 
 
 def test_more_parts_than_clips():
   offsets, indices = np.array([0, 1, 2]), np.array([0, 1])
   for balanced in (True, False):
-    dealt = parts.deal(offsets, indices, 5, 0, balanced=balanced)
+    dealt = device_shares.deal(offsets, indices, 5, 0, balanced=balanced)
     assert all(len(own) for own in dealt)
-  assert all(own.tolist() == [0, 1] for own in parts.deal(offsets, indices, 5, 0, balanced=True))
+  assert all(
+    own.tolist() == [0, 1] for own in device_shares.deal(offsets, indices, 5, 0, balanced=True)
+  )
 
 
 def test_nothing_to_deal():
   for balanced in (True, False):
     with pytest.raises(ValueError, match="no clips"):
-      parts.deal(np.zeros(1, int), np.zeros(0, int), 2, 0, balanced=balanced)
+      device_shares.deal(np.zeros(1, int), np.zeros(0, int), 2, 0, balanced=balanced)
   with pytest.raises(ValueError, match="with a label"):
-    parts.deal(np.zeros(4, int), np.zeros(0, int), 2, 0, balanced=True)
+    device_shares.deal(np.zeros(4, int), np.zeros(0, int), 2, 0, balanced=True)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data import pipeline, sampling
+from atgcn_jax.data import pipeline
 from atgcn_jax.data.pipeline import PIECE, PREFETCH, Share, batches, sequential
+from atgcn_jax.data.sampling import clip_order
 
 CLIPS, BATCH = 23, 8
-SHUFFLED = sampling.shuffled_sampler(np.arange(CLIPS), seed=5)
+SHUFFLED = clip_order.shuffled_sampler(np.arange(CLIPS), seed=5)
 
 
 def clips_of(step):
-  return sampling.draw(SHUFFLED, step, BATCH)
+  return clip_order.draw(SHUFFLED, step, BATCH)
 
 
 @pytest.fixture(scope="module", params=["uint8", "float16"])

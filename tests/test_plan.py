@@ -13,14 +13,14 @@ import pytest
 from runs_support import tiny_config, trained
 
 from atgcn_jax import cli
+from atgcn_jax.bench.flops import product_flops
 from atgcn_jax.errors import UserError
+from atgcn_jax.plan import chips, estimate
+from atgcn_jax.plan.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
+from atgcn_jax.plan.compiled_step import traced_step
+from atgcn_jax.plan.estimate import bytes_asked, described, largest_fitting
+from atgcn_jax.plan.inputs import clip_bytes, data_of
 from atgcn_jax.runs.config import load_config
-from atgcn_jax.tools import chips, plan
-from atgcn_jax.tools.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
-from atgcn_jax.tools.compiled import traced_step
-from atgcn_jax.tools.flops import product_flops
-from atgcn_jax.tools.plan import bytes_asked, described, largest_fitting
-from atgcn_jax.tools.plan_data import clip_bytes, data_of
 from atgcn_jax.training.sharding import data_mesh
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -148,8 +148,8 @@ def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_roun
   def gives_up():
     raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Used {told} of 15.75G hbm")
 
-  monkeypatch.setattr(plan, "compiled_step", gives_up)
-  found = plan.attempted(15.75 * 2**30)
+  monkeypatch.setattr(estimate, "compiled_step", gives_up)
+  found = estimate.attempted(15.75 * 2**30)
   assert found.step is None
   assert found.bytes > 15.75 * 2**30
   assert found.bytes == pytest.approx(asked * 2**30)

@@ -9,13 +9,14 @@ import soundfile
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
-from atgcn_jax.data import building, soundscapes
 from atgcn_jax.data.layouts.label_list import COLUMNS, read_label_list
 from atgcn_jax.data.layouts.listing import load_file
 from atgcn_jax.data.normaliser import decibels
-from atgcn_jax.data.partial import findings_path
 from atgcn_jax.data.prepare import prepare, prepare_soundscapes
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store import store_builder
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.data.store.unfinished import findings_path
+from atgcn_jax.data.synthetic import soundscapes
 from atgcn_jax.errors import UserError
 
 TALNET = frontend.FRONTENDS["talnet"]
@@ -70,7 +71,7 @@ def here(monkeypatch):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  monkeypatch.setattr(store_builder, "in_processes", in_processes)
 
 
 def test_what_the_store_holds(prepared, sounds):

@@ -31,7 +31,7 @@ from runs_support import (
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs import processes
+from atgcn_jax.runtime import processes
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.sharding import Layout, data_mesh
 

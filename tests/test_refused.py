@@ -12,7 +12,7 @@ from test_reproduce import command as reproduce
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop.importing import import_torch
-from atgcn_jax.runs import loop
+from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.folder_lock import held
 from atgcn_jax.training import checkpoint
 
@@ -31,9 +31,11 @@ def unstarted(tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "train_to_end", killed)
+    patch.setattr(training_loop, "train_to_end", killed)
     with pytest.raises(KeyboardInterrupt):
-      loop.train(tiny_config(trained().parent, "optim.steps=4", "model.layers=3"), tmp_path / "run")
+      training_loop.train(
+        tiny_config(trained().parent, "optim.steps=4", "model.layers=3"), tmp_path / "run"
+      )
   assert checkpoint.saved_steps(tmp_path / "run") == [0]
   return tmp_path / "run"
 
@@ -53,7 +55,7 @@ def unstarted(tmp_path, monkeypatch):
 def test_a_refused_training_makes_no_folder(tmp_path, override, named):
   config, profile = tiny_config(trained().parent, *override.split()), (9, 1)
   with pytest.raises(UserError, match=named):
-    loop.train(config, tmp_path / "deep" / "run", profile=profile)
+    training_loop.train(config, tmp_path / "deep" / "run", profile=profile)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -62,17 +64,17 @@ def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
   other = tiny_config(trained().parent, "optim.steps=4")
   before = contents(unstarted)
   with pytest.raises(UserError, match=r"data.validation_folds"):
-    loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)
+    training_loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)
   assert contents(unstarted) == before
   with pytest.warns(UserWarning, match="run of another config that had made no step; replaced"):
-    loop.train(other, unstarted)
+    training_loop.train(other, unstarted)
   fresh = unstarted.with_name("fresh")
-  loop.train(other, fresh)
+  training_loop.train(other, fresh)
   assert same_bits(saved(unstarted).state, saved(fresh).state)
   assert records(unstarted) == records(fresh)
   assert saved(unstarted).run.config.model.layers == 2
   with pytest.raises(UserError, match=r"holds a run of another config: model.layers: 2 → 3"):
-    loop.train(same, unstarted)
+    training_loop.train(same, unstarted)
 
 
 def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
@@ -82,7 +84,7 @@ def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
     f"data.store={make_store(tmp_path / 'b.h5', seed=1)}",
   ]
   with pytest.warns(UserWarning, match="replaced"):
-    loop.train(tiny_config(trained().parent, *changes), unstarted)
+    training_loop.train(tiny_config(trained().parent, *changes), unstarted)
   assert saved(unstarted).step == 1
 
 
@@ -100,7 +102,7 @@ def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
   (copy / "checkpoints" / str(newest) / "metrics" / "metrics").write_text("{")
   before = contents(copy)
   with pytest.raises(UserError, match=r"model.layers: 2 → 3"):
-    loop.train(tiny_config(trained().parent, "model.layers=3"), copy)
+    training_loop.train(tiny_config(trained().parent, "model.layers=3"), copy)
   assert contents(copy) == before
 
 
@@ -115,7 +117,7 @@ def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
     import_torch(weights, config, unstarted, "panns")
   before = contents(unstarted)
   with pytest.raises(UserError, match=r"holds imported weights, .* finetune --from"):
-    loop.train(tiny_config(trained().parent), unstarted)
+    training_loop.train(tiny_config(trained().parent), unstarted)
   with pytest.raises(UserError, match="holds a run"):
     import_torch(weights, config, unstarted, "panns")
   assert contents(unstarted) == before

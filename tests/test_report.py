@@ -9,8 +9,8 @@ import pytest
 from matplotlib.text import Text
 
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs import drawing, plots
-from atgcn_jax.runs.report import write_report
+from atgcn_jax.reports import figure_style, page_figures
+from atgcn_jax.reports.page import write_report
 
 NASTY = (
   *("Rock & roll", "<b>Bold</b>", 'A "quoted" one', "$x^2$ {y} %s", "犬の鳴き声", "O'Clock"),
@@ -211,10 +211,10 @@ def test_names_do_not_hide_each_other(K):
   # In a row of dots closer to each other than their names are long.
   names = [f"A rather long name {k}" for k in range(K)]
   places = np.stack([np.linspace(0.1, 0.9, K), np.full(K, 0.5)], axis=1)
-  with drawing.drawing():
-    figure, axes = drawing.map_axes(5.0)
+  with figure_style.drawing():
+    figure, axes = figure_style.map_axes(5.0)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    drawing.write_names(axes, places, names, np.arange(K))
+    figure_style.write_names(axes, places, names, np.arange(K))
     figure.canvas.draw()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # the name without its line
   assert len(boxes) == 20 if K == 20 else 5 < len(boxes) <= 40
@@ -226,10 +226,10 @@ def test_names_do_not_hide_each_other(K):
 
 def test_strongest_edges():
   propagation = np.array([[9, 0.5, 0.0], [0.2, 9, 0.5], [0.7, 0.0, 9]])
-  receivers, senders, weights = plots.strongest_edges(propagation, 3)
+  receivers, senders, weights = page_figures.strongest_edges(propagation, 3)
   assert [*zip(receivers, senders, weights)] == [(2, 0, 0.7), (0, 1, 0.5), (1, 2, 0.5)]
-  assert len(plots.strongest_edges(propagation, 9)[2]) == 4
-  assert len(plots.strongest_edges(np.eye(3), 9)[2]) == 0
+  assert len(page_figures.strongest_edges(propagation, 9)[2]) == 4
+  assert len(page_figures.strongest_edges(np.eye(3), 9)[2]) == 0
 
 
 def test_series_keeps_the_later_record():
@@ -241,7 +241,7 @@ def test_series_keeps_the_later_record():
     {"step": 30, "loss": "0.5"},
     {"step": 40, "mAP": 0.5},
   ]
-  steps, values = plots.series(records, "loss")
+  steps, values = page_figures.series(records, "loss")
   assert steps.tolist() == [10, 20]
   assert values.tolist() == [1.0, 3.0]
 
@@ -261,9 +261,9 @@ def test_an_older_page_survives_a_failure(tmp_path):
 
 def test_of_very_many_labels_the_most_frequent_are_mapped(tmp_path, monkeypatch):
   assert "Mapped:" not in written(tmp_path, 12)
-  monkeypatch.setattr(plots, "MAPPED", 5)
+  monkeypatch.setattr(page_figures, "MAPPED", 5)
   source = written(tmp_path, 12, positives=np.arange(12))
   assert "Mapped: of 12 labels the 5 with the most clips." in source
   drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
   assert "Label 11" in drawing
-  assert NASTY[0] not in html.unescape(drawing)
+  assert NASTY[0] not in html.unescape(figure_style)

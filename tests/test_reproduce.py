@@ -11,9 +11,10 @@ import pytest
 from runs_support import REPOSITORY, VOCABULARY, contents, make_store, start
 from test_cli import run
 
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import tables
+from atgcn_jax.paper.experiment_runs import Scored, Settings, config_of
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -25,7 +26,6 @@ from atgcn_jax.paper.experiments import (
   on_curve,
   with_vectors,
 )
-from atgcn_jax.paper.runs import Scored, Settings, config_of
 
 CONFIGS = REPOSITORY / "configs" / "table1"
 SMALL = (

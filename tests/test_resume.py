@@ -23,9 +23,9 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs import loop
+from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.log import RunLog
-from atgcn_jax.signals import Stopped
+from atgcn_jax.runtime.signals import Stopped
 from atgcn_jax.training import checkpoint
 
 
@@ -149,9 +149,9 @@ def test_many_kills_at_random_moments(tmp_path):
 
 
 def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
-  loop.train(config("optim.steps=15"), tmp_path)
+  training_loop.train(config("optim.steps=15"), tmp_path)
   assert records(tmp_path)[-1][0] == 15
-  state = loop.train(config(), tmp_path)
+  state = training_loop.train(config(), tmp_path)
   assert same_bits(state, saved(trained()).state)
   assert [r for r in records(tmp_path) if "mAP" not in r[1]] == [
     r for r in records(trained()) if "mAP" not in r[1]
@@ -173,43 +173,43 @@ def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, n
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
-  save = loop.save
+  save = training_loop.save
 
   def and_signal(manager, run, state, history):
     save(manager, run, state, history)
     if int(state.step) == 3:
-      patch.setattr(loop, "save", save)
+      patch.setattr(training_loop, "save", save)
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "save", and_signal)
+    patch.setattr(training_loop, "save", and_signal)
     with pytest.raises(Stopped):
-      loop.train(config(), tmp_path)
+      training_loop.train(config(), tmp_path)
   assert checkpoint.saved_steps(tmp_path) == [0, 3]
 
 
 def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, capsys):
   workdir = tmp_path / "run"
   short = config("optim.steps=5")
-  score_clips = loop.score_clips
+  score_clips = training_loop.score_clips
 
   def and_signal(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     return score_clips(*args, **kwargs)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "score_clips", and_signal)
+    patch.setattr(training_loop, "score_clips", and_signal)
     for step in (4, 5):
       with pytest.raises(Stopped):
-        loop.train(short, workdir)
+        training_loop.train(short, workdir)
       assert checkpoint.saved_steps(workdir)[-1] == step
       if step == 4:
-        patch.setattr(loop, "score_clips", score_clips)
+        patch.setattr(training_loop, "score_clips", score_clips)
         interrupt(patch, 5)
-  loop.train(short, workdir)
+  training_loop.train(short, workdir)
   once = contents(workdir)
   assert [r[0] for r in records(workdir) if "mAP" in r[1]] == [4, 5]
-  loop.train(short, workdir)
+  training_loop.train(short, workdir)
   assert contents(workdir) == once
 
 
@@ -246,16 +246,18 @@ def np_leaves(tree):
 def test_a_store_with_nan_is_refused(tmp_path, config):
   broken = make_store(tmp_path / "broken.h5", dtype="float16", broken=True)
   with pytest.raises(UserError, match=r"log-mel of clip clip0 is NaN or infinite"):
-    loop.train(config(f"data.store={broken}"), tmp_path / "run")
+    training_loop.train(config(f"data.store={broken}"), tmp_path / "run")
   assert checkpoint.saved_steps(tmp_path / "run") == []
 
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
-  monkeypatch.setattr(loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None))
+  monkeypatch.setattr(
+    training_loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None)
+  )
   with pytest.raises(
     WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"
   ):
-    loop.train(config(), tmp_path)
+    training_loop.train(config(), tmp_path)
 
 
 # What may differ when a run is resumed, and what may not.
@@ -288,14 +290,14 @@ def test_free_keys_may_differ(copy, tmp_path, config):
     "checkpoint.keep=1",
     "log.every=9",
   )
-  state = loop.train(changed, copy)
+  state = training_loop.train(changed, copy)
   assert int(state.step) == 30
 
 
 def test_a_store_of_another_content_is_refused(copy, tmp_path, config):
   other = make_store(tmp_path / "other.h5", seed=1)
   with pytest.raises(UserError, match=r"other.h5: not the clip store"):
-    loop.train(config(f"data.store={other}"), copy)
+    training_loop.train(config(f"data.store={other}"), copy)
 
 
 def write_graph(path, propagation):
@@ -306,16 +308,16 @@ def write_graph(path, propagation):
 def test_a_graph_file_is_compared_by_content(tmp_path, config):
   workdir, propagation = tmp_path / "run", saved(trained()).run.propagation
   one = write_graph(tmp_path / "one.npz", propagation)
-  loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
+  training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
   same = shutil.copy(one, tmp_path / "same.npz")
-  loop.train(config(f"graph.source={same}", "optim.steps=1"), workdir)
+  training_loop.train(config(f"graph.source={same}", "optim.steps=1"), workdir)
   other = write_graph(tmp_path / "other.npz", propagation + np.eye(6))
   with pytest.raises(UserError, match=r"graph.source: another content"):
-    loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
+    training_loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
   # Also where the file of the old name has changed.
   shutil.copy(other, one)
   with pytest.raises(UserError, match=r"graph.source: another content"):
-    loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
+    training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
 
 
 def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
@@ -323,7 +325,7 @@ def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
   path = tmp_path / "labels.csv"
   path.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
   with pytest.raises(UserError, match="its vocabulary is not that of"):
-    loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
+    training_loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
 
 
 def other_vocabulary():
@@ -358,6 +360,6 @@ def other_vocabulary():
 )
 def test_settings_that_no_run_can_have(tmp_path, config, override, named):
   with pytest.raises(UserError, match=named) as error:
-    loop.train(config(override), tmp_path / "run")
+    training_loop.train(config(override), tmp_path / "run")
   assert "\n" not in str(error.value)
   assert checkpoint.saved_steps(tmp_path / "run") == []

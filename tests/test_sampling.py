@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from atgcn_jax.data import sampling
 from atgcn_jax.data.pipeline import Share
+from atgcn_jax.data.sampling import clip_order
 
 # Six classes, two of them without a clip: clip 100 + i has the labels LABELS[i].
 LABELS = [[0], [0, 2], [], [2, 3], [5], [0, 5], [], [5], [5], [3], [0]]
@@ -20,17 +20,17 @@ LABELLED = [row for row in LABELS if row], CLIPS[[bool(row) for row in LABELS]]
 
 def permutations(size, keys):
   index, key = np.tile(np.arange(size), len(keys)), np.repeat(np.asarray(keys, np.uint32), size)
-  return sampling.permuted(index, np.full(len(index), size), key).reshape(-1, size)
+  return clip_order.permuted(index, np.full(len(index), size), key).reshape(-1, size)
 
 
 def balanced(seed=0, labels=LABELS, clips=CLIPS):
   offsets = np.cumsum([0, *map(len, labels)])
   flat = np.array([label for row in labels for label in row], np.int64)
-  return sampling.balanced_sampler(clips, offsets, flat, seed)
+  return clip_order.balanced_sampler(clips, offsets, flat, seed)
 
 
 def drawn(sampler, batch, steps):
-  return np.concatenate([sampling.draw(sampler, step, batch) for step in range(steps)])
+  return np.concatenate([clip_order.draw(sampler, step, batch) for step in range(steps)])
 
 
 def test_a_permutation_holds_every_index_once():
@@ -43,8 +43,8 @@ def test_indices_of_many_sizes_and_keys_at_once():
   sizes = np.array([1, 2, 3, 7, 1000, 2**31])
   index = np.array([0, 1, 1, 3, 999, 2**31 - 1])
   keys = np.array([5, 6, 7, 8, 9, 10], np.uint32)
-  alone = [sampling.permuted(*(x[i : i + 1] for x in (index, sizes, keys)))[0] for i in range(6)]
-  np.testing.assert_array_equal(sampling.permuted(index, sizes, keys), alone)
+  alone = [clip_order.permuted(*(x[i : i + 1] for x in (index, sizes, keys)))[0] for i in range(6)]
+  np.testing.assert_array_equal(clip_order.permuted(index, sizes, keys), alone)
   assert (np.array(alone) < sizes).all()
 
 
@@ -56,7 +56,7 @@ def test_keys_give_orders_of_their_own():
 def test_every_place_is_as_likely(size):
   keys = 4000
   counts = np.zeros((size, size))
-  orders = permutations(size, sampling.mix(77, np.arange(keys)))
+  orders = permutations(size, clip_order.mix(77, np.arange(keys)))
   np.add.at(counts, (np.tile(np.arange(size), keys), orders.ravel()), 1)
   # Rows and columns sum to `keys`, so the table has (size - 1)² degrees of freedom.
   statistic = ((counts - keys / size) ** 2 / (keys / size)).sum()
@@ -64,7 +64,7 @@ def test_every_place_is_as_likely(size):
 
 
 def test_orders_of_four_are_as_likely():
-  orders = permutations(4, sampling.mix(5, np.arange(6000)))
+  orders = permutations(4, clip_order.mix(5, np.arange(6000)))
   seen, counts = np.unique(orders, axis=0, return_counts=True)
   assert len(seen) == 24
   assert stats.chisquare(counts).pvalue > 1e-4
@@ -72,14 +72,14 @@ def test_orders_of_four_are_as_likely():
 
 def test_the_orders_are_promised():
   """Runs are resumed across versions: these numbers may never change."""
-  assert int(sampling.mix(1, 2, 3)) == 3053600446
+  assert int(clip_order.mix(1, 2, 3)) == 3053600446
   assert permutations(10, [7]).tolist() == [[8, 1, 6, 2, 0, 9, 4, 5, 7, 3]]
-  shuffled = sampling.shuffled_sampler(np.arange(1000), seed=3)
-  assert sampling.draw(shuffled, 0, 6).tolist() == [25, 920, 496, 271, 694, 575]
-  assert sampling.draw(shuffled, 600_000, 6).tolist() == [761, 235, 265, 633, 194, 636]
+  shuffled = clip_order.shuffled_sampler(np.arange(1000), seed=3)
+  assert clip_order.draw(shuffled, 0, 6).tolist() == [25, 920, 496, 271, 694, 575]
+  assert clip_order.draw(shuffled, 600_000, 6).tolist() == [761, 235, 265, 633, 194, 636]
   labelled = balanced(3, *LABELLED)
-  assert sampling.draw(labelled, 0, 6).tolist() == [100, 103, 105, 109, 101, 103]
-  assert sampling.draw(labelled, 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
+  assert clip_order.draw(labelled, 0, 6).tolist() == [100, 103, 105, 109, 101, 103]
+  assert clip_order.draw(labelled, 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
 
 
 def test_long_orders_of_many_classes_are_promised():
@@ -87,31 +87,31 @@ def test_long_orders_of_many_classes_are_promised():
   clips = np.arange(sizes.sum())
   one_label_each = np.arange(len(clips) + 1), np.repeat(np.arange(59), sizes)
   for sampler, promised in (
-    (sampling.balanced_sampler(clips, *one_label_each, 11), 3370747343),
-    (sampling.shuffled_sampler(clips, 11), 3284817837),
+    (clip_order.balanced_sampler(clips, *one_label_each, 11), 3370747343),
+    (clip_order.shuffled_sampler(clips, 11), 3284817837),
   ):
     assert zlib.crc32(drawn(sampler, 64, 200).astype("<i8").tobytes()) == promised
 
 
 @pytest.mark.parametrize("batch", [1, 48, 64, 5000])
-@pytest.mark.parametrize("make", [balanced, lambda seed: sampling.shuffled_sampler(CLIPS, seed)])
+@pytest.mark.parametrize("make", [balanced, lambda seed: clip_order.shuffled_sampler(CLIPS, seed)])
 def test_many_steps_at_a_time_are_the_same(make, batch):
   sampler = make(4)
-  clips_of = sampling.drawer(sampler, batch)
+  clips_of = clip_order.drawer(sampler, batch)
   for step in (0, 1, 63, 64, 65, 600_000, 10_000_000, 64):
-    np.testing.assert_array_equal(clips_of(step), sampling.draw(sampler, step, batch))
+    np.testing.assert_array_equal(clips_of(step), clip_order.draw(sampler, step, batch))
 
 
 def test_a_permutation_leaves_its_arguments():
   index, size, key = np.arange(5), np.full(5, 5), np.zeros(5, np.uint32)
-  sampling.permuted(index, size, key)
+  clip_order.permuted(index, size, key)
   np.testing.assert_array_equal(index, np.arange(5))
   np.testing.assert_array_equal(size, 5)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11, 16])
 def test_a_pass_holds_each_clip_once(batch):
-  sampler = sampling.shuffled_sampler(CLIPS, seed=1)
+  sampler = clip_order.shuffled_sampler(CLIPS, seed=1)
   passes = drawn(sampler, batch, 11).reshape(-1, len(CLIPS))
   assert (np.sort(passes, axis=1) == CLIPS).all()
   assert len(np.unique(passes, axis=0)) == len(passes)
@@ -137,8 +137,8 @@ def test_clips_without_a_label_have_their_share(labelled, unlabelled, share):
   sampler = balanced(7, labels, np.arange(len(labels)))
   assert sampler.share == share
   draws = drawn(sampler, 640, 10)
-  blocks = draws.reshape(-1, sampling.BLOCK) >= labelled
-  assert (abs(blocks.sum(axis=1) - sampling.BLOCK * share) < 1).all()
+  blocks = draws.reshape(-1, clip_order.BLOCK) >= labelled
+  assert (abs(blocks.sum(axis=1) - clip_order.BLOCK * share) < 1).all()
   assert blocks.sum() == blocks.size * share // 1
   if share > 0.1:  # at places that differ from block to block
     assert len(np.unique(blocks, axis=0)) == len(blocks)
@@ -178,20 +178,20 @@ def test_rounds_differ_and_queues_pass_before_they_repeat():
     assert len(np.unique(passes, axis=0)) > 1
 
 
-@pytest.mark.parametrize("sampler", [balanced(3), sampling.shuffled_sampler(CLIPS, 3)])
+@pytest.mark.parametrize("sampler", [balanced(3), clip_order.shuffled_sampler(CLIPS, 3)])
 def test_a_step_depends_on_nothing_but_its_number(sampler):
-  forward = [sampling.draw(sampler, step, 8) for step in range(20)]
+  forward = [clip_order.draw(sampler, step, 8) for step in range(20)]
   for step in (19, 3, 11, 3, 0):
-    np.testing.assert_array_equal(sampling.draw(sampler, step, 8), forward[step])
+    np.testing.assert_array_equal(clip_order.draw(sampler, step, 8), forward[step])
   for step in (600_000, 10_000_000):
-    far = sampling.draw(sampler, step, 64)
+    far = clip_order.draw(sampler, step, 64)
     assert far.shape == (64,)
     assert np.isin(far, CLIPS).all()
-    halves = [sampling.draw(sampler, 2 * step + half, 32) for half in (0, 1)]
+    halves = [clip_order.draw(sampler, 2 * step + half, 32) for half in (0, 1)]
     np.testing.assert_array_equal(far, np.concatenate(halves))
 
 
-@pytest.mark.parametrize("make", [balanced, lambda seed: sampling.shuffled_sampler(CLIPS, seed)])
+@pytest.mark.parametrize("make", [balanced, lambda seed: clip_order.shuffled_sampler(CLIPS, seed)])
 def test_the_seed_decides(make):
   first, again, other = (drawn(make(seed), 8, 4) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
@@ -200,7 +200,7 @@ def test_the_seed_decides(make):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_shares_put_together_are_the_batch(count):
-  whole = sampling.draw(balanced(), 5, 16)
+  whole = clip_order.draw(balanced(), 5, 16)
   assert np.isin(UNLABELLED, whole).any()
   parts = [Share(index, count).of(whole) for index in range(count)]
   assert {len(part) for part in parts} == {16 // count}
@@ -218,16 +218,16 @@ def test_tables_of_two_million_clips_stay_small():
   flat = rng.integers(0, 527, clips * labels_a_clip)
   offsets = np.arange(clips + 1) * labels_a_clip
   samplers = [
-    sampling.balanced_sampler(np.arange(clips), offsets, flat, 0),
-    sampling.shuffled_sampler(np.arange(clips), 0),
+    clip_order.balanced_sampler(np.arange(clips), offsets, flat, 0),
+    clip_order.shuffled_sampler(np.arange(clips), 0),
   ]
   for sampler in samplers:
     assert 10 * (sampler.clips.nbytes + sampler.starts.nbytes) < 32e6
-    assert sampling.draw(sampler, 123, 64).shape == (64,)
+    assert clip_order.draw(sampler, 123, 64).shape == (64,)
 
 
 def test_nothing_to_draw_from():
   with pytest.raises(ValueError, match="no clips"):
-    sampling.shuffled_sampler(np.zeros(0, np.int64), 0)
+    clip_order.shuffled_sampler(np.zeros(0, np.int64), 0)
   with pytest.raises(ValueError, match="no clip with a label"):
     balanced(labels=[[], []], clips=np.arange(2))

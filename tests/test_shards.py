@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from atgcn_jax.data.pipeline import Share
-from atgcn_jax.data.shards import LANES, shard_order
+from atgcn_jax.data.sampling.shard_order import LANES, shard_order
 
 #         clips, shards, batch
 SIZES = [(23, 3, 8), (1000, 7, 64), (5, 2, 16), (997, 1, 12), (4096, 40, 64), (1, 1, 4)]

@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from atgcn_jax import signals
+from atgcn_jax.runtime import signals
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_audio_files import encode, noise
 
-from atgcn_jax.audio import decoding, files
+from atgcn_jax.audio import decoding, sound_files
 from atgcn_jax.serving import sources
 
 RATE = 16000
@@ -12,7 +12,7 @@ RATE = 16000
 
 def kinds(samples, **options):
   data = encode(np.asarray(samples), RATE, "WAV", subtype="FLOAT", **options)
-  return [found.kind for found in files.decode(data).findings]
+  return [found.kind for found in sound_files.decode(data).findings]
 
 
 @pytest.mark.parametrize(

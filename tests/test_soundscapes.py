@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from sklearn.ensemble import ExtraTreesClassifier
 
-from atgcn_jax.data.soundscapes import (
+from atgcn_jax.data.synthetic.soundscapes import (
   CATEGORIES,
   CLIP_SECONDS,
   RATE,

@@ -13,16 +13,17 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels import sparse
 from atgcn_jax.labels.adjacency import METHODS, propagation_matrix
 from atgcn_jax.labels.counts import check_counts, count_labels, load_counts
-from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.ontology import Ontology, label_edges
 from atgcn_jax.labels.vocabulary import write_vocabulary
 from atgcn_jax.models.heads import GraphHead
-from atgcn_jax.models.sparse import WIDEST, sparse_product
-from atgcn_jax.runs import loop, plots
-from atgcn_jax.runs.assemble import store_of
-from atgcn_jax.runs.begin import continued
+from atgcn_jax.models.sparse_product import WIDEST, sparse_product
+from atgcn_jax.reports import page_figures
+from atgcn_jax.reports.label_graph_file import described, make_graph, write_graph
+from atgcn_jax.runs import training_loop
+from atgcn_jax.runs.checks import continued
 from atgcn_jax.runs.evaluate import evaluate
-from atgcn_jax.runs.graph import described, make_graph, write_graph
+from atgcn_jax.runs.run import store_of
 from atgcn_jax.training import checkpoint
 from tests.runs_support import VOCABULARY, saved, tiny_config
 from tests.test_adjacency import recipe
@@ -193,7 +194,7 @@ def test_head_with_either_form(layers):
 def test_the_heaviest_edges_of_either_form():
   matrix = matrix_of("mixed")
   for one, other in zip(
-    plots.strongest_edges(matrix, 7), plots.strongest_edges(matrix.toarray(), 7)
+    page_figures.strongest_edges(matrix, 7), page_figures.strongest_edges(matrix.toarray(), 7)
   ):
     np.testing.assert_array_equal(one, other)
 
@@ -243,7 +244,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
 def test_a_run_on_a_sparse_graph(large, tmp_path):
   config = tiny_config(tmp_path, "optim.steps=3", "graph.method=reweight")
   workdir = tmp_path / "run"
-  loop.train(config, workdir)
+  training_loop.train(config, workdir)
   loaded = saved(workdir)
   graph = loaded.run.propagation
   assert isinstance(graph, scipy.sparse.csr_array)

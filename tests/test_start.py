@@ -10,7 +10,7 @@ from runs_support import FRONTEND, VOCABULARY, make_store, saved, tiny_config, t
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs.loop import train
+from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training.optim import optimiser
 
 
@@ -20,7 +20,7 @@ def begun_from(folder, run, *changes):
   train(config, folder / "next")
   steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
   assert steps[0] == 0
-  from atgcn_jax.runs.restore import load
+  from atgcn_jax.runs.load import load
   from atgcn_jax.training import sharding
 
   return load(folder / "next", "0", sharding.data_mesh())

@@ -10,7 +10,7 @@ import pytest
 from runs_support import contents, make_store, start, trained, wav, waveforms
 
 from atgcn_jax import cli
-from atgcn_jax.runs.partial_results import PartialResults
+from atgcn_jax.runs.resumable_results import PartialResults
 from atgcn_jax.serving import batches, sources
 
 FILES = 25  # a window each, of which 8 are a batch

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data import store
+from atgcn_jax.data.store import clip_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 CLIPS = 11
-HALF_STEP = store.RANGE_DB / 255 / 2
+HALF_STEP = clip_store.RANGE_DB / 255 / 2
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def opened(tmp_path_factory):
 
 def complaint(path):
   with pytest.raises(UserError) as caught:
-    store.open_store(path)
+    clip_store.open_store(path)
   message = str(caught.value)
   assert message.startswith(f"{path}: ")
   assert "\n" not in message
@@ -35,7 +35,7 @@ def complaint(path):
 
 def test_what_is_written_is_read(tmp_path):
   parts = small_store.write(tmp_path / "s.h5", small_store.decibels(CLIPS))
-  opened = store.open_store(tmp_path / "s.h5")
+  opened = clip_store.open_store(tmp_path / "s.h5")
   assert len(opened) == CLIPS
   assert opened.clip_ids.tolist() == parts["clip_ids"]
   assert opened.folds.tolist() == parts["folds"]
@@ -52,16 +52,16 @@ def test_uint8_is_within_half_a_step(opened):
   batch = opened.read(np.arange(CLIPS))
   assert batch["log_mel"].dtype == np.uint8
   np.testing.assert_array_equal(batch["peak_db"], expected.max(axis=(1, 2)))
-  floor = batch["peak_db"][:, None, None].astype(np.float64) - store.RANGE_DB
-  got = batch["log_mel"] * (store.RANGE_DB / 255) + floor
+  floor = batch["peak_db"][:, None, None].astype(np.float64) - clip_store.RANGE_DB
+  got = batch["log_mel"] * (clip_store.RANGE_DB / 255) + floor
   assert np.abs(got - expected).max() <= HALF_STEP * (1 + 1e-4)
   assert np.abs(got - expected).max() > HALF_STEP / 2
 
 
 def test_uint8_cuts_what_lies_far_below_the_peak():
   log_mel = np.full((1, 3, 2), -500.0, np.float32)
-  log_mel[0, 0] = (-7.0, -7.0 - store.RANGE_DB)
-  values, peaks = store.encode(log_mel, "uint8")
+  log_mel[0, 0] = (-7.0, -7.0 - clip_store.RANGE_DB)
+  values, peaks = clip_store.encode(log_mel, "uint8")
   assert peaks.tolist() == [-7.0]
   assert values[0].tolist() == [[255, 0], [0, 0], [0, 0]]
 
@@ -120,7 +120,7 @@ def test_the_fingerprint_is_of_all_content(tmp_path):
   prints = {}
   for name, (values, changes) in writings.items():
     small_store.write(tmp_path / name, values, **changes)
-    prints[name] = store.open_store(tmp_path / name).fingerprint
+    prints[name] = clip_store.open_store(tmp_path / name).fingerprint
   assert prints["same"] == prints["other chunks"]
   assert len(set(prints.values())) == len(writings) - 1
 
@@ -134,11 +134,11 @@ def test_an_error_midway_leaves_what_was_there(tmp_path, error, existing):
   before = path.read_bytes() if existing else None
 
   def chunks():
-    yield store.encode(small_store.decibels(4), "uint8")
+    yield clip_store.encode(small_store.decibels(4), "uint8")
     raise error("midway")
 
   with pytest.raises(UserError if error is OSError else error, match="midway"):
-    store.write_store(
+    clip_store.write_store(
       path,
       chunks(),
       dtype="uint8",
@@ -182,7 +182,7 @@ def test_an_open_store_outlives_its_replacement(tmp_path):
   before = np.array(opened.log_mel)
   small_store.write(tmp_path / "s.h5", small_store.decibels(7, seed=1))
   np.testing.assert_array_equal(opened.log_mel, before)
-  assert len(store.open_store(tmp_path / "s.h5")) == 7
+  assert len(clip_store.open_store(tmp_path / "s.h5")) == 7
 
 
 def test_folders_on_the_way_are_made_and_large_vocabularies_fit(tmp_path):
@@ -215,7 +215,7 @@ def test_what_is_not_a_clip_store_is_named(tmp_path):
   assert "not a clip store of this version" in complaint(tmp_path / "other.h5")
 
 
-@pytest.mark.parametrize("missing", store.ARRAYS)
+@pytest.mark.parametrize("missing", clip_store.ARRAYS)
 def test_a_store_that_lacks_an_array_or_is_of_another_version(tmp_path, missing):
   small_store.write(tmp_path / "s.h5", small_store.decibels(3))
   with h5py.File(tmp_path / "s.h5", "a") as file:
@@ -228,11 +228,11 @@ def test_a_store_that_lacks_an_array_or_is_of_another_version(tmp_path, missing)
 
 
 def test_stores_are_opened_again_and_by_others(tmp_path, opened):
-  first = [store.open_store(opened.path) for _ in range(3)]
-  assert len({store.fingerprint for store in first}) == 1
+  first = [clip_store.open_store(opened.path) for _ in range(3)]
+  assert len({clip_store.fingerprint for store in first}) == 1
   with h5py.File(opened.path):  # as another reader would hold it
     script = (
-      "import sys; from atgcn_jax.data.store import open_store;"
+      "import sys; from atgcn_jax.data.store.clip_store import open_store;"
       "store = open_store(sys.argv[1]); print(int(store.log_mel[:].sum()), store.fingerprint)"
     )
     done = subprocess.run(

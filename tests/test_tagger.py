@@ -13,11 +13,11 @@ from runs_support import FRONTEND, VOCABULARY, make_store, trained, wav, wavefor
 
 import atgcn_jax
 from atgcn_jax import cli
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import SoundWarning, UserError
-from atgcn_jax.runs.restore import load
+from atgcn_jax.runs.load import load
 from atgcn_jax.runs.scoring import score_clips
-from atgcn_jax.serving import commands
+from atgcn_jax.serving import many_files
 from atgcn_jax.serving.sources import scaled
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
@@ -253,7 +253,7 @@ def test_the_command_prints_a_line_for_sound_in_doubt(sounds, tmp_path, capsys, 
   printed = capsys.readouterr()
   assert sum(line.startswith(str(tmp_path)) for line in printed.out.splitlines()) == 2
   assert printed.err.splitlines()[-1].startswith(f"atgcn tag: {tmp_path}/cut.wav: is cut short")
-  monkeypatch.setattr(commands, "FINDINGS", 2)
+  monkeypatch.setattr(many_files, "FINDINGS", 2)
   assert tag(*paths) == 0
   assert capsys.readouterr().err.splitlines()[2:] == [
     "atgcn tag: only the first 2 warnings are shown, of 1 incomplete, 1 out of range, "

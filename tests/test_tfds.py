@@ -17,18 +17,20 @@ import soundfile
 from runs_support import REPOSITORY
 
 from atgcn_jax.cli import main
-from atgcn_jax.data import building, records, sampling
 from atgcn_jax.data.layouts.listing import Clip, Row, gathered, load_file
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.shards import shard_order
-from atgcn_jax.data.sound_beam import list_sounds, load_remote
-from atgcn_jax.data.store import OPTIONAL, ClipStore, open_store
-from atgcn_jax.data.tfds_store import open_clips
-from atgcn_jax.data.tfds_writing import FORMATS, write_tfds
+from atgcn_jax.data.sampling import clip_order
+from atgcn_jax.data.sampling.shard_order import shard_order
+from atgcn_jax.data.store import store_builder
+from atgcn_jax.data.store.clip_store import OPTIONAL, ClipStore, open_store
+from atgcn_jax.data.tfds import record_files
+from atgcn_jax.data.tfds.beam import list_sounds, load_remote
+from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.data.tfds.write import FORMATS, write_tfds
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import loop, scoring
-from atgcn_jax.runs.data_card import data_card
+from atgcn_jax.reports.data_card import data_card
+from atgcn_jax.runs import scoring, training_loop
 
 CLIPS, BATCH, SHARDS = 61, 8, 4
 
@@ -106,7 +108,7 @@ def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
-  monkeypatch.setattr(building, "in_processes", in_processes)
+  monkeypatch.setattr(store_builder, "in_processes", in_processes)
   rows = [Row(f"clip {i}", "train", str(i), small_store.VOCABULARY.ids[:i], "") for i in range(4)]
   clips = [Clip(np.ones(9, np.float32), 0.1 * i, 1000 * i) for i in range(3)]
   clips.append(Clip(np.zeros((small_store.FRAMES, small_store.BANDS), np.float32)))
@@ -114,7 +116,7 @@ def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
   normaliser = np.arange(2 * small_store.BANDS, dtype=np.float32).reshape(2, -1)
   listing = dataclasses.replace(listing, normaliser=normaliser)
   path = tmp_path / "s.h5"
-  building.build_store(path, listing, small_store.FRONTEND, "uint8", workers=1)
+  store_builder.build_store(path, listing, small_store.FRONTEND, "uint8", workers=1)
   copy = open_clips(write_tfds(str(tmp_path), file_format=file_format, store=str(path)).path)
   if file_format == "array_record":
     assert copy.fingerprint == open_store(path).fingerprint
@@ -179,8 +181,8 @@ def test_tfds_reads_what_was_written(folder):
 def test_batches_are_those_of_the_store(folder, start):
   store, copy = open_store(folder / "uint8.h5"), open_clips(dataset(folder, "array_record"))
   clips = np.arange(CLIPS)
-  sampler = sampling.balanced_sampler(clips, *store.labels_of(clips), 3)
-  clips_of = functools.partial(sampling.draw, sampler, batch=BATCH)
+  sampler = clip_order.balanced_sampler(clips, *store.labels_of(clips), 3)
+  clips_of = functools.partial(clip_order.draw, sampler, batch=BATCH)
   ours, theirs = (list(batches(each, clips_of, start, start + 9)) for each in (store, copy))
   assert len(ours) == 9
   for one, other in zip(ours, theirs, strict=True):
@@ -189,8 +191,8 @@ def test_batches_are_those_of_the_store(folder, start):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(records, "BLOCK", 4)
-  monkeypatch.setattr(records, "BLOCKS_KEPT", 3)
+  monkeypatch.setattr(record_files, "BLOCK", 4)
+  monkeypatch.setattr(record_files, "BLOCKS_KEPT", 3)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -216,13 +218,15 @@ def test_two_processes_partition_a_batch_of_shards(folder):
 
 
 def test_a_pass_in_their_order_reads_each_block_once(folder, monkeypatch):
-  monkeypatch.setattr(records, "BLOCK", 4)
-  monkeypatch.setattr(records, "BLOCKS_KEPT", 8)
+  monkeypatch.setattr(record_files, "BLOCK", 4)
+  monkeypatch.setattr(record_files, "BLOCKS_KEPT", 8)
   copy = open_clips(dataset(folder, "tfrecord"))
   read = []
-  whole = records.SequentialRecords._read
+  whole = record_files.SequentialRecords._read
   monkeypatch.setattr(
-    records.SequentialRecords, "_read", lambda self, *key: read.append(key) or whole(self, *key)
+    record_files.SequentialRecords,
+    "_read",
+    lambda self, *key: read.append(key) or whole(self, *key),
   )
   clips_of, steps = sequential(np.arange(CLIPS), BATCH)
   assert len(list(batches(copy, clips_of, 0, steps))) == steps
@@ -232,7 +236,7 @@ def test_a_pass_in_their_order_reads_each_block_once(folder, monkeypatch):
 def trained_on(path, workdir, steps, *overrides):
   every = ("evaluation.every=8", "checkpoint.every=8", f"optim.steps={steps}")
   config = runs_support.tiny_config(workdir.parent, f"data.store={path}", *every, *overrides)
-  loop.train(config, workdir)
+  training_loop.train(config, workdir)
   return runs_support.saved(workdir).state
 
 
@@ -425,7 +429,7 @@ def test_an_error_midway_leaves_nothing(folder, tmp_path, monkeypatch, error):
     raise error("midway")
     yield
 
-  monkeypatch.setattr("atgcn_jax.data.tfds_files.every_record", failing_records)
+  monkeypatch.setattr("atgcn_jax.data.tfds.description.every_record", failing_records)
   expected = UserError if error is OSError else error
   with pytest.raises(expected):
     write_tfds(str(tmp_path / "out"), store=str(folder / "uint8.h5"))
@@ -450,7 +454,7 @@ def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
   def unreachable(path):
     raise tf.errors.PermissionDeniedError(None, None, "no\ncredentials")
 
-  monkeypatch.setattr("atgcn_jax.buckets._check_once", lambda place: None)
+  monkeypatch.setattr("atgcn_jax.runtime.buckets._check_once", lambda place: None)
   monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", unreachable)
   with pytest.raises(UserError, match=r"^gs://bucket/clips: .*no credentials"):
     open_clips("gs://bucket/clips")

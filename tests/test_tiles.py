@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atgcn_jax.models import cpu_block, tiles
-from atgcn_jax.models.cpu_block import Layer, Statistics
+from atgcn_jax.models.fast import cpu_block, tiled_convolution
+from atgcn_jax.models.fast.cpu_block import Layer, Statistics
 
 EPSILON = {"float32": 1e-5, "float64": 1e-13}
 # Clips, height, width, channels in and out: sizes that tiles fill and do not fill, a chunk of some
@@ -73,7 +73,7 @@ def test_a_convolution_in_tiles_is_the_convolution(dtype, shape):
   clips, height, width, ins, channels = shape
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
   kernel = normal(3, 3, ins, channels, seed=1, dtype=dtype)
-  actual = tiles.convolve(x, tiles.kernel_to_points(kernel))
+  actual = tiled_convolution.convolve(x, tiled_convolution.kernel_to_points(kernel))
   assert_close(actual, convolution(x, kernel), dtype)
 
 
@@ -82,7 +82,9 @@ def test_a_kernels_gradient_in_tiles_is_its_gradient(dtype):
   x, dy = (normal(2, 10, 7, n, seed=n, dtype=dtype) for n in (16, 20))
   kernel = normal(3, 3, 16, 20, seed=1, dtype=dtype)
   _, pull = jax.vjp(lambda kernel: convolution(x, kernel), kernel)
-  assert_close(tiles.points_to_kernel(tiles.kernel_gradient(x, dy)), pull(dy)[0], dtype)
+  assert_close(
+    tiled_convolution.points_to_kernel(tiled_convolution.kernel_gradient(x, dy)), pull(dy)[0], dtype
+  )
 
 
 @pytest.mark.parametrize(("dtype", "shape"), CASES)

@@ -23,16 +23,16 @@ from runs_support import (
 
 import atgcn_jax
 from atgcn_jax import cli, models
-from atgcn_jax.audio import files
+from atgcn_jax.audio import sound_files
 from atgcn_jax.audio.decoding import Sound, opened
 from atgcn_jax.audio.windows import cut, resampled
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.google_cnn import patches
-from atgcn_jax.runs.assemble import new_run
+from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.thresholds import best_thresholds, read_thresholds
 from atgcn_jax.serving import batches
-from atgcn_jax.serving.commands import COLUMNS, shortened
+from atgcn_jax.serving.many_files import COLUMNS, shortened
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.serving.timeline import of_frames
 
@@ -93,7 +93,7 @@ def test_resampling_in_blocks_gives_the_same_bits(rate, wanted):
     waveform = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
     blocks = (waveform[i : i + 999] for i in range(0, samples, 999))
     sound = resampled(Sound(rate, samples, blocks, []), wanted)
-    whole = files.resample(waveform, rate, wanted)
+    whole = sound_files.resample(waveform, rate, wanted)
     np.testing.assert_array_equal(np.concatenate(list(sound.blocks)), whole)
     assert sound.samples == len(whole) or samples < 3
 

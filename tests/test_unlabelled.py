@@ -6,12 +6,12 @@ import pytest
 from runs_support import contents, make_store, same_bits, saved, tiny_config
 
 from atgcn_jax import cli
-from atgcn_jax.data import sampling
-from atgcn_jax.data.store import open_store
-from atgcn_jax.data.tfds_store import open_clips
+from atgcn_jax.data.sampling import clip_order
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import feed, loop
-from atgcn_jax.runs.assemble import Run
+from atgcn_jax.runs import step_inputs, training_loop
+from atgcn_jax.runs.run import Run
 from atgcn_jax.training import sharding
 
 
@@ -38,13 +38,13 @@ def write_as_before(monkeypatch):
 def unlabelled_share_of(config, store, placement):
   """The share of clips without a label among those that the steps of a run are fed with."""
   config.data.placement = placement
-  made = feed.feed_of(config, store, sharding.data_mesh(), 0)
+  made = step_inputs.feed_of(config, store, sharding.data_mesh(), 0)
   batch_of = jax.jit(made.batch_of)
   labels = [np.asarray(batch_of(given)["labels"]) for given in made.given]
   return np.mean(~np.concatenate(labels).any(axis=1))
 
 
-@pytest.mark.parametrize("placement", feed.PLACEMENTS)
+@pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.parametrize("file_format", ["clip store", "array_record", "tfrecord"])
 def test_every_store_gives_them_their_share(store, config, tmp_path, placement, file_format):
   changed = config("optim.steps=96")
@@ -59,13 +59,13 @@ def test_every_store_gives_them_their_share(store, config, tmp_path, placement, 
   assert unlabelled_share_of(changed, opened, placement) == pytest.approx(1 / 3, abs=0.02)
 
 
-@pytest.mark.parametrize("placement", feed.PLACEMENTS)
+@pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.usefixtures("store")
 def test_a_resumed_run_is_as_an_undisturbed_one(config, tmp_path, placement):
   placed = f"data.placement={placement}"
-  undisturbed = loop.train(config("optim.steps=8", placed), tmp_path / "one")
-  loop.train(config("optim.steps=5", placed), tmp_path / "two")
-  again = loop.train(config("optim.steps=8", placed), tmp_path / "two")
+  undisturbed = training_loop.train(config("optim.steps=8", placed), tmp_path / "one")
+  training_loop.train(config("optim.steps=5", placed), tmp_path / "two")
+  again = training_loop.train(config("optim.steps=8", placed), tmp_path / "two")
   assert same_bits(undisturbed, again)
 
 
@@ -74,14 +74,16 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
   workdir = tmp_path / "run"
   with monkeypatch.context() as before:
     write_as_before(before)
-    loop.train(config("optim.steps=3"), workdir)
+    training_loop.train(config("optim.steps=3"), workdir)
   files = contents(workdir)
   with pytest.raises(UserError, match="never drew the 10 training clips without a label") as error:
-    loop.train(config("optim.steps=6"), workdir)
+    training_loop.train(config("optim.steps=6"), workdir)
   assert "\n" not in str(error.value)
   assert contents(workdir) == files
   # What the message says to do.
-  loop.train(config("optim.steps=2", f"start.run={workdir}", "start.step=latest"), tmp_path / "new")
+  training_loop.train(
+    config("optim.steps=2", f"start.run={workdir}", "start.step=latest"), tmp_path / "new"
+  )
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,19 @@ def test_a_run_whose_order_is_the_same_goes_on(config, tmp_path, monkeypatch, un
   sampled = f"data.sampling={sampled}"
   with monkeypatch.context() as before:
     write_as_before(before)
-    loop.train(config("optim.steps=3", sampled), tmp_path / "run")
-  resumed = loop.train(config("optim.steps=6", sampled), tmp_path / "run")
-  assert same_bits(resumed, loop.train(config("optim.steps=6", sampled), tmp_path / "undisturbed"))
+    training_loop.train(config("optim.steps=3", sampled), tmp_path / "run")
+  resumed = training_loop.train(config("optim.steps=6", sampled), tmp_path / "run")
+  assert same_bits(
+    resumed, training_loop.train(config("optim.steps=6", sampled), tmp_path / "undisturbed")
+  )
   assert saved(tmp_path / "undisturbed").run.draws_unlabelled
 
 
 def test_finetuning_draws_them(store, config, tmp_path, monkeypatch):
-  loop.train(config("optim.steps=1"), tmp_path / "source")
+  training_loop.train(config("optim.steps=1"), tmp_path / "source")
   drawn = []
-  draw = sampling.draw
-  monkeypatch.setattr(sampling, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+  draw = clip_order.draw
+  monkeypatch.setattr(clip_order, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
   command = ["finetune", "--from", tmp_path / "source", "--store", store, "--workdir"]
   options = ["--config.optim.steps=2", "--config.optim.warmup_steps=0"]
   assert cli.main([*map(str, [*command, tmp_path / "run"]), *options]) == 0

@@ -6,7 +6,7 @@ import soundfile
 
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel, mel_filterbank
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.google_cnn import patches
 

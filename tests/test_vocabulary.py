@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.label_files import read_arrays, text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary, rows_by_id, write_vocabulary
 
 HEADER = "index,mid,display_name\n"

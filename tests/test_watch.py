@@ -8,15 +8,15 @@ from runs_support import records, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import log, loop, watch
-from atgcn_jax.runs.watch import Pace, parsed_profile
+from atgcn_jax.runs import log, telemetry, training_loop
+from atgcn_jax.runs.telemetry import Pace, parsed_profile
 
 
 def pace_of(monkeypatch, busy, waited, seconds=10.0, steps=20):
   """A pace after some seconds in which each process was busy, and waited for input, so long."""
   now = [100.0]
-  monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
-  monkeypatch.setattr(watch.jax, "process_count", lambda: len(busy))
+  monkeypatch.setattr(telemetry.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(telemetry.jax, "process_count", lambda: len(busy))
   pace = Pace(5, batch=16)
   pace.restart(10)
   for _ in range(steps):
@@ -27,7 +27,7 @@ def pace_of(monkeypatch, busy, waited, seconds=10.0, steps=20):
 
 def test_figures(monkeypatch):
   pace = pace_of(monkeypatch, [1.0, 4.0], [0.5, 2.0])
-  monkeypatch.setattr(watch.jax, "device_count", lambda: 8)
+  monkeypatch.setattr(telemetry.jax, "device_count", lambda: 8)
   figures = pace.figures(30)
   assert figures["clips_per_second"] == pytest.approx(20 * 16 / 10)
   assert figures["clips_per_second_per_chip"] == pytest.approx(4)
@@ -66,7 +66,7 @@ def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsy
     now[0] += 1.0
     return now[0]
 
-  make_train_step = loop.make_train_step
+  make_train_step = training_loop.make_train_step
 
   def compiled_in_hours(*arguments, **options):
     step, hours = make_train_step(*arguments, **options), [7]
@@ -78,8 +78,8 @@ def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsy
     return first_slowly
 
   monkeypatch.setattr(log.time, "monotonic", later)
-  monkeypatch.setattr(loop, "make_train_step", compiled_in_hours)
-  loop.train(tiny_config(folder, "evaluation.every=1000"), tmp_path / "run")
+  monkeypatch.setattr(training_loop, "make_train_step", compiled_in_hours)
+  training_loop.train(tiny_config(folder, "evaluation.every=1000"), tmp_path / "run")
   lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]
   form = (
     r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) a chip\), "

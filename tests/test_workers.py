@@ -14,11 +14,11 @@ import pytest
 import small_store
 import soundfile
 
-from atgcn_jax.data import building, partial, workers
 from atgcn_jax.data.layouts.listing import Clip, Row, gathered
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store import open_store
-from atgcn_jax.data.workers import in_processes
+from atgcn_jax.data.store import store_builder, unfinished, worker_processes
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError, WorkFailed
 
 
@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_once_costs_nothing(tmp_path):
 
 
 def test_no_process_at_all(monkeypatch):
-  monkeypatch.setattr(workers, "_start", end)
+  monkeypatch.setattr(worker_processes, "_start", end)
   with pytest.raises(WorkFailed, match="fewer --workers"):
     list(in_processes(work, [["fine"]], 1))
 
@@ -182,20 +182,20 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
   if number != signal.SIGKILL:  # then the tracker of multiprocessing has the last word
     assert len(stderr.splitlines()) == 1, stderr
   wait_for(lambda: not any(map(alive, processes)), 20)
-  assert {path.name for path in tmp_path.iterdir()} <= {"s.h5", partial.partial_folder(out).name}
+  assert {path.name for path in tmp_path.iterdir()} <= {"s.h5", unfinished.partial_folder(out).name}
   assert out.read_bytes() == b"an earlier store"
 
 
 def journal(out):
   """The lines of a journal, the first included."""
-  path = partial.partial_folder(out) / partial.JOURNAL
+  path = unfinished.partial_folder(out) / unfinished.JOURNAL
   return path.read_bytes().splitlines() if path.exists() else []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
   """Killed twice, each time after another chunk; no file is read twice once it is stored."""
-  clips, chunk = 320, building.CHUNK
+  clips, chunk = 320, store_builder.CHUNK
   (tmp_path / "audio").mkdir()
   rng = np.random.default_rng(0)
   names = [f"{i:03d}.wav" for i in range(clips)]
@@ -209,13 +209,21 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
   def in_this_process(work, chunks, processes):
     yield from map(work, chunks)
 
-  def command(out, workers):
+  def command(out, worker_processes):
     line = [sys.executable, "-m", "atgcn_jax", "prepare", "--audio", tmp_path / "audio"]
-    return [*line, "--labels", tmp_path / "labels.csv", "--out", out, "--workers", str(workers)]
+    return [
+      *line,
+      "--labels",
+      tmp_path / "labels.csv",
+      "--out",
+      out,
+      "--workers",
+      str(worker_processes),
+    ]
 
   whole, out = tmp_path / "whole.h5", tmp_path / "s.h5"
   with monkeypatch.context() as patch:
-    patch.setattr(building, "in_processes", in_this_process)
+    patch.setattr(store_builder, "in_processes", in_this_process)
     prepare(tmp_path / "audio", tmp_path / "labels.csv", whole, workers=1)
   for stop in (2, 4):  # lines of the journal
     with subprocess.Popen(command(out, 2), stderr=subprocess.DEVNULL) as process:
@@ -226,7 +234,7 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
     # What is stored need not be there any more.
     for name in names[: (len(journal(out)) - 1) * chunk]:
       (tmp_path / "audio" / name).unlink(missing_ok=True)
-  with (partial.partial_folder(out) / partial.JOURNAL).open("ab") as file:
+  with (unfinished.partial_folder(out) / unfinished.JOURNAL).open("ab") as file:
     file.write(b'{"peak_db": [1.0, 2')  # as a kill while it was written leaves it
   done = subprocess.run(command(out, 1), check=False, capture_output=True, text=True)
   assert done.returncode == 1
@@ -235,7 +243,7 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
   assert len(open_store(out)) == clips - 1
   reports = [path.with_name(f"{path.name}.unreadable.csv").read_text() for path in (out, whole)]
   assert reports[0] == reports[1]
-  assert not partial.partial_folder(out).exists()
+  assert not unfinished.partial_folder(out).exists()
 
 
 def load(source):
@@ -251,8 +259,12 @@ def test_a_file_that_kills_its_worker_is_left_out_and_reported(tmp_path):
   rows = (Row(source, "1", source, ["/m/a"], "") for source in sources)
   listing = gathered(rows, None, load, "")
   out = tmp_path / "s.h5"
-  assert building.build_store(out, listing, small_store.FRONTEND, "uint8", workers=1) == (39, 0, 1)
+  assert store_builder.build_store(out, listing, small_store.FRONTEND, "uint8", workers=1) == (
+    39,
+    0,
+    1,
+  )
   sources.remove("killer")
   assert open_store(out).clip_ids.tolist() == sources
-  report = list(csv.reader(partial.report_path(out).open()))
-  assert report == [["file", "reason"], ["killer", building.KILLED]]
+  report = list(csv.reader(unfinished.report_path(out).open()))
+  assert report == [["file", "reason"], ["killer", store_builder.KILLED]]

@@ -13,7 +13,7 @@ from runs_support import records, same_bits, saved, start, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import WorkFailed
-from atgcn_jax.runs import loop
+from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.training import checkpoint, checksums
 
@@ -95,7 +95,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
   with monkeypatch.context() as patch:
     patch.setattr(RunLog, "stepped", and_lock)
     patch.setattr(checkpoint, "save", and_keep)
-    patch.setattr(loop, "held", lambda _: contextlib.nullcontext(lambda: None))
+    patch.setattr(training_loop, "held", lambda _: contextlib.nullcontext(lambda: None))
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
   assert "could not be written: Read-only file system; step 9 is saved and sound" in line
@@ -152,7 +152,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_step(
   monkeypatch.setattr(RunLog, "stepped", and_note)
   config = tiny_config(trained().parent, "checkpoint.every=3", "evaluation.every=30")
   with pytest.raises(WorkFailed, match=r"the checkpoint of step 3 .*Input/output error; step 0 is"):
-    loop.train(config, tmp_path)
+    training_loop.train(config, tmp_path)
   assert steps[-1] <= 5  # step 6 would have met it anyway, at its own save
 
 

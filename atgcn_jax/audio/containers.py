@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from atgcn_jax.audio import chunks, mpeg, ogg
-from atgcn_jax.audio.contents import Bytes, Contents
+from atgcn_jax.audio import mpeg, ogg, riff
+from atgcn_jax.audio.byte_ranges import Bytes, Contents
 
 
 def contents_of(data: Bytes) -> Contents:
@@ -15,8 +15,8 @@ def contents_of(data: Bytes) -> Contents:
   Args:
     data: all bytes of the file; mapped, they are read where they are looked at.
   """
-  if data[:4] in chunks.MAGIC:
-    return chunks.read_chunks(data)
+  if data[:4] in riff.MAGIC:
+    return riff.read_chunks(data)
   if data[:4] == ogg.MAGIC:
     return ogg.read_ogg(data)
   return mpeg.read_mpeg(data, 0, len(data)) or Contents()

@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 
 from atgcn_jax.audio import inputs
+from atgcn_jax.audio.byte_ranges import Contents, Part, PartFile
 from atgcn_jax.audio.containers import contents_of
-from atgcn_jax.audio.contents import Contents, Part, PartFile
 from atgcn_jax.audio.findings import Finding, Meter, fault_of, first_unusable, incomplete
 from atgcn_jax.errors import UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from atgcn_jax.audio.inputs import one_line
-from atgcn_jax.buckets import in_bucket, path_of
+from atgcn_jax.runtime.buckets import in_bucket, path_of
 
 # Suffixes of files that libsndfile reads, the preferred first.
 SOUNDS = (

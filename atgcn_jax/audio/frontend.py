@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax.audio.mel import mel_filterbank
-from atgcn_jax.audio.pieces import mel_spectrogram_in_pieces
+from atgcn_jax.audio.piecewise_mel import mel_spectrogram_in_pieces
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import os
 import stat
 from typing import Any, BinaryIO
 
-from atgcn_jax.buckets import in_bucket, path_of
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import in_bucket, path_of
 
 Source = str | os.PathLike | bytes | BinaryIO
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from atgcn_jax.audio.contents import Bytes, Contents, Part
+from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part
 
 _LAYER3, _LAYER2 = 0x02, 0x04  # of the second byte of a frame
 _LOW_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)

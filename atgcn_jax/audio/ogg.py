@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from atgcn_jax.audio.contents import Bytes, Contents, Part
+from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part
 
 MAGIC = b"OggS"
 _FIRST, _LAST = 2, 4  # flags of the first and of the last page of a stream

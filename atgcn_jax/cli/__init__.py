@@ -10,11 +10,11 @@ import traceback
 import warnings
 from typing import NoReturn
 
-from atgcn_jax import signals
-from atgcn_jax.buckets import check_reachable, in_bucket
 from atgcn_jax.cli import data, results, studies, tfds, training
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
+from atgcn_jax.runtime import signals
+from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 
 
 @any_streams
@@ -101,7 +101,7 @@ def _which_process() -> str:
   """Of many, for messages."""
   if "jax" not in sys.modules:
     return ""
-  from atgcn_jax.runs.processes import which
+  from atgcn_jax.runtime.processes import which
 
   return which()
 

@@ -108,8 +108,8 @@ def add(verb: AddVerb) -> None:
 
 
 def _prepare(options) -> int:
-  from atgcn_jax.data.partial import report_path
   from atgcn_jax.data.prepare import prepare
+  from atgcn_jax.data.store.unfinished import report_path
 
   if options.workers is not None and options.workers < 1:
     raise UserError(f"--workers {options.workers}: take at least one process")
@@ -139,7 +139,7 @@ def _prepare(options) -> int:
 
 
 def _soundscapes(options) -> None:
-  from atgcn_jax.data.soundscapes import write_soundscapes
+  from atgcn_jax.data.synthetic.soundscapes import write_soundscapes
 
   if options.clips < 1:
     raise UserError(f"--clips {options.clips}: ask for at least one")
@@ -148,7 +148,7 @@ def _soundscapes(options) -> None:
 
 
 def _mixtures(options) -> None:
-  from atgcn_jax.data.mixtures import write_mixtures
+  from atgcn_jax.data.synthetic.mixtures import write_mixtures
 
   if options.clips < 1 or options.rate < 1000:
     raise UserError("--clips and --rate: ask for at least one clip, at 1000 Hz or more")
@@ -169,7 +169,7 @@ def _mixtures(options) -> None:
 def _graph(options) -> None:
   from atgcn_jax.labels.summary import find_label
   from atgcn_jax.labels.vocabulary import read_vocabulary
-  from atgcn_jax.runs import graph
+  from atgcn_jax.reports import label_graph_file
 
   if options.plot and not options.plot.endswith((".png", ".svg", ".pdf")):
     raise UserError(f"--plot {options.plot}: not a picture; end it in .png, .svg or .pdf")
@@ -177,7 +177,7 @@ def _graph(options) -> None:
   if options.label:
     label = find_label(read_vocabulary(options.vocabulary), options.label)
   made = functools.partial(
-    graph.make_graph,
+    label_graph_file.make_graph,
     vocabulary=options.vocabulary,
     counts=options.counts,
     counts_set=options.set,
@@ -191,18 +191,18 @@ def _graph(options) -> None:
   if label is not None:
     against = options.against or ("paper" if options.method == "author" else "author")
     other = made(method=against)
-  graph.write_graph(options.out, found, options.threshold, options.neighbour_weight)
-  print(f"{options.out}: {graph.described(found)}")
+  label_graph_file.write_graph(options.out, found, options.threshold, options.neighbour_weight)
+  print(f"{options.out}: {label_graph_file.described(found)}")
   if label is not None and other is not None:
-    print(graph.side_by_side(found, other, label))
+    print(label_graph_file.side_by_side(found, other, label))
   if options.plot:
-    graph.plot(found, label, options.ontology, options.plot)
+    label_graph_file.plot(found, label, options.ontology, options.plot)
     print(options.plot)
 
 
 def _data_card(options) -> None:
-  from atgcn_jax.runs.data_card import data_card
-  from atgcn_jax.runs.data_card_text import write_data_card
+  from atgcn_jax.reports.data_card import data_card
+  from atgcn_jax.reports.data_card_files import write_data_card
 
   if os.path.exists(options.out) and not os.path.isdir(options.out):
     raise UserError(f"--out {options.out}: not a folder; name another")
@@ -216,7 +216,7 @@ def _data_card(options) -> None:
 
 
 def _metadata(options) -> int:
-  from atgcn_jax.tools.metadata import fetch_metadata
+  from atgcn_jax.data.audioset_files import fetch_metadata
 
   failed = 0
   for file in fetch_metadata(options.out, options.mirror):

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 
-from atgcn_jax.buckets import check_folder
 from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run, add_strict
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import check_folder
 
 FILES_HELP = "sound of any length, rate and channel count, or a folder of such files"
 EXPORT_HELP = """
@@ -97,11 +97,11 @@ def add(verb: AddVerb) -> None:
 
 
 def _evaluate(options) -> int:
-  from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   keep_compiled_programs()  # before matplotlib is imported, which has a cache too
   from atgcn_jax.runs.evaluate import evaluate_and_write
-  from atgcn_jax.runs.processes import is_first, join
+  from atgcn_jax.runtime.processes import is_first, join
 
   join(options.coordinator, options.processes, options.process_id)
 
@@ -124,14 +124,14 @@ def _evaluate(options) -> int:
 
 
 def _compare(options) -> None:
-  from atgcn_jax.runs.machine import keep_compiled_programs
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   out = options.out or os.path.join(options.run_b, "compare")
   check_folder("--out", out)
   keep_compiled_programs()  # before matplotlib is imported, which has a cache too
+  from atgcn_jax.reports.comparison import as_json, described, write_comparison
   from atgcn_jax.runs.compare import compare
-  from atgcn_jax.runs.compare_files import as_json, described, write_comparison
-  from atgcn_jax.runs.kept_scores import kept_scores
+  from atgcn_jax.runs.resumable_scores import kept_scores
 
   with kept_scores(out) as keep:
     comparison = compare(
@@ -155,8 +155,8 @@ def _tag(options) -> int:
     raise UserError(f"--top {options.top}: ask for at least one label")
   if options.hop_seconds is not None and not options.timeline:
     raise UserError("--hop-seconds: is for --timeline")
-  from atgcn_jax.runs.machine import keep_compiled_programs
-  from atgcn_jax.serving.commands import tag_files
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
+  from atgcn_jax.serving.many_files import tag_files
   from atgcn_jax.serving.tagger import Tagger
 
   keep_compiled_programs()
@@ -174,8 +174,8 @@ def _tag(options) -> int:
 
 
 def _embed(options) -> int:
-  from atgcn_jax.runs.machine import keep_compiled_programs
-  from atgcn_jax.serving.commands import embed_files
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
+  from atgcn_jax.serving.many_files import embed_files
   from atgcn_jax.serving.tagger import Tagger
 
   keep_compiled_programs()
@@ -193,8 +193,8 @@ def _left_out(verb: str, bad: list[Exception]) -> int:
 
 
 def _thresholds(options) -> None:
-  from atgcn_jax.runs.machine import keep_compiled_programs
   from atgcn_jax.runs.thresholds import described, tune
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   keep_compiled_programs()
   result = tune(options.workdir, step=options.step, store_path=options.store)

@@ -90,10 +90,10 @@ def add(verb: AddVerb) -> None:
 
 
 def _reproduce(options) -> int:
+  from atgcn_jax.paper.experiment_runs import Settings
   from atgcn_jax.paper.reproduce import reproduce
-  from atgcn_jax.paper.runs import Settings
-  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
-  from atgcn_jax.signals import Stopped
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runtime.signals import Stopped
 
   if options.seeds < 1:
     raise UserError(f"--seeds {options.seeds}: ask for at least one")
@@ -134,7 +134,7 @@ def _plan(options) -> None:
   # Nothing is to be saved, and the compiler would not let go before it is done.
   handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
   try:
-    from atgcn_jax.tools.plan import described, plan
+    from atgcn_jax.plan.estimate import described, plan
 
     found = plan(config, options.topology, options.batch)
   finally:
@@ -144,8 +144,8 @@ def _plan(options) -> None:
 
 
 def _bench(options) -> None:
-  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
-  from atgcn_jax.tools.benches import run
+  from atgcn_jax.bench.run_bench import run
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
 
   if options.batch is None:
     options.batch = 64 if options.what == "data" else 16

@@ -50,9 +50,9 @@ def add(verb: AddVerb) -> None:
 
 
 def _tfds(options) -> int:
-  from atgcn_jax.data.sound_report import summary
-  from atgcn_jax.data.tfds_store import open_clips
-  from atgcn_jax.data.tfds_writing import write_tfds
+  from atgcn_jax.data.store.findings_table import summary
+  from atgcn_jax.data.tfds.dataset import open_clips
+  from atgcn_jax.data.tfds.write import write_tfds
 
   of_sound = {
     "labels": options.labels,

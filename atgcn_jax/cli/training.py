@@ -79,15 +79,15 @@ def _finetune(options) -> int:
 
 
 def _trained(options, deterministic: bool, config_of: Callable[[], Any]) -> int:
-  from atgcn_jax.runs.watch import parsed_profile
+  from atgcn_jax.runs.telemetry import parsed_profile
 
   profile = parsed_profile(options.profile) if options.profile else None
   if deterministic:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-  from atgcn_jax.runs.loop import train
-  from atgcn_jax.runs.machine import keep_compiled_programs, keep_freed_memory
-  from atgcn_jax.runs.processes import join
-  from atgcn_jax.signals import Stopped
+  from atgcn_jax.runs.training_loop import train
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runtime.processes import join
+  from atgcn_jax.runtime.signals import Stopped
 
   keep_compiled_programs()
   keep_freed_memory()

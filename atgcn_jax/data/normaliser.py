@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atgcn_jax.data.store import RANGE_DB, ClipStore
+from atgcn_jax.data.store.clip_store import RANGE_DB, ClipStore
 
 CHUNK = 256
 

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from atgcn_jax.audio import frontend
-from atgcn_jax.data import soundscapes
-from atgcn_jax.data.building import Built, build_store, cores
-from atgcn_jax.data.cutting import cut_long
 from atgcn_jax.data.layouts.esc50 import list_esc50
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, gathered, used_only
@@ -19,9 +16,12 @@ from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.layouts.sonyc import list_sonyc
 from atgcn_jax.data.layouts.talnet import list_talnet
-from atgcn_jax.data.partial import findings_path
-from atgcn_jax.data.sound_report import summary
-from atgcn_jax.data.store import open_store
+from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.data.store.findings_table import summary
+from atgcn_jax.data.store.long_files import cut_long
+from atgcn_jax.data.store.store_builder import Built, build_store, cores
+from atgcn_jax.data.store.unfinished import findings_path
+from atgcn_jax.data.synthetic import soundscapes
 from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.labels.ontology import read_ontology
 from atgcn_jax.labels.vocabulary import read_vocabulary

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 from atgcn_jax import __version__
-from atgcn_jax.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
-from atgcn_jax.interop.waveforms import sound_scores
-from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.interop.exported_function import sound_scores
+from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.training import sharding
 
 FORMATS = ("stablehlo", "savedmodel", "onnx", "huggingface")

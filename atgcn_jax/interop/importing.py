@@ -13,14 +13,14 @@ import numpy as np
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop.torch_weights import convert
-from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
-from atgcn_jax.runs.assemble import Run
-from atgcn_jax.runs.begin import check_workdir
+from atgcn_jax.runs.checks import check_workdir
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
-from atgcn_jax.runs.restore import find_checkpoints, make_way, read_run
+from atgcn_jax.runs.load import find_checkpoints, make_way, read_run
+from atgcn_jax.runs.run import Run
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.state import start_state

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from atgcn_jax.runs.restore import Loaded
+from atgcn_jax.runs.load import Loaded
 
 SPLITS = ("train", "validation", "test", "all")
 FIGURES = (

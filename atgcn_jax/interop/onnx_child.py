@@ -17,8 +17,8 @@ from flax.traverse_util import unflatten_dict
 
 from atgcn_jax.audio.windows import shortest_tail
 from atgcn_jax.models.layers import ONNX
-from atgcn_jax.runs.assemble import run_from_saved
-from atgcn_jax.runs.forward import window_outputs
+from atgcn_jax.runs.run import run_from_saved
+from atgcn_jax.runs.window_outputs import window_outputs
 
 OPSET, IR_VERSION = 21, 10
 TOLERANCE = 1e-4  # of scores

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.label_files import read_arrays, text_lines
 from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 

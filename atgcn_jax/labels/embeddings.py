@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import read_arrays, text_lines
+from atgcn_jax.labels.label_files import read_arrays, text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 # The mean norm of 300-d GloVe vectors averaged over the words of the AudioSet names is 5.95, and

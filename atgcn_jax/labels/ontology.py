@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.sparse import Matrix, csr, sized
 
 

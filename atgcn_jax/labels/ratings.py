@@ -6,7 +6,7 @@ import csv
 import os
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.label_files import text_lines
 
 COLUMNS = ("label_id", "num_rated", "num_true")
 

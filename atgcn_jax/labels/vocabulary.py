@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import text_lines
 from atgcn_jax.labels.hints import about_columns, about_label
+from atgcn_jax.labels.label_files import text_lines
 
 COLUMNS = ("index", "mid", "display_name")
 

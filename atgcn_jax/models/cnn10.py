@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from atgcn_jax.models import cpu_block, folding
+from atgcn_jax.models.fast import cpu_block, folded_convolution
 from atgcn_jax.models.layers import (
   ONE_CPU,
   Array,
@@ -52,8 +52,8 @@ class Convolution(nn.Module):
     """
     x = x.astype(self.dtype)
     if parts:
-      return folding.convolve_parts(x, self.kernel, parts)
-    return folding.convolve(x, self.kernel)
+      return folded_convolution.convolve_parts(x, self.kernel, parts)
+    return folded_convolution.convolve(x, self.kernel)
 
 
 class ConvBlock(nn.Module):
@@ -79,8 +79,10 @@ class ConvBlock(nn.Module):
       return layers(self, x, train, None)
     parts = 1
     if x.shape[-1] == 1:
-      parts = folding.parts_to_fill(len(x) // self.placement.devices, x.shape[1])
-    return folding.unfold(layers(self, folding.fold(x, parts), train, parts), parts)
+      parts = folded_convolution.parts_to_fill(len(x) // self.placement.devices, x.shape[1])
+    return folded_convolution.unfold(
+      layers(self, folded_convolution.fold(x, parts), train, parts), parts
+    )
 
 
 def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from atgcn_jax.models.layers import Array, activation, constant, parameter_dtype
-from atgcn_jax.models.sparse import SparseProduct, sparse_product
+from atgcn_jax.models.sparse_product import SparseProduct, sparse_product
 
 
 class LinearHead(nn.Module):

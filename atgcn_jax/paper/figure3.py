@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from atgcn_jax.paper.experiments import FIGURE3
-from atgcn_jax.runs.drawing import BLUE, DARK, ORANGE, drawing
+from atgcn_jax.reports.figure_style import BLUE, DARK, ORANGE, drawing
 
 Points = Sequence[tuple[float, Sequence[float]]]  # a value of the setting, mAP by seed
 

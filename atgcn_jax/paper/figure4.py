@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 
-from atgcn_jax.runs.drawing import DARK, drawing, embedded, write_names
+from atgcn_jax.reports.figure_style import DARK, drawing, embedded, write_names
 
 NEIGHBOURS = 10
 # The classes that the paper's text names, and three more, of categories it does not touch.

@@ -11,6 +11,7 @@ import numpy as np
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
+from atgcn_jax.paper.experiment_runs import Scored, Settings, config_of, opened, run_all
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -22,9 +23,8 @@ from atgcn_jax.paper.experiments import (
   chosen,
   on_curve,
 )
-from atgcn_jax.paper.runs import Scored, Settings, config_of, opened, run_all
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
-from atgcn_jax.runs.restore import Loaded, load
+from atgcn_jax.runs.load import Loaded, load
 from atgcn_jax.training import sharding
 
 TABLES = {

@@ -13,8 +13,8 @@ import numpy as np
 
 from atgcn_jax.intervals import Sampled, difference, interval, mean_over_folds, sampled
 from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.paper.experiment_runs import Scored
 from atgcn_jax.paper.experiments import BASELINE, Experiment
-from atgcn_jax.paper.runs import Scored
 
 METRICS = ("mAP", "mAUC", "d_prime")
 INTERVALS = ("mAP_low", "mAP_high", "difference", "low", "high")

@@ -14,18 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from atgcn_jax.buckets import check_folder, in_bucket, path_of, write_whole
-from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.reports.page import write_report
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
-from atgcn_jax.runs.kept_scores import kept_scores
 from atgcn_jax.runs.log import read_records
-from atgcn_jax.runs.processes import first_only
-from atgcn_jax.runs.report import write_report
+from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
+from atgcn_jax.runtime.buckets import check_folder, in_bucket, path_of, write_whole
+from atgcn_jax.runtime.processes import first_only
 
 FOLDER = "evaluation"
 

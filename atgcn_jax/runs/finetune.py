@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from atgcn_jax.buckets import in_bucket
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
 from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
-from atgcn_jax.runs.exported import is_export, read_export
 from atgcn_jax.runs.label_graph import SOUNDSCAPES, ontology_path
-from atgcn_jax.runs.processes import first_only
-from atgcn_jax.runs.restore import sound_step
+from atgcn_jax.runs.load import sound_step
+from atgcn_jax.runs.safetensors_folder import is_export, read_export
+from atgcn_jax.runtime.buckets import in_bucket
+from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint
 
 # In place of the source's, whose length is that of a training from scratch. The peak learning rate

@@ -17,9 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-from atgcn_jax.buckets import delete_object, in_bucket, read_object, write_object
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.file_locks import is_still_at, lock_file
 from atgcn_jax.runs.lock_holder import (
   NAME,
   address_of,
@@ -31,7 +29,9 @@ from atgcn_jax.runs.lock_holder import (
   read_lock,
   refusal,
 )
-from atgcn_jax.runs.processes import first_only
+from atgcn_jax.runtime.buckets import delete_object, in_bucket, read_object, write_object
+from atgcn_jax.runtime.file_locks import is_still_at, lock_file
+from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training.checkpoint import writing
 
 BEAT_SECONDS = 10

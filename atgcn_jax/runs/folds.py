@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.processes import is_first
+from atgcn_jax.runtime.processes import is_first
 
 
 def shared_folds(data: Any, one: str, other: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.adjacency import (
   adjacency_from_counts,
@@ -17,7 +17,7 @@ from atgcn_jax.labels.adjacency import (
 )
 from atgcn_jax.labels.counts import Counts, count_labels, load_counts
 from atgcn_jax.labels.embeddings import WITHOUT_FILE, load_embeddings
-from atgcn_jax.labels.files import read_arrays
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.ontology import (
   Ontology,
   label_edges,
@@ -123,7 +123,7 @@ def ontology_at(path: str, wanted_by: str) -> Ontology:
     raise UserError(f"graph.ontology: {wanted_by} needs the path of an ontology.json")
   if path != SOUNDSCAPES:
     return read_ontology(path)
-  from atgcn_jax.data.soundscapes import soundscape_ontology
+  from atgcn_jax.data.synthetic.soundscapes import soundscape_ontology
 
   return ontology_of(soundscape_ontology())
 

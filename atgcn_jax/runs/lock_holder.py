@@ -10,7 +10,7 @@ import socket
 import uuid
 from typing import Any
 
-from atgcn_jax.buckets import in_bucket, read_object
+from atgcn_jax.runtime.buckets import in_bucket, read_object
 
 NAME = "training.lock"
 Seen = tuple[bytes, int]  # content and version of a lock

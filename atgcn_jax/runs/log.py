@@ -16,8 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
-from atgcn_jax.buckets import in_bucket, path_of, write_whole
-from atgcn_jax.runs.scalars import open_scalars, write_scalars
+from atgcn_jax.runs.tensorboard import open_scalars, write_scalars
+from atgcn_jax.runtime.buckets import in_bucket, path_of, write_whole
 from atgcn_jax.training.checkpoint import writing
 
 METRICS = "metrics.jsonl"

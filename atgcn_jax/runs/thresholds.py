@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import precision_recall_curve
 
-from atgcn_jax.buckets import check_folder, path_of, write_whole
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import warn_if_test_clips
-from atgcn_jax.runs.kept_scores import kept_scores
+from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
+from atgcn_jax.runtime.buckets import check_folder, path_of, write_whole
 
 NAME = "thresholds.json"
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from atgcn_jax import signals
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.windows import Window
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime import signals
 
 READERS = min(4, os.cpu_count() or 1)  # sounds that are read at the same time
 AHEAD = 8  # windows of each that wait to be scored

@@ -14,8 +14,8 @@ from atgcn_jax.audio.decoding import Sound
 from atgcn_jax.audio.findings import Finding, Meter, fault_of, first_unusable
 from atgcn_jax.audio.folders import SOUNDS
 from atgcn_jax.audio.inputs import one_line
-from atgcn_jax.buckets import path_of
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import path_of
 
 _BLOCK = 1 << 18  # samples of an array handed on at a time
 

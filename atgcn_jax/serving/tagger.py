@@ -16,11 +16,11 @@ from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.models import frames_pooled
-from atgcn_jax.runs.assemble import Run
-from atgcn_jax.runs.exported import load_either
-from atgcn_jax.runs.forward import window_outputs
-from atgcn_jax.runs.identity import identity
+from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.safetensors_folder import load_either
+from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
+from atgcn_jax.runs.window_outputs import window_outputs
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding

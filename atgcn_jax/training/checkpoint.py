@@ -24,8 +24,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from atgcn_jax.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.errors import WorkFailed
+from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.training import checksums
 from atgcn_jax.training.checksums import Damaged
 from atgcn_jax.training.state import TrainState

@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-from atgcn_jax.buckets import opened, write_whole
+from atgcn_jax.runtime.buckets import opened, write_whole
 
 NAME = "checksums.txt"
 DIGEST = 64  # hexadecimal digits

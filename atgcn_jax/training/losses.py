@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from atgcn_jax.models.sparse import sparse_product
+from atgcn_jax.models.sparse_product import sparse_product
 
 Array = jax.Array
 Loss = Callable[[Array, Array], Array]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import Listing, Row, check_folder, gathered, load_file
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.ontology import Ontology, ancestors
 from atgcn_jax.labels.vocabulary import Vocabulary
 

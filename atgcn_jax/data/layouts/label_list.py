@@ -16,8 +16,8 @@ from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, check_folder, gathered, load_file
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import encoding_fault
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
+from atgcn_jax.labels.label_files import encoding_fault
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 COLUMNS = ("filename", "fold", "positive_labels")

@@ -18,7 +18,7 @@ from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.audio.inputs import Source
 from atgcn_jax.audio.windows import resampled
 from atgcn_jax.data.layouts import nearby
-from atgcn_jax.data.store import ClipStore
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 

@@ -11,10 +11,9 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from atgcn_jax.audio import files, folders
+from atgcn_jax.audio import folders, sound_files
 from atgcn_jax.audio.findings import Meter, fault_of, first_unusable
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data import hdf5
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Clip,
@@ -25,6 +24,7 @@ from atgcn_jax.data.layouts.listing import (
   gathered,
   told_repeats,
 )
+from atgcn_jax.data.store import hdf5
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -114,7 +114,7 @@ def load_packed(settings: Frontend, source: str) -> Clip:
     raise ValueError(f"a sample is {fault_of(waveform[bad])}")
   meter, seconds = Meter(), len(waveform) / rate
   meter.add(waveform[:, None])
-  resampled = files.resample(waveform, rate, settings.sample_rate)
+  resampled = sound_files.resample(waveform, rate, settings.sample_rate)
   return Clip(resampled, seconds, rate, meter.findings())
 
 

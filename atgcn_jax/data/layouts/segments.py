@@ -24,7 +24,7 @@ from atgcn_jax.data.layouts.listing import (
 )
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
-from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 FORMATS = folders.SOUNDS + folders.OTHERS  # a clip is taken in the first of these

@@ -18,7 +18,7 @@ from atgcn_jax.data.layouts.listing import (
   load_file,
 )
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.files import text_lines
+from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 COLUMNS = ("split", "audio_filename", "annotator_id")

@@ -17,7 +17,6 @@ import scipy.io
 from tqdm import tqdm
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data import hdf5
 from atgcn_jax.data.layouts import array_pickle
 from atgcn_jax.data.layouts.listing import (
   Clip,
@@ -29,6 +28,7 @@ from atgcn_jax.data.layouts.listing import (
   told_repeats,
 )
 from atgcn_jax.data.layouts.panns import packed_files
+from atgcn_jax.data.store import hdf5
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 

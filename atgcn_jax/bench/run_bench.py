@@ -1,0 +1,56 @@
+"""`atgcn bench`: from its options to one bench, and what that says as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def run(options: Any) -> tuple[dict[str, Any], str]:
+  """The result of the bench that the options of the command name, and a text for people."""
+  what = options.what
+  if what in ("train", "infer"):
+    from atgcn_jax.bench.steps import bench
+
+    result = bench(
+      what, options.model, options.batch, options.steps, options.dtype, trace=options.trace
+    )
+  elif what == "layers":
+    from atgcn_jax.bench.layers import bench_layers, table
+
+    result = bench_layers(options.batch, options.steps, options.dtype)
+    return result, table(result)
+  elif what in ("compile", "memory"):
+    from atgcn_jax.bench.steps import bench_starts
+
+    result = bench_starts(what, options.model, options.batch, options.dtype)
+  elif what in ("metrics", "frontend"):
+    from atgcn_jax.bench import host as bench_host
+
+    side = "reference" if options.reference else "bench"
+    if what == "metrics":
+      result = getattr(bench_host, f"{side}_metrics")(20371, 527, options.steps)
+    else:
+      bench_of = getattr(bench_host, f"{side}_frontend")
+      result = bench_of(options.frontend, options.batch, options.steps)
+  elif what == "graph":
+    from atgcn_jax.bench.graph import bench_graph
+
+    result = bench_graph(options.labels, 30, options.steps)
+  elif what == "counts":
+    from atgcn_jax.bench.graph import bench_counts
+
+    result = bench_counts(2041789, options.labels)
+  elif what == "data":
+    from atgcn_jax.bench.data import bench_data
+
+    result = bench_data(options.clips, options.batch, options.twin)
+  elif what == "feed":
+    from atgcn_jax.bench.feed import bench_feed
+
+    result = bench_feed(options.clips, options.model, options.batch, options.steps, options.dtype)
+  else:
+    from atgcn_jax.bench.peers import compare, table
+
+    result = compare(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
+    return result, table(result)
+  return result, "\n".join(f"{name:24} {value}" for name, value in result.items())

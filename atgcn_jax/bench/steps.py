@@ -1,0 +1,219 @@
+"""Timing of the training step, of inference and of the parts of both, on made-up clips."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from atgcn_jax.bench.flops import layer_flops, step_flops
+from atgcn_jax.errors import WorkFailed
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.models import with_constants
+from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.run import model_of
+from atgcn_jax.runs.telemetry import trace_options
+from atgcn_jax.runtime.process_setup import peak_bytes
+from atgcn_jax.training import sharding
+from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.state import TrainState, initial_state
+from atgcn_jax.training.step import Normaliser, make_score_step, make_train_step
+
+FRAMES, BANDS, CLASSES = 400, 64, 527
+NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
+HEADS = {"cnn10": "linear", "atgcn": "graph"}
+
+
+def bench(
+  what: str,
+  model_name: str,
+  batch: int,
+  steps: int,
+  dtype: str = "float32",
+  trace: str | None = None,
+) -> dict[str, Any]:
+  """Median time of a step at full size, 400x64 log-mels and 527 labels, after one to compile.
+
+  Args:
+    what: `train` or `infer`.
+    model_name: `cnn10` or `atgcn`.
+    batch: clips a step, over all devices.
+    trace: a folder for a profile of one more step, for TensorBoard or Perfetto.
+  Returns:
+    `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
+    first device elsewhere), `first_step_seconds` (with its compilation), `start_to_first_step`
+    (from the start of the process until the first step was submitted), `flops` of the layers'
+    convolutions and products in a step as counted by hand, and what was measured.
+  """
+  system = system_of(model_name, dtype)
+  state: Any = system.state
+  rng = np.random.RandomState(0)
+  inputs: dict[str, np.ndarray] = {
+    "log_mel": rng.standard_normal((batch, FRAMES, BANDS)).astype("f")
+  }
+  if what == "train":
+    inputs["labels"] = (rng.rand(batch, CLASSES) < 0.004).astype(np.uint8)
+    train_step = system.train_step()
+    fed = sharding.place(inputs, system.mesh)
+
+    def step(state):
+      return train_step(state, fed, 1.0)[0]
+  else:
+    score_step = make_score_step(system.model, system.mesh, normaliser=NORMALISER)
+    fed = sharding.place(inputs, system.mesh)
+    state = with_constants(system.model, (FRAMES, BANDS))(state.variables)
+
+    def step(variables):
+      score_step(variables, fed).block_until_ready()
+      return variables
+
+  seconds: list[float] = []
+  submitted = None
+  for _ in range(steps + 1):
+    start = time.perf_counter()
+    state = step(state)
+    submitted = submitted or seconds_since_start()
+    jax.block_until_ready(state)
+    seconds.append(time.perf_counter() - start)
+  if trace:
+    with jax.profiler.trace(trace, profiler_options=trace_options()):
+      jax.block_until_ready(step(state))
+  median = statistics.median(seconds[1:])
+  config = system.config
+  flops = step_flops(config, batch) if what == "train" else batch * layer_flops(config.model)
+  return {
+    "who": f"atgcn_jax on jax {jax.__version__}",
+    "what": what,
+    "model": model_name,
+    "batch": batch,
+    "dtype": dtype,
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "start_to_first_step": submitted,
+    "first_step_seconds": seconds[0],
+    "seconds_per_step": median,
+    "clips_per_second": batch / median,
+    "flops": flops,
+    "flops_per_second": flops / median,
+    "peak_bytes": peak_bytes(),
+  }
+
+
+class System(NamedTuple):
+  """A system at full size, before its first step."""
+
+  config: Any
+  model: nn.Module
+  mesh: jax.sharding.Mesh
+  state: TrainState
+
+  def train_step(self, **more: Any) -> Callable:
+    """`make_train_step` of it."""
+    return make_train_step(
+      self.model,
+      optimiser(self.config.optim),
+      self.mesh,
+      normaliser=NORMALISER,
+      augment_config=self.config.augment,
+      seed=0,
+      **more,
+    )
+
+
+def system_of(model_name: str, dtype: str) -> System:
+  """This system for 527 labels, on a made-up graph and word vectors."""
+  config = config_of(model_name, dtype)
+  rng = np.random.RandomState(0)
+  graph = rng.rand(CLASSES, CLASSES).astype("f")
+  names = tuple(map(str, range(CLASSES)))
+  model = model_of(
+    config,
+    Vocabulary(names, names),
+    graph / graph.sum(axis=1, keepdims=True),
+    rng.standard_normal((CLASSES, 300)).astype("f"),
+  )
+  mesh, adam = sharding.data_mesh(), optimiser(config.optim)
+  state = jax.jit(
+    lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), out_shardings=sharding.replicated(mesh)
+  )()
+  return System(config, model, mesh, state)
+
+
+def config_of(model_name: str, dtype: str) -> Any:
+  """The defaults with this system and type, without augmentation of the clips."""
+  import ml_collections
+
+  config = ml_collections.ConfigDict(DEFAULTS)
+  config.model.head, config.model.dtype = HEADS[model_name], dtype
+  config.augment.mixup_alpha, config.augment.time_stripes, config.augment.band_stripes = 0.0, 0, 0
+  return config
+
+
+def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
+  """FLOP/s of the product of two square matrices that are large for the device."""
+  size = 3072 if jax.default_backend() == "cpu" else 8192
+  a = jnp.ones((size, size), dtype)
+  return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
+
+
+def median_seconds(function: Callable, arguments: tuple, repeats: int) -> float:
+  """Of so many calls, after one to compile."""
+  jax.block_until_ready(function(*arguments))
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
+
+
+def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
+  """A training step in two new processes: with an empty compilation cache, then with a warm one.
+
+  Args:
+    what: `compile` or `memory`, for the name of the result.
+  Returns: `cold` and `warm`, each the result of `bench`, and the `peak_bytes` of the warm one.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, "-m", "atgcn_jax", "bench", "train", "--json", "--steps", "3"]
+    command += ["--model", model_name, "--batch", str(batch), "--dtype", dtype]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": folder}
+    cold, warm = (run_json(command, environment) for _ in range(2))
+  both = {"cold": cold, "warm": warm, "peak_bytes": warm["peak_bytes"]}
+  return {"what": what, "model": model_name, "batch": batch, **both}
+
+
+def run_json(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
+  """The JSON object that a command prints last.
+
+  Raises:
+    WorkFailed: if the command fails.
+  """
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  lines = done.stdout.strip().splitlines()
+  if done.returncode or not lines:
+    said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+    raise WorkFailed(f"{' '.join(command)} ended with {done.returncode} and said: {said}")
+  return json.loads(lines[-1])
+
+
+def seconds_since_start() -> float | None:
+  """Since the start of this process, where the system tells."""
+  try:
+    told = pathlib.Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+  except OSError:
+    return None
+  began = int(told[19]) / os.sysconf("SC_CLK_TCK")
+  return time.clock_gettime(time.CLOCK_BOOTTIME) - began

@@ -1,0 +1,1 @@
+"""Which clips make up the batch of a step."""

@@ -1,0 +1,338 @@
+"""The clip store: one HDF5 file of log-mels and labels that is read by memory map."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.store import hdf5
+from atgcn_jax.data.store.finite_clips import check_log_mels
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary
+
+FORMAT = "atgcn_jax clip store 1"
+RANGE_DB = 80.0
+ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
+OF_FILES = ("seconds", "rate_hz", "findings", "missing_seconds")  # not in the fingerprint
+OPTIONAL = (*OF_FILES, "normaliser")
+DTYPES = ("uint8", "float16")
+
+
+class LogMels(Protocol):
+  """The log-mels of all clips, wherever they lie: a mapped array, or records that are decoded."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(clips, frames, bands)."""
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Of the values, uint8 or float16."""
+
+  def __getitem__(self, clips: np.ndarray, /) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips, in their order."""
+
+
+@dataclass(frozen=True)
+class ClipStore:
+  """An open store of N clips.
+
+  `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
+  clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
+  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all that a run
+  depends on.
+
+  Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
+  known) and sample rate (0) of the files the clips are of; `findings` uint8[N], what is wrong with
+  their sound (`sound_report.flags_of`), and `missing_seconds` float32[N], how much is missing;
+  `normaliser` float32[2, F], the mean and deviation of each band, in dB, that came with the clips.
+
+  `shard_starts` int64[S + 1] are the first clips of shards that are to be read one after another
+  (the clips of a TFDS dataset of TFRecord files), None where any clip is at hand.
+  """
+
+  path: str
+  log_mel: LogMels
+  peak_db: np.ndarray
+  label_offsets: np.ndarray
+  label_indices: np.ndarray
+  clip_ids: np.ndarray
+  folds: np.ndarray
+  vocabulary: Vocabulary
+  frontend: Frontend
+  fingerprint: str
+  seconds: np.ndarray | None = None
+  rate_hz: np.ndarray | None = None
+  findings: np.ndarray | None = None
+  missing_seconds: np.ndarray | None = None
+  normaliser: np.ndarray | None = None
+  shard_starts: np.ndarray | None = None
+
+  def __len__(self) -> int:
+    return len(self.peak_db)
+
+  def labels_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label lists of some clips: (offsets int64[n + 1], label indices), as in the whole store."""
+    begins = self.label_offsets[clips]
+    counts = self.label_offsets[clips + 1] - begins
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    return offsets, self.label_indices[np.repeat(begins, counts) + within]
+
+  def labels(self, clips: np.ndarray) -> np.ndarray:
+    """uint8[B, K], 1 where a clip has the label."""
+    offsets, indices = self.labels_of(clips)
+    labels = np.zeros((len(clips), len(self.vocabulary)), np.uint8)
+    labels[np.repeat(np.arange(len(clips)), np.diff(offsets)), indices] = 1
+    return labels
+
+  def log_mels(self, clips: np.ndarray) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips as they are stored, in their order.
+
+    Raises:
+      UserError: if one is not finite.
+    """
+    log_mel = self.log_mel[clips]
+    check_log_mels(self.path, self.clip_ids[clips], log_mel)
+    return log_mel
+
+  def read(self, clips: np.ndarray) -> dict[str, np.ndarray]:
+    """The batch of these clips: `log_mel` [B, T, F] as stored, `peak_db` [B], `labels` [B, K].
+
+    Raises:
+      UserError: if a log-mel is not finite.
+    """
+    return {
+      "log_mel": self.log_mels(clips),
+      "peak_db": self.peak_db[clips],
+      "labels": self.labels(clips),
+    }
+
+
+def open_store(path: str | os.PathLike) -> ClipStore:
+  """A store, its log-mels mapped and all else read.
+
+  Raises:
+    UserError: if the file is missing, not a clip store, or cut short.
+  """
+  if not pathlib.Path(path).is_file():
+    raise UserError(f"{path}: no such clip store; make one with `atgcn prepare`")
+  try:
+    with h5py.File(path, "r") as file:
+      if hdf5.attribute(file, "format") != FORMAT or any(name not in file for name in ARRAYS):
+        raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
+      log_mel = hdf5.plain(file, "log_mel")
+      if log_mel.dtype not in DTYPES:
+        raise ValueError(f"log_mel is {log_mel.dtype}, not {' or '.join(DTYPES)}")
+      present = [name for name in OPTIONAL if name in file]
+      names = ("peak_db", "label_offsets", "label_indices", *present)
+      small = {name: hdf5.plain(file, name)[()] for name in names}
+      # Behind the rows of the clips there may be some that no clip took.
+      shape = (len(small["peak_db"]), *log_mel.shape[1:])
+      offset, dtype = log_mel.id.get_offset(), log_mel.dtype
+      texts = {
+        name: hdf5.plain(file, name).asstr()[()].astype(str) for name in ("clip_ids", "folds")
+      }
+      settings = json.loads(hdf5.attribute(file, "settings"))
+      fingerprint = hdf5.attribute(file, "fingerprint")
+    mapped = np.memmap(path, dtype, "r", offset, shape)
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    raise UserError(
+      f"{path}: cannot be read as a clip store, it may be cut short ({error}); "
+      "make it again with `atgcn prepare`"
+    ) from error
+  return ClipStore(
+    path=str(path),
+    log_mel=mapped,
+    **small,
+    **texts,
+    **from_settings(settings),
+    fingerprint=fingerprint,
+  )
+
+
+def write_store(
+  path: str | os.PathLike,
+  log_mels: Iterable[tuple[np.ndarray, np.ndarray]],
+  *,
+  dtype: str,
+  clip_ids: list[str],
+  folds: list[str],
+  labels: list[list[int]],
+  vocabulary: Vocabulary,
+  frontend: Frontend,
+) -> None:
+  """Write a store under a temporary name and rename it when it is whole.
+
+  Args:
+    log_mels: encoded chunks ([n, T, F], peaks float32[n]) in the order of the clips.
+    dtype: `uint8` or `float16`, the chunks' type.
+    labels: label indices of each clip.
+  Raises:
+    UserError: if the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f"{path}: is a folder; name the store to write in it, such as store.h5")
+  # Hidden, and of this writer alone on any machine that sees the folder.
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+  peaks, digests, rows = [np.zeros(0, np.float32)], [], 0
+  with writing(path):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      start = create_rows(temporary, (len(clip_ids), frontend.frames, frontend.n_mels), dtype)
+      with open(temporary, "rb+", buffering=0) as file:
+        for chunk, chunk_peaks in log_mels:
+          write_at(file.fileno(), chunk.tobytes(), start)
+          start, rows = start + chunk.nbytes, rows + len(chunk)
+          peaks.append(chunk_peaks)
+          digests += [row_digest(row.tobytes()) for row in chunk]
+      if rows != len(clip_ids):
+        raise ValueError(f"{rows} log-mels for {len(clip_ids)} clips")
+      arrays: dict[str, np.ndarray] = {
+        "peak_db": np.concatenate(peaks),
+        "label_offsets": np.cumsum([0, *map(len, labels)], dtype=np.int64),
+        "label_indices": np.array([i for row in labels for i in row], np.int32),
+        "clip_ids": np.array(clip_ids, object),
+        "folds": np.array(folds, object),
+      }
+      complete(temporary, arrays, vocabulary, frontend, b"".join(digests))
+      os.replace(temporary, path)
+    finally:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(
+  path: str | os.PathLike, mend: str = "free space or choose another --out"
+) -> Iterator[None]:
+  """Within, a failure to write is told as that of the store at `path`.
+
+  Raises:
+    UserError: saying why.
+  """
+  try:
+    yield
+  except OSError as error:  # HDF5's are of many lines, but know the number
+    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    raise UserError(f"{path}: cannot be written ({reason}); {mend}") from error
+
+
+def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:
+  """Create a store's file with its log-mels alone, in one piece that takes no space yet.
+
+  Returns:
+    the byte of the file at which the first of the rows begins.
+  """
+  layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+  layout.set_layout(h5py.h5d.CONTIGUOUS)  # as the memory map needs it
+  layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+  layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+  layout.set_obj_track_times(False)  # the same content gives the same bytes
+  with h5py.File(path, "w") as file:
+    values, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
+    return h5py.h5d.create(file.id, b"log_mel", values, space, layout).get_offset()
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+  """Write all of the bytes there."""
+  view = memoryview(data)
+  while view:
+    written = os.pwrite(descriptor, view, position)
+    view, position = view[written:], position + written
+
+
+def row_digest(row: bytes) -> bytes:
+  """What stands for the bytes of a clip's stored log-mel in the fingerprint, 16 bytes."""
+  return hashlib.blake2b(row, digest_size=16).digest()
+
+
+def complete(
+  path: str | os.PathLike,
+  arrays: dict[str, np.ndarray],
+  vocabulary: Vocabulary,
+  frontend: Frontend,
+  digests: bytes,
+) -> None:
+  """Make a store of a file whose rows are written: add the small arrays and the fingerprint.
+
+  Args:
+    arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
+    digests: `row_digest` of each clip, one after the other.
+  """
+  settings = as_settings(vocabulary, frontend)
+  with h5py.File(path, "r+") as file:
+    for name, array in arrays.items():
+      texts = h5py.string_dtype() if array.dtype == object else None
+      file.create_dataset(name, data=array, dtype=texts)
+    file.attrs["format"] = FORMAT
+    file.attrs["settings"] = json.dumps(settings)
+    dtype = str(file["log_mel"].dtype)
+    file.attrs["fingerprint"] = fingerprint_of(settings, dtype, arrays, digests)
+
+
+def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
+  """What a store's clips have in common, as JSON would give it back."""
+  return {
+    "label_ids": list(vocabulary.ids),
+    "label_names": list(vocabulary.names),
+    "frontend": asdict(frontend),
+  }
+
+
+def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+  """The `vocabulary` and `frontend` of a `ClipStore`, from what `as_settings` gave."""
+  return {
+    "vocabulary": Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
+    "frontend": Frontend(**settings["frontend"]),
+  }
+
+
+def fingerprint_of(
+  settings: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], digests: bytes
+) -> str:
+  """The hash of a store's content, but for what is only told of the files it is of.
+
+  Args:
+    settings: as of `as_settings`.
+    dtype: of the log-mels.
+    arrays: as for `complete`, and so are the digests.
+  """
+  digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
+  for name in sorted(arrays.keys() - set(OF_FILES)):
+    array = arrays[name]
+    digest.update(name.encode())
+    texts = array.dtype.kind in "OU"
+    digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
+  return digest.hexdigest()
+
+
+def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+  """Log-mels [n, T, F] in dB as stored: (values, peaks float32[n]).
+
+  uint8 keeps the RANGE_DB below each clip's peak in 255 steps of 0.31 dB; float16 keeps the dB.
+
+  Raises:
+    ValueError: if a value is NaN or infinite, or outside the range of float16.
+  """
+  if not np.isfinite(log_mel).all():
+    raise ValueError("its log-mel is NaN or infinite")
+  peaks = log_mel.max(axis=(1, 2)).astype(np.float32)
+  if dtype == "float16":
+    if (largest := np.abs(log_mel).max()) > (limit := np.finfo(np.float16).max):
+      raise ValueError(f"its log-mel reaches {largest:g}, float16 only {limit:g}")
+    return log_mel.astype(np.float16), peaks
+  above_floor = log_mel - peaks[:, None, None] + RANGE_DB
+  return np.rint(above_floor.clip(0, RANGE_DB) * (255 / RANGE_DB)).astype(np.uint8), peaks

@@ -1,0 +1,100 @@
+"""What is wrong with the sounds of a store: kept with each clip, counted for reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.audio.findings import INCOMPLETE, KINDS, Finding
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.data.store.clip_store import ClipStore
+
+LONGER, SHORTER = "longer", "shorter"
+COLUMNS = ("file", "finding", "seconds", "detail")
+NOT_KNOWN = 255  # in place of flags, for clips whose sound was not looked at
+
+
+def flags_of(findings: Iterable[Finding] | None) -> int:
+  """A bit for each of KINDS that was found; NOT_KNOWN for None."""
+  if findings is None:
+    return NOT_KNOWN
+  return sum({1 << KINDS.index(one.kind) for one in findings if one.kind in KINDS})
+
+
+def missing_of(findings: Iterable[Finding] | None) -> float:
+  """The seconds that are missing of a sound, NaN where that is not known."""
+  return sum(one.seconds for one in findings or () if one.kind == INCOMPLETE)
+
+
+def is_longer(seconds: Any, frontend: Frontend) -> Any:
+  """Whether sounds of these lengths lose a sample or more, for numbers or arrays."""
+  return seconds > frontend.seconds + 0.5 / frontend.sample_rate
+
+
+def longer(seconds: float, frontend: Frontend) -> list[Finding]:
+  """The finding on a sound of which only the first clip length is used, if it is longer."""
+  if not is_longer(seconds, frontend):
+    return []
+  rest = seconds - frontend.seconds
+  text = f"{seconds:.3f} s long; the last {rest:.3f} s ({rest / seconds:.1%}) are not used"
+  return [Finding(LONGER, text, rest)]
+
+
+def counts(store: ClipStore) -> dict[str, dict[str, Any]]:
+  """How many clips of a store have each kind of finding, by kind.
+
+  Each has `clips`; LONGER and INCOMPLETE also have the `seconds` of sound that are not used, and
+  INCOMPLETE the clips of which that is not known. What the store does not know is left out.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  if store.seconds is not None:
+    known = store.seconds[np.isfinite(store.seconds)].astype(np.float64)
+    long = known[is_longer(known, store.frontend)]
+    short = known < store.frontend.seconds - 0.5 / store.frontend.sample_rate
+    rest = float((long - store.frontend.seconds).sum())
+    found[LONGER] = {"clips": len(long), "seconds": round(rest, 3)}
+    found[SHORTER] = {"clips": int(short.sum())}
+  if store.findings is not None:
+    flags = np.where(store.findings == NOT_KNOWN, 0, store.findings)
+    for bit, kind in enumerate(KINDS):
+      found[kind] = {"clips": int((flags >> bit & 1).sum())}
+  if store.missing_seconds is not None and INCOMPLETE in found:
+    known = np.isfinite(store.missing_seconds)
+    missing = float(store.missing_seconds[known].sum(dtype=np.float64))
+    found[INCOMPLETE] |= {"seconds": round(missing, 3), "seconds_not_known": int((~known).sum())}
+  return found
+
+
+def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
+  """A line for each kind of finding that clips of a store have.
+
+  Args:
+    longer_hint: ends the line on longer sounds.
+  """
+  found = {kind: one for kind, one in counts(store).items() if one["clips"]}
+  clip = f"a clip of {store.frontend.seconds:g} s"
+  seconds = store.seconds if store.seconds is not None else np.zeros(0)
+  lines = []
+  for kind, one in found.items():
+    text = f"{one['clips']} of {len(store)} sounds are {kind}"
+    if kind == LONGER:
+      share = one["seconds"] / float(np.nansum(seconds, dtype=np.float64))
+      text += f" than {clip}: {one['seconds']:.3f} s ({share:.1%} of all) are not used{longer_hint}"
+    elif kind == SHORTER:
+      text += f" than {clip} and are padded with silence"
+    elif kind == INCOMPLETE and "seconds" in one:
+      text += f": {one['seconds']:.3f} s are missing"
+      text += f", and more of {n}" if (n := one["seconds_not_known"]) else ""
+    lines.append(text)
+  return lines
+
+
+def rows(findings: Sequence[Finding], source: str) -> list[tuple[str, str, str, str]]:
+  """The rows of a report, by the columns COLUMNS, on one sound."""
+  return [
+    (source, one.kind, "" if math.isnan(one.seconds) else f"{one.seconds:.3f}", one.detail)
+    for one in findings
+  ]

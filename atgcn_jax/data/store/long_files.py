@@ -1,0 +1,116 @@
+"""Long sound files as consecutive clips, each of which has the labels and the fold of its file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from atgcn_jax.audio import decoding
+from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.windows import shortest_tail
+from atgcn_jax.data.layouts.listing import Clip, Listing, clip_of, load_file
+from atgcn_jax.data.store.store_builder import BAD_CLIP
+from atgcn_jax.data.store.worker_processes import in_processes
+from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.progress import counted
+
+_FILES = 16  # measured by a worker at a time
+_LAST_SAMPLES = 64
+_PLACE = re.compile(r"(.*)@(\d{6}\.\d{3})(-?)", re.DOTALL)
+_TO_END = "-"
+
+
+def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool) -> Listing:
+  """The listing with each file longer than a clip as consecutive clips, called `ID@SECONDS`.
+
+  SECONDS, nine digits and a point, is where the clip begins in its file. What remains after the
+  last whole clip is a clip too if it fills a tenth of one, as in tagging. A file that cannot be
+  read, or with `strict` one of which a part is missing, stays one clip, which fails when loaded.
+
+  Args:
+    listing: of sound files in its `root`.
+    workers: processes that measure the files.
+  """
+  work = functools.partial(_lengths, listing.root, strict)
+  sources, count = listing.sources, len(listing.sources)
+  chunks = (sources[start : start + _FILES] for start in range(0, count, _FILES))
+  with contextlib.closing(in_processes(work, chunks, min(workers, count))) as outcomes:
+    told = counted(outcomes, total=count, done=0, what="measuring")
+    seconds = [length or 0.0 for chunk in told for length in chunk]
+  tail = shortest_tail(settings.samples) / settings.sample_rate
+  pieces = np.array([max(1, math.floor((s - tail) / settings.seconds) + 1) for s in seconds])
+  clips = np.repeat(np.arange(count), pieces)
+  within = np.arange(len(clips)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+  clip_ids, found = [], []
+  for clip, k in zip(clips.tolist(), within.tolist()):
+    place = f"@{k * settings.seconds:010.3f}" if pieces[clip] > 1 else ""
+    is_last = bool(place) and k == pieces[clip] - 1
+    clip_ids.append(listing.clip_ids[clip] + place)
+    found.append(sources[clip] + place + (_TO_END if is_last else ""))
+  sizes = np.diff(listing.label_offsets)[clips]
+  offsets = np.concatenate([[0], np.cumsum(sizes)])
+  places = np.arange(offsets[-1]) + np.repeat(listing.label_offsets[clips] - offsets[:-1], sizes)
+  return dataclasses.replace(
+    listing,
+    clip_ids=clip_ids,
+    folds=[listing.folds[clip] for clip in clips.tolist()],
+    sources=found,
+    label_offsets=offsets.astype(np.int64),
+    label_indices=listing.label_indices[places],
+    load=functools.partial(load_cut, listing.root, settings),
+  )
+
+
+def load_cut(folder: str, settings: Frontend, source: str) -> Clip:
+  """A clip of a listing of `cut_long`, at the front end's rate.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  place = _PLACE.fullmatch(source)
+  if place is None or os.path.isfile(os.path.join(folder, source)):
+    return load_file(folder, settings, source)
+  _, reader = _opened(os.path.join(folder, place[1]))
+  start = round(float(place[2]) * reader.rate)
+  stop = None if place[3] else start + round(settings.seconds * reader.rate)
+  return clip_of(decoding.sound_of(reader, start, stop), settings)
+
+
+@functools.lru_cache(maxsize=1)  # the clips of a file are loaded one after another
+def _opened(path: str) -> tuple[contextlib.ExitStack, decoding.Reader]:
+  """An open file, and what keeps it open."""
+  stack = contextlib.ExitStack()
+  return stack, stack.enter_context(decoding.reading(path))
+
+
+def _lengths(folder: str, strict: bool, sources: Sequence[str]) -> list[float]:
+  """The seconds of some files, 0 of those that cannot be read. Runs in a worker."""
+  return [_length(os.path.join(folder, source), strict) for source in sources]
+
+
+def _length(path: str, strict: bool) -> float:
+  try:
+    with decoding.reading(path) as reader:
+      if not strict and _ends_there(reader):
+        return reader.samples / reader.rate
+    with decoding.opened(path, strict=strict) as sound:
+      return sum(map(len, sound.blocks)) / sound.rate
+  except (MemoryError, *BAD_CLIP):
+    return 0.0
+
+
+def _ends_there(reader: decoding.Reader) -> bool:
+  """Whether the last samples decode that the header counts; an mp3 file's frames were counted."""
+  if reader.streams[0].format == "MP3":
+    return True
+  start = max(0, reader.samples - _LAST_SAMPLES)
+  with contextlib.suppress(UserError):
+    return sum(map(len, decoding.sound_of(reader, start).blocks)) == reader.samples - start
+  return False

@@ -1,0 +1,164 @@
+"""Mixtures of real recordings whose labels occur together as given counts say.
+
+A folder of recordings that have one sound each becomes one of 10 s scenes with several. Everything
+is a pure function of the recordings, a seed and a clip number.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from atgcn_jax.audio import sound_files
+from atgcn_jax.data.layouts.label_list import LabelledFile, check_files, read_label_list
+from atgcn_jax.data.synthetic import sound_folder
+from atgcn_jax.data.synthetic.co_occurring import draw_together
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.counts import load_counts
+from atgcn_jax.labels.sparse import Matrix
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+
+CLIP_SECONDS = 10.0
+CLIPS = (0.0, 1 / 3, 1 / 3, 1 / 3)  # chances of 1, 2, 3, 4 recordings in a mixture
+QUIETEST_DB = -10.0
+LEVEL = 0.1  # root mean square of a recording at 0 dB
+EVENTS = "events.csv"
+
+
+class Event(NamedTuple):
+  """A recording in a mixture: its file, start in seconds, gain in dB."""
+
+  filename: str
+  onset: float
+  gain_db: float
+
+
+class Kind(NamedTuple):
+  """The recordings of one fold that have the same labels."""
+
+  labels: tuple[int, ...]
+  filenames: tuple[str, ...]
+
+
+def write_mixtures(
+  audio: str | os.PathLike,
+  labels: str | os.PathLike,
+  vocabulary: str | os.PathLike,
+  counts: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  counts_set: str | None = None,
+  clips: int,
+  seed: int,
+  rate: int = 32_000,
+) -> None:
+  """Write mixtures of a folder of recordings, ready for `atgcn prepare`.
+
+  Clip k is made of recordings of one fold alone, the k-th of the folds in turn, which is its own.
+  Besides what `folder.write_folder` writes there is `events.csv`: what was laid where.
+
+  Args:
+    audio: the folder of recordings.
+    labels: CSV with the columns `filename`, `fold`, `positive_labels`.
+    vocabulary: CSV with the columns `index`, `mid`, `display_name`; labels that no recording has
+      are left out.
+    counts: .npz with `mids`, `occurrences_SET`, `cooccurrences_SET` of these labels.
+    out: the folder to write.
+    clips: how many.
+    rate: of the mixtures, in Hz.
+  Raises:
+    UserError: for files that cannot be used.
+  """
+  audio = pathlib.Path(audio)
+  listed = read_label_list(labels)
+  check_files(audio, listed, labels)
+  sound_folder.check_folder(out, clips, [EVENTS])
+  known = read_vocabulary(vocabulary)
+  rows = [known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed]
+  used = sorted({k for row in rows for k in row})
+  small = Vocabulary(*(tuple(field[k] for k in used) for field in (known.ids, known.names)))
+  indices = [tuple(sorted(np.searchsorted(used, row).tolist())) for row in rows]
+  pairs = load_counts(counts, small, counts_set).cooccurrences
+  kinds = kinds_by_fold(listed, indices)
+  if bare := [name for name, group in kinds.items() if len(group) < 2]:
+    raise UserError(f"{labels}: fold {bare[0]} has fewer than two kinds of sound to mix; add some")
+  graphs = {fold: together(group, pairs) for fold, group in kinds.items()}
+  table = io.StringIO()
+  writer = csv.writer(table, lineterminator="\n")
+  writer.writerow(["filename", "source", "onset_s", "gain_db"])
+
+  def rendered() -> Iterator[sound_folder.Clip]:
+    for k, name in enumerate(sound_folder.clip_names(clips)):
+      fold = list(kinds)[k % len(kinds)]
+      rng = np.random.default_rng(np.random.SeedSequence((seed, k)))
+      drawn = [kinds[fold][i] for i in draw_together(rng, graphs[fold], CLIPS)]
+      clip, events = mix(audio, [str(rng.choice(kind.filenames)) for kind in drawn], rng, rate)
+      writer.writerows((name, e.filename, f"{e.onset:.3f}", f"{e.gain_db:.2f}") for e in events)
+      yield sound_folder.Clip(
+        clip, fold, sorted({label for kind in drawn for label in kind.labels})
+      )
+
+  sound_folder.write_folder(
+    out, rendered(), clips, rate=rate, vocabulary=small, others={EVENTS: table.getvalue}
+  )
+
+
+def kinds_by_fold(
+  listed: list[LabelledFile], indices: list[tuple[int, ...]]
+) -> dict[str, list[Kind]]:
+  """The recordings that have labels, by fold and then by their labels, both sorted."""
+  found: dict[str, dict[tuple[int, ...], list[str]]] = {}
+  for row, labels in zip(listed, indices):
+    if labels:
+      found.setdefault(row.fold, {}).setdefault(labels, []).append(row.filename)
+  return {
+    fold: [Kind(labels, tuple(sorted(names))) for labels, names in sorted(groups.items())]
+    for fold, groups in sorted(found.items())
+  }
+
+
+def together(kinds: list[Kind], cooccurrences: Matrix) -> np.ndarray:
+  """The chances float64[L, L] of what joins a recording of kind i; a row sums to 1 or is zero.
+
+  Two kinds go together as often as labels of the one, without those they share, occur with labels
+  of the other.
+
+  Args:
+    kinds: L of them.
+    cooccurrences: int[K, K], clips with both labels of a pair.
+  """
+  chances = np.zeros((len(kinds), len(kinds)))
+  for i, one in enumerate(kinds):
+    for j, other in enumerate(kinds):
+      mine, theirs = set(one.labels) - set(other.labels), set(other.labels) - set(one.labels)
+      if i != j and mine and theirs:
+        chances[i, j] = cooccurrences[np.ix_(sorted(mine), sorted(theirs))].sum()
+  totals = chances.sum(axis=1, keepdims=True)
+  return chances / np.where(totals > 0, totals, 1)
+
+
+def mix(
+  audio: pathlib.Path, filenames: list[str], rng: np.random.Generator, rate: int
+) -> tuple[np.ndarray, list[Event]]:
+  """A mixture float32[S] in [-1, 1] of recordings at random gains and onsets, and its events."""
+  clip, events = np.zeros(int(rate * CLIP_SECONDS), np.float32), []
+  for filename in filenames:
+    sound, gain_db = recording(audio / filename, rate), rng.uniform(QUIETEST_DB, 0)
+    start = int(rng.integers(len(clip) - len(sound) + 1))
+    clip[start : start + len(sound)] += sound * np.float32(10 ** (gain_db / 20))
+    events.append(Event(filename, start / rate, gain_db))
+  return clip / np.float32(max(1.0, float(np.abs(clip).max()) / 0.95)), events
+
+
+@functools.lru_cache(maxsize=256)
+def recording(path: pathlib.Path, rate: int) -> np.ndarray:
+  """Up to 10 s of a file at this rate, brought to one level; silence stays silent."""
+  sound = sound_files.load(path, rate)[: int(rate * CLIP_SECONDS)]
+  return sound * np.float32(LEVEL / max(float(np.sqrt(np.mean(sound**2))), 1e-6))

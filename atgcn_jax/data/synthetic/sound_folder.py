@@ -1,0 +1,106 @@
+"""A folder of sound files with labels, in the form that `atgcn prepare` reads."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
+from atgcn_jax.runtime.buckets import check_utf8
+
+LABELS, VOCABULARY = "labels.csv", "vocabulary.csv"
+
+
+class Clip(NamedTuple):
+  """A sound to write: samples float32[S] within [-1, 1], its fold, its label indices."""
+
+  waveform: np.ndarray
+  fold: str
+  labels: Sequence[int]
+
+
+def clip_names(clips: int) -> list[str]:
+  """The names of the sound files of so many clips."""
+  return [f"{k:06d}.flac" for k in range(clips)]
+
+
+def check_folder(folder: str | os.PathLike, clips: int, others: Iterable[str] = ()) -> None:
+  """Refuse a folder that holds anything but what `write_folder` writes.
+
+  Args:
+    clips: how many will be written.
+    others: the names of further files in it.
+  Raises:
+    UserError: naming what is in the way.
+  """
+  folder = Path(folder)
+  check_utf8(folder)
+  if not folder.exists():
+    return
+  if not folder.is_dir():
+    raise UserError(f"{folder} is not a folder; name a new or an empty one")
+  ours = {LABELS, VOCABULARY, *others} | {f"audio/{name}" for name in clip_names(clips)}
+  ours |= {f"{name}.part" for name in ours} | {"audio"}
+  for path in sorted(folder.rglob("*")):
+    if path.relative_to(folder).as_posix() not in ours:
+      raise UserError(f"{folder} already holds {path.name}; name a new or an empty folder")
+
+
+def write_folder(
+  folder: str | os.PathLike,
+  clips: Iterable[Clip],
+  count: int,
+  *,
+  rate: int,
+  vocabulary: Vocabulary,
+  others: Mapping[str, Callable[[], str]],
+) -> None:
+  """Write `audio/000000.flac` …, `labels.csv` (filename, fold, positive_labels), `vocabulary.csv`.
+
+  Each file appears under its name only when whole.
+
+  Args:
+    folder: is created; may hold what an earlier call wrote, which is replaced.
+    clips: `count` of them, made while they are written.
+    rate: of the samples, in Hz.
+    others: further text files, name to what gives the content once all clips are written.
+  Raises:
+    UserError: the folder holds something else, or cannot be written.
+  """
+  folder = Path(folder)
+  check_folder(folder, count, others)
+  try:
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, clip in zip(clip_names(count), tqdm(clips, total=count, unit="clip", disable=None)):
+      with _whole(folder / "audio" / name) as part:
+        soundfile.write(part, clip.waveform, rate, format="FLAC", subtype="PCM_16")
+      rows.append((name, clip.fold, ",".join(vocabulary.ids[label] for label in clip.labels)))
+    with _whole(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as file:
+      writer = csv.writer(file, lineterminator="\n")
+      writer.writerows([("filename", "fold", "positive_labels"), *rows])
+    with _whole(folder / VOCABULARY) as part:
+      write_vocabulary(part, vocabulary)
+    for name, content in others.items():
+      with _whole(folder / name) as part:
+        part.write_text(content(), encoding="utf-8")
+  except (OSError, soundfile.LibsndfileError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise UserError(f"--out {folder}: cannot be written ({reason}); name another") from error
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+  """A name to write to, which becomes `path` once the block has ended well."""
+  part = path.with_name(f"{path.name}.part")
+  yield part
+  part.replace(path)

@@ -1,0 +1,144 @@
+"""Clips from wherever a config or a command names them: a clip store, or a TFDS dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.data.store.clip_store import DTYPES, ClipStore, LogMels, from_settings, open_store
+from atgcn_jax.data.store.finite_clips import check_small
+from atgcn_jax.data.tfds.description import COLUMNS, FORMAT, SPLIT, TEXTS, size_of, starts_of
+from atgcn_jax.data.tfds.record_files import RandomRecords, SequentialRecords
+from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import check_utf8, import_tensorflow, in_bucket, path_of
+
+MADE_WITH = "make one with `atgcn tfds`"
+
+
+def open_clips(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
+  """The clips of a clip store's file, or of the folder or bucket address of a TFDS dataset.
+
+  Args:
+    finite: whether to refuse peaks and a normaliser that are not finite.
+  Raises:
+    UserError: if it is missing, something else, cut short, or not finite.
+  """
+  path = os.fspath(path)
+  if in_bucket(path) and path.endswith((".h5", ".hdf5")):
+    raise UserError(
+      f"{path}: a clip store is read from a disk; copy it there, or write a TFDS dataset to the "
+      "bucket with `atgcn tfds --file-format tfrecord --out gs://…`"
+    )
+  store = open_tfds(path) if in_bucket(path) or os.path.isdir(path) else open_store(path)
+  if finite:
+    check_small(store.path, store.clip_ids, store.peak_db, store.normaliser)
+  return store
+
+
+def open_tfds(path: str) -> ClipStore:
+  """The clips of a TFDS dataset that `atgcn tfds` wrote, looking like a clip store.
+
+  Of array_record files any clip is at hand, and the store's fingerprint is that of a clip store of
+  the same content. TFRecord files are read shard by shard; as the order of a run on them follows
+  from their shards, so does the fingerprint.
+
+  Raises:
+    UserError: for a folder that is no such dataset or of another version, a shard that is missing
+      or cut short, or a bucket that cannot be reached.
+  """
+  check_utf8(path)
+  tf = import_tensorflow()
+  import tensorflow_datasets as tfds
+
+  folder = path_of(path)
+  try:
+    if not (folder / "dataset_info.json").exists():
+      raise _no_dataset(folder)
+    if not (folder / "metadata.json").exists() or not (folder / COLUMNS).exists():
+      raise UserError(f"{path}: a TFDS dataset, but not of clips; {MADE_WITH}")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    if metadata.get("format") != FORMAT:
+      raise UserError(f"{path}: not a TFDS dataset of clips of this version; {MADE_WITH}")
+    builder = tfds.builder_from_directory(path)
+    split = builder.info.splits[SPLIT]
+    shards = [os.fspath(file) for file in split.filepaths]
+    _check_shards(shards, metadata["shard_bytes"])
+    with np.load(io.BytesIO((folder / COLUMNS).read_bytes())) as file:
+      columns: dict[str, Any] = {name: file[name] for name in file}
+    starts, ends = starts_of(split.shard_lengths), columns.pop("record_ends")
+    if starts[-1] != len(ends):
+      raise ValueError(f"{COLUMNS} is of {len(ends)} clips, the shards are of {starts[-1]}")
+    common: dict[str, Any] = from_settings(metadata)
+    shape = (len(ends), common["frontend"].frames, common["frontend"].n_mels)
+    if metadata["dtype"] not in DTYPES:
+      raise ValueError(f"log-mels are {metadata['dtype']}, not {' or '.join(DTYPES)}")
+    dtype, fingerprint = np.dtype(metadata["dtype"]), metadata["fingerprint"]
+    log_mel: LogMels
+    shard_starts = None
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+      if in_bucket(path):
+        raise UserError(
+          f"{path}: array_record files need a disk or a mounted bucket; copy the folder, or write "
+          "it with --file-format tfrecord"
+        )
+      raw = tfds.decode.DeserializeMethod.RAW_BYTES
+      source = builder.as_data_source(SPLIT, deserialize_method=raw)
+      log_mel = RandomRecords(source, shape, dtype)
+    else:
+      log_mel, shard_starts = SequentialRecords(shards, starts, ends, shape, dtype), starts
+      fingerprint = hashlib.sha256(json.dumps([fingerprint, starts.tolist()]).encode()).hexdigest()
+  except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+    reason = " ".join(str(getattr(error, "message", error)).split())
+    raise UserError(
+      f"{path}: cannot be read as a TFDS dataset ({reason}); check the path, the access to it, and "
+      "that it is whole"
+    ) from error
+  for name in TEXTS:
+    columns[name] = np.char.decode(columns[name], "utf-8")
+  return ClipStore(
+    path=path,
+    log_mel=log_mel,
+    **columns,
+    **common,
+    fingerprint=fingerprint,
+    shard_starts=shard_starts,
+  )
+
+
+def _no_dataset(folder: Any) -> UserError:
+  """The complaint about a folder without a dataset, naming those below it."""
+  if not in_bucket(folder):
+    depths = ("*/", "*/*/", "*/*/*/")  # name, config, version
+    below = [file.parent for depth in depths for file in folder.glob(depth + "dataset_info.json")]
+    if below:
+      return UserError(f"{folder}: not a dataset, but a folder of such; name {below[0]}")
+  return UserError(f"{folder}: neither a clip store nor a TFDS dataset; {MADE_WITH}")
+
+
+def _check_shards(paths: list[str], sizes: dict[str, int]) -> None:
+  """Refuse shards that are not as long as they were written.
+
+  Raises:
+    UserError: naming the first.
+  """
+  if {os.path.basename(path) for path in paths} != set(sizes):
+    raise ValueError("metadata.json and dataset_info.json tell of other shards")
+
+  def fault(path: str) -> str:
+    try:
+      found = size_of(path)
+    except FileNotFoundError:
+      return "this shard is missing"
+    expected = sizes[os.path.basename(path)]
+    return "" if found == expected else f"this shard has {found} of its {expected} bytes"
+
+  with ThreadPoolExecutor(16) as pool:  # each is a question to a bucket
+    for path, found in zip(paths, pool.map(fault, paths)):
+      if found:
+        raise UserError(f"{path}: {found}; copy or write the dataset again")

@@ -1,0 +1,162 @@
+"""Log-mels in the record files of a TFDS dataset, read a batch at a time."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import import_tensorflow
+
+BLOCK = 128  # clips that are read at a time from a TFRecord file
+BLOCKS_KEPT = 128
+READERS = 8
+HEADER, FOOTER = 12, 4  # bytes of a TFRecord before and after its content
+
+
+@dataclass(frozen=True)
+class RandomRecords:
+  """Log-mels [N, T, F] in array_record files, any of which is at hand.
+
+  `source` is TFDS's data source of undecoded records.
+  """
+
+  source: Any
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def __getitem__(self, clips: np.ndarray) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips, in their order."""
+    return decoded(self.source.__getitems__(np.asarray(clips).tolist()), self.shape[1:], self.dtype)
+
+
+@dataclass(frozen=True)
+class SequentialRecords:
+  """Log-mels [N, T, F] in TFRecord files, read in blocks of neighbouring clips.
+
+  A block is one read of some MB, and is kept until BLOCKS_KEPT others were asked for; so this is
+  for orders that stay near together for a while. `shard_starts` int64[S + 1] are the first clips
+  of the files `paths`, `ends` int64[N] the byte at which each clip's record ends in its file.
+  """
+
+  paths: Sequence[str]
+  shard_starts: np.ndarray
+  ends: np.ndarray
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  blocks: collections.OrderedDict[tuple[int, int], Future] = field(
+    default_factory=collections.OrderedDict
+  )
+  lock: threading.Lock = field(default_factory=threading.Lock)
+  pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS))
+
+  def __getitem__(self, clips: np.ndarray) -> np.ndarray:
+    """The log-mels [B, T, F] of some clips, in their order.
+
+    Raises:
+      UserError: for a file that is not there or not whole.
+    """
+    clips = np.asarray(clips)
+    if len(clips) and not 0 <= clips.min() <= clips.max() < self.shape[0]:
+      raise IndexError(f"clips {clips.min()} … {clips.max()} out of bounds: {self.shape[0]}")
+    shards = np.searchsorted(self.shard_starts, clips, side="right") - 1
+    blocks, within = np.divmod(clips - self.shard_starts[shards], BLOCK)
+    needed = list(dict.fromkeys(zip(shards.tolist(), blocks.tolist())))
+    loading = {key: self._asked_for(key) for key in needed}  # all at once
+    values = np.empty((len(clips), *self.shape[1:]), self.dtype)
+    for (shard, block), future in loading.items():
+      here = (shards == shard) & (blocks == block)
+      values[here] = future.result()[within[here]]
+    return values
+
+  def _asked_for(self, key: tuple[int, int]) -> Future:
+    with self.lock:
+      if key not in self.blocks:
+        self.blocks[key] = self.pool.submit(self._read, *key)
+      self.blocks.move_to_end(key)
+      while len(self.blocks) > BLOCKS_KEPT:
+        self.blocks.popitem(last=False)
+      return self.blocks[key]
+
+  def _read(self, shard: int, block: int) -> np.ndarray:
+    """The log-mels [n, T, F] of a block, by one read."""
+    tf = import_tensorflow()
+    start, stop = self.shard_starts[shard : shard + 2]
+    first = start + block * BLOCK
+    ends = self.ends[first : min(first + BLOCK, stop)]
+    begins = np.concatenate([[self.ends[first - 1] if block else 0], ends[:-1]])
+    path = self.paths[shard]
+    try:
+      with tf.io.gfile.GFile(path, "rb") as file:
+        file.seek(int(begins[0]))
+        data = file.read(int(ends[-1] - begins[0]))
+      begins, ends = begins - begins[0], ends - begins[0]
+      for begin, end in zip(begins.tolist(), ends.tolist()):
+        if int.from_bytes(data[begin : begin + 8], "little") != end - begin - HEADER - FOOTER:
+          raise ValueError("a record does not begin where it should")
+      contents = [data[b + HEADER : e - FOOTER] for b, e in zip(begins.tolist(), ends.tolist())]
+      return decoded(contents, self.shape[1:], self.dtype)
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+      raise damaged(path, error) from error
+
+
+def decoded(records: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """The log-mels [n, T, F] of some records.
+
+  Raises:
+    ValueError: for a record that holds no log-mel of this shape and type.
+  """
+  log_mels = np.empty((len(records), *shape), dtype)
+  for log_mel, record in zip(log_mels, records):
+    values = parsed(record)["log_mel"].bytes_list.value[0]
+    log_mel[:] = np.frombuffer(values, dtype).reshape(shape)
+  return log_mels
+
+
+def parsed(record: bytes) -> Any:
+  """Name → `tf.train.Feature` of a record.
+
+  Raises:
+    ValueError: if it is not one.
+  """
+  from google.protobuf.message import DecodeError
+
+  try:
+    return import_tensorflow().train.Example.FromString(record).features.feature
+  except DecodeError as error:
+    raise ValueError("a record cannot be decoded") from error
+
+
+def every_record(path: str, file_format: str) -> Iterator[bytes]:
+  """The records of a file from its first to its last, checked by their checksums.
+
+  Raises:
+    UserError: for a file that is not there or not whole.
+  """
+  tf = import_tensorflow()
+  try:
+    if file_format == "tfrecord":
+      yield from tf.data.TFRecordDataset([path]).as_numpy_iterator()
+      return
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(path)
+    for first in range(0, reader.num_records(), BLOCK):
+      yield from reader.read(list(range(first, min(first + BLOCK, reader.num_records()))))
+    reader.close()
+  except (tf.errors.OpError, ValueError, OSError, IndexError) as error:
+    raise damaged(path, error) from error
+
+
+def damaged(path: str, error: Exception) -> UserError:
+  """The complaint about a record file."""
+  reason = " ".join(str(getattr(error, "message", error)).split())
+  return UserError(
+    f"{path}: a shard that cannot be read ({reason}); copy or write the dataset again"
+  )

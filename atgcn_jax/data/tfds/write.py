@@ -1,0 +1,157 @@
+"""Writing a TFDS dataset of clips by the builder `audioset_tfds`."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from atgcn_jax.data.tfds.audioset_tfds import builder_class
+from atgcn_jax.data.tfds.beam import UNREADABLE
+from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.data.tfds.description import SPLIT
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.runtime.buckets import check_utf8, check_writable, import_tensorflow, in_bucket
+
+FORMATS = ("array_record", "tfrecord")
+
+
+class Written(NamedTuple):
+  """A dataset: its folder, number of clips, and (file name, reason) of what was left out."""
+
+  path: str
+  clips: int
+  unreadable: list[tuple[str, str]]
+
+
+def write_tfds(
+  out: str,
+  *,
+  file_format: str = FORMATS[0],
+  shards: int | None = None,
+  beam_options: str = "",
+  **source: Any,
+) -> Written:
+  """Write a dataset below `out`, as `out`/audioset_tfds/NAME/1.0.0, which appears when whole.
+
+  NAME is that of the store or label list. One that is there already, and is of the same store, is
+  left as it is.
+
+  Args:
+    file_format: one of FORMATS.
+    shards: number of files; by default such that each has 64 MiB to 1 GiB.
+    beam_options: of the pipeline that reads sound files, without dashes and between commas.
+    source: fields of the builder's config besides its name.
+  Raises:
+    UserError: for sources that cannot be used, an `out` that cannot be written or holds another
+      dataset of that name, or without Beam where it is needed.
+    WorkFailed: if the pipeline fails; nothing is written then.
+  """
+  check_utf8(out)
+  if in_bucket(out):
+    if file_format == "array_record":
+      raise UserError(
+        f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
+        "--file-format tfrecord"
+      )
+    check_writable(out)
+  options = None if source.get("store") else _pipeline_options(beam_options)
+  tf = import_tensorflow()
+  import tensorflow_datasets as tfds
+  from etils import epath
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  make = builder_class()
+  name = re.sub(r"[^\w.-]+", "_", pathlib.Path(source.get("store") or source["labels"]).stem)
+  folder = epath.Path(out) / make.name / name / str(make.VERSION)
+  config = tfds.download.DownloadConfig(
+    num_shards=shards, beam_options=options, try_download_gcs=False
+  )
+  try:
+    if folder.exists():
+      _check_same(folder, source, file_format)
+    else:
+      builder = make(data_dir=out, config=make.builder_config_cls(name=name, **source))
+      if shards and shards > len(builder.plan[0]):
+        raise UserError(f"--shards {shards}: more than there are clips; take fewer")
+      # TFDS tells of downloads, and makes a folder for them.
+      with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nothing:
+        builder.download_and_prepare(
+          file_format=file_format, download_config=config, download_dir=nothing
+        )
+    unreadable = []
+    if (folder / UNREADABLE).exists():
+      rows = csv.reader(io.StringIO((folder / UNREADABLE).read_text()))
+      unreadable = [(name, reason) for name, reason in list(rows)[1:]]
+    clips = tfds.builder_from_directory(folder).info.splits[SPLIT].num_examples
+  except (OSError, tf.errors.OpError) as error:
+    reason = " ".join(str(getattr(error, "message", error)).split())
+    raise UserError(f"--out {out}: cannot be written ({reason}); choose another") from error
+  except (ValueError, RuntimeError) as error:
+    if options is None:
+      raise
+    if "This should be >0" in str(error):
+      raise UserError(
+        f"{source['audio']}: none of the files that {source['labels']} names can be read as sound; "
+        "give the folder of sound files to --audio"
+      ) from error
+    reason = str(error).strip().splitlines()[-1][:500]
+    raise WorkFailed(f"the Beam pipeline failed ({reason})") from error
+  return Written(os.fspath(folder), clips, unreadable)
+
+
+def _pipeline_options(given: str) -> Any:
+  """Beam's options; by default its direct runner works here.
+
+  Raises:
+    UserError: without Beam, or for options that it does not have.
+  """
+  try:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
+  except ImportError:
+    raise UserError(
+      "--audio: needs Apache Beam, in an environment of its own (pip install 'atgcn_jax[beam]'); "
+      "or make a clip store with `atgcn prepare` and give it to --store"
+    ) from None
+  flags = ["--runner=DirectRunner", *(f"--{option}" for option in given.split(",") if option)]
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      options = PipelineOptions(flags)
+      runner = create_runner(options.get_all_options()["runner"])
+      faults = " ".join(PipelineOptionsValidator(options, runner).validate())
+  except (ValueError, ImportError) as error:
+    faults = str(error)
+  except SystemExit:  # of the parser of options
+    faults = said.getvalue().strip().splitlines()[-1]
+  if faults:
+    raise UserError(f"--beam-pipeline-options {given}: {' '.join(faults.split())}")
+  return options
+
+
+def _check_same(folder: Any, source: dict[str, Any], file_format: str) -> None:
+  """Refuse a dataset that is there but not of the same store and format.
+
+  Raises:
+    UserError: naming it.
+  """
+  import tensorflow_datasets as tfds
+
+  same = False
+  if source.get("store") and (folder / "metadata.json").exists():
+    found = json.loads((folder / "metadata.json").read_text())
+    written = tfds.builder_from_directory(folder).info.file_format.value
+    same = found.get("fingerprint") == open_clips(source["store"]).fingerprint
+    same = same and written == file_format
+  if not same:
+    raise UserError(f"{folder}: is there already; remove it or choose another --out")

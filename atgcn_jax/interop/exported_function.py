@@ -1,0 +1,48 @@
+"""The function that is exported: sound of any length in, a score a label out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from atgcn_jax.audio.windows import shortest_tail
+from atgcn_jax.models.layers import PORTABLE, Array
+from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.window_outputs import window_outputs
+
+
+def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array]:
+  """The function from waveforms float32[B, S], S at least 1, to scores float32[B, K] in (0, 1).
+
+  It gives what `Tagger.scores` gives for each of B sounds of one length: they are padded with
+  silence or cut to windows of the trained length, whose scores are averaged. The parameters are
+  constants in it; B and S may be symbolic.
+
+  Args:
+    variables: params and batch_stats of the run.
+  """
+  outputs = window_outputs(run, PORTABLE)
+  variables = run.for_inference(PORTABLE)(variables)
+
+  def scores(waveforms_BxS: Array) -> Array:
+    windows = windows_of(waveforms_BxS, run.frontend.samples)
+    batch, count, size = windows.shape
+    found = outputs(variables, windows.reshape(batch * count, size))["clip"]
+    return found.reshape(batch, count, found.shape[-1]).mean(axis=1)
+
+  return scores
+
+
+def windows_of(waveforms_BxS: Array, size: int) -> Array:
+  """Consecutive windows of each waveform, [B, N, size], cut as `Tagger` does it.
+
+  Args:
+    size: samples in a window.
+  """
+  batch, samples = waveforms_BxS.shape
+  count = jax.core.max_dim(1, (samples + size - shortest_tail(size)) // size)
+  padded = jnp.pad(waveforms_BxS, [(0, 0), (0, size)])
+  return padded[:, : count * size].reshape(batch, count, size)

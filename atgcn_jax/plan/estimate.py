@@ -1,0 +1,248 @@
+"""What training a config on a TPU topology would take, found without having one."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.plan.chips import chip_of, roofline
+from atgcn_jax.plan.compiled_step import compiled_step
+from atgcn_jax.plan.inputs import Data, check_model, clip_bytes, data_of, graph_of, relations_of
+from atgcn_jax.runs.checks import check_names
+from atgcn_jax.training import augment
+
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]:
+  """Compile a config's training step for a topology and work out what training would take.
+
+  Args:
+    config: a whole config.
+    topology: such as `v5e:16x16`.
+    batch: clips a step over all chips; by default the config's.
+  Returns:
+    plain data for JSON; memory, FLOPs, bytes and collectives are of one chip.
+    docs/scaling.md says how they are found.
+  Raises:
+    UserError: for a topology, a batch or a config that cannot be.
+    WorkFailed: if it does not fit, naming the largest batch that does.
+  """
+  chip, shape = chip_of(topology)
+  chips = math.prod(shape)
+  batch = config.data.batch_size if batch is None else batch
+  if batch < 1 or batch % chips:
+    below = max(batch, 0) // chips * chips
+    near = " or ".join(str(size) for size in (below, below + chips) if size)
+    raise UserError(
+      f"--batch: {batch} clips a step do not split over {chips} chips of {topology}; take {near}"
+    )
+  check_names(config)
+  data = data_of(config)
+  graph, assumed = graph_of(config, data)
+  check_model(config, data.classes)
+  relations = relations_of(config, data)
+  on_chips = config.data.placement == "device"
+
+  def attempt(clips_per_chip: int) -> Attempt:
+    return attempted(
+      chip.hbm,
+      config,
+      topology,
+      clips_per_chip,
+      classes=data.classes,
+      frames=data.frames,
+      bands=data.bands,
+      dtype=np.dtype(data.dtype),
+      propagation=graph,
+      relations=relations,
+      resident_clips=math.ceil(data.train_clips / chips) if on_chips else 0,
+    )
+
+  found = attempt(batch // chips)
+  if found.step is None or found.bytes > chip.hbm:
+    clips = largest_fitting(lambda n: attempt(n).bytes, chip.hbm, batch // chips, found.bytes)
+    asked = f"{_bytes(found.bytes)} " if math.isfinite(found.bytes) else ""
+    best = f"the largest batch that does is {clips * chips}" if clips else "nor does any batch"
+    raise WorkFailed(
+      f"does not fit: {batch} clips a step on {topology} ask {asked}of each chip, which has "
+      f"{_bytes(chip.hbm)}; {best}"
+    )
+  return figures(config, topology, batch, data, found.step) | {"assumed": data.assumed + assumed}
+
+
+class Attempt(NamedTuple):
+  """A compiled step, None where the compiler gave up, and the bytes that it asks of a chip.
+
+  The bytes are infinite where the compiler did not tell them.
+  """
+
+  step: dict[str, Any] | None
+  bytes: float
+
+
+def attempted(limit: float, *args: Any, **sizes: Any) -> Attempt:
+  """`compiled_step`, which may ask for more than `limit` bytes of a chip."""
+  try:
+    step = compiled_step(*args, **sizes)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    # The complaint rounds: of what the compiler gave up on, none fits.
+    return Attempt(None, max(bytes_asked(str(error)), math.nextafter(limit, math.inf)))
+  return Attempt(step, sum(step["memory"].values()))
+
+
+def bytes_asked(complaint: str) -> float:
+  """What the compiler says that a program asks for, of its complaint that it is too much."""
+  found = re.search(r"Used ([\d.]+)([KMGT])|\(([\d.]+)([KMGT])\) exceeds", complaint)
+  if found is None:
+    return math.inf
+  return float(found[1] or found[3]) * UNITS[found[2] or found[4]]
+
+
+def largest_fitting(
+  bytes_of: Callable[[int], float], limit: float, too_many: int, asked: float
+) -> int:
+  """The largest number of clips a chip that fits, 0 for none.
+
+  Above 8 only multiples of 8 are tried, the size of a chip's tiles and of mixup's groups. As the
+  bytes grow nearly as the clips, a few tries do.
+
+  Args:
+    bytes_of: what some clips ask of a chip.
+    limit: the bytes that a chip has.
+    too_many: clips that ask for more, `asked`.
+  """
+  sizes = [n for n in (0, 1, 2, 4, *range(8, too_many, 8)) if n < too_many] + [too_many]
+  low, high = 0, len(sizes) - 1  # sizes[low] fits, sizes[high] does not
+  of_low, of_high = 0.0, asked
+  halve = False
+  while high - low > 1:
+    guess = (low + high) // 2
+    if not halve and math.isfinite(of_high):
+      share = (limit - of_low) / (of_high - of_low)
+      clips = sizes[low] + share * (sizes[high] - sizes[low])
+      guess = bisect.bisect_right(sizes, clips) - 1
+    guess = min(max(guess, low + 1), high - 1)
+    found = bytes_of(sizes[guess])
+    # A guess that leaves most of the range was a bad one.
+    span = high - low
+    if found <= limit:
+      low, of_low = guess, found
+    else:
+      high, of_high = guess, found
+    halve = 2 * (high - low) > span and not halve
+  return sizes[low]
+
+
+def figures(
+  config: Any, topology: str, batch: int, data: Data, step: dict[str, Any]
+) -> dict[str, Any]:
+  """All that follows from a compiled step."""
+  chip, shape = chip_of(topology)
+  memory, chips, hosts = step["memory"], step["chips"], step["hosts"]
+  seconds = roofline(chip, shape, step["product_flops"], step["hbm_bytes"], step["collectives"])
+  alone = max(seconds["compute"], seconds["memory"])
+  per_clip = clip_bytes(data.classes, data.frames, data.bands, data.dtype)
+  read = batch * augment.clips_per_example(config.augment) / hosts / seconds["step"]
+  on_chips = config.data.placement == "device"
+  # Those kept, the best, and one that is being written.
+  checkpoints = (config.checkpoint.keep + 2) * step["state_bytes"]
+  return {
+    "topology": topology,
+    "chips": chips,
+    "hosts": hosts,
+    "batch": batch,
+    "clips_per_chip": batch // chips,
+    "dtype": config.model.dtype,
+    "classes": data.classes,
+    "frames": data.frames,
+    "bands": data.bands,
+    "memory": memory,
+    "memory_total": sum(memory.values()),
+    "memory_of_chip": chip.hbm,
+    "product_flops": step["product_flops"],
+    "compiler_flops": step["flops"],
+    "hbm_bytes": step["hbm_bytes"],
+    "collectives": [
+      {"kind": kind, "bytes": size, "count": step["collectives"].count((kind, size))}
+      for kind, size in sorted(set(step["collectives"]), key=lambda found: -found[1])
+    ],
+    "seconds": seconds,
+    "clips_per_second": batch / seconds["step"],
+    "scaling_efficiency": alone / seconds["step"],
+    "steps": config.optim.steps,
+    "hours": config.optim.steps * seconds["step"] / 3600,
+    "input": {
+      "clips_per_second_per_host": 0.0 if on_chips else read,
+      "bytes_per_second_per_host": 0.0 if on_chips else read * per_clip,
+      "network_bytes_per_second_per_host": chip.host_rate,
+    },
+    "disk": {
+      "clips": data.clips,
+      "store_bytes": data.stored_bytes,
+      "store_bytes_read_per_host": data.stored_bytes // hosts if on_chips else data.stored_bytes,
+      "checkpoint_bytes": step["state_bytes"],
+      "checkpoints_bytes": checkpoints,
+    },
+    "compile_seconds": step["compile_seconds"],
+  }
+
+
+def described(found: Mapping[str, Any]) -> str:
+  """A plan in words, for people."""
+  disk, given, seconds = found["disk"], found["input"], found["seconds"]
+  rows: list[tuple[str, str]] = [
+    ("topology", f"{found['topology']}: {found['chips']} chips, {found['hosts']} hosts"),
+    ("batch", f"{found['batch']} clips a step, {found['clips_per_chip']} a chip"),
+    *(("assumed", line) for line in found["assumed"]),
+    ("memory a chip", ""),
+    *((f"  {kind}", _bytes(size)) for kind, size in found["memory"].items()),
+    ("  in all", f"{_bytes(found['memory_total'])} of {_bytes(found['memory_of_chip'])}"),
+    ("FLOPs a chip", f"{found['product_flops']:.4g} of products"),
+    ("", f"{found['compiler_flops']:.4g} as the compiler counts"),
+    ("bytes a chip", f"{_bytes(found['hbm_bytes'])} read and written, as the compiler counts"),
+    *(
+      ("collectives", f"{row['count']} {row['kind']} of {_bytes(row['bytes'])}")
+      for row in found["collectives"]
+    ),
+    ("step, predicted", f"{seconds['step'] * 1e3:.3g} ms: the longer of"),
+    ("", f"products {seconds['compute'] * 1e3:.3g} ms, memory {seconds['memory'] * 1e3:.3g} ms;"),
+    ("", f"and collectives {seconds['collectives'] * 1e3:.3g} ms, not overlapped"),
+    ("rate, predicted", f"{found['clips_per_second']:,.0f} clips/s"),
+    ("scaling, predicted", f"{found['scaling_efficiency']:.1%} of as many single chips"),
+    ("hours, predicted", f"{found['hours']:.3g} for {found['steps']:,} steps"),
+    (
+      "input a host",
+      f"{given['clips_per_second_per_host']:,.0f} clips/s, "
+      f"{given['bytes_per_second_per_host'] / 1e6:,.0f} MB/s",
+    ),
+    (
+      "disk: clips",
+      f"{_bytes(disk['store_bytes'])} for {disk['clips']:,}, of which a host reads "
+      f"{_bytes(disk['store_bytes_read_per_host'])}",
+    ),
+    (
+      "disk: checkpoints",
+      f"{_bytes(disk['checkpoints_bytes'])}, {_bytes(disk['checkpoint_bytes'])} each",
+    ),
+  ]
+  if found["compiler_flops"] < 0.8 * found["product_flops"]:
+    rows.append(("note", "the compiler counts the body of a loop once: there are more bytes"))
+  return "\n".join(f"{name:30}{text}".rstrip() for name, text in rows)
+
+
+def _bytes(size: float) -> str:
+  """A number of bytes in the unit that suits it."""
+  for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+    if size >= scale:
+      return f"{size / scale:.4g} {unit}"
+  return f"{size:.0f} B"

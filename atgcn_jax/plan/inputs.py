@@ -1,0 +1,132 @@
+"""What a config trains on, as far as a program depends on it: sizes, graph, relations."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.sparse import DENSE_LABELS
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.label_graph import SOUNDSCAPES, label_graph, label_relations
+from atgcn_jax.runs.run import model_of
+
+AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
+EDGES = 30  # a label, of a large graph that is made up
+
+
+class Data(NamedTuple):
+  """Sizes of what a config trains on; `assumed` tells in words what was not at hand.
+
+  `stored_bytes` of all `clips` on disk; `train_clips` of them are trained on.
+  """
+
+  classes: int
+  frames: int
+  bands: int
+  dtype: str
+  clips: int
+  train_clips: int
+  stored_bytes: int
+  assumed: list[str]
+  vocabulary: Vocabulary | None = None
+  store: ClipStore | None = None
+
+
+def data_of(config: Any) -> Data:
+  """Sizes from the config's store or vocabulary, those of AudioSet where neither is there."""
+  frontend = FRONTENDS["talnet"]
+  frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS
+  if config.model.encoder == "multilevel_attention_embeddings":
+    frames, bands = 10, 128
+  classes, vocabulary, assumed = AUDIOSET_LABELS, None, []
+  path = data_path(config, config.data.store)
+  if config.data.store == SOUNDSCAPES:
+    from atgcn_jax.data.synthetic.soundscapes import soundscape_vocabulary
+
+    vocabulary, clips = soundscape_vocabulary(), config.data.soundscape_clips
+  elif os.path.exists(path):
+    store = open_clips(path)
+    clips, frames, bands = store.log_mel.shape
+    dtype = str(store.log_mel.dtype)
+    train = len(split_clips(store, config.data, "train"))
+    classes, size = len(store.vocabulary), stored_size(path)
+    return Data(classes, frames, bands, dtype, clips, train, size, [], store.vocabulary, store)
+  else:
+    assumed.append(f"{clips:,} clips of {frames} frames and {bands} bands, as {path} is not there")
+    named = data_path(config, config.data.vocabulary)
+    if config.data.vocabulary and os.path.exists(named):
+      vocabulary = read_vocabulary(named)
+    else:
+      assumed.append(f"AudioSet's {classes} labels, as {named or 'a vocabulary'} is not there")
+  classes = len(vocabulary) if vocabulary else classes
+  size = clips * clip_bytes(classes, frames, bands, "uint8")
+  return Data(classes, frames, bands, "uint8", clips, clips, size, assumed, vocabulary)
+
+
+def stored_size(path: str) -> int:
+  """Bytes of a file, or of all files in a folder."""
+  if os.path.isfile(path):
+    return os.path.getsize(path)
+  return sum(
+    os.path.getsize(os.path.join(folder, name))
+    for folder, _, names in os.walk(path)
+    for name in names
+  )
+
+
+def clip_bytes(classes: int, frames: int, bands: int, dtype: str) -> int:
+  """Bytes of one clip: its log-mels, its peak, and a bit a label."""
+  return frames * bands * np.dtype(dtype).itemsize + 4 + math.ceil(classes / 8)
+
+
+def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
+  """The label graph where the program depends on more than its size, and what was assumed.
+
+  A dense graph's does not, so it is left to be made up, and None is returned.
+  """
+  if config.model.head != "graph" or data.classes <= DENSE_LABELS:
+    return None, []
+  if data.vocabulary is not None and (data.store is not None or config.graph.source != "store"):
+    return label_graph(config, data.vocabulary, data.store)[0], []
+  random = np.random.default_rng(0)
+  rows = np.repeat(np.arange(data.classes), EDGES)
+  columns = random.integers(0, data.classes, rows.size)
+  weights = np.full(rows.size, 1 / EDGES, "f")
+  made_up = scipy.sparse.csr_array((weights, (rows, columns)), shape=(data.classes,) * 2)
+  return made_up, [f"a graph of {EDGES} edges a label, as none is there"]
+
+
+def check_model(config: Any, classes: int) -> None:
+  """Refuse a section `model` that no run can have.
+
+  Raises:
+    UserError: saying what it may be.
+  """
+  labels = tuple(map(str, range(classes)))
+  graph = scipy.sparse.csr_array((classes, classes), dtype="f")
+  vectors = np.zeros((classes, config.graph.embedding_size), "f")
+  model_of(config, Vocabulary(labels, labels), graph, vectors)
+
+
+def relations_of(config: Any, data: Data) -> Mapping[str, Any]:
+  """What the loss knows of the labels.
+
+  Raises:
+    UserError: if it asks for something that is not there.
+  """
+  if not (config.loss.laplacian or config.loss.hierarchy):
+    return {}
+  if data.vocabulary is None:
+    raise UserError("data.vocabulary: the config's loss needs the labels; name a CSV or a store")
+  return label_relations(config, data.vocabulary, data.store)

@@ -1,0 +1,213 @@
+"""A comparison of two runs as text, JSON, CSV, Markdown and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.reports.comparison_plot import draw_comparison
+from atgcn_jax.reports.figure_style import short
+from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
+from atgcn_jax.runs.evaluate import finite_or_none
+from atgcn_jax.runtime.buckets import path_of, write_whole
+
+LISTED = 10  # labels that gain, and that lose
+METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
+WIDTH = 100
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # the first line, the others
+
+
+def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str]:
+  """Write compare.csv, compare.md and compare.png, each whole or not at all; returns their paths.
+
+  Args:
+    out: the folder, made where absent.
+  Raises:
+    UserError: if it cannot be written.
+  """
+  contents = {
+    "compare.csv": as_csv(comparison).encode(),
+    "compare.md": markdown(comparison).encode(),
+    "compare.png": draw_comparison(comparison),
+  }
+  folder = path_of(out)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+      write_whole(folder / name, content)
+  except OSError as error:
+    raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another") from error
+  return [str(folder / name) for name in contents]
+
+
+def as_csv(comparison: Comparison) -> str:
+  """A row a label, in their order; what is undefined is empty."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  figures = ["average_precision_a", "average_precision_b", "difference"]
+  writer.writerow(["mid", "display_name", "positives", *figures, "neighbours"])
+  writer.writerows(
+    ["" if value is None else value for value in label.values()]
+    for label in (label_of(comparison, k) for k in range(len(comparison.vocabulary)))
+  )
+  return text.getvalue()
+
+
+def label_of(comparison: Comparison, k: int) -> dict[str, Any]:
+  """What is known of a label, None where undefined."""
+  a, b = (metrics["average_precision"][k] for metrics in comparison.metrics)
+  neighbours = comparison.neighbours
+  return {
+    "mid": comparison.vocabulary.ids[k],
+    "display_name": comparison.vocabulary.names[k],
+    "positives": int(comparison.positives[k]),
+    "average_precision_a": finite_or_none(a),
+    "average_precision_b": finite_or_none(b),
+    "difference": finite_or_none(b - a),
+    "neighbours": None if neighbours is None else int(neighbours[k]),
+  }
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+  """The comparison without the labels that change little; None where undefined."""
+  gaining, losing = most_changed(comparison, LISTED)
+  mauc_a, mauc_b = (metrics["mAUC"] for metrics in comparison.metrics)
+  found: dict[str, Any] = {}
+  for i, name in enumerate("ab"):
+    found[f"run_{name}"] = comparison.runs[i]
+    found[f"step_{name}"] = comparison.steps[i]
+    for key in METRICS:
+      found[f"{key}_{name}"] = finite_or_none(comparison.metrics[i][key])
+  return found | {
+    "difference": finite_or_none(comparison.difference),
+    "low": finite_or_none(comparison.low),
+    "high": finite_or_none(comparison.high),
+    "mAUC_difference": finite_or_none(mauc_b - mauc_a),
+    "mAUC_low": finite_or_none(comparison.mauc_low),
+    "mAUC_high": finite_or_none(comparison.mauc_high),
+    "clips": comparison.clips,
+    "classes": len(comparison.vocabulary),
+    "classes_scored": int(np.isfinite(changes_of(comparison)).sum()),
+    "split": comparison.split,
+    "clip_ids_sha256": comparison.clip_ids_sha256,
+    "graph_of": comparison.graph_of or None,
+    "rank_correlation": finite_or_none(comparison.correlation),
+    "p_value": finite_or_none(comparison.p_value),
+    "gaining": [label_of(comparison, int(k)) for k in gaining],
+    "losing": [label_of(comparison, int(k)) for k in losing],
+  }
+
+
+def described(comparison: Comparison) -> str:
+  """The comparison as text of at most 100 columns."""
+  lines = []
+  for name, run, *rest in zip("AB", comparison.runs, comparison.systems, comparison.steps):
+    what = " ({}), step {}".format(*rest)
+    lines.append(f"{name}  {_end_of(run, WIDTH - 3 - len(what))}{what}")
+  lines += [*about(comparison), ""]
+  for table in tables(comparison):
+    lines += [*_columns(table), ""]
+  return "\n".join([*lines, *correlation(comparison)])
+
+
+def markdown(comparison: Comparison) -> str:
+  """The comparison as Markdown, with the picture beside it."""
+  named = [
+    f"{name} is {_cell(run)} ({system}) at step {step}"
+    for name, run, system, step in zip("AB", comparison.runs, comparison.systems, comparison.steps)
+  ]
+  parts = ["# Two runs on the same clips", "; ".join(named) + ".", " ".join(about(comparison))]
+  for first, rows in tables(comparison):
+    rules = ["---", *["---:"] * (len(first) - 1)]
+    lines = [[_cell(cell) for cell in row] for row in (first, rules, *rows)]
+    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+  parts += [" ".join(correlation(comparison)), "![Differences of labels](compare.png)"]
+  return "\n\n".join(parts) + "\n"
+
+
+def about(comparison: Comparison) -> list[str]:
+  """What was scored, in lines."""
+  shared, scored = len(comparison.vocabulary), int(np.isfinite(changes_of(comparison)).sum())
+  lines = [
+    f"Split {comparison.split}, {comparison.clips} clips; {shared} labels, {scored} of them with a "
+    "positive and a negative clip."
+  ]
+  if set(comparison.known) != {shared}:
+    lines.append(
+      f"Of the {comparison.known[0]} labels of A and {comparison.known[1]} of B only these count."
+    )
+  return lines
+
+
+def tables(comparison: Comparison) -> list[Table]:
+  """The figures of both runs, then the labels that gain and those that lose most."""
+  rows = []
+  limits = {
+    "mAP": (comparison.low, comparison.high),
+    "mAUC": (comparison.mauc_low, comparison.mauc_high),
+  }
+  for key, name in METRICS.items():
+    a, b = (metrics[key] for metrics in comparison.metrics)
+    of_difference = " to ".join(map(_signed, limits[key])) if key in limits else "-"
+    rows.append((name, _number(a), _number(b), _signed(b - a), of_difference))
+  found: list[Table] = [(("", "A", "B", "B - A", "95 % interval"), rows)]
+  for title, chosen in zip(("gain", "lose"), most_changed(comparison, LISTED)):
+    first = (f"labels that {title} most", "neighbours", "positives", "AP A", "AP B", "B - A")
+    found.append((first, [_label_row(comparison, int(k)) for k in chosen]))
+  return [table for table in found if table[1]]
+
+
+def _label_row(comparison: Comparison, k: int) -> tuple[str, ...]:
+  label = label_of(comparison, k)
+  neighbours = "-" if label["neighbours"] is None else str(label["neighbours"])
+  a, b = label["average_precision_a"], label["average_precision_b"]
+  name = short(label["display_name"])
+  return name, neighbours, str(label["positives"]), _number(a), _number(b), _signed(b - a)
+
+
+def correlation(comparison: Comparison) -> list[str]:
+  """What the differences have to do with the graph, in lines."""
+  if comparison.neighbours is None:
+    return ["Neither run has a label graph."]
+  what = f"Difference in AP and number of neighbours in the graph of {comparison.graph_of}"
+  if math.isnan(comparison.correlation):
+    return [f"{what}: no rank correlation is defined."]
+  found = f"rank correlation {comparison.correlation:+.3f} (Spearman, p = {comparison.p_value:.2g})"
+  return [f"{what}:", f"{found}."]
+
+
+def _columns(table: Table) -> list[str]:
+  """A table as lines, the first column to the left, the others to the right."""
+  first, rows = table
+  widths = [max(map(len, column)) for column in zip(first, *rows)]
+  return [
+    "  ".join(
+      f"{cell:>{width}}" if i else f"{cell:<{width}}"
+      for i, (cell, width) in enumerate(zip(row, widths))
+    )
+    for row in (first, *rows)
+  ]
+
+
+def _number(value: float) -> str:
+  return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _signed(value: float) -> str:
+  return f"{value:+.4f}" if math.isfinite(value) else "-"
+
+
+def _end_of(text: str, length: int) -> str:
+  return text if len(text) <= length else f"…{text[1 - length :]}"
+
+
+def _cell(text: str) -> str:
+  return text.replace("|", "\\|")

@@ -1,0 +1,250 @@
+"""What is in a clip store, as an evaluation must state it to be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from atgcn_jax.audio.findings import KINDS
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.data.store.findings_table import LONGER, NOT_KNOWN, SHORTER, counts
+from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.labels.counts import Segments, left_out, read_segments
+from atgcn_jax.labels.ratings import read_ratings
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.runs.clip_ids import clip_ids_hash, listed_id
+
+CHUNK_BYTES = 2**24  # of log-mels read at a time
+NAMED = 20  # clips, groups or labels that are named; all are counted
+
+
+def data_card(
+  store_path: str | os.PathLike,
+  *,
+  segments: Sequence[str | os.PathLike] = (),
+  vocabulary: str | os.PathLike | None = None,
+  ratings: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+  """The card of a store, of plain JSON values; every log-mel is read once, some at a time.
+
+  Args:
+    store_path: The store.
+    segments: Official segment lists, of which the card says what is present.
+    vocabulary: The labels of these lists; by default the store's.
+    ratings: A list of label qualities (`labels.ratings`).
+
+  Raises:
+    UserError: A file cannot be used.
+  """
+  store = open_clips(store_path, finite=False)
+  labels = read_vocabulary(vocabulary) if vocabulary else store.vocabulary
+  rated = read_ratings(ratings) if ratings else {}
+  lists = [_list_card(path, read_segments(path, labels), store, labels) for path in segments]
+  sizes = np.diff(store.label_offsets)
+  clips_of = np.bincount(store.label_indices, minlength=len(store.vocabulary))
+  classes = _classes(store.vocabulary, clips_of, labels, lists, rated)
+  empty = [one for one in classes if not one["clips"]]
+  return {
+    "store": pathlib.Path(store_path).name,
+    "content_sha256": store.fingerprint,
+    "frontend": {"name": store.frontend.name, "seconds": store.frontend.seconds},
+    "stored_as": str(store.log_mel.dtype),
+    "clips": len(store),
+    "clip_ids_sha256": clip_ids_hash(store.clip_ids),
+    "folds": {
+      fold: {"clips": int(here.sum()), "clip_ids_sha256": clip_ids_hash(store.clip_ids[here])}
+      for fold in np.unique(store.folds).tolist()
+      for here in [store.folds == fold]
+    },
+    "lists": lists,
+    "durations": _durations(store),
+    "rates_hz": _rates(store.rate_hz),
+    "findings": _findings(store),
+    **_contents(store),
+    "labels": {
+      "classes": len(store.vocabulary),
+      "positives": int(sizes.sum()),
+      "per_clip_mean": float(sizes.mean()) if len(sizes) else None,
+      "per_clip": {str(n): int(count) for n, count in enumerate(np.bincount(sizes)) if count},
+      "without_a_clip": _some([one["name"] for one in empty]),
+    },
+    "ratings": _quality(classes) if rated else None,
+    "classes": classes,
+  }
+
+
+def _list_card(
+  path: str | os.PathLike, listed: Segments, store: ClipStore, labels: Vocabulary
+) -> dict[str, Any]:
+  """What of a list is in the store; its counts per class are left under `by_class`."""
+  if text := left_out(path, listed):
+    warnings.warn(text, UserWarning, stacklevel=3)
+  row_of = {clip_id: row for row, clip_id in enumerate(listed.clip_ids)}
+  here = np.zeros(len(row_of), bool)
+  matched, by_fold = 0, dict.fromkeys(np.unique(store.folds).tolist(), 0)
+  for clip_id, fold in zip(store.clip_ids.tolist(), store.folds.tolist()):
+    known = listed_id(clip_id, row_of)
+    if known is not None:
+      matched += 1
+      by_fold[fold] += 1
+      here[row_of[known]] = True
+  there = np.repeat(here, np.diff(listed.offsets))
+  counts = [
+    np.bincount(indices, minlength=len(labels))
+    for indices in (listed.label_indices, listed.label_indices[there])
+  ]
+  return {
+    "list": pathlib.Path(path).name,
+    "segments": len(here),
+    "present": int(here.sum()),
+    "clips_matched": matched,
+    "clips_matched_by_fold": by_fold,
+    "broken_rows": listed.broken,
+    "repeated_rows": listed.repeated,
+    "by_class": {label: [int(a), int(b)] for label, a, b in zip(labels.ids, *counts)},
+  }
+
+
+def _classes(
+  own: Vocabulary,
+  clips_of: np.ndarray,
+  labels: Vocabulary,
+  lists: list[dict[str, Any]],
+  rated: dict[str, tuple[int, int]],
+) -> list[dict[str, Any]]:
+  """A row a label of the store or of the lists; moves the lists' counts per class into it."""
+  names = dict(zip(labels.ids, labels.names)) | dict(zip(own.ids, own.names))
+  by_list = [one.pop("by_class") for one in lists]
+  rows = []
+  for label_id, name in names.items():
+    counts = [counts.get(label_id, [0, 0]) for counts in by_list]
+    rows.append(
+      {
+        "id": label_id,
+        "name": name,
+        "clips": int(clips_of[own.index[label_id]]) if label_id in own.index else 0,
+        "listed": [listed for listed, _ in counts],
+        "present": [present for _, present in counts],
+      }
+    )
+    if rated:
+      checked, true = rated.get(label_id, (0, 0))
+      rows[-1] |= {"rated": checked, "true": true, "quality": true / checked if checked else None}
+  return rows
+
+
+def _quality(classes: list[dict[str, Any]]) -> dict[str, Any]:
+  """The share of labels that are true: over classes, and over the store's labels."""
+  known = [one for one in classes if one["quality"] is not None]
+  qualities, clips = (np.array([one[key] for one in known]) for key in ("quality", "clips"))
+  return {
+    "classes_rated": len(known),
+    "classes_not_rated": _some([one["name"] for one in classes if one["quality"] is None]),
+    "mean_by_class": float(qualities.mean()) if known else None,
+    "mean_by_label": float(qualities @ clips / clips.sum()) if known and clips.any() else None,
+  }
+
+
+def _durations(store: ClipStore) -> dict[str, Any] | None:
+  """Lengths of the files, in seconds; None where the store has none."""
+  seconds = store.seconds
+  if seconds is None:
+    return None
+  known = seconds[np.isfinite(seconds)]
+  result: dict[str, Any] = {"unknown": len(seconds) - len(known)}
+  if len(known):
+    names = ("min", "lower_quartile", "median", "upper_quartile", "max")
+    quantiles = np.quantile(known.astype(np.float64), [0, 0.25, 0.5, 0.75, 1])
+    result |= {name: round(value, 6) for name, value in zip(names, quantiles.tolist())}
+  found = counts(store)
+  return result | {
+    "clip_seconds": store.frontend.seconds,
+    "shorter_than_a_clip": found[SHORTER]["clips"],
+    "longer_than_a_clip": found[LONGER]["clips"],
+    "seconds_not_used": found[LONGER]["seconds"],
+  }
+
+
+def _findings(store: ClipStore) -> dict[str, Any] | None:
+  """What is wrong with the sound of the files, by kind; None where the store does not know.
+
+  Each kind has the number of `clips` and the `first` of them.
+  """
+  if store.findings is None:
+    return None
+  found, known = counts(store), store.findings != NOT_KNOWN
+  for bit, kind in enumerate(KINDS):
+    here = known & (store.findings >> bit & 1 == 1)
+    found[kind]["first"] = store.clip_ids[here][:NAMED].tolist()
+  return {"not_known": int((~known).sum())} | {
+    kind.replace(" ", "_"): found[kind] for kind in KINDS
+  }
+
+
+def _rates(rates: np.ndarray | None) -> dict[str, int] | None:
+  """Clips by the rate of their file, 0 for unknown ones."""
+  if rates is None:
+    return None
+  return {str(rate): int(count) for rate, count in zip(*np.unique(rates, return_counts=True))}
+
+
+def _contents(store: ClipStore) -> dict[str, Any]:
+  """Silent, broken and duplicate clips, by their stored log-mels."""
+  silent, sound, hashes = _looked_through(store)
+  compared = np.flatnonzero(sound & ~silent)  # all silent ones are alike
+  ordered = compared[np.argsort(hashes[compared], kind="stable")]
+  starts = np.flatnonzero(np.diff(hashes[ordered], prepend=~hashes[ordered[:1]]) != 0)
+  groups = [group for group in np.split(ordered, starts[1:]) if len(group) > 1]
+  groups.sort(key=lambda group: group[0])
+  across = [group for group in groups if len(set(store.folds[group])) > 1]
+
+  def told(some: list[np.ndarray]) -> dict[str, Any]:
+    named = [
+      [{"id": str(store.clip_ids[i]), "fold": str(store.folds[i])} for i in group[:NAMED]]
+      for group in some[:NAMED]
+    ]
+    return {"groups": len(some), "clips": sum(map(len, some)), "first": named}
+
+  return {
+    "silent": _some(store.clip_ids[silent].tolist()),
+    "not_finite": _some(store.clip_ids[~sound].tolist()),
+    "duplicates": told(groups),
+    "duplicates_across_folds": told(across),
+  }
+
+
+def _looked_through(store: ClipStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of each clip: whether its log-mel is of one value, bool[N]; whether all of it is finite,
+  bool[N]; and 64 bits of a hash of it, uint64[N].
+
+  Digital silence lies at the front end's floor throughout and so has one value; nothing else has.
+  """
+  silent, sound = np.zeros((2, len(store)), bool)
+  hashes = np.zeros(len(store), np.uint64)
+  row_bytes = math.prod(store.log_mel.shape[1:]) * store.log_mel.dtype.itemsize
+  rows = max(1, CHUNK_BYTES // max(1, row_bytes))
+  with tqdm(total=len(store), unit="clip", desc="reading", disable=None) as bar:
+    for first in range(0, len(store), rows):
+      part = slice(first, first + rows)
+      chunk = store.log_mel[np.arange(len(store))[part]]
+      # A uint8 store of what is not finite has a peak that is not.
+      lowest, highest = chunk.min(axis=(1, 2)), chunk.max(axis=(1, 2))
+      sound[part] = np.isfinite(store.peak_db[part]) & np.isfinite(lowest) & np.isfinite(highest)
+      silent[part] = sound[part] & (lowest == highest)
+      digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in chunk)
+      hashes[part] = np.frombuffer(digests, np.uint64)
+      bar.update(len(chunk))
+  return silent, sound, hashes
+
+
+def _some(names: list[str]) -> dict[str, Any]:
+  """How many there are, and the first of them."""
+  return {"count": len(names), "first": names[:NAMED]}

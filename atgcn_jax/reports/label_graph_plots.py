@@ -1,0 +1,145 @@
+"""The pictures of a label graph: the heat map of its matrix, and the neighbourhood of a label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.cluster.hierarchy
+import scipy.sparse
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from atgcn_jax.labels.sparse import Matrix, selected
+from atgcn_jax.labels.summary import Summary
+from atgcn_jax.reports.figure_style import (
+  BLUE,
+  DARK,
+  FEW,
+  ORANGE,
+  arrows,
+  drawing,
+  short,
+  spring_layout,
+  write_names,
+)
+
+MAPPED = 600  # the most labels of a heat map
+NEIGHBOURS = 24  # the most of a label's neighbours that are drawn
+
+
+def draw_graph(
+  propagation: Matrix,
+  names: Sequence[str],
+  summary: Summary,
+  label: int,
+  path: str | os.PathLike,
+  categories: Sequence[str] | None = None,
+) -> None:
+  """Write both pictures side by side.
+
+  Args:
+    propagation: float[K, K].
+    names: of the K labels.
+    label: whose neighbourhood is drawn.
+    path: .png, .svg or .pdf.
+    categories: of the K labels, by which the heat map is ordered; by similarity without.
+  """
+  with drawing():
+    figure = Figure((17, 8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    heat_map(left, propagation, names, summary, categories)
+    neighbourhood(right, names, summary, label)
+    figure.savefig(path, dpi=110, transparent=False)
+
+
+def heat_map(
+  axes: Axes,
+  propagation: Matrix,
+  names: Sequence[str],
+  summary: Summary,
+  categories: Sequence[str] | None,
+) -> None:
+  """The weights off the diagonal, a row a label that gathers."""
+  chosen = np.arange(propagation.shape[0])
+  if len(chosen) > MAPPED:
+    degrees = summary.in_degree + summary.out_degree
+    chosen = np.sort(np.argsort(-degrees, kind="stable")[:MAPPED])
+  part = selected(propagation, chosen)
+  weights = np.array(part.toarray() if scipy.sparse.issparse(part) else part, np.float64)
+  np.fill_diagonal(weights, 0)
+  kinds = [categories[int(k)] for k in chosen] if categories else None
+  order = ordered(weights, kinds)
+  # The root brings out the many small weights.
+  image = axes.imshow(
+    np.sqrt(weights[np.ix_(order, order)]), cmap="magma_r", vmin=0, interpolation="nearest"
+  )
+  bar = axes.figure.colorbar(image, ax=axes, shrink=0.6)
+  ticks = np.linspace(0, max(float(np.sqrt(weights.max())), 1e-6), 5)
+  bar.set_ticks(ticks.tolist(), labels=[f"{tick**2:.2f}" for tick in ticks])
+  bar.ax.set_title("weight", fontsize=11, loc="left")
+  of = "labels" if len(chosen) == len(names) else f"of {len(names)} labels, those of most edges"
+  axes.set(title=f"Weights with which rows gather from columns ({len(chosen)} {of})")
+  if len(chosen) <= FEW:
+    labels = [short(names[chosen[k]]) for k in order]
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+  elif kinds:
+    sorted_kinds = [kinds[int(k)] for k in order]
+    starts = [k for k in range(len(order)) if k == 0 or sorted_kinds[k] != sorted_kinds[k - 1]]
+    axes.set_yticks(starts, [short(sorted_kinds[k]) for k in starts], fontsize=9, va="top")
+    axes.set_xticks([])
+    for start in starts[1:]:
+      for line in (axes.axhline, axes.axvline):
+        line(start - 0.5, color=DARK, linewidth=0.4)
+  else:
+    axes.set(xticks=[], yticks=[])
+
+
+def ordered(weights: np.ndarray, categories: Sequence[str] | None) -> np.ndarray:
+  """An order of the labels that puts like ones side by side, within categories where given.
+
+  Args:
+    weights: float[K, K] with a zero diagonal.
+  Source: average linkage, scipy.cluster.hierarchy.
+  """
+  linked = (weights + weights.T)[np.triu_indices(len(weights), 1)]
+  if len(weights) < 3:
+    order = np.arange(len(weights))
+  else:
+    tree = scipy.cluster.hierarchy.linkage(1 / (1e-3 + linked), "average")
+    order = scipy.cluster.hierarchy.leaves_list(tree)
+  if categories is None:
+    return order
+  return np.array(sorted(order, key=lambda k: categories[int(k)]))  # a stable sort
+
+
+def neighbourhood(axes: Axes, names: Sequence[str], summary: Summary, label: int) -> None:
+  """A label, those it gathers from and those that gather from it, and the edges among them."""
+  touching = (summary.receivers == label) | (summary.senders == label)
+  ends = np.stack([summary.receivers[touching], summary.senders[touching]], 1)
+  others = list(dict.fromkeys(int(k) for k in ends.ravel() if k != label))
+  nodes = np.array([label, *others[:NEIGHBOURS]])
+  place_of = np.full(len(names), -1)
+  place_of[nodes] = np.arange(len(nodes))
+  inside = (place_of[summary.receivers] >= 0) & (place_of[summary.senders] >= 0)
+  receivers, senders = place_of[summary.receivers[inside]], place_of[summary.senders[inside]]
+  places = spring_layout(len(nodes), receivers, senders, seed=0)
+  weights = summary.weights[inside]
+  axes.set(xlim=(-0.12, 1.12), ylim=(-0.08, 1.08))
+  axes.set_axis_off()
+  if len(weights):
+    arrows(axes, places, receivers, senders, 0.4 + 3 * weights / weights.max())
+  for part, size, color, marker in (
+    (places[1:], 60, BLUE, "o"),
+    (places[:1], 160, ORANGE, "s"),
+  ):
+    x, y = part.T
+    axes.scatter(x, y, size, color=color, marker=marker, edgecolors=DARK, linewidths=0.6, zorder=3)
+  left_out = len(others) - len(nodes) + 1
+  more = f", the nearest {NEIGHBOURS} of {len(others)}" if left_out else ""
+  axes.set_title(
+    f"{short(names[label])} and its neighbours{more}; arrows point to the label that gathers"
+  )
+  write_names(axes, places, [names[k] for k in nodes], np.arange(len(nodes)))

@@ -1,0 +1,296 @@
+"""The page of an evaluation: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.labels.sparse import Matrix, edges_of
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.reports import page_figures
+from atgcn_jax.runtime.buckets import path_of, write_whole
+
+TABLE_EDGES = 20
+
+CSS = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 60rem;
+  margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; margin: 0.5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 0.5rem; }
+figure { margin: 0.5rem 0; overflow-x: auto; }
+svg { display: block; width: 100%; min-width: 44rem; height: auto; }
+svg text { font-family: system-ui, sans-serif !important; }
+svg.graph text, svg.map text { paint-order: stroke; stroke: #fff; stroke-width: 3px;
+  stroke-linejoin: round; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid #e5e5e5;
+  overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+thead th { position: sticky; top: 0; background: #fff; }
+th button { font: inherit; border: 0; background: none; padding: 0; cursor: pointer; }
+th[aria-sort=ascending] button::after { content: " \\25B2"; }
+th[aria-sort=descending] button::after { content: " \\25BC"; }
+.long { max-height: 32rem; overflow: auto; border: 1px solid #e5e5e5; padding: 0 0.5rem; }
+.long table { width: 100%; }
+pre { overflow-x: auto; background: #f6f6f6; padding: 0.8rem; font-size: 0.85rem; }
+p.note { color: #555; font-size: 0.9rem; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11px; }
+  svg { min-width: 0; }
+  figure, tr { break-inside: avoid; }
+  .long { max-height: none; overflow: visible; border: 0; padding: 0; }
+}
+"""
+
+# Numbers by size, the rest by name; what is undefined stays last either way.
+SCRIPT = """
+document.querySelectorAll("th button").forEach(button => button.onclick = () => {
+  const th = button.parentNode, body = th.closest("table").tBodies[0];
+  const now = th.getAttribute("aria-sort"), number = th.className == "number";
+  const sign = now ? (now == "ascending" ? -1 : 1) : number ? -1 : 1;
+  th.parentNode.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
+  th.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  const text = row => row.cells[th.cellIndex].textContent;
+  const order = (a, b) => !number ? sign * a.localeCompare(b)
+    : (a == "–") - (b == "–") || (sign * (a - b) || 0);
+  [...body.rows].sort((a, b) => order(text(a), text(b))).forEach(row => body.append(row));
+});
+"""
+
+
+def write_report(
+  path: str | os.PathLike[str],
+  *,
+  title: str,
+  summary: dict[str, Any],
+  records: Sequence[dict[str, Any]],
+  vocabulary: Vocabulary,
+  positives: np.ndarray,
+  average_precision: np.ndarray,
+  auc: np.ndarray,
+  label_vectors: np.ndarray | None,
+  propagation: Matrix | None,
+  config: dict[str, Any],
+  seed: int = 0,
+) -> None:
+  """Writes a page with learning curves, figures per class, the label graph and the label map.
+
+  The same arguments give the same bytes. The file is there whole or not at all.
+
+  Args:
+    path: The file; an older one is replaced.
+    title: What was evaluated.
+    summary: Names and values of the table at the top, such as split, step and mAP.
+    records: What the run has logged: `step` with `loss`, or with `mAP`; maybe more, maybe none.
+    vocabulary: The K labels.
+    positives: int[K], clips of each label in the evaluated split.
+    average_precision: float[K], NaN where undefined.
+    auc: float[K], NaN where undefined.
+    label_vectors: float[K, C], or None for a system that has none.
+    propagation: float[K, K], row i the weights with which label i receives from the others; or
+      None for a system without a graph.
+    config: The settings of the run.
+    seed: Of the two maps.
+
+  Raises:
+    ValueError: An array is not of K labels.
+  """
+  K = len(vocabulary)
+  positives, average_precision, auc = map(np.asarray, (positives, average_precision, auc))
+  for name, array, shape in (
+    ("positives", positives, (K,)),
+    ("average_precision", average_precision, (K,)),
+    ("auc", auc, (K,)),
+    ("label_vectors", label_vectors, (K, None)),
+    ("propagation", propagation, (K, K)),
+  ):
+    if array is not None and not _fits(array.shape, shape):
+      raise ValueError(f"{name} {array.shape} does not fit a vocabulary of {K} labels")
+  sections = {
+    "Learning curves": _curves(records),
+    "Labels": _classes(vocabulary, positives, average_precision, auc),
+    "Label graph": _graph(vocabulary.names, propagation, average_precision, seed),
+    "Label vectors": _map(vocabulary.names, label_vectors, positives, average_precision, seed),
+    "Settings": _settings(config),
+  }
+  body = "\n".join(
+    f"<section>\n<h2>{heading}</h2>\n{text}\n</section>" for heading, text in sections.items()
+  )
+  page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+{_summary(summary)}
+{body}
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+  write_whole(path_of(path), page.encode("utf-8", errors="replace"))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+  """Whether an array has the wanted axes, of any length where that is None."""
+  return len(shape) == len(wanted) and all(
+    length in (size, None) for size, length in zip(shape, wanted)
+  )
+
+
+def _summary(summary: dict[str, Any]) -> str:
+  return _table((), [(name, _value(value)) for name, value in summary.items()], numbers=())
+
+
+def _curves(records: Sequence[dict[str, Any]]) -> str:
+  kept = [len(page_figures.series(records, key)[0]) for key in ("loss", "mAP")]
+  if not any(kept):
+    return _note("This run has no records of its training.")
+  note = ""
+  if max(kept) > page_figures.POINTS:
+    note = _note(f"Of more than {page_figures.POINTS} records, each point is the mean of several.")
+  return _figure(page_figures.learning_curves(records)) + note
+
+
+def _classes(
+  vocabulary: Vocabulary, positives: np.ndarray, average_precision: np.ndarray, auc: np.ndarray
+) -> str:
+  """The bars, then the table of all labels with the best first and the undefined last."""
+  defined = np.isfinite(average_precision)
+  parts = []
+  if defined.any():
+    parts.append(_figure(page_figures.class_bars(vocabulary.names, average_precision)))
+  if not defined.all():
+    parts.append(
+      _note(
+        f"AP and AUC are undefined for {int((~defined).sum())} of {len(defined)} labels: "
+        "they need a clip with the label and one without. The means leave these labels out."
+      )
+    )
+  rows = [
+    (
+      *(vocabulary.names[k], vocabulary.ids[k], f"{int(positives[k])}"),
+      *(_value(float(average_precision[k])), _value(float(auc[k]))),
+    )
+    for k in np.argsort(-average_precision, kind="stable")
+  ]
+  table = _table(("Label", "Id", "Clips", "AP", "AUC"), rows, numbers=(2, 3, 4), ranked=3)
+  return "\n".join([*parts, f'<div class="long" tabindex="0">{table}</div>'])
+
+
+def _graph(
+  names: Sequence[str], propagation: Matrix | None, average_precision: np.ndarray, seed: int
+) -> str:
+  if propagation is None:
+    return _note("This system has no label graph.")
+  receivers = edges_of(propagation)[0]
+  edges, lonely = len(receivers), len(names) - len(np.unique(receivers))
+  count = f"edges: {edges}; labels: {len(names)}, of these without a neighbour: {lonely}."
+  if not edges:
+    return _note(f"Label graph: {count}")
+  shown = (
+    "all"
+    if edges <= page_figures.EDGES
+    else f"the {page_figures.EDGES} heaviest, of equal ones the first"
+  )
+  note = (
+    f"Label graph: {count} Drawn: {shown}, each from the label that sends to the one that "
+    "receives, wider where the weight is larger. Colour: AP, white where undefined. Point at a "
+    "label for its name."
+  )
+  rows = [
+    (names[sender], names[receiver], f"{weight:.4f}")
+    for receiver, sender, weight in zip(*page_figures.strongest_edges(propagation, TABLE_EDGES))
+  ]
+  table = _table(("From", "To", "Weight"), rows, numbers=(2,))
+  figure = _figure(page_figures.label_graph(names, propagation, average_precision, seed))
+  return f"{_note(note)}\n{figure}\n<h3>The heaviest edges</h3>\n{table}"
+
+
+def _map(
+  names: Sequence[str],
+  vectors: np.ndarray | None,
+  positives: np.ndarray,
+  average_precision: np.ndarray,
+  seed: int,
+) -> str:
+  if vectors is None:
+    return _note("This system has no label vectors.")
+  if not np.isfinite(vectors).all():
+    return _note("The label vectors hold numbers that are not finite: nothing to map.")
+  chosen = np.sort(np.argsort(-positives, kind="stable")[: page_figures.MAPPED])
+  fewer = f" Mapped: of {len(names)} labels the {len(chosen)} with the most clips."
+  fewer = fewer if len(chosen) < len(names) else ""
+  names, vectors = [names[k] for k in chosen], vectors[chosen]
+  positives, average_precision = positives[chosen], average_precision[chosen]
+  if len(np.unique(vectors, axis=0)) < 3:
+    return _note("Too few labels to map: at least three with different vectors are needed.")
+  note = (
+    "t-SNE of the vector of each label: labels with similar vectors lie close, long distances say "
+    f"little. Colour: AP, white where undefined. Point at a label for its name.{fewer}"
+  )
+  figure = _figure(page_figures.label_map(names, vectors, positives, average_precision, seed))
+  return f"{_note(note)}\n{figure}"
+
+
+def _settings(config: dict[str, Any]) -> str:
+  text = html.escape(json.dumps(config, indent=2, ensure_ascii=False, default=str))
+  return f"<details><summary>The run's config</summary><pre>{text}</pre></details>"
+
+
+def _note(text: str) -> str:
+  return f'<p class="note">{html.escape(text)}</p>'
+
+
+def _figure(drawing: str) -> str:
+  return f'<figure tabindex="0">{drawing}</figure>'
+
+
+def _table(
+  head: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  *,
+  numbers: Sequence[int],
+  ranked: int | None = None,
+) -> str:
+  """A table of text.
+
+  Args:
+    head: Names of the columns, or none.
+    rows: A text per column.
+    numbers: Columns of numbers.
+    ranked: The column by which the rows are sorted, largest first; then all can be sorted by.
+  """
+  kind = [' class="number"' if column in numbers else "" for column in range(5)]
+  lines = ["<table>"]
+  if head:
+    cells = []
+    for column, name in enumerate(head):
+      order = ' aria-sort="descending"' if column == ranked else ""
+      label = name if ranked is None else f'<button type="button">{name}</button>'
+      cells.append(f'<th scope="col"{kind[column]}{order}>{label}</th>')
+    lines.append(f"<thead><tr>{''.join(cells)}</tr></thead>")
+  lines.append("<tbody>")
+  for row in rows:
+    cells = [f"<td{kind[column]}>{html.escape(cell)}</td>" for column, cell in enumerate(row)]
+    lines.append(f"<tr>{''.join(cells)}</tr>")
+  return "\n".join([*lines, "</tbody>", "</table>"])
+
+
+def _value(value: Any) -> str:
+  """A number to four places, a dash for what is undefined, a list with commas."""
+  if isinstance(value, list):
+    return ", ".join(map(_value, value))
+  if value is None or (isinstance(value, float) and np.isnan(value)):
+    return "–"
+  return f"{value:.4f}" if isinstance(value, float) else str(value)

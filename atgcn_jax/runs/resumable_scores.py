@@ -1,0 +1,81 @@
+"""Scores of finished batches, kept so that a scoring that was stopped continues."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.resumable_results import PartialResults, partial_results
+from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.scoring_identity import identity
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.processes import is_first
+
+# From what decides the scores and the number of batches to the batches that are finished.
+Keep = Callable[[dict[str, Any], int], PartialResults | None]
+
+
+@contextlib.contextmanager
+def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
+  """Within, scores of finished batches are kept in a folder until the block ends well.
+
+  The same scoring continues with them after any stop. Of many processes the first keeps them. Where
+  the folder cannot be written, or another process has the same ones, they are not kept.
+  """
+  made: list[pathlib.Path] = []
+  with contextlib.ExitStack() as stack:
+    stack.callback(_remove_empty, made)
+
+    def keep(identity: dict[str, Any], batches: int) -> PartialResults | None:
+      if not is_first():
+        return None
+      digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+      try:
+        place = path_of(folder)
+        if not place.exists():
+          place.mkdir(parents=True)
+          made.append(place)
+        out = os.path.join(folder, f".scores-{digest[:12]}")
+        results = partial_results(out, identity, total=batches, unit="batches")
+        return stack.enter_context(results)
+      except (OSError, UserError):
+        return None
+
+    yield keep
+
+
+def _remove_empty(folders: list[pathlib.Path]) -> None:
+  for folder in folders:
+    with contextlib.suppress(OSError):
+      if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def scores_identity(
+  run: Run, variables: Any, store: ClipStore, clips: np.ndarray, batch: int
+) -> dict[str, Any]:
+  """What decides the scores, as JSON."""
+  return {
+    "store": store.fingerprint,
+    "clips": hashlib.sha256(clips.astype(np.int64).tobytes()).hexdigest(),
+    "batch": batch,
+  } | identity(run, variables)
+
+
+def finished_batches(part: PartialResults | None, labels: int) -> list[np.ndarray]:
+  """The scores float32[batch, K] of the first batches."""
+  if part is None:
+    return []
+  numbers = itertools.takewhile(lambda number: (number,) in part, itertools.count())
+  found = (part[(number,)] for number in numbers)
+  return [np.frombuffer(rows, np.float32).reshape(-1, labels) for rows in found]

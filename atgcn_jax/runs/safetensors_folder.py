@@ -1,0 +1,77 @@
+"""A run from the folder of safetensors that `atgcn export --to huggingface` wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runs.run import NotFinite, run_from_saved
+from atgcn_jax.training.finite import first_not_finite
+
+FILE = "model.safetensors"
+CONSTANTS = "constants"
+
+
+def is_export(folder: str | os.PathLike) -> bool:
+  """Whether this folder holds an export to `huggingface`."""
+  return pathlib.Path(folder, FILE).is_file()
+
+
+def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
+  """A checkpoint for use, of a run directory or of an export to `huggingface`.
+
+  Args:
+    step: a number, `latest` or `best`; an export has one.
+  Raises:
+    UserError: if there is no such run or checkpoint, or it cannot be read.
+  """
+  if not is_export(folder):
+    return load(folder, step, mesh)
+  exported = read_export(folder)
+  if step not in ("latest", "best", str(exported.step)):
+    raise UserError(f"--step {step}: {folder} is an export of step {exported.step} alone")
+  return exported
+
+
+def read_export(folder: str | os.PathLike) -> Loaded:
+  """The checkpoint that such a folder was made of, to the bit.
+
+  Raises:
+    UserError: if a file is missing, damaged, or does not fit the others.
+  """
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+
+  try:
+    config = json.loads(pathlib.Path(folder, "config.json").read_text(encoding="utf-8"))
+    tree = unflatten_dict(load_file(pathlib.Path(folder, FILE)), sep=".")
+    run = run_from_saved(config["run"], tree.pop(CONSTANTS))
+    step, history = config["step"], config["history"]
+  except NotFinite as error:
+    raise _not_finite(folder, f"{CONSTANTS}.{error}") from None
+  except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    raise UserError(f"{folder}: cannot be read ({text:.120}); export it again") from error
+  wanted = run.abstract_state().variables
+  if _shapes(wanted) != _shapes(tree):
+    raise UserError(f"{folder}: {FILE} is not of the system in config.json; export it again")
+  if name := first_not_finite(tree):
+    raise _not_finite(folder, name)
+  return Loaded(step, run, history, jax.tree.map(jax.numpy.asarray, tree))
+
+
+def _not_finite(folder: str | os.PathLike, name: str) -> UserError:
+  return UserError(
+    f"{folder}: {FILE} holds values in {name} that are NaN or infinite; export it again"
+  )
+
+
+def _shapes(variables: dict[str, Any]) -> dict[str, Any]:
+  return {name: (x.shape, x.dtype) for name, x in flatten_dict(variables, sep=".").items()}

@@ -1,0 +1,1 @@
+"""The process and its machine: signals, locks, caches, buckets, many processes."""

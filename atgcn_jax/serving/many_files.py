@@ -1,0 +1,294 @@
+"""What `atgcn tag` and `atgcn embed` do with many files, and what they print and write."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import stat
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from atgcn_jax.audio.inputs import name_of
+from atgcn_jax.errors import UserError
+from atgcn_jax.runs.resumable_results import Key, PartialResults, partial_results
+from atgcn_jax.runtime import signals
+from atgcn_jax.runtime.buckets import in_bucket, path_of, whole_file
+from atgcn_jax.serving.sources import spread
+from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
+from atgcn_jax.serving.timeline import Timeline
+
+COLUMNS = 100  # of what is printed
+FINDINGS = 20  # warnings that are printed, of all files together
+CSV_COLUMNS = ("file", "start_s", "end_s", "mid", "display_name", "score")
+
+
+def tag_files(
+  tagger: Tagger,
+  files: Sequence[str],
+  *,
+  top: int,
+  above_threshold: bool = False,
+  timeline: bool = False,
+  hop_seconds: float | None = None,
+  csv_file: str | None = None,
+  as_json: bool = False,
+) -> list[Exception]:
+  """Prints the tags of sound files, or writes them as CSV; returns why some could not be used.
+
+  Args:
+    files: also folders.
+    top: labels a file, or a row of its timeline, unless all above their threshold are asked for.
+    hop_seconds: as for `Tagger.timeline`.
+    csv_file: written whole, in place of a table; rows of finished files survive any stop before
+      that, and the same call continues (see `partial_results`).
+    as_json: print a JSON object a file in place of a table.
+  Raises:
+    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+      written then.
+  """
+  chosen = tagger.choice(top, above_threshold)
+  given, bad = spread(files)
+
+  def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
+    if timeline:
+      return tagger.timelines(files, hop_seconds=hop_seconds, alone=alone)
+    return tagger.clips(files, alone=alone)
+
+  if not csv_file:
+    form = _json if as_json else _table
+    return _each(
+      "tag",
+      outcomes(given, True),
+      bad,
+      lambda o: _say(form(o.source, _rows(o.value, chosen), timeline)),
+    )
+
+  def finished(outcome: Outcome) -> tuple[bytes, str]:
+    rows = _rows(outcome.value, chosen)
+    table = [
+      (outcome.source, f"{start:.3f}", f"{end:.3f}", tag.id, tag.name, f"{tag.score:.6f}")
+      for start, end, tags in rows
+      for tag in tags
+    ]
+    return _csv(table), _json(outcome.source, rows, timeline) if as_json else ""
+
+  options = {
+    "--top": None if above_threshold else top,
+    "--above-threshold": _digest(tagger.thresholds) if above_threshold else False,
+    "--timeline": timeline,
+    "--hop-seconds": hop_seconds,
+    "--json": as_json,
+    "--strict": tagger.strict,
+  }
+  heading = _csv([CSV_COLUMNS])
+  with _output("tag", "--csv", csv_file, options | tagger.identity(), given, heading) as part:
+    bad, contents = _finish("tag", part, given, bad, outcomes, finished)
+    with whole_file(path_of(csv_file)) as file:
+      file.write(heading)
+      file.writelines(content for _, content in contents)
+  return bad
+
+
+def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
+  """Writes `embedding` float32[N, C] and `file` str[N]; returns N, and why some were left out.
+
+  Args:
+    files: also folders.
+    out: the .npz to write, whole; vectors of finished files survive any stop before that, and the
+      same call continues (see `partial_results`).
+  Raises:
+    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+      written then.
+  """
+  given, bad = spread(files)
+
+  def finished(outcome: Outcome) -> tuple[bytes, str]:
+    return outcome.value.astype(np.float32).tobytes(), ""
+
+  def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
+    return tagger.embeddings(files, alone=alone)
+
+  with _output(
+    "embed", "--out", out, {"--strict": tagger.strict} | tagger.identity(), given
+  ) as part:
+    bad, contents = _finish("embed", part, given, bad, outcomes, finished)
+    names, vectors = zip(*contents)
+    # np.savez has an argument of its own that is called `file`.
+    with whole_file(path_of(out)) as file, zipfile.ZipFile(file, "w") as archive:
+      embedding = np.stack([np.frombuffer(vector, np.float32) for vector in vectors])
+      for name, array in {"embedding": embedding, "file": np.array(names)}.items():
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+          np.lib.format.write_array(member, array)
+  return len(names), bad
+
+
+@contextlib.contextmanager
+def _output(
+  verb: str,
+  option: str,
+  out: str,
+  identity: dict[str, Any],
+  files: Sequence[str],
+  heading: bytes = b"",
+) -> Iterator[PartialResults]:
+  """The finished files of an output; an output that cannot be written is a UserError."""
+  try:
+    if path_of(out).is_dir():
+      raise UserError(f"{option} {out}: is a folder; name a file")
+    identity = {"command": verb} | identity
+    with partial_results(out, identity, total=len(files), unit="files", heading=heading) as part:
+      yield part
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    reason = error.strerror or error
+    raise UserError(f"{option} {out}: cannot be written ({reason}); name another") from error
+
+
+def _finish(
+  verb: str,
+  part: PartialResults,
+  files: Sequence[str],
+  bad: list[Exception],
+  outcomes: Callable[[Sequence[str], bool], Iterator[Outcome]],
+  finished: Callable[[Outcome], tuple[bytes, str]],
+) -> tuple[list[Exception], Iterator[tuple[str, bytes]]]:
+  """Work on the files that are not finished.
+
+  Args:
+    outcomes: from files, and whether there are no others, to what came of them.
+    finished: from what came of a file to its part of the output and what is printed of it.
+
+  Returns:
+    Why some files could not be used; the others, each with its part of the output, in order.
+  """
+  keys = {file: _key(file) for file in files}
+  rest = [file for file in files if keys[file] not in part]
+  for file in files:
+    if keys[file] in part and (text := part.note(keys[file])):
+      _say(text)
+
+  def use(outcome: Outcome) -> None:
+    content, text = finished(outcome)
+    part.add(keys[outcome.source], content, text)
+    if text:
+      _say(text)
+
+  done = len(files) - len(rest)
+  bad = _each(verb, outcomes(rest, not done), bad, use, done)
+  return bad, ((file, part[keys[file]]) for file in files if keys[file] in part)
+
+
+def _key(file: str) -> Key:
+  """What a file is known by when the command continues, but for a bucket its content included."""
+  path = os.fspath(file)
+  if in_bucket(path):
+    return (path,)
+  with contextlib.suppress(OSError, ValueError):
+    status = os.stat(path)
+    if stat.S_ISREG(status.st_mode):
+      return (path, status.st_size, status.st_mtime_ns)
+  return (path, "read once", time.time_ns())  # such as a pipe, which is not known again
+
+
+def _digest(thresholds: np.ndarray | None) -> str:
+  return hashlib.sha256(np.asarray(thresholds, np.float64).tobytes()).hexdigest()[:16]
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue().encode("utf-8", "backslashreplace")  # of names that are not UTF-8
+
+
+def _each(
+  verb: str,
+  outcomes: Iterable[Outcome],
+  bad: list[Exception],
+  use: Callable[[Outcome], None],
+  used: int = 0,
+) -> list[Exception]:
+  """Uses what came of each file; returns why there are some of which nothing came.
+
+  Args:
+    bad: reasons that are known before.
+    used: files of which something came before.
+  """
+  bad = list(bad)
+  found: collections.Counter[str] = collections.Counter()
+  with signals.deferred():
+    for outcome in outcomes:
+      if outcome.error is not None:
+        bad.append(outcome.error)
+        continue
+      use(outcome)
+      used += 1
+      for finding in outcome.findings:
+        if found.total() < FINDINGS:
+          text = f"atgcn {verb}: {name_of(outcome.source)}: {finding.detail}"
+          tqdm.write(text, file=sys.stderr)
+        found[finding.kind] += 1
+      signals.check()
+  if found.total() > FINDINGS:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.items())
+    print(
+      f"atgcn {verb}: only the first {FINDINGS} warnings are shown, of {kinds}", file=sys.stderr
+    )
+  if not used:
+    for error in bad[:-1]:
+      print(f"atgcn {verb}: {error}", file=sys.stderr)
+    raise bad[-1]
+  return bad
+
+
+def _rows(line: Timeline, chosen: Callable) -> list[tuple[float, float, list[Tag]]]:
+  return [
+    (float(start), float(end), chosen(scores))
+    for start, end, scores in zip(line.start_s, line.end_s, line.scores)
+  ]
+
+
+def _json(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool) -> str:
+  told: list[dict[str, Any]] = [
+    {"start_s": start, "end_s": end, "tags": [tag._asdict() for tag in tags]}
+    for start, end, tags in rows
+  ]
+  return json.dumps(
+    {"file": file} | ({"timeline": told} if timeline else {"tags": told[0]["tags"]})
+  )
+
+
+def _table(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool) -> str:
+  if not timeline:
+    return "\n".join([file, *(_tag_line(tag) for tag in rows[0][2])])
+  lines = (
+    f"{start:9.2f} {end:9.2f}  " + ", ".join(f"{tag.score:.2f} {tag.name}" for tag in tags)
+    for start, end, tags in rows
+  )
+  return "\n".join([file, *(shortened(line, COLUMNS) for line in lines)])
+
+
+def _tag_line(tag: Tag) -> str:
+  before, behind = f"  {tag.score:.3f}  ", f"  ({tag.id})"
+  return before + shortened(tag.name, COLUMNS - len(before) - len(behind)) + behind
+
+
+def shortened(text: str, columns: int) -> str:
+  """The text, or its beginning where it is longer than so many columns."""
+  return text if len(text) <= columns else text[: max(0, columns - 1)] + "…"
+
+
+def _say(text: str) -> None:
+  tqdm.write(text)  # above a bar
+  sys.stdout.flush()
