@@ -1,6 +1,6 @@
 """Measures how often the intervals of `atgcn_jax.intervals` contain what they estimate.
 
-  python tests/coverage_study.py [--sets 1000] [--parts cells methods seeds counts]
+  python tests/support/coverage_study.py [--sets 1000] [--parts cells methods seeds counts]
 
 Prints Markdown tables. Data sets are drawn from populations whose labels share clips, whose scores
 share what is common to a clip, and whose positives are partly hard to find. The truth of a cell is

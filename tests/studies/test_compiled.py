@@ -14,7 +14,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.plan.compiled_step import collectives, compiled_step, topology_devices
 from atgcn_jax.runs.config import DEFAULTS, load_config
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("head", ["linear", "graph"])

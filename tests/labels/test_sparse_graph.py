@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from tests.runs_support import VOCABULARY, saved, tiny_config
+from tests.test_adjacency import recipe
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels import sparse
@@ -25,8 +27,6 @@ from atgcn_jax.runs.checks import continued
 from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.run import store_of
 from atgcn_jax.training import checkpoint
-from tests.runs_support import VOCABULARY, saved, tiny_config
-from tests.test_adjacency import recipe
 
 
 @pytest.fixture

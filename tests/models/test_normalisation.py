@@ -117,7 +117,7 @@ def model_of(batch_norm, dropout):
   )
 
 
-CONFIG = load_config(pathlib.Path(__file__).parents[1] / "configs" / "atgcn_audioset.py")
+CONFIG = load_config(pathlib.Path(__file__).parents[2] / "configs" / "atgcn_audioset.py")
 NOTHING = CONFIG.augment.copy_and_resolve_references()
 NOTHING.update(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
 NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))

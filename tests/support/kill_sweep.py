@@ -1,6 +1,6 @@
 """Kills training processes at moments spread over all phases of a save, and checks what is left.
 
-  python tests/kill_sweep.py --kills 200 --seed 0 --folder DIR [--out FILE]
+  python tests/support/kill_sweep.py --kills 200 --seed 0 --folder DIR [--out FILE]
 
 One run is trained to its end undisturbed, another is killed again and again, each time gone on with
 by the same command. Both must end with the same bits. What was under way when a process died is

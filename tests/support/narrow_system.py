@@ -19,7 +19,7 @@ from atgcn_jax.training.sharding import Layout, gathered, place, where_kept
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 LABELS, BATCH, FRAMES, BANDS = 6, 16, 48, 64
 NORMALISER = Normaliser(np.full(BANDS, 0.3, "f"), np.full(BANDS, 1.7, "f"))
 FAST_COMPILE = {"xla_backend_optimization_level": 0}

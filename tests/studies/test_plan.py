@@ -23,7 +23,7 @@ from atgcn_jax.plan.inputs import clip_bytes, data_of
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.training.sharding import data_mesh
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # Five seconds to compile; the convolutions of the other systems take a minute or more.
 SMALL = f"{CONFIGS / 'table1' / 'multilevel_attention.py'}:original"
 PLAN = ("plan", "--config", SMALL, "--topology", "v5e:2x2")

@@ -24,7 +24,7 @@ from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import initial_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 TABLE1 = sorted((CONFIGS / "table1").glob("*.py"))
 RECIPES = [
   *(str(path) for path in TABLE1),

@@ -12,7 +12,7 @@ from atgcn_jax.runs.config import config_with_overrides, default_config
 
 ROWS = [
   [cell.strip() for cell in line.strip("|\n").split(" | ")]
-  for line in (pathlib.Path(__file__).parents[1] / "docs/paper.md").read_text().splitlines()
+  for line in (pathlib.Path(__file__).parents[2] / "docs/paper.md").read_text().splitlines()
   if line.startswith("| ") and not line.startswith("| in the paper")
 ]
 NAMED = [code for row in ROWS for code in re.findall(r"`([^`]+)`", row[-1])]

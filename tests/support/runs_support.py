@@ -33,7 +33,7 @@ from atgcn_jax.runs.load import (
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training import sharding
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HOME = tempfile.TemporaryDirectory(prefix="atgcn-tests-")
 
 # One second of sound becomes 32 frames of 16 bands.

@@ -13,9 +13,9 @@ PLACEHOLDERS = {"K": "60", "$OMPI_COMM_WORLD_RANK": "0"}  # that stand for a num
 MEASURING = ("bench", "plan", "reproduce")  # run by test_docs_studies.py, the others by _runs.py
 # What is run in another way than as it stands, and the tests that do so.
 ELSEWHERE = {
-  ".* gs://": "test_buckets.py",
-  "train .* --workdir DIR": "test_processes.py",  # one of several processes
-  "tfds --audio": "test_tfds.py",  # in Apache Beam's environment
+  ".* gs://": "runtime/test_buckets.py",
+  "train .* --workdir DIR": "runtime/test_processes.py",  # one of several processes
+  "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 
 

@@ -307,9 +307,9 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch, whole, size):
 
 SCRIPT = """
 import pathlib, sys
-sys.path[:0] = [{tests!r}]
+sys.path[:] = {path!r}
 import test_building as t
-t.building.in_processes = lambda work, chunks, processes: (work(chunk) for chunk in chunks)
+t.store_builder.in_processes = lambda work, chunks, processes: (work(chunk) for chunk in chunks)
 try:
   print(*t.build(pathlib.Path(sys.argv[1]), clips=4000))
 except t.UserError as error:
@@ -329,7 +329,7 @@ def test_a_small_file_system(tmp_path):
     pytest.skip("no file system may be mounted here")
 
   def attempt():
-    script = SCRIPT.format(tests=os.path.dirname(__file__))
+    script = SCRIPT.format(path=sys.path)
     line = [sys.executable, "-W", "error::RuntimeWarning", "-c", script, disk / "s.h5"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     return done.stdout.splitlines(), done.stderr

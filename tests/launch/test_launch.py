@@ -13,10 +13,10 @@ import pytest
 import yaml
 from launch_support import LAUNCH, ROOT, RUN, call, clean_environment, program
 
-GOLDEN = ROOT / "tests" / "golden_launch"
+GOLDEN = ROOT / "tests/launch/golden"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
 
-# File of tests/golden_launch: the command it was printed by.
+# File of tests/launch/golden: the command it was printed by.
 DRY_RUNS = {
   "tpu_create": ["tpu.sh", "create"],
   "tpu_create_spot": [

@@ -9,7 +9,7 @@ import pytest
 
 from atgcn_jax.data.layouts.esc50 import LABELS
 
-NOTEBOOKS = sorted(pathlib.Path(__file__).parents[1].glob("notebooks/*.ipynb"))
+NOTEBOOKS = sorted(pathlib.Path(__file__).parents[2].glob("notebooks/*.ipynb"))
 
 # What each must show: so many pictures, and these words on the way.
 SHOWN = {

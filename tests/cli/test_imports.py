@@ -18,10 +18,7 @@ ROOMS += ["interop", "serving"]
 
 MAY_IMPORT = {
   "errors": set(),
-  "buckets": set(),
-  "file_locks": set(),
-  "signals": set(),
-  "journal": {"file_locks"},
+  "runtime": set(),
   "audio": set(),
   "labels": set(),
   "models": set(),

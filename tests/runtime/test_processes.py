@@ -75,7 +75,7 @@ def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
     sys.executable,
     "-X",
     "faulthandler",
-    REPOSITORY / "tests" / "one_of_many.py",
+    REPOSITORY / "tests/support/one_of_many.py",
     tmp_path,
     coordinator,
     str(count),
