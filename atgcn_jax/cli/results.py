@@ -100,7 +100,7 @@ def _evaluate(options) -> int:
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   keep_compiled_programs()  # before matplotlib is imported, which has a cache too
-  from atgcn_jax.runs.evaluate import evaluate_and_write
+  from atgcn_jax.reports.evaluation import evaluate_and_write
   from atgcn_jax.runtime.processes import is_first, join
 
   join(options.coordinator, options.processes, options.process_id)

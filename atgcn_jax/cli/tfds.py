@@ -50,8 +50,8 @@ def add(verb: AddVerb) -> None:
 
 
 def _tfds(options) -> int:
+  from atgcn_jax.data.open_clips import open_clips
   from atgcn_jax.data.store.findings_table import summary
-  from atgcn_jax.data.tfds.dataset import open_clips
   from atgcn_jax.data.tfds.write import write_tfds
 
   of_sound = {

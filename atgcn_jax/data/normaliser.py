@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from atgcn_jax.data.store.clip_store import RANGE_DB, ClipStore
+from atgcn_jax.audio.quantisation import dequantise
+from atgcn_jax.data.store.clip_store import ClipStore
 
 CHUNK = 256
 
@@ -35,6 +36,5 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
 
 def decibels(log_mel: np.ndarray, peak_db: np.ndarray) -> np.ndarray:
   """Stored log-mels [B, T, F] as float32 dB."""
-  if log_mel.dtype != np.uint8:
-    return log_mel.astype(np.float32)
-  return log_mel * np.float32(RANGE_DB / 255) + (peak_db - np.float32(RANGE_DB))[:, None, None]
+  values = log_mel.astype(np.float32)
+  return dequantise(values, peak_db) if log_mel.dtype == np.uint8 else values

@@ -9,7 +9,7 @@ import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import import_tensorflow
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # pieces

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from atgcn_jax.interop.stablehlo import PLATFORMS
 from atgcn_jax.models.layers import Array
-from atgcn_jax.runtime.buckets import import_tensorflow
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
 def write(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:

@@ -29,6 +29,7 @@ from atgcn_jax.runs.checks import (
   layout_of,
 )
 from atgcn_jax.runs.config import (
+  SOUNDSCAPES,
   config_with_overrides,
   contradictions,
   default_config,
@@ -36,7 +37,6 @@ from atgcn_jax.runs.config import (
   plain,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
-from atgcn_jax.runs.label_graph import SOUNDSCAPES
 from atgcn_jax.runs.run import check_training_clips, run_with, store_of
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.training_loop import train

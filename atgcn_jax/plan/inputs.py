@@ -11,14 +11,14 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
-from atgcn_jax.runs.config import data_path
-from atgcn_jax.runs.label_graph import SOUNDSCAPES, label_graph, label_relations
+from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.run import model_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527

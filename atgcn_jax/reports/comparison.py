@@ -15,7 +15,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.reports.comparison_plot import draw_comparison
 from atgcn_jax.reports.figure_style import short
 from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
-from atgcn_jax.runs.evaluate import finite_or_none
+from atgcn_jax.runs.log import finite_or_none
 from atgcn_jax.runtime.buckets import path_of, write_whole
 
 LISTED = 10  # labels that gain, and that lose

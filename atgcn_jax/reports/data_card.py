@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio.findings import KINDS
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.data.store.findings_table import LONGER, NOT_KNOWN, SHORTER, counts
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.labels.counts import Segments, left_out, read_segments
 from atgcn_jax.labels.ratings import read_ratings
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary

@@ -11,6 +11,8 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 
+SOUNDSCAPES = "soundscapes"  # in place of a path: the built-in ones
+
 # Every key there is. A config file may leave out what it does not change.
 DEFAULTS: dict[str, Any] = {
   "seed": 0,

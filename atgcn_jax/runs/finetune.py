@@ -7,8 +7,14 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
-from atgcn_jax.runs.config import DEFAULTS, config_from_json, config_with_overrides, data_path
-from atgcn_jax.runs.label_graph import SOUNDSCAPES, ontology_path
+from atgcn_jax.runs.config import (
+  DEFAULTS,
+  SOUNDSCAPES,
+  config_from_json,
+  config_with_overrides,
+  data_path,
+)
+from atgcn_jax.runs.label_graph import ontology_path
 from atgcn_jax.runs.load import sound_step
 from atgcn_jax.runs.safetensors_folder import is_export, read_export
 from atgcn_jax.runtime.buckets import in_bucket

@@ -27,10 +27,9 @@ from atgcn_jax.labels.ontology import (
 )
 from atgcn_jax.labels.sparse import Matrix, selected, sized
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
-from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 
 RELATIONS = ("similarity", "members")
-SOUNDSCAPES = "soundscapes"  # in place of a path: the built-in ones
 
 
 def label_graph(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import pathlib
 import sys
@@ -227,3 +228,8 @@ def open_log(
 ) -> RunLog:
   """The `RunLog` of the first process; the others leave telling to it."""
   return NoLog() if jax.process_index() else RunLog(workdir, start, steps, batch, title)
+
+
+def finite_or_none(value: Any) -> float | None:
+  """JSON has no NaN and no infinity."""
+  return float(value) if math.isfinite(value) else None

@@ -15,16 +15,17 @@ from flax import linen as nn
 
 from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.data.normaliser import band_statistics
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store.clip_store import RANGE_DB, ClipStore
-from atgcn_jax.data.tfds.dataset import open_clips
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, packed, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement, activation
-from atgcn_jax.runs.config import config_from_json, data_path, plain
-from atgcn_jax.runs.label_graph import RELATIONS, SOUNDSCAPES, label_graph, label_relations
+from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain
+from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
@@ -221,3 +222,10 @@ def store_of(config) -> ClipStore:
     if not path.exists():
       prepare_soundscapes(path, clips, seed=0)
   return open_clips(path)
+
+
+def system_name(model: Any) -> str:
+  """What a `model` section's system is called: by the paper, or by its encoder and head."""
+  if model.encoder == "cnn10":
+    return "AT-GCN" if model.head == "graph" else "CNN10"
+  return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"

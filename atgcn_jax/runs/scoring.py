@@ -11,20 +11,20 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
-from atgcn_jax.runs.config import data_path
-from atgcn_jax.runs.label_graph import SOUNDSCAPES
+from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 from atgcn_jax.runs.load import Loaded, load
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
 from atgcn_jax.runs.run import Run, store_of
 from atgcn_jax.runtime import signals
-from atgcn_jax.runtime.buckets import import_tensorflow, in_bucket
+from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 

@@ -33,10 +33,9 @@ from atgcn_jax.runs.checks import (
   evaluated_behind,
   layout_of,
 )
-from atgcn_jax.runs.evaluate import finite_or_none
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
-from atgcn_jax.runs.log import RunLog, open_log
+from atgcn_jax.runs.log import RunLog, finite_or_none, open_log
 from atgcn_jax.runs.run import Run, new_run, store_of
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.step_inputs import Feed, feed_of

@@ -14,12 +14,12 @@ import importlib.util
 import io
 import os
 import pathlib
-import sys
 import urllib.parse
 from collections.abc import Iterator
 from typing import IO, Any
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 SERVICE = "https://storage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -272,29 +272,3 @@ def _session() -> tuple[Any, str | None]:
 def _one_line(error: Exception) -> str:
   text = " ".join(str(error).split())
   return text if len(text) <= 160 else text[:157] + "..."
-
-
-@functools.cache
-def import_tensorflow() -> Any:
-  """TensorFlow, kept off the accelerators, and without the greetings of its C++ side on stderr.
-
-  It would import Keras, for a second or more, for what is not used here; it goes on without, and
-  whoever asks for Keras later gets it.
-  """
-  sys.stderr.flush()
-  stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 2)
-  without_keras = "keras" not in sys.modules
-  if without_keras:
-    sys.modules["keras"] = None  # type: ignore[assignment]
-  try:
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-  finally:
-    if without_keras:
-      del sys.modules["keras"]
-    os.dup2(stderr, 2)
-    os.close(stderr)
-    os.close(nowhere)
-  return tf

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.training import sharding
 
 COME_WITHIN = 300  # seconds that the first waits for the others at the start
 LOST_AFTER = 30  # seconds without a sign of life; then all others end
@@ -224,9 +224,9 @@ class Pulse:
   """
 
   def __init__(self, mesh: jax.sharding.Mesh, numbers: int):
-    self._sharding = sharding.split(mesh)
+    self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     self._local = len(mesh.local_devices)
-    self._gather = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    self._gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
     self._sent: jax.Array | None = None
     self._shape = (jax.process_count(), self._local, numbers)
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from atgcn_jax.audio.quantisation import dequantise
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.losses import Loss, binary_cross_entropy
 from atgcn_jax.training.state import TrainState
 
 Array = jax.Array
-RANGE_DB = 80.0  # what a stored uint8 spans below its clip's peak
 
 
 class Normaliser(NamedTuple):
@@ -36,7 +36,7 @@ def decode(batch: dict[str, Array], normaliser: Normaliser) -> Array:
   """
   log_mel = batch["log_mel"].astype(jnp.float32)
   if batch["log_mel"].dtype == jnp.uint8:
-    log_mel = log_mel * (RANGE_DB / 255) + (batch["peak_db"][:, None, None] - RANGE_DB)
+    log_mel = dequantise(log_mel, batch["peak_db"])
   return (log_mel - normaliser.mean) / normaliser.deviation
 
 

@@ -351,7 +351,7 @@ def test_a_keyboard_interrupt_is_one_line(place, monkeypatch, capsys):
   def interrupted(*_, **__):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr("atgcn_jax.runs.evaluate.evaluate_and_write", interrupted)
+  monkeypatch.setattr("atgcn_jax.reports.evaluation.evaluate_and_write", interrupted)
   assert run("evaluate", "--workdir", place["run"]) == 130
   assert capsys.readouterr().err == "atgcn evaluate: stopped\n"
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import small_store
 
+from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.data import normaliser
-from atgcn_jax.data.store.clip_store import RANGE_DB, open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.training import step
 
 CLIPS = 600  # more than two chunks

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_store
 
+from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import clip_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -61,7 +62,7 @@ def test_uint8_is_within_half_a_step(opened):
 def test_uint8_cuts_what_lies_far_below_the_peak():
   log_mel = np.full((1, 3, 2), -500.0, np.float32)
   log_mel[0, 0] = (-7.0, -7.0 - clip_store.RANGE_DB)
-  values, peaks = clip_store.encode(log_mel, "uint8")
+  values, peaks = quantise(log_mel, "uint8")
   assert peaks.tolist() == [-7.0]
   assert values[0].tolist() == [[255, 0], [0, 0], [0, 0]]
 
@@ -134,7 +135,7 @@ def test_an_error_midway_leaves_what_was_there(tmp_path, error, existing):
   before = path.read_bytes() if existing else None
 
   def chunks():
-    yield clip_store.encode(small_store.decibels(4), "uint8")
+    yield quantise(small_store.decibels(4), "uint8")
     raise error("midway")
 
   with pytest.raises(UserError if error is OSError else error, match="midway"):

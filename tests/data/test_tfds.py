@@ -18,6 +18,7 @@ from runs_support import REPOSITORY
 
 from atgcn_jax.cli import main
 from atgcn_jax.data.layouts.listing import Clip, Row, gathered, load_file
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.sampling import clip_order
@@ -26,7 +27,6 @@ from atgcn_jax.data.store import store_builder
 from atgcn_jax.data.store.clip_store import OPTIONAL, ClipStore, open_store
 from atgcn_jax.data.tfds import record_files
 from atgcn_jax.data.tfds.beam import list_sounds, load_remote
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.data.tfds.write import FORMATS, write_tfds
 from atgcn_jax.errors import UserError
 from atgcn_jax.reports.data_card import data_card

@@ -27,7 +27,7 @@ from atgcn_jax.interop import export as exporting
 from atgcn_jax.interop.export import export
 from atgcn_jax.interop.exported_function import windows_of
 from atgcn_jax.interop.model_card import model_card
-from atgcn_jax.runs.evaluate import evaluate
+from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.load import load
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding

@@ -21,10 +21,10 @@ from atgcn_jax.labels.vocabulary import write_vocabulary
 from atgcn_jax.models.heads import GraphHead
 from atgcn_jax.models.sparse_product import WIDEST, sparse_product
 from atgcn_jax.reports import page_figures
+from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.reports.label_graph_file import described, make_graph, write_graph
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.checks import continued
-from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.run import store_of
 from atgcn_jax.training import checkpoint
 

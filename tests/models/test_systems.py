@@ -15,8 +15,8 @@ from atgcn_jax import models
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
+from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.config import DEFAULTS, load_config
-from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training.optim import optimiser

@@ -26,13 +26,13 @@ from atgcn_jax.paper.experiment_runs import Scored
 from atgcn_jax.paper.experiments import CNN10
 from atgcn_jax.reports.comparison import described, markdown
 from atgcn_jax.reports.comparison_plot import draw_comparison
+from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.compare import (
   compare,
   most_changed,
   neighbours_of,
   rank_correlation,
 )
-from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.training import checkpoint

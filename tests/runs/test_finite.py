@@ -16,10 +16,11 @@ from test_import_torch import config_of, saved_state
 from atgcn_jax import cli
 from atgcn_jax.audio import findings
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel
+from atgcn_jax.audio.quantisation import quantise
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.prepare import prepare
-from atgcn_jax.data.store.clip_store import encode, open_store
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.data.tfds.audioset_tfds import examples_of, planned
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.data.tfds.write import FORMATS, write_tfds
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop.importing import import_torch
@@ -151,13 +152,13 @@ def test_log_mels_that_cannot_be_stored():
   log_mels = np.zeros((1, 4, 3), "f")
   log_mels[0, 1, 1] = 1e6
   with pytest.raises(ValueError, match=r"reaches 1e\+06, float16 only 65504"):
-    encode(log_mels, "float16")
-  assert encode(log_mels, "uint8")[1] == 1e6
+    quantise(log_mels, "float16")
+  assert quantise(log_mels, "uint8")[1] == 1e6
   for value in (NAN, np.inf, -np.inf):
     log_mels[0, 1, 1] = value
     for dtype in ("uint8", "float16"):
       with pytest.raises(ValueError, match="its log-mel is NaN or infinite"):
-        encode(log_mels, dtype)
+        quantise(log_mels, dtype)
 
 
 # Weights, and what a run keeps beside them.

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from atgcn_jax.runs import log
 from atgcn_jax.runs.log import RunLog, described, read_records
-from atgcn_jax.runtime.buckets import import_tensorflow
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
 def test_tensorboard_has_what_the_log_has():

@@ -6,9 +6,9 @@ import pytest
 from runs_support import contents, make_store, same_bits, saved, tiny_config
 
 from atgcn_jax import cli
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.sampling import clip_order
 from atgcn_jax.data.store.clip_store import open_store
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import step_inputs, training_loop
 from atgcn_jax.runs.run import Run

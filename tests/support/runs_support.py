@@ -20,8 +20,9 @@ import small_store
 import soundfile
 
 from atgcn_jax.audio.frontend import Frontend, log_mel
+from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import store_builder
-from atgcn_jax.data.store.clip_store import encode, write_store
+from atgcn_jax.data.store.clip_store import write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import (
@@ -108,7 +109,7 @@ def make_store(
   decibels = np.array(log_mel(sound, frontend))
   write_store(
     path,
-    [encode(decibels, dtype)],
+    [quantise(decibels, dtype)],
     dtype=dtype,
     clip_ids=[f"clip{i}" for i in range(clips)],
     folds=[folds[i % len(folds)] for i in range(clips)],

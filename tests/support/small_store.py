@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
+from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import clip_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -29,7 +30,7 @@ def write(path, log_mel, dtype="uint8", chunk=4, **changes):
     "vocabulary": VOCABULARY,
     "frontend": FRONTEND,
   } | changes
-  chunks = (clip_store.encode(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
+  chunks = (quantise(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
   clip_store.write_store(path, chunks, dtype=dtype, **parts)
   return parts
 

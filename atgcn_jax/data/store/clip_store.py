@@ -22,7 +22,6 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 FORMAT = "atgcn_jax clip store 1"
-RANGE_DB = 80.0
 ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
 OF_FILES = ("seconds", "rate_hz", "findings", "missing_seconds")  # not in the fingerprint
 OPTIONAL = (*OF_FILES, "normaliser")
@@ -317,22 +316,3 @@ def fingerprint_of(
     texts = array.dtype.kind in "OU"
     digest.update(json.dumps(array.tolist()).encode() if texts else array.tobytes())
   return digest.hexdigest()
-
-
-def encode(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-  """Log-mels [n, T, F] in dB as stored: (values, peaks float32[n]).
-
-  uint8 keeps the RANGE_DB below each clip's peak in 255 steps of 0.31 dB; float16 keeps the dB.
-
-  Raises:
-    ValueError: if a value is NaN or infinite, or outside the range of float16.
-  """
-  if not np.isfinite(log_mel).all():
-    raise ValueError("its log-mel is NaN or infinite")
-  peaks = log_mel.max(axis=(1, 2)).astype(np.float32)
-  if dtype == "float16":
-    if (largest := np.abs(log_mel).max()) > (limit := np.finfo(np.float16).max):
-      raise ValueError(f"its log-mel reaches {largest:g}, float16 only {limit:g}")
-    return log_mel.astype(np.float16), peaks
-  above_floor = log_mel - peaks[:, None, None] + RANGE_DB
-  return np.rint(above_floor.clip(0, RANGE_DB) * (255 / RANGE_DB)).astype(np.uint8), peaks

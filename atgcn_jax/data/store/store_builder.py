@@ -21,9 +21,10 @@ import numpy as np
 
 from atgcn_jax.audio import frontend
 from atgcn_jax.audio.findings import INCOMPLETE
+from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_folder, only
 from atgcn_jax.data.store import unfinished
-from atgcn_jax.data.store.clip_store import FORMAT, OF_FILES, complete, encode, row_digest, writing
+from atgcn_jax.data.store.clip_store import FORMAT, OF_FILES, complete, row_digest, writing
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
 from atgcn_jax.data.store.unfinished import Encoded
@@ -193,7 +194,7 @@ def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
     cut = clip.sound[: settings.samples]
     padded = np.pad(cut, (0, settings.samples - len(cut)))
     log_mel = np.asarray(_jitted_log_mel(settings)(padded))
-  rows, peaks = encode(log_mel[None], dtype)
+  rows, peaks = quantise(log_mel[None], dtype)
   digest = row_digest(rows[0].tobytes())
   findings = clip.findings
   if findings is not None:

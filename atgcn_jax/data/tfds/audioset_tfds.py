@@ -55,10 +55,10 @@ import numpy as np
 
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.data.layouts.listing import Listing, arrays_of, only, used_only
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.prepare import dtype_of
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.data.tfds.beam import collected, list_sounds, sound_examples
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.data.tfds.description import COLUMNS, NUMBERS, SPLIT, Plan, columns_and_metadata
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import read_vocabulary

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import import_tensorflow
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 BLOCK = 128  # clips that are read at a time from a TFRecord file
 BLOCKS_KEPT = 128

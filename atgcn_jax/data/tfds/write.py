@@ -13,12 +13,13 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.tfds.audioset_tfds import builder_class
 from atgcn_jax.data.tfds.beam import UNREADABLE
-from atgcn_jax.data.tfds.dataset import open_clips
 from atgcn_jax.data.tfds.description import SPLIT
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runtime.buckets import check_utf8, check_writable, import_tensorflow, in_bucket
+from atgcn_jax.runtime.buckets import check_utf8, check_writable, in_bucket
+from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 FORMATS = ("array_record", "tfrecord")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import pathlib
 import warnings
@@ -21,8 +20,9 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.reports.page import write_report
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain
-from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.log import finite_or_none, read_records
 from atgcn_jax.runs.resumable_scores import kept_scores
+from atgcn_jax.runs.run import system_name
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
 from atgcn_jax.runtime.buckets import check_folder, in_bucket, path_of, write_whole
 from atgcn_jax.runtime.processes import first_only
@@ -200,15 +200,3 @@ def write_files(
     config=plain(run.config),
   )
   return str(page)
-
-
-def system_name(model: Any) -> str:
-  """What a `model` section's system is called: by the paper, or by its encoder and head."""
-  if model.encoder == "cnn10":
-    return "AT-GCN" if model.head == "graph" else "CNN10"
-  return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"
-
-
-def finite_or_none(value: Any) -> float | None:
-  """JSON has no NaN and no infinity."""
-  return float(value) if math.isfinite(value) else None

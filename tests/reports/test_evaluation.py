@@ -17,9 +17,9 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.runs import evaluate as evaluation
+from atgcn_jax.reports import evaluation as evaluation
+from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs import scoring
-from atgcn_jax.runs.evaluate import evaluate
 from atgcn_jax.runs.load import load
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
