@@ -81,7 +81,7 @@ class Reader(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(source: inputs.Source, *, strict: bool = False) -> Iterator[Sound]:
+def open_sound(source: inputs.Source, *, strict: bool = False) -> Iterator[Sound]:
   """The sound, to be read block by block within the context.
 
   Of a file on a disk no more is held than a block and what checking it takes: of a damaged mp3 file
@@ -101,7 +101,7 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
   """A file that is open for decoding; arguments and what is raised are those of `files.load`."""
   with contextlib.ExitStack() as stack:
     name = inputs.name_of(source)
-    file, data = inputs.data_of(source, stack)
+    file, data = inputs.open_source(source, stack)
     contents = contents_of(data)
     files: list[Any]
     if file is not None and not contents.parts:

@@ -15,7 +15,7 @@ from atgcn_jax.runtime.buckets import in_bucket, path_of
 Source = str | os.PathLike | bytes | BinaryIO
 
 
-def data_of(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
+def open_source(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
   """Return the open file of a source on a disk, otherwise None; and its bytes, mapped on a disk.
 
   Args:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from atgcn_jax.audio.decoding import opened
+from atgcn_jax.audio.decoding import open_sound
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import Source, name_of
 from atgcn_jax.errors import SoundWarning
@@ -22,7 +22,7 @@ class Decoded(NamedTuple):
   findings: list[Finding]
 
 
-def load(source: Source, sample_rate: int) -> np.ndarray:
+def load_waveform(source: Source, sample_rate: int) -> np.ndarray:
   """Return the sound as a mono waveform, float32[S], at `sample_rate`.
 
   Channels are averaged. Samples are as decoded (integers scaled to [-1, 1)), never normalised. What
@@ -51,7 +51,7 @@ def decode(source: Source, *, strict: bool = False) -> Decoded:
     source: as for `load`, and so is what is raised.
     strict: as for `opened`.
   """
-  with opened(source, strict=strict) as sound:
+  with open_sound(source, strict=strict) as sound:
     return Decoded(np.concatenate(list(sound.blocks)), sound.rate, sound.findings)
 
 

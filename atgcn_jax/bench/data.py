@@ -27,7 +27,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.step_inputs import host_feed
 from atgcn_jax.runtime.process_setup import cache_folder, peak_bytes
 from atgcn_jax.training import sharding
-from atgcn_jax.training.step import decode
+from atgcn_jax.training.step import normalised_log_mel
 
 TWIN = "../shared/bench/h5_loader.py"
 ROUNDS, BATCHES = 5, 1000  # of each round
@@ -62,7 +62,7 @@ def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any
     feed = host_feed(
       store, np.arange(clips), mesh, range(ROUNDS * BATCHES), batch, 0, balanced=True
     )
-    decoded = jax.jit(lambda given: decode(given, NORMALISER))
+    decoded = jax.jit(lambda given: normalised_log_mel(given, NORMALISER))
     memory: dict[str, dict[int, int]] = {"resident_bytes": {}, "own_bytes": {}}
     ours, peers, gathers = [], [], []
     for first in range(0, ROUNDS * BATCHES, BATCHES):

@@ -9,7 +9,7 @@ from typing import Any
 from jax.extend.core import jaxprs_in_params
 
 from atgcn_jax.models.cnn10 import CHANNELS
-from atgcn_jax.models.layers import scaled
+from atgcn_jax.models.layers import scaled_channels
 
 
 def product_flops(jaxpr: Any) -> int:
@@ -47,10 +47,10 @@ def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int
   """
   total, inputs, height, width = 0, 1, frames, bands
   for channels in CHANNELS:
-    outputs = scaled(channels, config.width)
+    outputs = scaled_channels(channels, config.width)
     total += 2 * height * width * 9 * (inputs + outputs) * outputs
     inputs, height, width = outputs, height // 2, width // 2
-  embedding = scaled(512, config.width)
+  embedding = scaled_channels(512, config.width)
   return total + 2 * inputs * embedding + 2 * embedding * classes
 
 
@@ -62,8 +62,8 @@ def graph_flops(config: Any, embedding_size: int, *, classes: int = 527) -> int:
   """
   if config.head != "graph":
     return 0
-  sizes = [embedding_size, *[scaled(config.hidden, config.width)] * (config.layers - 1)]
-  sizes.append(scaled(512, config.width))
+  sizes = [embedding_size, *[scaled_channels(config.hidden, config.width)] * (config.layers - 1)]
+  sizes.append(scaled_channels(512, config.width))
   return sum(2 * classes * b * (a + classes) for a, b in itertools.pairwise(sizes))
 
 

@@ -54,11 +54,13 @@ def _convolution(x, channels: int, steps: int) -> dict[str, float]:
   kernel = jax.random.normal(jax.random.key(2), (3, 3, x.shape[-1], channels), x.dtype)
 
   def backward(x, kernel, dy):
-    return jax.vjp(folded_convolution.convolve, x, kernel)[1](dy)
+    return jax.vjp(folded_convolution.folded_convolve, x, kernel)[1](dy)
 
   dy = jnp.ones((*x.shape[:-1], channels), x.dtype)
   return {
-    "forward_seconds": median_seconds(jax.jit(folded_convolution.convolve), (x, kernel), steps),
+    "forward_seconds": median_seconds(
+      jax.jit(folded_convolution.folded_convolve), (x, kernel), steps
+    ),
     "backward_seconds": median_seconds(jax.jit(backward), (x, kernel, dy), steps),
   }
 
@@ -81,7 +83,7 @@ def _block(x, channels: int, steps: int) -> dict[str, float]:
   return {"forward_seconds": alone, "backward_seconds": whole - alone}
 
 
-def table(result: dict[str, Any]) -> str:
+def layer_table(result: dict[str, Any]) -> str:
   """The result of `bench_layers` in Markdown."""
   lines = ["| part | GFLOP | forward | backward | of the matrix product |", "|---|---|---|---|---|"]
   for layer in result["layers"]:

@@ -20,7 +20,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "scikit-learn", 
 OURS = [sys.executable, "-m", "atgcn_jax", "bench"]
 
 
-def compare(twin: str, rounds: int) -> dict[str, Any]:
+def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
   """Every comparison that this machine allows, each process in turn with its peer's.
 
   Args:
@@ -103,7 +103,7 @@ def _processor() -> str:
   return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
 
 
-def table(result: dict[str, Any]) -> str:
+def peer_table(result: dict[str, Any]) -> str:
   """The result of `compare` in Markdown."""
   lines = ["| what | ours | peer | ratio | limit |", "|---|---|---|---|---|"]
   for row in result["rows"]:

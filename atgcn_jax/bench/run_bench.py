@@ -15,10 +15,10 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
       what, options.model, options.batch, options.steps, options.dtype, trace=options.trace
     )
   elif what == "layers":
-    from atgcn_jax.bench.layers import bench_layers, table
+    from atgcn_jax.bench.layers import bench_layers, layer_table
 
     result = bench_layers(options.batch, options.steps, options.dtype)
-    return result, table(result)
+    return result, layer_table(result)
   elif what in ("compile", "memory"):
     from atgcn_jax.bench.steps import bench_starts
 
@@ -49,8 +49,8 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
 
     result = bench_feed(options.clips, options.model, options.batch, options.steps, options.dtype)
   else:
-    from atgcn_jax.bench.peers import compare, table
+    from atgcn_jax.bench.peers import compare_with_peers, peer_table
 
-    result = compare(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
-    return result, table(result)
+    result = compare_with_peers(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
+    return result, peer_table(result)
   return result, "\n".join(f"{name:24} {value}" for name, value in result.items())

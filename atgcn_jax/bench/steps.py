@@ -134,7 +134,7 @@ class System(NamedTuple):
 
 def system_of(model_name: str, dtype: str) -> System:
   """This system for 527 labels, on a made-up graph and word vectors."""
-  config = config_of(model_name, dtype)
+  config = bench_config(model_name, dtype)
   rng = np.random.RandomState(0)
   graph = rng.rand(CLASSES, CLASSES).astype("f")
   names = tuple(map(str, range(CLASSES)))
@@ -151,7 +151,7 @@ def system_of(model_name: str, dtype: str) -> System:
   return System(config, model, mesh, state)
 
 
-def config_of(model_name: str, dtype: str) -> Any:
+def bench_config(model_name: str, dtype: str) -> Any:
   """The defaults with this system and type, without augmentation of the clips."""
   import ml_collections
 

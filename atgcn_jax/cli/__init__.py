@@ -75,7 +75,7 @@ def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
     print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
     return 1
   except Exception as error:
-    stop.check()  # its exception may have been turned into this one
+    stop.raise_if_stopped()  # its exception may have been turned into this one
     which = _which_process()
     if fault := _what_is_missing(error):
       print(f"atgcn {options.verb}{which}: {fault}", file=sys.stderr)
@@ -165,8 +165,11 @@ def command_parser() -> argparse.ArgumentParser:
     added.set_defaults(run=run, takes_config=takes_config)
     return added
 
-  for family in (training, results, data, tfds, studies):
-    family.add(verb)
+  training.add_training_verbs(verb)
+  results.add_result_verbs(verb)
+  data.add_data_verbs(verb)
+  tfds.add_tfds_verb(verb)
+  studies.add_study_verbs(verb)
   return parser
 
 

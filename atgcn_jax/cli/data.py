@@ -10,7 +10,7 @@ from atgcn_jax.cli.arguments import AddVerb, add_strict
 from atgcn_jax.errors import UserError
 
 
-def add(verb: AddVerb) -> None:
+def add_data_verbs(verb: AddVerb) -> None:
   """Give the parser these verbs."""
   prepare = verb(
     "prepare",
@@ -192,7 +192,7 @@ def _graph(options) -> None:
     against = options.against or ("paper" if options.method == "author" else "author")
     other = made(method=against)
   label_graph_file.write_graph(options.out, found, options.threshold, options.neighbour_weight)
-  print(f"{options.out}: {label_graph_file.described(found)}")
+  print(f"{options.out}: {label_graph_file.graph_text(found)}")
   if label is not None and other is not None:
     print(label_graph_file.side_by_side(found, other, label))
   if options.plot:

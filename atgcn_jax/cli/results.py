@@ -9,7 +9,7 @@ import sys
 
 from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run, add_strict
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import check_folder
+from atgcn_jax.runtime.buckets import check_output_folder
 
 FILES_HELP = "sound of any length, rate and channel count, or a folder of such files"
 EXPORT_HELP = """
@@ -21,7 +21,7 @@ The folder has a config.json: the rate of the sound that is taken, and the label
 """
 
 
-def add(verb: AddVerb) -> None:
+def add_result_verbs(verb: AddVerb) -> None:
   """Give the parser these verbs."""
   evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
   add_run(evaluate)
@@ -127,9 +127,9 @@ def _compare(options) -> None:
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   out = options.out or os.path.join(options.run_b, "compare")
-  check_folder("--out", out)
+  check_output_folder("--out", out)
   keep_compiled_programs()  # before matplotlib is imported, which has a cache too
-  from atgcn_jax.reports.comparison import as_json, described, write_comparison
+  from atgcn_jax.reports.comparison import as_json, comparison_text, write_comparison
   from atgcn_jax.runs.compare import compare
   from atgcn_jax.runs.resumable_scores import kept_scores
 
@@ -147,7 +147,7 @@ def _compare(options) -> None:
   if options.json:
     print(json.dumps(as_json(comparison) | {"files": paths}))
     return
-  print("\n".join([described(comparison), "", *paths]))
+  print("\n".join([comparison_text(comparison), "", *paths]))
 
 
 def _tag(options) -> int:
@@ -193,12 +193,12 @@ def _left_out(verb: str, bad: list[Exception]) -> int:
 
 
 def _thresholds(options) -> None:
-  from atgcn_jax.runs.thresholds import described, tune
+  from atgcn_jax.runs.thresholds import thresholds_text, tune
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   keep_compiled_programs()
   result = tune(options.workdir, step=options.step, store_path=options.store)
-  print(json.dumps(result) if options.json else described(result))
+  print(json.dumps(result) if options.json else thresholds_text(result))
 
 
 def _export(options) -> None:

@@ -32,7 +32,7 @@ the largest batch that does is named. Further arguments --config.KEY=VALUE overr
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def add(verb: AddVerb) -> None:
+def add_study_verbs(verb: AddVerb) -> None:
   """Give the parser these verbs."""
   reproduce = verb(
     "reproduce",
@@ -134,13 +134,13 @@ def _plan(options) -> None:
   # Nothing is to be saved, and the compiler would not let go before it is done.
   handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
   try:
-    from atgcn_jax.plan.estimate import described, plan
+    from atgcn_jax.plan.estimate import plan_text, plan_training
 
-    found = plan(config, options.topology, options.batch)
+    found = plan_training(config, options.topology, options.batch)
   finally:
     for number, handler in handlers.items():
       signal.signal(number, handler)
-  print(json.dumps(found) if options.json else described(found))
+  print(json.dumps(found) if options.json else plan_text(found))
 
 
 def _bench(options) -> None:

@@ -20,7 +20,7 @@ Apache Beam wants an environment of its own:
 """
 
 
-def add(verb: AddVerb) -> None:
+def add_tfds_verb(verb: AddVerb) -> None:
   """Give the parser this verb."""
   tfds = verb(
     "tfds", _tfds, "a clip store, or sound files by Apache Beam, to a TFDS dataset", TFDS_HELP

@@ -9,7 +9,7 @@ from typing import Any
 from atgcn_jax.cli.arguments import CONFIG_HELP, AddVerb, add_training
 
 
-def add(verb: AddVerb) -> None:
+def add_training_verbs(verb: AddVerb) -> None:
   """Give the parser these verbs."""
   train = verb(
     "train",

@@ -11,7 +11,7 @@ from typing import Any
 from atgcn_jax.audio import frontend
 from atgcn_jax.data.layouts.esc50 import list_esc50
 from atgcn_jax.data.layouts.label_list import list_labelled
-from atgcn_jax.data.layouts.listing import Clip, Listing, Row, gathered, used_only
+from atgcn_jax.data.layouts.listing import Clip, Listing, Row, make_listing, used_only
 from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.layouts.sonyc import list_sonyc
@@ -139,14 +139,14 @@ def prepare_soundscapes(out: Path, clips: int, seed: int, workers: int | None = 
   rows = (
     Row(
       f"{number:06d}",
-      soundscapes.fold_of(number),
+      soundscapes.scene_fold(number),
       f"{number:06d}",
       [known.ids[k] for k in soundscapes.clip_labels(seed, number)],
       "",
     )
     for number in range(clips)
   )
-  listing = gathered(rows, known, functools.partial(_render, seed), f"seed {seed}")
+  listing = make_listing(rows, known, functools.partial(_render, seed), f"seed {seed}")
   settings = frontend.FRONTENDS["talnet"]
   build_store(out, listing, settings, "uint8", workers=workers, wait=True)
 

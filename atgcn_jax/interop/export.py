@@ -15,7 +15,7 @@ from atgcn_jax import __version__
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.exported_function import sound_scores
-from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.training import sharding
 
@@ -40,14 +40,14 @@ def export(
   check_place(out)
   if to == "onnx":
     onnx.converter()
-  loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+  loaded = load_run(workdir, step, sharding.data_mesh(jax.devices()[:1]))
   place = pathlib.Path(out).absolute()
   try:
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
   except OSError as error:
     raise UserError(f"--out {out}: cannot be made ({error.strerror}); name another") from error
   try:
-    write(part, loaded, to, path_of(workdir))
+    write_export(part, loaded, to, path_of(workdir))
     part.chmod(0o777 & ~_umask())
     put(part, place)
   except OSError as error:
@@ -73,11 +73,11 @@ def check_place(out: str | os.PathLike) -> None:
     return
   if place.is_symlink() or not place.is_dir():
     raise UserError(f"--out {out}: is there and no folder; name another")
-  if any(place.iterdir()) and not is_export(place):
+  if any(place.iterdir()) and not is_own_export(place):
     raise UserError(f"--out {out}: holds something else than an export; name another folder")
 
 
-def is_export(folder: pathlib.Path) -> bool:
+def is_own_export(folder: pathlib.Path) -> bool:
   """Whether `export` wrote this folder."""
   try:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -86,16 +86,18 @@ def is_export(folder: pathlib.Path) -> bool:
   return isinstance(config, dict) and config.get("producer") == PRODUCER
 
 
-def write(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib.Path) -> None:
+def write_export(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib.Path) -> None:
   """The files of an export; `config.json` comes last."""
   config = description(loaded, to)
   if to == "huggingface":
-    config |= huggingface.write(folder, loaded, workdir)
+    config |= huggingface.write_huggingface(folder, loaded, workdir)
   elif to == "onnx":
-    onnx.write(folder, loaded, workdir)
+    onnx.write_onnx(folder, loaded, workdir)
   else:
     scores = sound_scores(loaded.run, loaded.state)
-    {"stablehlo": stablehlo.write, "savedmodel": savedmodel.write}[to](folder, scores)
+    {"stablehlo": stablehlo.write_stablehlo, "savedmodel": savedmodel.write_savedmodel}[to](
+      folder, scores
+    )
   text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
 

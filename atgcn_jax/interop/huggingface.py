@@ -18,7 +18,9 @@ from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
 from atgcn_jax.runs.thresholds import read_thresholds
 
 
-def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> dict[str, Any]:
+def write_huggingface(
+  folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path
+) -> dict[str, Any]:
   """Write `model.safetensors` and `README.md`; returns what `config.json` must hold besides.
 
   Tensors are named by their path, `params.encoder.fc1.kernel`; the normaliser and the label graph

@@ -77,7 +77,9 @@ def import_torch(
   with held(workdir):
     make_way(workdir, found, replaced=found.sound is not None)
     with checkpoint.open_manager(workdir) as manager:
-      checkpoint.save(manager, state, run.constants(), run.description() | {"history": []}, None)
+      checkpoint.start_save(
+        manager, state, run.constants(), run.description() | {"history": []}, None
+      )
 
 
 def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def converter() -> pathlib.Path:
   return python.absolute()
 
 
-def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
+def write_onnx(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
   """Write `model.onnx`, from `waveforms` [B, S] to `scores` [B, K], of any B and S.
 
   Args:
@@ -48,7 +48,7 @@ def write(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
   python = converter()
   package = pathlib.Path(__file__).resolve().parents[2]
   with tempfile.TemporaryDirectory() as source:
-    config = huggingface.write(pathlib.Path(source), loaded, workdir)
+    config = huggingface.write_huggingface(pathlib.Path(source), loaded, workdir)
     pathlib.Path(source, "config.json").write_text(json.dumps(config), encoding="utf-8")
     done = subprocess.run(
       [python, "-m", CHILD, source, folder.absolute() / FILE],

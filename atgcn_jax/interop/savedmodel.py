@@ -10,7 +10,7 @@ from atgcn_jax.models.layers import Array
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
-def write(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
+def write_savedmodel(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
   """Write a SavedModel with one signature, `waveforms` [B, S] to `scores` [B, K], of any B and S.
 
   Args:

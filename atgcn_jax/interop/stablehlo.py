@@ -14,7 +14,7 @@ FILE = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
+def write_stablehlo(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
   """Write `model.stablehlo`: one program for all PLATFORMS, any batch and any length.
 
   Args:

@@ -15,7 +15,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import unpacked
-from atgcn_jax.runtime.buckets import opened
+from atgcn_jax.runtime.buckets import open_binary
 
 
 def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -28,7 +28,7 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     UserError: The file is missing, cannot be read or is not text.
   """
   try:
-    with opened(path) as file:
+    with open_binary(path) as file:
       content: Any = gzip.GzipFile(fileobj=file) if os.fspath(path).endswith(".gz") else file
       # Only \n ends a line: words of a vectors file and quoted CSV fields may hold a \r.
       with io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n") as text:
@@ -60,7 +60,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   mend = "give a file of plain arrays written by numpy.savez"
   try:
-    with opened(path) as file:
+    with open_binary(path) as file:
       # numpy takes whatever is neither .npz nor .npy for a pickle, and says so: misleading here.
       if not zipfile.is_zipfile(file):
         raise UserError(f"{path}: not an .npz file; {mend}")

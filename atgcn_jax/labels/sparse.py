@@ -91,7 +91,7 @@ def equal(one: Matrix, other: Matrix) -> bool:
   return np.array_equal(one, other)
 
 
-def packed(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def pack_matrices(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Arrays alone: a sparse matrix NAME becomes NAME_data, NAME_indices and NAME_indptr.
 
   Args:

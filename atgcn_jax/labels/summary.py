@@ -45,7 +45,7 @@ def summary_of(propagation: Matrix) -> Summary:
   )
 
 
-def row_of(propagation: Matrix, label: int) -> np.ndarray:
+def graph_row(propagation: Matrix, label: int) -> np.ndarray:
   """The weights float[K] with which a label gathers."""
   row = propagation[[label]]
   return np.asarray(row.toarray() if hasattr(row, "toarray") else row)[0]

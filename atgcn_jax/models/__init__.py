@@ -23,7 +23,7 @@ from atgcn_jax.models.layers import (
   SpectrogramTransform,
   groups_of,
   parameter_dtype,
-  scaled,
+  scaled_channels,
 )
 from atgcn_jax.models.multilevel_attention import MultiLevelAttention
 from atgcn_jax.models.normalisation import BatchNorm
@@ -222,7 +222,7 @@ def _head(
     propagation=propagation,
     label_embeddings=label_embeddings,
     layers=config.layers,
-    hidden=scaled(config.hidden, config.width),
+    hidden=scaled_channels(config.hidden, config.width),
     activation=config.activation,
     negative_slope=config.negative_slope,
     dtype=dtype,

@@ -20,7 +20,7 @@ from atgcn_jax.models.layers import (
   groups_of,
   parameter_dtype,
   placement_here,
-  scaled,
+  scaled_channels,
 )
 from atgcn_jax.models.normalisation import STATISTICS, BatchNorm
 
@@ -53,7 +53,7 @@ class Convolution(nn.Module):
     x = x.astype(self.dtype)
     if parts:
       return folded_convolution.convolve_parts(x, self.kernel, parts)
-    return folded_convolution.convolve(x, self.kernel)
+    return folded_convolution.folded_convolve(x, self.kernel)
 
 
 class ConvBlock(nn.Module):
@@ -170,7 +170,7 @@ class Cnn10(nn.Module):
       x = after_norm(x)
     x = x[..., None]
     for i, channels in enumerate(CHANNELS, 1):
-      channels = scaled(channels, self.width)
+      channels = scaled_channels(channels, self.width)
       block = ConvBlock(channels, self.dtype, placement, groups, name=f"conv_block{i}")
       x = Dropout(self.block_dropout)(block(x, train), train=train)
     # From here on nothing is large, so it is computed in float32 whatever the type.
@@ -178,7 +178,7 @@ class Cnn10(nn.Module):
     x = x_BxTxC.max(axis=1) + x_BxTxC.mean(axis=1)
     x = Dropout(self.pooled_dropout)(x, train=train)
     x = nn.Dense(
-      scaled(512, self.width),
+      scaled_channels(512, self.width),
       kernel_init=nn.initializers.xavier_uniform(),
       param_dtype=parameter_dtype(self.dtype),
       name="fc1",

@@ -11,7 +11,7 @@ from atgcn_jax.models.layers import (
   SpectrogramTransform,
   groups_of,
   parameter_dtype,
-  scaled,
+  scaled_channels,
 )
 from atgcn_jax.models.resnet import ResNet
 
@@ -74,7 +74,7 @@ class GoogleCnn(nn.Module):
     )
     y = resnet(x.reshape(-1, *x.shape[2:]), train).mean(axis=(1, 2))
     y = nn.Dense(
-      scaled(EMBEDDING, self.width),
+      scaled_channels(EMBEDDING, self.width),
       kernel_init=nn.initializers.xavier_uniform(),
       dtype=self.dtype,
       param_dtype=parameter_dtype(self.dtype),

@@ -41,7 +41,7 @@ def groups_of(batch_norm: str, placement: Placement | None) -> int:
   return (placement or placement_here()).devices if batch_norm == "local" else 1
 
 
-def scaled(channels: int, width: float) -> int:
+def scaled_channels(channels: int, width: float) -> int:
   """The number of channels at this width multiplier, at least one."""
   return max(1, round(channels * width))
 

@@ -14,7 +14,7 @@ from atgcn_jax.models.layers import (
   SpectrogramTransform,
   groups_of,
   parameter_dtype,
-  scaled,
+  scaled_channels,
 )
 from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.resnet import ConvNorm
@@ -70,7 +70,7 @@ class MultiLevelAttention(nn.Module):
       x = after_norm(x)
     scores = []
     for level in range(1, LEVELS + 1):
-      x = self._dense_norm(x, scaled(UNITS, self.width), f"level{level}", train, groups)
+      x = self._dense_norm(x, scaled_channels(UNITS, self.width), f"level{level}", train, groups)
       x = Dropout(self.block_dropout)(nn.relu(x), train=train)
       if level in SCORED:
         scores.append(self._scored(x, f"level{level}", train, groups))
@@ -81,7 +81,7 @@ class MultiLevelAttention(nn.Module):
     x = patches(log_mel)
     y = x.reshape(-1, *x.shape[2:], 1)
     for i, channels in enumerate(CHANNELS, 1):
-      channels = scaled(channels, self.width)
+      channels = scaled_channels(channels, self.width)
       conv = ConvNorm(channels, 3, groups=groups, dtype=self.dtype, name=f"conv{i}")
       y = nn.max_pool(conv(y, train), window_shape=(2, 2), strides=(2, 2))
     return y.mean(axis=(1, 2)).reshape(*x.shape[:2], -1)

@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
     if not train:
       mean, factor = self.running_mean.value, jax.lax.rsqrt(self.running_variance.value + EPSILON)
       return self.behind(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
-    y, mean_GxC, variance_GxC = normalise(
+    y, mean_GxC, variance_GxC = batch_norm(
       x, self.scale, self.bias, self.dtype, self.groups, self.behind
     )
     self.follow(mean_GxC.mean(axis=0), variance_GxC.mean(axis=0))
@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def normalise(
+def batch_norm(
   x: Array,
   scale_C: Array,
   bias_C: Array,
@@ -128,7 +128,7 @@ def _backward(dtype, groups, behind, kept, cotangents):
   )
 
 
-normalise.defvjp(_forward, _backward)
+batch_norm.defvjp(_forward, _backward)
 
 
 def _scaled(x, mean, factor, scale, bias):

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atgcn_jax.models.layers import Array, parameter_dtype, scaled
+from atgcn_jax.models.layers import Array, parameter_dtype, scaled_channels
 from atgcn_jax.models.normalisation import BatchNorm, unchanged
 
 BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # residual blocks of each stage, by depth
@@ -62,13 +62,13 @@ class ResNet(nn.Module):
     """Returns [B, ceil(T / 16), ceil(F / 16), C], C 512 * width, for depth 50 four times that."""
     shared: dict[str, Any] = {"groups": self.groups, "dtype": self.dtype}
     x = x_BxTxF[..., None].astype(self.dtype)
-    x = ConvNorm(scaled(CHANNELS[0], self.width), 7, **shared, name="stem")(x, train)
+    x = ConvNorm(scaled_channels(CHANNELS[0], self.width), 7, **shared, name="stem")(x, train)
     # Behind a ReLU a border of zeros is never the maximum of more than zeros; the converter to ONNX
     # overlooks the padding of a pooling.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     for stage, (channels, stride, blocks) in enumerate(zip(CHANNELS, STRIDES, BLOCKS[self.depth])):
-      channels = scaled(channels, self.width)
+      channels = scaled_channels(channels, self.width)
       layers = [(channels, 3), (channels, 3)]
       if self.depth == 50:
         layers = [(channels, 1), (channels, 3), (BOTTLENECK * channels, 1)]

@@ -19,7 +19,7 @@ WIDEST = WIDTHS[-1]
 BLOCK = 8  # entries added in one pass over the sums, or half a row where it has fewer
 
 
-class Plan(NamedTuple):
+class GatherPlan(NamedTuple):
   """How the rows of a matrix are gathered.
 
   Rows of like length stand together in `groups` (int32[W/N, N, V], float[W/N, N, V]), padded with
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
   """
 
   groups: list[tuple[np.ndarray, np.ndarray]]
-  long: tuple[Plan, Plan] | None
+  long: tuple[GatherPlan, GatherPlan] | None
   places: np.ndarray | None
 
 
@@ -42,8 +42,8 @@ class SparseProduct:
   device.
   """
 
-  forward: Plan
-  backward: Plan
+  forward: GatherPlan
+  backward: GatherPlan
 
   def __matmul__(self, nodes: Array) -> Array:
     """The product, of the type of the nodes."""
@@ -64,7 +64,7 @@ def sparse_product(matrix: scipy.sparse.csr_array) -> SparseProduct:
   return SparseProduct(_plan(matrix), _plan(matrix.T.tocsr()))
 
 
-def _plan(matrix: scipy.sparse.csr_array) -> Plan:
+def _plan(matrix: scipy.sparse.csr_array) -> GatherPlan:
   lengths = np.diff(matrix.indptr)
   # Padding points at an entry of weight 0 behind the last.
   indices = np.append(matrix.indices, 0).astype(np.int32)
@@ -86,10 +86,10 @@ def _plan(matrix: scipy.sparse.csr_array) -> Plan:
     order.append(rows)
   places = np.empty(len(lengths), np.int32)
   places[np.concatenate(order)] = np.arange(len(lengths))
-  return Plan(groups, long, None if len(order) == 1 else places)
+  return GatherPlan(groups, long, None if len(order) == 1 else places)
 
 
-def _pieces(matrix: scipy.sparse.csr_array) -> tuple[Plan, Plan]:
+def _pieces(matrix: scipy.sparse.csr_array) -> tuple[GatherPlan, GatherPlan]:
   """A matrix as a product: its rows cut into pieces of at most WIDEST, and the sums of these."""
   pieces = -(-np.diff(matrix.indptr) // WIDEST)
   ends = np.cumsum(pieces)
@@ -105,7 +105,7 @@ def _pieces(matrix: scipy.sparse.csr_array) -> tuple[Plan, Plan]:
   return _plan(cut), _plan(sums)
 
 
-def _gathered(plan: Plan, nodes: Array) -> Array:
+def _gathered(plan: GatherPlan, nodes: Array) -> Array:
   """The product of a plan's matrix [K, M] with nodes [M, C]."""
   sums = [_group(nodes, jnp.asarray(i), jnp.asarray(w, nodes.dtype)) for i, w in plan.groups]
   if plan.long is not None:

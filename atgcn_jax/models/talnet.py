@@ -14,7 +14,7 @@ from atgcn_jax.models.layers import (
   SpectrogramTransform,
   groups_of,
   parameter_dtype,
-  scaled,
+  scaled_channels,
 )
 from atgcn_jax.models.normalisation import BatchNorm
 
@@ -55,7 +55,7 @@ class TalNet(nn.Module):
     x = log_mel if after_norm is None else after_norm(log_mel)
     x = x[..., None].astype(self.dtype)
     for i, (channels, pooled) in enumerate(zip(CHANNELS, POOLED)):
-      channels = scaled(channels, self.width)
+      channels = scaled_channels(channels, self.width)
       for layer in (2 * i + 1, 2 * i + 2):
         x = nn.Conv(
           channels,
@@ -73,7 +73,7 @@ class TalNet(nn.Module):
 
     def gru(name: str) -> nn.RNN:
       cell = nn.GRUCell(
-        scaled(UNITS, self.width),
+        scaled_channels(UNITS, self.width),
         kernel_init=nn.initializers.xavier_uniform(),
         recurrent_kernel_init=nn.initializers.orthogonal(),
         dtype=self.dtype,

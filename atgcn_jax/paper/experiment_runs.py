@@ -34,7 +34,7 @@ from atgcn_jax.runs.config import (
   contradictions,
   default_config,
   load_config,
-  plain,
+  plain_config,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.run import check_training_clips, run_with, store_of
@@ -58,7 +58,7 @@ class Settings(NamedTuple):
   overrides: tuple[str, ...]
 
 
-class Scored(NamedTuple):
+class ScoredRun(NamedTuple):
   """A finished run: its scores float32[N, K] of the test clips, their labels uint8[N, K]."""
 
   experiment: Experiment
@@ -90,7 +90,7 @@ class Wanted(NamedTuple):
     return self.out / "scores" / f"{self.workdir.name}.npz"
 
 
-def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[Scored]]:
+def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[ScoredRun]]:
   """The scores of these experiments by name, all seeds and folds of each; trains what is missing.
 
   A run that is done is not touched, one that was interrupted is resumed. All are checked before the
@@ -103,9 +103,15 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
   # The baseline first: others may begin with its parameters.
   by_name = {experiment.name: experiment for experiment in (CNN10, *wanted)}
   folds = settings.folds or ("",)
-  store = opened(settings)
+  store = open_experiment_store(settings)
   runs = [
-    Wanted(experiment, fold, seed, config_of(experiment, settings, store, fold, seed), settings.out)
+    Wanted(
+      experiment,
+      fold,
+      seed,
+      experiment_config(experiment, settings, store, fold, seed),
+      settings.out,
+    )
     for experiment in by_name.values()
     for fold in folds
     for seed in range(settings.seeds)
@@ -113,19 +119,19 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
   ended = [read_scores(run.scores, run.config, store) for run in runs]
   missing = [run for run, scores in zip(runs, ended) if scores is None]
   check_runs(missing, settings.out, store)
-  done: dict[str, list[Scored]] = {name: [] for name in by_name}
+  done: dict[str, list[ScoredRun]] = {name: [] for name in by_name}
   with held(settings.out) if missing else contextlib.nullcontext():
     for number, (run, scores) in enumerate(zip(runs, ended), 1):
       title = f"[{number}/{len(runs)}] {run.workdir.name}"
       began = time.monotonic()
       if scores is None:
         train(run.config, run.workdir, title)
-        scores = score(run.scores, run.workdir, run.config, store)
+        scores = score_and_write(run.scores, run.workdir, run.config, store)
         took = f"in {datetime.timedelta(seconds=round(time.monotonic() - began))}"
         jax.clear_caches()  # of programs that no further run uses
       else:
         took = "was done"
-      scored = Scored(run.experiment, run.seed, run.fold, run.workdir, *scores)
+      scored = ScoredRun(run.experiment, run.seed, run.fold, run.workdir, *scores)
       precision = tagging_metrics(scored.scores, scored.labels)["mAP"]
       print(f"{title}: mAP {precision:.4f}, {took}", file=sys.stderr, flush=True)
       done[run.experiment.name].append(scored)
@@ -162,7 +168,7 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
       built.add(run.experiment.name)
 
 
-def opened(settings: Settings) -> ClipStore:
+def open_experiment_store(settings: Settings) -> ClipStore:
   """The store; the built-in soundscapes are made where they are asked for."""
   store = settings.store if settings.store == SOUNDSCAPES else os.path.abspath(settings.store)
   given = [change for change in settings.overrides if change.startswith("--config.data.soundscape")]
@@ -174,7 +180,9 @@ def run_name(experiment: Experiment, fold: str, seed: int) -> str:
   return f"{experiment.name}{f'-fold{fold}' if fold else ''}-seed{seed}"
 
 
-def config_of(experiment: Experiment, settings: Settings, store: ClipStore, fold, seed) -> Any:
+def experiment_config(
+  experiment: Experiment, settings: Settings, store: ClipStore, fold, seed
+) -> Any:
   """The config of a run: the system's file, what the store needs, the user's, the experiment's."""
   file = settings.configs / f"{experiment.config}.py"
   if not file.is_file():
@@ -233,7 +241,9 @@ def read_scores(path: pathlib.Path, config: Any, store: ClipStore) -> tuple | No
     return saved["scores"], saved["labels"], tuple(saved["names"].tolist())
 
 
-def score(path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore) -> tuple:
+def score_and_write(
+  path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore
+) -> tuple:
   """What `read_scores` gives, of a run that has just ended; written under its name when whole."""
   scored = score_split(workdir, str(config.optim.steps), None, "test")
   names = scored.vocabulary.names
@@ -245,7 +255,7 @@ def score(path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipSto
     labels=scored.labels,
     clip_ids=scored.clip_ids,
     names=np.array(names),
-    config=np.array(json.dumps(plain(config))),
+    config=np.array(json.dumps(plain_config(config))),
     store=np.array(store.fingerprint),
   )
   temporary.replace(path)

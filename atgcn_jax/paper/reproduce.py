@@ -11,7 +11,13 @@ import numpy as np
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
-from atgcn_jax.paper.experiment_runs import Scored, Settings, config_of, opened, run_all
+from atgcn_jax.paper.experiment_runs import (
+  ScoredRun,
+  Settings,
+  experiment_config,
+  open_experiment_store,
+  run_all,
+)
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -24,7 +30,7 @@ from atgcn_jax.paper.experiments import (
   on_curve,
 )
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
-from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.training import sharding
 
 TABLES = {
@@ -48,7 +54,7 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
   if what in TABLES:
     title, experiments = TABLES[what]
     wanted = chosen(experiments, rows)
-    found = tables.rows_of(run_all(wanted, settings), wanted)
+    found = tables.table_rows(run_all(wanted, settings), wanted)
     return tables.write_table(found, settings.out / what, title, f"Store: {named(settings)}.")
   if what == "figure3":
     return _figure3(settings, points or POINTS)
@@ -75,7 +81,7 @@ def _figure3(settings: Settings, points: Sequence[float]) -> str:
   return f"{settings.out}/figure3.png, figure3.csv"
 
 
-def seed_means(runs: list[Scored]) -> list[float]:
+def seed_means(runs: list[ScoredRun]) -> list[float]:
   """mAP by seed, the mean over folds."""
   return [
     float(np.mean([tagging_metrics(r.scores, r.labels)["mAP"] for r in runs if r.seed == seed]))
@@ -86,10 +92,10 @@ def seed_means(runs: list[Scored]) -> list[float]:
 def _figure4(settings: Settings) -> str:
   """The label spaces of CNN10 and AT-GCN, seed 0 of the first fold, and their figures."""
   settings = settings._replace(seeds=1, folds=settings.folds[:1])
-  store, shown = opened(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
+  store, shown = open_experiment_store(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
   fold = "".join(settings.folds)
   # Before anything is trained: an ontology that cannot be used.
-  config = config_of(CNN10, settings, store, fold, 0)
+  config = experiment_config(CNN10, settings, store, fold, 0)
   ontology = ontology_at(ontology_path(config), "figure4")
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
@@ -107,9 +113,9 @@ def _figure4(settings: Settings) -> str:
   return figure4.write_figure4(spaces, path.with_suffix(".csv"))
 
 
-def _loaded(runs: list[Scored]) -> Loaded:
+def _loaded(runs: list[ScoredRun]) -> Loaded:
   """The newest checkpoint of the first run."""
-  return load(runs[0].workdir, "latest", sharding.data_mesh())
+  return load_run(runs[0].workdir, "latest", sharding.data_mesh())
 
 
 def label_vectors(loaded: Loaded) -> np.ndarray:

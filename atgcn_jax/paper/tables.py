@@ -13,14 +13,14 @@ import numpy as np
 
 from atgcn_jax.intervals import Sampled, difference, interval, mean_over_folds, sampled
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiment_runs import Scored
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import BASELINE, Experiment
 
 METRICS = ("mAP", "mAUC", "d_prime")
 INTERVALS = ("mAP_low", "mAP_high", "difference", "low", "high")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
   """A system's figures.
 
   `means` and `deviations` are of METRICS over seeds (after the mean over folds), the deviation NaN
@@ -42,12 +42,12 @@ class Row(NamedTuple):
   high: float
 
 
-def rows_of(scored: dict[str, list[Scored]], wanted: Sequence[Experiment]) -> list[Row]:
+def table_rows(scored: dict[str, list[ScoredRun]], wanted: Sequence[Experiment]) -> list[TableRow]:
   """A row an experiment, in the order they are wanted."""
-  return [row_of(scored[experiment.name], scored[BASELINE], experiment) for experiment in wanted]
+  return [table_row(scored[experiment.name], scored[BASELINE], experiment) for experiment in wanted]
 
 
-def row_of(runs: list[Scored], baseline: list[Scored], experiment: Experiment) -> Row:
+def table_row(runs: list[ScoredRun], baseline: list[ScoredRun], experiment: Experiment) -> TableRow:
   """The row of one experiment."""
   seeds, folds = sorted({run.seed for run in runs}), sorted({run.fold for run in runs})
   figures = {(run.seed, run.fold): tagging_metrics(run.scores, run.labels) for run in runs}
@@ -55,7 +55,7 @@ def row_of(runs: list[Scored], baseline: list[Scored], experiment: Experiment) -
     [[np.mean([figures[seed, fold][name] for fold in folds]) for name in METRICS] for seed in seeds]
   )
   deviations = by_seed.std(axis=0, ddof=1) if len(seeds) > 1 else np.full(len(METRICS), np.nan)
-  return Row(
+  return TableRow(
     experiment,
     len(seeds),
     len(folds),
@@ -67,7 +67,9 @@ def row_of(runs: list[Scored], baseline: list[Scored], experiment: Experiment) -
   )
 
 
-def paired_difference(runs: list[Scored], baseline: list[Scored]) -> tuple[float, float, float]:
+def paired_difference(
+  runs: list[ScoredRun], baseline: list[ScoredRun]
+) -> tuple[float, float, float]:
   """mAP of these runs minus the baseline's of the same seeds and clips, and its 95 % interval.
 
   The difference is the mean over folds and seeds; the interval is over clips, and from two seeds on
@@ -79,7 +81,7 @@ def paired_difference(runs: list[Scored], baseline: list[Scored]) -> tuple[float
   return mean, *interval(of_seeds, lowest=-1)
 
 
-def by_seeds(runs: list[Scored]) -> list[Sampled]:
+def by_seeds(runs: list[ScoredRun]) -> list[Sampled]:
   """mAP with its deviations by seed, the mean over folds."""
   ordered = sorted(runs, key=lambda run: (run.seed, run.fold))
   return [
@@ -88,14 +90,14 @@ def by_seeds(runs: list[Scored]) -> list[Sampled]:
   ]
 
 
-def write_table(rows: list[Row], stem: pathlib.Path, title: str, note: str) -> str:
+def write_table(rows: list[TableRow], stem: pathlib.Path, title: str, note: str) -> str:
   """Write STEM.md and STEM.csv; returns the Markdown.
 
   Args:
     note: what is said below the table: the store, the settings.
   """
   stem.parent.mkdir(parents=True, exist_ok=True)
-  text = markdown(rows, title, note)
+  text = table_markdown(rows, title, note)
   stem.with_suffix(".md").write_text(text, encoding="utf-8")
   with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file, lineterminator="\n")
@@ -113,7 +115,7 @@ def write_table(rows: list[Row], stem: pathlib.Path, title: str, note: str) -> s
   return text
 
 
-def markdown(rows: list[Row], title: str, note: str) -> str:
+def table_markdown(rows: list[TableRow], title: str, note: str) -> str:
   """The table as Markdown."""
   lines = [
     f"# {title}",

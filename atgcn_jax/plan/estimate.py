@@ -14,14 +14,14 @@ import numpy as np
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.plan.chips import chip_of, roofline
 from atgcn_jax.plan.compiled_step import compiled_step
-from atgcn_jax.plan.inputs import Data, check_model, clip_bytes, data_of, graph_of, relations_of
+from atgcn_jax.plan.inputs import Data, check_model, clip_bytes, graph_of, plan_data, relations_of
 from atgcn_jax.runs.checks import check_names
 from atgcn_jax.training import augment
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]:
+def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]:
   """Compile a config's training step for a topology and work out what training would take.
 
   Args:
@@ -45,7 +45,7 @@ def plan(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]
       f"--batch: {batch} clips a step do not split over {chips} chips of {topology}; take {near}"
     )
   check_names(config)
-  data = data_of(config)
+  data = plan_data(config)
   graph, assumed = graph_of(config, data)
   check_model(config, data.classes)
   relations = relations_of(config, data)
@@ -197,7 +197,7 @@ def figures(
   }
 
 
-def described(found: Mapping[str, Any]) -> str:
+def plan_text(found: Mapping[str, Any]) -> str:
   """A plan in words, for people."""
   disk, given, seconds = found["disk"], found["input"], found["seconds"]
   rows: list[tuple[str, str]] = [

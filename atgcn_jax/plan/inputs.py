@@ -43,7 +43,7 @@ class Data(NamedTuple):
   store: ClipStore | None = None
 
 
-def data_of(config: Any) -> Data:
+def plan_data(config: Any) -> Data:
   """Sizes from the config's store or vocabulary, those of AudioSet where neither is there."""
   frontend = FRONTENDS["talnet"]
   frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS

@@ -35,7 +35,7 @@ def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str
   """
   contents = {
     "compare.csv": as_csv(comparison).encode(),
-    "compare.md": markdown(comparison).encode(),
+    "compare.md": comparison_markdown(comparison).encode(),
     "compare.png": draw_comparison(comparison),
   }
   folder = path_of(out)
@@ -106,7 +106,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
   }
 
 
-def described(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
   """The comparison as text of at most 100 columns."""
   lines = []
   for name, run, *rest in zip("AB", comparison.runs, comparison.systems, comparison.steps):
@@ -118,7 +118,7 @@ def described(comparison: Comparison) -> str:
   return "\n".join([*lines, *correlation(comparison)])
 
 
-def markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: Comparison) -> str:
   """The comparison as Markdown, with the picture beside it."""
   named = [
     f"{name} is {_cell(run)} ({system}) at step {step}"

@@ -24,7 +24,7 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
   stem = pathlib.Path(card["store"]).stem
   texts = {
     f"{stem}-card.json": json.dumps(card, indent=2, ensure_ascii=False) + "\n",
-    f"{stem}-card.md": markdown(card),
+    f"{stem}-card.md": card_markdown(card),
   }
   paths = []
   for name, text in texts.items():
@@ -45,7 +45,7 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
   return paths
 
 
-def markdown(card: dict[str, Any]) -> str:
+def card_markdown(card: dict[str, Any]) -> str:
   """The card as Markdown."""
   frontend = card["frontend"]
   sections = [

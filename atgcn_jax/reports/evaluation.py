@@ -19,12 +19,12 @@ from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.reports.page import write_report
 from atgcn_jax.runs.clip_ids import clip_ids_hash
-from atgcn_jax.runs.config import plain
+from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runs.log import finite_or_none, read_records
 from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.run import system_name
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
-from atgcn_jax.runtime.buckets import check_folder, in_bucket, path_of, write_whole
+from atgcn_jax.runtime.buckets import check_output_folder, in_bucket, path_of, write_whole
 from atgcn_jax.runtime.processes import first_only
 
 FOLDER = "evaluation"
@@ -86,7 +86,7 @@ def evaluate_and_write(
 ) -> tuple[dict[str, Any], str | None]:
   """What `evaluate` returns, and the path of the page, None if not all files could be written."""
   if out is not None:
-    first_only(lambda: check_folder("--out", out))
+    first_only(lambda: check_output_folder("--out", out))
   with kept_scores(path_of(workdir) / FOLDER if out is None else out) as keep:
     scored = score_split(workdir, step, store_path, split, labels_path, keep)
     trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
@@ -197,6 +197,6 @@ def write_files(
     auc=metrics["auc"],
     label_vectors=np.asarray(features["label_vectors"])[scored.columns],
     propagation=None if graph is None else selected(graph, scored.columns),
-    config=plain(run.config),
+    config=plain_config(run.config),
   )
   return str(page)

@@ -157,7 +157,7 @@ def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: 
   return places / np.maximum(places.max(axis=0), 1e-9)
 
 
-def scaled(vectors: np.ndarray) -> np.ndarray:
+def unit_scaled(vectors: np.ndarray) -> np.ndarray:
   """The same vectors around zero and at most one long: t-SNE may not meet extreme numbers."""
   centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
   return centred / np.abs(centred).max()
@@ -179,7 +179,7 @@ def embedded(vectors: np.ndarray, seed: int) -> np.ndarray:
     # The exact method is also the faster one for hundreds of labels.
     method="exact" if len(vectors) <= 1000 else "barnes_hut",
     random_state=seed,
-  ).fit_transform(scaled(vectors))
+  ).fit_transform(unit_scaled(vectors))
 
 
 def short(name: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import Counts, count_labels, left_out, load_counts, read_segments
 from atgcn_jax.labels.ontology import read_ontology, top_categories
-from atgcn_jax.labels.sparse import Matrix, packed
-from atgcn_jax.labels.summary import Summary, row_of, summary_of
+from atgcn_jax.labels.sparse import Matrix, pack_matrices
+from atgcn_jax.labels.summary import Summary, graph_row, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.label_graph import propagation_of
 
@@ -82,7 +82,7 @@ def write_graph(
   Raises:
     UserError: if it cannot be written.
   """
-  matrices: dict[str, Any] = packed(
+  matrices: dict[str, Any] = pack_matrices(
     {"propagation": graph.propagation, "cooccurrences": graph.counts.cooccurrences}
   )
   out = pathlib.Path(out)
@@ -129,7 +129,7 @@ def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.Pat
     raise UserError(f"--plot {path}: cannot be written ({error.strerror}); name another") from error
 
 
-def described(graph: LabelGraph) -> str:
+def graph_text(graph: LabelGraph) -> str:
   """Nodes, edges, labels that stand alone, degrees and the heaviest edges, as lines of text."""
   names, summary = graph.vocabulary.names, graph.summary
   lines = [
@@ -159,7 +159,7 @@ def described(graph: LabelGraph) -> str:
 
 def side_by_side(graph: LabelGraph, other: LabelGraph, label: int) -> str:
   """The rows of a label under two methods, as lines of text, the heavier weights first."""
-  rows = np.stack([row_of(g.propagation, label) for g in (graph, other)], 1)
+  rows = np.stack([graph_row(g.propagation, label) for g in (graph, other)], 1)
   names = graph.vocabulary.names
   linked = [k for k in np.argsort(-rows.sum(axis=1), kind="stable") if rows[k].any() and k != label]
   lines = [f"{_short(names[label])} gathers with {graph.method:>17} {other.method:>10}"]

@@ -213,7 +213,7 @@ def _graph(
     for receiver, sender, weight in zip(*page_figures.strongest_edges(propagation, TABLE_EDGES))
   ]
   table = _table(("From", "To", "Weight"), rows, numbers=(2,))
-  figure = _figure(page_figures.label_graph(names, propagation, average_precision, seed))
+  figure = _figure(page_figures.label_graph_figure(names, propagation, average_precision, seed))
   return f"{_note(note)}\n{figure}\n<h3>The heaviest edges</h3>\n{table}"
 
 

@@ -117,7 +117,7 @@ def strongest_edges(propagation: Matrix, count: int) -> tuple[np.ndarray, np.nda
   return receivers[order], senders[order], weights[order]
 
 
-def label_graph(
+def label_graph_figure(
   names: Sequence[str], propagation: Matrix, average_precision: np.ndarray, seed: int
 ) -> str:
   """The heaviest edges of the label graph as arrows from sender to receiver.

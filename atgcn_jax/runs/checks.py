@@ -24,7 +24,7 @@ from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.step_inputs import PLACEMENTS
-from atgcn_jax.runtime.buckets import check_folder
+from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.optim import learning_rate_schedule
@@ -63,7 +63,9 @@ def check_names(config) -> None:
     raise UserError(f"data.placement {config.data.placement!r}: one of {', '.join(PLACEMENTS)}")
   try:
     learning_rate_schedule(config.optim)
-    jax.eval_shape(lambda: augment.plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2])
+    jax.eval_shape(
+      lambda: augment.augmentation_plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2]
+    )
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
 
@@ -113,10 +115,10 @@ def check_workdir(workdir: str | os.PathLike) -> None:
   Raises:
     UserError: naming it.
   """
-  check_folder("--workdir", workdir)
+  check_output_folder("--workdir", workdir)
 
 
-def begun(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
+def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   """Return a new run and its state before the first step, with the parameters of `start.run`.
 
   These are its encoder, and its head as far as names and shapes agree (for other labels only that
@@ -216,7 +218,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       f"another folder with `atgcn finetune --from {workdir}`"
     )
   old = saved.run.config
-  if differing := configs.contradictions(configs.plain(old), config):
+  if differing := configs.contradictions(configs.plain_config(old), config):
     raise UserError(
       f"--workdir {workdir}: holds a run of another config: {'; '.join(differing)}; "
       "use that config or another folder"

@@ -17,7 +17,7 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.resumable_scores import Keep
 from atgcn_jax.runs.run import system_name
-from atgcn_jax.runs.scoring import Opened, ScoredSplit, chosen_labels, open_split, score
+from atgcn_jax.runs.scoring import Opened, ScoredSplit, chosen_labels, open_split, score_labels
 from atgcn_jax.training import sharding
 
 
@@ -84,7 +84,8 @@ def compare(
     raise UserError(f"{run_b}: knows none of the labels of {run_a}; compare runs that share some")
   order = same_clips(a, b, ids, (str(run_a), str(run_b)))
   scored = [
-    score(opened, ids, mesh, f"scoring {name}", keep) for opened, name in ((a, "A"), (b, "B"))
+    score_labels(opened, ids, mesh, f"scoring {name}", keep)
+    for opened, name in ((a, "A"), (b, "B"))
   ]
   return compared(scored[0], scored[1], order, (str(run_a), str(run_b)), split)
 

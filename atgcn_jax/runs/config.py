@@ -263,19 +263,19 @@ def config_from_json(saved: dict[str, Any]):
   return config
 
 
-def plain(config) -> dict[str, Any]:
+def plain_config(config) -> dict[str, Any]:
   """The config as JSON would give it back."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def without_paths(config) -> dict[str, Any]:
   """The config's values by key, but for paths, which may differ from host to host."""
-  return {key: value for key, value in flat(plain(config)).items() if key not in PATHS}
+  return {key: value for key, value in flat(plain_config(config)).items() if key not in PATHS}
 
 
 def contradictions(saved: dict[str, Any], config) -> list[str]:
   """`key: saved value → new value` of keys that must not differ when a run is resumed."""
-  old, new = flat(saved), flat(plain(config))
+  old, new = flat(saved), flat(plain_config(config))
   return [
     f"{key}: {json.dumps(old.get(key))} → {json.dumps(new.get(key))}"
     for key in sorted(old.keys() | new.keys())

@@ -16,7 +16,7 @@ from atgcn_jax.runs.config import (
 )
 from atgcn_jax.runs.label_graph import ontology_path
 from atgcn_jax.runs.load import sound_step
-from atgcn_jax.runs.safetensors_folder import is_export, read_export
+from atgcn_jax.runs.safetensors_folder import is_safetensors_export, read_export
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint
@@ -96,7 +96,7 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
   Raises:
     UserError: if there is none.
   """
-  if is_export(source):
+  if is_safetensors_export(source):
     exported = read_export(source)
     return exported.step, exported.run.config
   number = sound_step(source, step)

@@ -21,8 +21,8 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runs.lock_holder import (
   NAME,
   address_of,
-  described,
   held_here,
+  holder_text,
   is_alive,
   is_given_up,
   own_record,
@@ -32,7 +32,7 @@ from atgcn_jax.runs.lock_holder import (
 from atgcn_jax.runtime.buckets import delete_object, in_bucket, read_object, write_object
 from atgcn_jax.runtime.file_locks import is_still_at, lock_file
 from atgcn_jax.runtime.processes import first_only
-from atgcn_jax.training.checkpoint import writing
+from atgcn_jax.training.checkpoint import report_write_failures
 
 BEAT_SECONDS = 10
 DEAD_AFTER = 60  # seconds
@@ -68,7 +68,7 @@ class FolderLock:
     if time.time() - self._renewed > 2 * BEAT_SECONDS:
       self._renew()
     if not self._is_ours:
-      other = described(read_lock(self._workdir))
+      other = holder_text(read_lock(self._workdir))
       raise WorkFailed(
         f"{self._workdir}: {other} has taken the folder over while this process did not respond; "
         "stopped, and nothing more was written"
@@ -99,7 +99,7 @@ class _DiskLock:
     self._path = pathlib.Path(workdir, NAME)
     is_taken = False
     while not is_taken:
-      with writing(workdir, NAME):
+      with report_write_failures(workdir, NAME):
         self._descriptor, has_locks = _opened(self._path, workdir)
       try:
         _refuse_if_alive(workdir, has_system_lock=has_locks)
@@ -115,7 +115,7 @@ class _DiskLock:
 
   def _write(self, workdir: str | os.PathLike, *, has_system_lock: bool) -> None:
     self._content = own_record(has_system_lock=has_system_lock)
-    with writing(workdir, NAME):
+    with report_write_failures(workdir, NAME):
       os.ftruncate(self._descriptor, 0)
       os.pwrite(self._descriptor, self._content, 0)
       os.fsync(self._descriptor)
@@ -248,7 +248,7 @@ def _refuse_if_alive(workdir: str | os.PathLike, *, has_system_lock: bool) -> in
   alive = is_alive(found)
   if alive is None:
     warnings.warn(
-      f"{workdir}: {described(found)} has left a lock; waiting {DEAD_AFTER} s to see whether it "
+      f"{workdir}: {holder_text(found)} has left a lock; waiting {DEAD_AFTER} s to see whether it "
       "is renewed",
       stacklevel=2,
     )

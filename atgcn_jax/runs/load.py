@@ -48,7 +48,7 @@ def find_checkpoints(workdir: str | os.PathLike) -> Found:
   faults: dict[int, Damaged] = {}
   for step in reversed(steps):
     try:
-      checkpoint.verify(workdir, step)
+      checkpoint.verify_checkpoint(workdir, step)
     except Damaged as error:
       faults[step] = error
   sound = max((step for step in steps if step not in faults), default=None)
@@ -102,7 +102,7 @@ def make_way(workdir: str | os.PathLike, found: Found, *, replaced: bool) -> Non
     checkpoint.delete(workdir, 0)
 
 
-def load(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
+def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
   """A checkpoint for use, with its variables (params, batch_stats).
 
   Args:
@@ -152,7 +152,7 @@ def _first_sound(workdir, candidates: list[int], steps: list[int]) -> int:
 def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
   for candidate in candidates:
     try:
-      checkpoint.verify(workdir, candidate)
+      checkpoint.verify_checkpoint(workdir, candidate)
       return candidate
     except Damaged as error:
       if candidate == candidates[-1]:

@@ -107,7 +107,7 @@ def is_alive(found: Seen | None) -> bool | None:
   return bool(holder["started"]) and _started(holder["process"]) == holder["started"]
 
 
-def described(found: Seen | None) -> str:
+def holder_text(found: Seen | None) -> str:
   """The holder of a lock, for messages."""
   holder = _holder(found)
   return f"process {holder['process']} on {holder['host']}" if holder else "another process"
@@ -118,6 +118,6 @@ def refusal(workdir: str | os.PathLike, found: Seen | None) -> str:
   holder = _holder(found)
   since = f" since {holder['since']}" if holder else ""
   return (
-    f"{workdir}: {described(found)} has been training here{since}; wait for it, stop it, or use "
+    f"{workdir}: {holder_text(found)} has been training here{since}; wait for it, stop it, or use "
     "another folder"
   )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from atgcn_jax.runs.tensorboard import open_scalars, write_scalars
 from atgcn_jax.runtime.buckets import in_bucket, path_of, write_whole
-from atgcn_jax.training.checkpoint import writing
+from atgcn_jax.training.checkpoint import report_write_failures
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -42,7 +42,7 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
-def described(values: Mapping[str, float | None], clips: int) -> str:
+def metrics_text(values: Mapping[str, float | None], clips: int) -> str:
   """The figures of a validation on this many clips as text, and why one is undefined."""
   figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
   *others, last = [name for name, value in values.items() if value is None] or [""]
@@ -119,7 +119,7 @@ class RunLog:
     self.steps, self.batch, self.title = steps, batch, title
     kept = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in kept)
-    with writing(workdir, METRICS):
+    with report_write_failures(workdir, METRICS):
       self._file = _growing(path_of(workdir) / METRICS, text)
     self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
     self._tensorboard: EventsWriter | None = None
@@ -160,9 +160,9 @@ class RunLog:
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
     """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
-    with writing(self.workdir, f"{METRICS} of step {step}"):
+    with report_write_failures(self.workdir, f"{METRICS} of step {step}"):
       self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
-    with writing(self.workdir, f"the TensorBoard file of step {step}"):
+    with report_write_failures(self.workdir, f"the TensorBoard file of step {step}"):
       if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
         self._tensorboard = open_scalars(self._tensorboard_folder, self._start + 1)
       shown = {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
@@ -183,12 +183,12 @@ class RunLog:
     self.record(step, values, "validation")
     self._file.flush()
     if not self.title:
-      self.say(f"step {step}: validation {described(values, clips)}")
+      self.say(f"step {step}: validation {metrics_text(values, clips)}")
 
   def close(self) -> None:
     """Flush and close all."""
     self._bar.close()
-    with writing(self.workdir, "the log"):
+    with report_write_failures(self.workdir, "the log"):
       self._file.close()
       if self._tensorboard is not None:
         self._tensorboard.close()

@@ -21,10 +21,10 @@ from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.sparse import Matrix, packed, unpacked
+from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement, activation
-from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain
+from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain_config
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
 from atgcn_jax.training.finite import first_not_finite
@@ -96,12 +96,12 @@ class Run:
     arrays = {"mean": self.normaliser.mean, "deviation": self.normaliser.deviation}
     if self.propagation is not None and self.label_embeddings is not None:
       arrays |= {"propagation": self.propagation, "label_embeddings": self.label_embeddings}
-    return packed(arrays | dict(self.relations))
+    return pack_matrices(arrays | dict(self.relations))
 
   def description(self) -> dict[str, Any]:
     """The rest that a checkpoint keeps, as JSON."""
     return {
-      "config": plain(self.config),
+      "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
       "frontend": asdict(self.frontend),

@@ -11,7 +11,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.runs.run import NotFinite, run_from_saved
 from atgcn_jax.training.finite import first_not_finite
 
@@ -19,7 +19,7 @@ FILE = "model.safetensors"
 CONSTANTS = "constants"
 
 
-def is_export(folder: str | os.PathLike) -> bool:
+def is_safetensors_export(folder: str | os.PathLike) -> bool:
   """Whether this folder holds an export to `huggingface`."""
   return pathlib.Path(folder, FILE).is_file()
 
@@ -32,8 +32,8 @@ def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -
   Raises:
     UserError: if there is no such run or checkpoint, or it cannot be read.
   """
-  if not is_export(folder):
-    return load(folder, step, mesh)
+  if not is_safetensors_export(folder):
+    return load_run(folder, step, mesh)
   exported = read_export(folder)
   if step not in ("latest", "best", str(exported.step)):
     raise UserError(f"--step {step}: {folder} is an export of step {exported.step} alone")

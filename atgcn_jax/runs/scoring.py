@@ -18,7 +18,7 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
-from atgcn_jax.runs.load import Loaded, load
+from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
 from atgcn_jax.runs.run import Run, store_of
 from atgcn_jax.runtime import signals
@@ -112,7 +112,7 @@ def score_split(
   if not labels_path:
     check_vocabulary(run, store)
   ids = chosen_labels((run.vocabulary, store.vocabulary), labels_path)
-  return score(opened, ids, mesh, "scoring", keep)
+  return score_labels(opened, ids, mesh, "scoring", keep)
 
 
 def open_split(
@@ -127,7 +127,7 @@ def open_split(
   Raises:
     UserError: for a run, step, store or split that cannot be used, whatever the store's labels.
   """
-  loaded = load(workdir, step, mesh)
+  loaded = load_run(workdir, step, mesh)
   run = loaded.run
   store = open_clips(store_path) if store_path else own_store(run.config, workdir)
   if store.frontend != run.frontend:
@@ -193,7 +193,7 @@ def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -
   return [label_id for label_id in vocabularies[0].ids if label_id in shared]
 
 
-def score(
+def score_labels(
   opened: Opened,
   ids: Sequence[str],
   mesh: jax.sharding.Mesh,
@@ -232,7 +232,7 @@ def score(
       clips,
       batch,
       mesh,
-      before_batch=signals.check,
+      before_batch=signals.raise_if_stopped,
       after_batch=store_batch,
       finished=first_only(lambda: finished_batches(part, len(run.vocabulary))),
       title=title,

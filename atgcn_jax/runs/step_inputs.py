@@ -130,7 +130,7 @@ def place_clips(
     def read(part: int, first: int, last: int) -> dict[str, np.ndarray]:
       own = dealt[part]
       bar.update(last - first)
-      return resident.packed(store.read(own[np.minimum(np.arange(first, last), len(own) - 1)]))
+      return resident.pack_clips(store.read(own[np.minimum(np.arange(first, last), len(own) - 1)]))
 
     return resident.resident(mesh, rows, read)
 
@@ -142,7 +142,7 @@ def check_memory(store: ClipStore, rows: int, mesh: jax.sharding.Mesh) -> None:
     UserError: with the bytes that it needs and those that are free.
   """
   local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-  clip = resident.packed(store.read(np.zeros(1, np.int64)))
+  clip = resident.pack_clips(store.read(np.zeros(1, np.int64)))
   needed = rows * sum(array.nbytes for array in clip.values())
   shared = len(local) if local[0].platform == "cpu" else 1  # CPU devices have one memory
   free = [(free, device) for device in local if (free := resident.free_bytes(device)) is not None]

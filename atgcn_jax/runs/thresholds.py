@@ -17,7 +17,7 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import warn_if_test_clips
 from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
-from atgcn_jax.runtime.buckets import check_folder, path_of, write_whole
+from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
 
 NAME = "thresholds.json"
 
@@ -78,7 +78,7 @@ def tune(
       that cannot be written to.
     WorkFailed: if a score is not finite.
   """
-  check_folder(
+  check_output_folder(
     "--workdir", workdir, "thresholds are stored with the run: copy it to another folder"
   )
   with kept_scores(workdir) as keep:
@@ -117,7 +117,7 @@ def _tuned(workdir: str | os.PathLike, scored: ScoredSplit) -> dict[str, Any]:
   return result
 
 
-def described(result: dict[str, Any]) -> str:
+def thresholds_text(result: dict[str, Any]) -> str:
   """What `tune` returns as a table of at most 100 columns."""
   lines = ["threshold      F1  positives  label"]
   lines += [

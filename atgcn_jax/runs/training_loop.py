@@ -25,13 +25,13 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.checks import (
   beginning,
-  begun,
   check_config,
   check_data,
   check_workdir,
   continued,
   evaluated_behind,
   layout_of,
+  start_run,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
@@ -77,7 +77,7 @@ def train(
   found, saved = beginning(config, store, workdir)
   history: History = []
   if saved is None:
-    run, state = begun(first_only(lambda: new_run(config, store)), layout)
+    run, state = start_run(first_only(lambda: new_run(config, store)), layout)
   else:
     run = continued(saved, config, store, workdir)
     saved = with_training_state(saved, workdir, layout)
@@ -94,7 +94,7 @@ def train(
       checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
       stop_on_signals() as stop,
     ):
-      save(manager, run, state, history)
+      save_checkpoint(manager, run, state, history)
       log = open_log(workdir, start, config.optim.steps, config.data.batch_size, title)
       try:
         return train_to_end(
@@ -153,7 +153,7 @@ def train_to_end(
     if evaluation_is_due(config, history, step) and len(validation):
       scores, labels = score_clips(
         score_step,
-        for_inference(sharding.gathered(state.variables, mesh)),
+        for_inference(sharding.replicate(state.variables, mesh)),
         store,
         validation,
         config.evaluation.batch_size,
@@ -166,7 +166,7 @@ def train_to_end(
       history.append({"step": step, **record})
       log.evaluated(step, record, len(validation))
     check_lock()
-    save(manager, run, state, history)
+    save_checkpoint(manager, run, state, history)
 
   metrics: dict[str, Any] = {}
   paces = since_log, since_line = [Pace(start, config.data.batch_size) for _ in range(2)]
@@ -183,7 +183,7 @@ def train_to_end(
       since_line.add(*known)  # of the same step for all, so that they can be compared
       known[:, jax.process_index()] = 0  # its own are known before
       since_log.add(*known)
-      checkpoint.check(manager)
+      checkpoint.raise_if_save_failed(manager)
       check_lock()
       trace.before(step)
       asked = time.monotonic()
@@ -219,11 +219,11 @@ def train_to_end(
   except Stopped as stopped:
     check(int(state.step) - 1, metrics)
     check_lock()
-    save(manager, run, state, history)
-    checkpoint.finish(manager)
+    save_checkpoint(manager, run, state, history)
+    checkpoint.wait_until_saved(manager)
     log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")
     raise
-  checkpoint.finish(manager)
+  checkpoint.wait_until_saved(manager)
   return state
 
 
@@ -252,7 +252,9 @@ def rate_factor(config, history: History) -> float:
   )
 
 
-def save(manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History) -> None:
+def save_checkpoint(
+  manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History
+) -> None:
   """Begin a checkpoint, unless this step has one.
 
   Raises:
@@ -265,7 +267,7 @@ def save(manager: ocp.CheckpointManager, run: Run, state: TrainState, history: H
     raise _not_finite(manager, step, f"a value of {name} is NaN or infinite")
   here = [record["mAP"] for record in history if record["step"] == step]
   description = run.description() | {"history": history}
-  checkpoint.save(manager, state, run.constants(), description, here[0] if here else None)
+  checkpoint.start_save(manager, state, run.constants(), description, here[0] if here else None)
 
 
 def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, Any]) -> None:
@@ -281,7 +283,7 @@ def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, 
 
 def _not_finite(manager: ocp.CheckpointManager, step: int, fault: str) -> WorkFailed:
   """The error to raise, once the save under way has ended."""
-  checkpoint.finish(manager)
+  checkpoint.wait_until_saved(manager)
   return WorkFailed(
     f"step {step}: {fault}; stopped, the last good checkpoint is that of step "
     f"{manager.latest_step()} in {manager.directory.parent}; try a lower optim.learning_rate, or "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from atgcn_jax.audio.frontend import log_mel
 from atgcn_jax.models.layers import ONNX, Array, Placement
 from atgcn_jax.runs.run import Run
-from atgcn_jax.training.step import decode
+from atgcn_jax.training.step import normalised_log_mel
 
 
 def window_outputs(
@@ -35,7 +35,7 @@ def window_outputs(
     if run.range_db is not None:
       peaks = decibels.max(axis=(1, 2), keepdims=True)
       decibels = jnp.maximum(decibels, peaks - run.range_db)
-    inputs = decode({"log_mel": decibels}, run.normaliser)
+    inputs = normalised_log_mel({"log_mel": decibels}, run.normaliser)
     found: Any = model.apply(
       variables, inputs, train=False, placement=placement, return_features=True
     )

@@ -51,7 +51,7 @@ def path_of(place: str | os.PathLike) -> pathlib.Path:
   return epath.Path(place)
 
 
-def opened(place: str | os.PathLike) -> io.BufferedIOBase:
+def open_binary(place: str | os.PathLike) -> io.BufferedIOBase:
   """A file, open for reading; that of a bucket is read at once.
 
   Raises:
@@ -147,7 +147,9 @@ def _object_url(place: str | os.PathLike) -> str:
   return f"{SERVICE}/storage/v1/b/{bucket}/o/{name}"
 
 
-def check_folder(option: str, place: str | os.PathLike, advice: str = "name another") -> None:
+def check_output_folder(
+  option: str, place: str | os.PathLike, advice: str = "name another"
+) -> None:
   """Refuse a folder that cannot be made or written to; nothing is made.
 
   Args:

@@ -179,7 +179,7 @@ def same_everywhere(values: dict[str, Any]) -> None:
   differing = sorted(
     name for name in first.keys() | values.keys() if first.get(name) != values.get(name)
   )
-  if gathered(np.array([bool(differing)])).any():
+  if gather_over_processes(np.array([bool(differing)])).any():
     if differing:
       name = differing[0]
       raise UserError(
@@ -188,7 +188,7 @@ def same_everywhere(values: dict[str, Any]) -> None:
     raise UserError("other processes were given something else; their own messages say what")
 
 
-def gathered(mine: np.ndarray) -> np.ndarray:
+def gather_over_processes(mine: np.ndarray) -> np.ndarray:
   """What each process gives, stacked in their order; all give one shape and type."""
   return np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, *mine.shape)
 
@@ -213,7 +213,9 @@ def which() -> str:
 def host_names() -> list[str]:
   """The name of each process's host."""
   mine = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), np.uint8)
-  return [bytes(name).rstrip(b"\0").decode(errors="replace") for name in gathered(mine)]
+  return [
+    bytes(name).rstrip(b"\0").decode(errors="replace") for name in gather_over_processes(mine)
+  ]
 
 
 class Pulse:

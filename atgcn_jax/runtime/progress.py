@@ -28,7 +28,7 @@ def counted(chunks: Iterable[list[Any]], *, total: int, done: int, what: str) ->
   with tqdm(total=total, initial=done, unit="clip", desc=what, disable=None) as bar:
     for chunk in chunks:
       yield chunk
-      signals.check()
+      signals.raise_if_stopped()
       done += len(chunk)
       bar.update(len(chunk))
       now = time.monotonic()

@@ -1,10 +1,10 @@
 """SIGTERM and Ctrl-C: what they stop, and when.
 
-In a command the first of them raises `Interrupted` at once, within `deferred` at the next `check`.
-Python ignores what a handler raises in a finaliser or a callback of the garbage collector (JAX has
+In a command the first of them raises `Interrupted` at once, within `deferred` at the next
+`raise_if_stopped`. Python ignores what a handler raises in a finaliser or a callback of the garbage collector (JAX has
 one), and compiled modules crash of it while they are imported: there the handler waits. Where the
-exception was lost all the same, it raises again, as every `check` does, and `command` reports the
-signal at the end. A second Ctrl-C ends the process at once.
+exception was lost all the same, it raises again, as every `raise_if_stopped` does, and `command`
+reports the signal at the end. A second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StopRequest:
 
   signal_number: int | None = None
 
-  def check(self) -> None:
+  def raise_if_stopped(self) -> None:
     """Raise `Interrupted` if so."""
     if self.signal_number is not None:
       raise Interrupted(self.signal_number)
@@ -99,7 +99,7 @@ def _raise_when_safe(number: int, frame: types.FrameType | None) -> None:
   signal.signal(signal.SIGALRM, _raise_when_safe)
   signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
   if _is_safe(frame) and not _is_on_its_way():
-    _command.check()
+    _command.raise_if_stopped()
 
 
 def _is_on_its_way() -> bool:
@@ -123,20 +123,20 @@ def _is_safe(frame: types.FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-  """Within, the first signal of a command waits for the next `check`, at the latest the end."""
+  """Defer the first signal of a command to the next `raise_if_stopped`, at the latest the end."""
   global _deferrals
-  check()
+  raise_if_stopped()
   _deferrals += 1
   try:
     yield
   finally:
     _deferrals -= 1
-  check()
+  raise_if_stopped()
 
 
-def check() -> None:
+def raise_if_stopped() -> None:
   """Raise `Interrupted` if the command was asked to stop."""
-  _command.check()
+  _command.raise_if_stopped()
 
 
 @contextlib.contextmanager

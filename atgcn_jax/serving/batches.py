@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 
 
 @dataclasses.dataclass
-class Scored:
+class ScoredSound:
   """What came of a sound: where its windows lie, what each gave; or why there is nothing.
 
   `findings` says what is wrong with a sound that was used.
@@ -59,7 +59,7 @@ def scored(
   size: int,
   *,
   alone: bool = True,
-) -> Iterator[Scored]:
+) -> Iterator[ScoredSound]:
   """What came of each sound, in their order, as soon as it is known.
 
   A few sounds are read at a time, each in a thread, while the device works; of each a few windows
@@ -75,9 +75,9 @@ def scored(
     alone: whether there are no sounds besides these; else one window is a batch of `size` too, in
       which it gets the same bits as among others.
   """
-  unfinished: collections.deque[Scored] = collections.deque()
-  waiting: list[tuple[Scored, Window]] = []
-  running: collections.deque[tuple[list[Scored], Any]] = collections.deque()
+  unfinished: collections.deque[ScoredSound] = collections.deque()
+  waiting: list[tuple[ScoredSound, Window]] = []
+  running: collections.deque[tuple[list[ScoredSound], Any]] = collections.deque()
   batches = 0
 
   def begin(size: int) -> None:
@@ -91,7 +91,7 @@ def scored(
     for owner, value in zip(owners, np.asarray(values)):
       owner.values.append(value)
 
-  def done() -> Iterator[Scored]:
+  def done() -> Iterator[ScoredSound]:
     while unfinished and unfinished[0].is_done():
       yield unfinished.popleft()
 
@@ -108,7 +108,7 @@ def scored(
       )
     )
     for k, (source, items) in enumerate(stack.enter_context(_read_ahead(sources, pieces_of))):
-      owner = Scored(source)
+      owner = ScoredSound(source)
       unfinished.append(owner)
       for piece in items:
         if isinstance(piece, UserError):
@@ -163,7 +163,7 @@ def _read_ahead(
 
   def taken(line: queue.Queue) -> Any:
     while True:
-      signals.check()
+      signals.raise_if_stopped()
       with contextlib.suppress(queue.Empty):
         return line.get(timeout=0.1)
 

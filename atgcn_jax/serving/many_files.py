@@ -239,7 +239,7 @@ def _each(
           text = f"atgcn {verb}: {name_of(outcome.source)}: {finding.detail}"
           tqdm.write(text, file=sys.stderr)
         found[finding.kind] += 1
-      signals.check()
+      signals.raise_if_stopped()
   if found.total() > FINDINGS:
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.items())
     print(

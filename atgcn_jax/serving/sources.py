@@ -21,7 +21,7 @@ _BLOCK = 1 << 18  # samples of an array handed on at a time
 
 
 @contextlib.contextmanager
-def opened(source: Any, rate: int, *, strict: bool = False) -> Iterator[Sound]:
+def open_any_sound(source: Any, rate: int, *, strict: bool = False) -> Iterator[Sound]:
   """The sound, to be read block by block within the context.
 
   Args:
@@ -35,12 +35,12 @@ def opened(source: Any, rate: int, *, strict: bool = False) -> Iterator[Sound]:
     ValueError: for samples that are empty, not finite or of another shape, or such a rate.
   """
   if not hasattr(source, "__array__"):
-    with decoding.opened(source, strict=strict) as sound:
+    with decoding.open_sound(source, strict=strict) as sound:
       yield sound
     return
   if rate <= 0:
     raise ValueError(f"the rate of samples must be positive, got {rate}")
-  samples = scaled(np.asarray(source))
+  samples = float_samples(np.asarray(source))
   findings: list[Finding] = []
 
   def blocks() -> Iterator[np.ndarray]:
@@ -101,7 +101,7 @@ def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
   return found, bad
 
 
-def scaled(samples: np.ndarray) -> np.ndarray:
+def float_samples(samples: np.ndarray) -> np.ndarray:
   """Samples [S] or [S, channels] as float32[S, channels]; integers are taken for full-scale PCM.
 
   Raises:

@@ -245,7 +245,7 @@ class Tagger:
 
     def pieces_of(source):
       own_rate = frontend.sample_rate if rate is None else rate
-      with sources.opened(source, own_rate, strict=self.strict) as read:
+      with sources.open_any_sound(source, own_rate, strict=self.strict) as read:
         sound = windows.resampled(read, frontend.sample_rate)
         for window in windows.cut(sound.blocks, frontend.samples, hop, **cutting):
           yield batches.Piece(window, min(1.0, window.stop / sound.samples))

@@ -29,7 +29,7 @@ def clips_per_example(config: Any) -> int:
   return 2 if config.form == "panns" and config.mixup_alpha > 0 else 1
 
 
-def plan(key: Array, config: Any, labels_BxK: Array):
+def augmentation_plan(key: Array, config: Any, labels_BxK: Array):
   """The augmentation of one batch.
 
   Args:

@@ -58,13 +58,13 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.Chec
     async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
     temporary_path_class=_with_checksums(folder_of(workdir)),
   )
-  with writing(workdir, "the folder of checkpoints"):
+  with report_write_failures(workdir, "the folder of checkpoints"):
     manager = ocp.CheckpointManager(folder_of(workdir), options=options, item_handlers=_handlers())
   try:
     yield manager
   finally:
     try:
-      finish(manager)
+      wait_until_saved(manager)
     finally:
       told = isinstance(sys.exception(), WorkFailed)  # closing may tell of more of the same save
       with contextlib.suppress(Exception) if told else contextlib.nullcontext():
@@ -113,7 +113,7 @@ def _with_checksums(folder: pathlib.Path) -> type:
       await super().finalize()
       final = self.get_final()
       if final.parent.name == FOLDER:  # and not an item within a checkpoint
-        checksums.write(final)
+        checksums.write_checksums(final)
 
   return WithChecksums
 
@@ -128,7 +128,7 @@ def _barrier(*, key: str, timeout_ms: int) -> None:
 
 
 @contextlib.contextmanager
-def writing(workdir: str | os.PathLike, what: str) -> Iterator[None]:
+def report_write_failures(workdir: str | os.PathLike, what: str) -> Iterator[None]:
   """Within, what cannot be written ends the work.
 
   Raises:
@@ -161,27 +161,29 @@ def _fault(error: BaseException) -> str | None:
   return f"{text:.200}" if status else None
 
 
-def check(manager: ocp.CheckpointManager) -> None:
+def raise_if_save_failed(manager: ocp.CheckpointManager) -> None:
   """Tell of a save that has failed meanwhile; costs microseconds, and does not wait for one.
 
   Raises:
     WorkFailed: naming the folder and the fault.
   """
   if not manager.is_saving_in_progress():
-    finish(manager)
+    wait_until_saved(manager)
 
 
-def finish(manager: ocp.CheckpointManager) -> None:
+def wait_until_saved(manager: ocp.CheckpointManager) -> None:
   """Wait until the last save has ended.
 
   Raises:
     WorkFailed: if it failed, naming the folder and the fault.
   """
-  with writing(manager.directory.parent, f"the checkpoint of step {manager.latest_step()}"):
+  with report_write_failures(
+    manager.directory.parent, f"the checkpoint of step {manager.latest_step()}"
+  ):
     manager.wait_until_finished()
 
 
-def save(
+def start_save(
   manager: ocp.CheckpointManager,
   state: TrainState,
   constants: dict[str, Any],
@@ -193,7 +195,7 @@ def save(
   Raises:
     WorkFailed: if the save before has failed, or this one cannot begin.
   """
-  finish(manager)
+  wait_until_saved(manager)
   args = ocp.args.Composite(
     variables=ocp.args.PyTreeSave(state.variables),
     optimiser=ocp.args.PyTreeSave({"step": state.step, "opt_state": state.opt_state}),
@@ -202,7 +204,7 @@ def save(
   )
   metrics = None if validation_map is None else {BEST_METRIC: validation_map}
   step = int(state.step)
-  with writing(manager.directory.parent, f"the checkpoint of step {step}"):
+  with report_write_failures(manager.directory.parent, f"the checkpoint of step {step}"):
     manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=MARK)
 
 
@@ -214,7 +216,7 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
   return sorted(int(path.name) for path in paths)
 
 
-def verify(workdir: str | os.PathLike, step: int) -> None:
+def verify_checkpoint(workdir: str | os.PathLike, step: int) -> None:
   """Compare a checkpoint with its checksums, byte for byte; those of before have none.
 
   Raises:
@@ -222,7 +224,7 @@ def verify(workdir: str | os.PathLike, step: int) -> None:
   """
   folder = folder_of(workdir) / str(step)
   try:
-    checksums.verify(folder)
+    checksums.verify_files(folder)
   except checksums.Unfinished:
     if not _is_from_before(folder):
       raise
@@ -245,7 +247,7 @@ def newest_verified(workdir: str | os.PathLike) -> int | None:
   """The newest step whose checkpoint is sound; nothing is moved, and nothing told."""
   for step in reversed(saved_steps(workdir)):
     with contextlib.suppress(Damaged):
-      verify(workdir, step)
+      verify_checkpoint(workdir, step)
       return step
   return None
 
@@ -301,7 +303,7 @@ def _quiet():
 def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
   """Move a damaged checkpoint out of the manager's way; returns where it now lies."""
   folder = path_of(workdir) / "damaged"
-  with writing(workdir, folder.name):
+  with report_write_failures(workdir, folder.name):
     folder.mkdir(exist_ok=True)
     number = sum(path.name.startswith(f"{step}-") for path in folder.iterdir())
     target = folder / f"{step}-{number}"
@@ -316,6 +318,6 @@ def delete(workdir: str | os.PathLike, step: int) -> None:
     WorkFailed: if it cannot be deleted.
   """
   folder = folder_of(workdir) / str(step)
-  with writing(workdir, f"the new run in place of {FOLDER}/{step}"):
+  with report_write_failures(workdir, f"the new run in place of {FOLDER}/{step}"):
     (folder / checksums.NAME).unlink(missing_ok=True)
     epath.Path(folder).rmtree()

@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-from atgcn_jax.runtime.buckets import opened, write_whole
+from atgcn_jax.runtime.buckets import open_binary, write_whole
 
 NAME = "checksums.txt"
 DIGEST = 64  # hexadecimal digits
@@ -25,7 +25,7 @@ class Unfinished(Damaged):
   """A checkpoint without checksums: its save did not come to its end."""
 
 
-def write(folder: pathlib.Path) -> None:
+def write_checksums(folder: pathlib.Path) -> None:
   """Write the checksums of all that is in a folder; they appear at once and whole.
 
   Raises:
@@ -37,7 +37,7 @@ def write(folder: pathlib.Path) -> None:
   write_whole(folder / NAME, body + _last_line(body))
 
 
-def verify(folder: pathlib.Path) -> None:
+def verify_files(folder: pathlib.Path) -> None:
   """Compare a folder with its checksums; files that they do not know are nobody's concern.
 
   Raises:
@@ -85,7 +85,7 @@ def _digests(folder: pathlib.Path, names: list[str]) -> dict:
 
   def digest(name: str):
     try:
-      with opened(folder / name) as file:
+      with open_binary(folder / name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
     except OSError as error:
       return error

@@ -17,7 +17,7 @@ Array = jax.Array
 CHUNK = 8192  # rows that are read and sent to a device at once
 
 
-def packed(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def pack_clips(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """A batch as it is kept: `log_mel` [n, T * F], and the labels as bits, uint8[n, ⌈K / 8⌉].
 
   In two axes, because of [n, T, F] XLA makes a whole copy on a TPU whenever rows are gathered.

@@ -65,7 +65,7 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
 
 
-def gathered(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
   """These arrays, whole on every device; those that are so already are returned as they are."""
   return jax.device_put(tree, replicated(mesh))
 

@@ -27,7 +27,7 @@ class Normaliser(NamedTuple):
   deviation: Any
 
 
-def decode(batch: dict[str, Array], normaliser: Normaliser) -> Array:
+def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array:
   """Normalised log-mels float32[B, T, F] of a batch.
 
   Args:
@@ -60,10 +60,10 @@ def loss_and_gradients(
     gather: makes the parameters as they are used of those that are kept.
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-  before, behind, labels = augment.plan(
+  before, behind, labels = augment.augmentation_plan(
     augment_key, augment_config, batch["labels"].astype(jnp.float32)
   )
-  log_mel = decode(batch, normaliser)
+  log_mel = normalised_log_mel(batch, normaliser)
   if before is not None:
     log_mel = before(log_mel)
 
@@ -195,7 +195,7 @@ def make_score_step(
 
   def score(variables, batch):
     logits: Any = model.apply(
-      variables, decode(batch, normaliser), train=False, placement=placement_on(mesh)
+      variables, normalised_log_mel(batch, normaliser), train=False, placement=placement_on(mesh)
     )
     return jax.nn.sigmoid(logits)
 

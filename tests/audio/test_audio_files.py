@@ -34,7 +34,7 @@ def encode(samples, rate, kind, **options):
 
 def complaint(source, rate=16000):
   with pytest.raises(UserError) as caught:
-    sound_files.load(source, rate)
+    sound_files.load_waveform(source, rate)
   message = str(caught.value)
   assert "\n" not in message
   assert "; " in message
@@ -52,7 +52,7 @@ def test_every_format_keeps_length_pitch_and_level(kind, rate, channels, tmp_pat
   sound = tone(rate)
   path = tmp_path / f"tone.{kind.lower()}"
   path.write_bytes(encode(np.stack([sound] * channels, axis=1), rate, kind))
-  waveform = sound_files.load(path, rate)
+  waveform = sound_files.load_waveform(path, rate)
   assert waveform.dtype == np.float32
   assert waveform.shape == (rate,)
   assert frequency(waveform, rate) == pytest.approx(440, abs=0.2)
@@ -64,7 +64,7 @@ def test_every_format_keeps_length_pitch_and_level(kind, rate, channels, tmp_pat
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])
 def test_channels_are_averaged(channels):
   sound = noise((4000, channels))
-  waveform = sound_files.load(encode(sound, 16000, "WAV", subtype="FLOAT"), 16000)
+  waveform = sound_files.load_waveform(encode(sound, 16000, "WAV", subtype="FLOAT"), 16000)
   np.testing.assert_allclose(waveform, sound.mean(axis=1), atol=1e-7)
 
 
@@ -72,25 +72,25 @@ def test_path_bytes_and_stream_agree(tmp_path):
   data = encode(noise(5000), 22050, "FLAC")
   path = tmp_path / "clip {0} %s.flac"
   path.write_bytes(data)
-  expected = sound_files.load(data, 16000)
+  expected = sound_files.load_waveform(data, 16000)
   with path.open("rb") as stream:
     for source in (path, str(path), stream, io.BytesIO(data), bytearray(data)):
-      np.testing.assert_array_equal(sound_files.load(source, 16000), expected)
+      np.testing.assert_array_equal(sound_files.load_waveform(source, 16000), expected)
   with pytest.raises(TypeError, match="binary"):
-    sound_files.load(io.StringIO("text"), 16000)
+    sound_files.load_waveform(io.StringIO("text"), 16000)
 
 
 def test_the_content_decides_the_format_and_not_the_suffix(tmp_path):
   path = tmp_path / "clip.raw"
   path.write_bytes(encode(noise(500), 16000, "WAV"))
-  assert sound_files.load(path, 16000).shape == (500,)
+  assert sound_files.load_waveform(path, 16000).shape == (500,)
 
 
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("samples", [1, 7, 300_000])
 def test_any_length_is_read_whole(kind, samples):
-  assert sound_files.load(encode(noise(samples), 44100, kind), 44100).shape == (samples,)
-  assert sound_files.load(encode(noise(samples), 44100, kind), 16000).size >= 1
+  assert sound_files.load_waveform(encode(noise(samples), 44100, kind), 44100).shape == (samples,)
+  assert sound_files.load_waveform(encode(noise(samples), 44100, kind), 16000).size >= 1
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(44100, 16000), (8000, 32000), (11025, 48000)])
@@ -145,7 +145,7 @@ def test_samples_that_are_not_finite(bad):
 def test_what_follows_the_sound_does_no_harm():
   for kind in NAMES:
     data = encode(noise(20000), 16000, kind) + b"TAG" + bytes(125)
-    assert sound_files.load(data, 16000).shape == (20000,), kind
+    assert sound_files.load_waveform(data, 16000).shape == (20000,), kind
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 2), (44100, 2), (48000, 1)])
@@ -155,16 +155,16 @@ def test_mp3_of_varying_bit_rate_without_a_count_is_read_whole(rate, channels, q
   sound[: 6 * rate if quiet_first else 0] = 0
   sound[6 * rate if not quiet_first else 8 * rate :] = 0
   data = encode(sound, rate, "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
-  with_count = sound_files.load(data, rate)
+  with_count = sound_files.load_waveform(data, rate)
   assert with_count.shape == (8 * rate,)
   second = data.index(b"\xff", 40)
   while data[second + 1] != data[1] or data[second + 2] & 0x0C != data[2] & 0x0C:
     second = data.index(b"\xff", second + 1)
   assert b"Xing" in data[:second]
-  whole = sound_files.load(data[second:], rate)
+  whole = sound_files.load_waveform(data[second:], rate)
   assert 0 <= whole.size - with_count.size < 3 * 1152  # the encoder's delay and padding
   tagged = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + data[second:] + b"TAG" + bytes(125)
-  np.testing.assert_array_equal(sound_files.load(tagged, rate), whole)
+  np.testing.assert_array_equal(sound_files.load_waveform(tagged, rate), whole)
 
 
 def test_real_recordings(shared):

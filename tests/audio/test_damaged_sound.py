@@ -211,7 +211,7 @@ def test_a_warning_names_the_file(tmp_path):
   path = tmp_path / "a.wav"
   path.write_bytes(encoded("WAV")[:-2])
   with pytest.warns(SoundWarning, match=f"^{path}: 2 of 80000 bytes of sound are missing; less"):
-    sound_files.load(path, RATE)
+    sound_files.load_waveform(path, RATE)
 
 
 def test_a_part_of_a_file_is_a_file():

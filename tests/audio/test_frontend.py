@@ -94,7 +94,7 @@ def test_real_clips_agree_with_librosa(name, shared):
   paths = sorted((shared / "data/esc10/audio").glob("*.ogg"))[::66][:6]
   assert len(paths) == 6
   for path in paths:
-    waveform = sound_files.load(path, LIBROSA[name]["rate"])
+    waveform = sound_files.load_waveform(path, LIBROSA[name]["rate"])
     waveform = np.pad(waveform, (0, FRONTENDS[name].samples - waveform.size))
     assert_agrees(waveform, name)
     assert jitted(waveform, name).shape == (LIBROSA[name]["frames"], 64)

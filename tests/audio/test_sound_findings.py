@@ -36,7 +36,7 @@ def kinds(samples, **options):
 )
 def test_what_samples_look_like(samples, expected):
   assert kinds(samples) == expected
-  with sources.opened(samples.astype(np.float32), RATE) as sound:
+  with sources.open_any_sound(samples.astype(np.float32), RATE) as sound:
     waveform = np.concatenate(list(sound.blocks))
   assert [found.kind for found in sound.findings] == expected
   mean = samples if samples.ndim == 1 else samples.mean(axis=1)
@@ -44,7 +44,7 @@ def test_what_samples_look_like(samples, expected):
 
 
 def test_integers_are_not_out_of_range():
-  with sources.opened(np.full(4000, 20000, np.int16), RATE) as sound:
+  with sources.open_any_sound(np.full(4000, 20000, np.int16), RATE) as sound:
     assert np.concatenate(list(sound.blocks)).max() == np.float32(20000 / 32768)
   assert sound.findings == []
 

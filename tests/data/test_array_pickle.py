@@ -9,7 +9,7 @@ import runs_support
 import small_store
 
 from atgcn_jax.data.layouts import array_pickle, talnet
-from atgcn_jax.data.layouts.array_pickle import read_arrays
+from atgcn_jax.data.layouts.array_pickle import unpickle_arrays
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
@@ -37,7 +37,7 @@ def pair(one, other=None):
 
 def test_an_honest_pickle_by_hand(tmp_path):
   (tmp_path / "n.pkl").write_bytes(pair(array(), array(shape="(I2\nI4\nt")))
-  one, other = read_arrays(tmp_path / "n.pkl")
+  one, other = unpickle_arrays(tmp_path / "n.pkl")
   assert one.tobytes() == other.tobytes() == RAW
   assert (one.dtype, one.shape, other.shape) == (np.float64, (8,), (2, 4))
 
@@ -49,7 +49,7 @@ def test_plain_numbers_of_every_protocol(tmp_path, kind, protocol):
   values = rng.uniform(0, 100, (3, 4)).astype(kind)
   path = tmp_path / "n.pkl"
   path.write_bytes(pickle.dumps([values, np.asfortranarray(values), values[0]], protocol))
-  for found, wanted in zip(read_arrays(path), (values, values, values[0]), strict=True):
+  for found, wanted in zip(unpickle_arrays(path), (values, values, values[0]), strict=True):
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
 
@@ -104,7 +104,7 @@ MALICIOUS = {
 def test_nothing_but_plain_numbers(tmp_path, name):
   (tmp_path / "n.pkl").write_bytes(MALICIOUS[name])
   with pytest.raises(ValueError, match=r"."):
-    read_arrays(tmp_path / "n.pkl")
+    unpickle_arrays(tmp_path / "n.pkl")
   with pytest.raises(
     UserError, match=r"n\.pkl: no pair of mean and deviation \(.*\); give"
   ) as told:
@@ -118,7 +118,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
   before = dict(array_pickle._NAMES)
   (tmp_path / "n.pkl").write_bytes(b"\x80\x03cnumpy\ndtype\n(NI1\ntb.")
   with pytest.raises(ValueError, match="a state of str"):
-    read_arrays(tmp_path / "n.pkl")
+    unpickle_arrays(tmp_path / "n.pkl")
   assert before == array_pickle._NAMES
 
 

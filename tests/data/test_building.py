@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data.layouts.listing import Clip, Row, gathered
+from atgcn_jax.data.layouts.listing import Clip, Row, make_listing
 from atgcn_jax.data.store import clip_store, store_builder, unfinished
 from atgcn_jax.data.store.store_builder import build_store
 from atgcn_jax.errors import UserError
@@ -37,7 +37,7 @@ def load(source):
 def listing(clips=CLIPS, load=load):
   labels = [["/m/a", "/m/c"], [], ["/m/d"]]
   rows = (Row(f"clip {i}", f"{i % 2}", str(i), labels[i % 3], "") for i in range(clips))
-  return gathered(rows, small_store.VOCABULARY, load, "place")
+  return make_listing(rows, small_store.VOCABULARY, load, "place")
 
 
 def build(out, clips=CLIPS, load=load, **options):
@@ -203,7 +203,7 @@ def test_a_folder_that_goes_away_stops_the_work(tmp_path):
   for i in range(CLIPS):
     (folder / str(i)).touch()
   rows = [Row(str(i), "1", str(i), ["/m/a"], "") for i in range(CLIPS)]
-  there = gathered(rows, None, functools.partial(load_below, folder), str(folder))
+  there = make_listing(rows, None, functools.partial(load_below, folder), str(folder))
   with pytest.raises(UserError, match="audio: no such folder"):
     build_store(out, there, FRONTEND, "uint8")
   assert not out.exists()
@@ -243,7 +243,7 @@ def test_a_clip_that_killed_its_worker(tmp_path, monkeypatch):
 
 
 def hold(out, held, done):
-  with unfinished.begun(out, "another", (1, 2, 3), "uint8", wait=False):
+  with unfinished.open_unfinished(out, "another", (1, 2, 3), "uint8", wait=False):
     held.set()
     done.wait(60)
 

@@ -20,7 +20,7 @@ from atgcn_jax.data.store import findings_table, long_files, store_builder, unfi
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.reports.data_card import data_card
-from atgcn_jax.reports.data_card_files import markdown
+from atgcn_jax.reports.data_card_files import card_markdown
 
 SETTINGS = dataclasses.replace(small_store.FRONTEND, seconds=2.0, sample_rate=1000)
 RATE = 4000
@@ -130,7 +130,7 @@ def test_clips_do_not_depend_on_the_order_in_which_they_are_loaded(tmp_path, kin
   for source, waveform in [*zip(sources, first)][::-1]:
     again = long_files.load_cut(str(tmp_path), SETTINGS, source).sound
     np.testing.assert_array_equal(again, waveform)
-  whole = sound_files.load(tmp_path / "a", 1000)
+  whole = sound_files.load_waveform(tmp_path / "a", 1000)
   joined = np.concatenate(first)
   assert len(joined) == len(whole) == 9000
   inside = np.concatenate([np.arange(k + 100, k + 900) for k in range(0, 9000, 1000)])
@@ -233,7 +233,7 @@ def test_every_finding_is_counted(sounds):
     "out_of_range": {"clips": 1, "first": ["tail.mp3"]},
     "out_of_phase": {"clips": 1, "first": ["a/long.wav"]},
   }
-  assert "| incomplete, 0.50 s missing | 1 (short.ogg). |" in markdown(card)
+  assert "| incomplete, 0.50 s missing | 1 (short.ogg). |" in card_markdown(card)
 
 
 def test_reports_of_an_earlier_store_go(sounds):
@@ -269,7 +269,7 @@ def test_stores_without_findings_open(tmp_path):
   assert findings_table.counts(store) == {}
   card = data_card(tmp_path / "s.h5")
   assert card["findings"] is None
-  assert "does not say which files were incomplete" in markdown(card)
+  assert "does not say which files were incomplete" in card_markdown(card)
 
 
 def test_a_journal_of_before_is_resumed(sounds, monkeypatch):

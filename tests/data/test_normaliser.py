@@ -81,5 +81,5 @@ def test_the_step_decodes_by_the_same_range(store):
   assert step.RANGE_DB == RANGE_DB
   batch = {name: array for name, array in store.read(np.arange(7)).items() if name != "labels"}
   wanted = normaliser.decibels(batch["log_mel"], batch["peak_db"])
-  got = step.decode(batch, step.Normaliser(np.float32(0), np.float32(1)))
+  got = step.normalised_log_mel(batch, step.Normaliser(np.float32(0), np.float32(1)))
   np.testing.assert_allclose(got, wanted, atol=1e-4)

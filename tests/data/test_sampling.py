@@ -56,7 +56,7 @@ def test_keys_give_orders_of_their_own():
 def test_every_place_is_as_likely(size):
   keys = 4000
   counts = np.zeros((size, size))
-  orders = permutations(size, clip_order.mix(77, np.arange(keys)))
+  orders = permutations(size, clip_order.hash_words(77, np.arange(keys)))
   np.add.at(counts, (np.tile(np.arange(size), keys), orders.ravel()), 1)
   # Rows and columns sum to `keys`, so the table has (size - 1)² degrees of freedom.
   statistic = ((counts - keys / size) ** 2 / (keys / size)).sum()
@@ -64,7 +64,7 @@ def test_every_place_is_as_likely(size):
 
 
 def test_orders_of_four_are_as_likely():
-  orders = permutations(4, clip_order.mix(5, np.arange(6000)))
+  orders = permutations(4, clip_order.hash_words(5, np.arange(6000)))
   seen, counts = np.unique(orders, axis=0, return_counts=True)
   assert len(seen) == 24
   assert stats.chisquare(counts).pvalue > 1e-4
@@ -72,7 +72,7 @@ def test_orders_of_four_are_as_likely():
 
 def test_the_orders_are_promised():
   """Runs are resumed across versions: these numbers may never change."""
-  assert int(clip_order.mix(1, 2, 3)) == 3053600446
+  assert int(clip_order.hash_words(1, 2, 3)) == 3053600446
   assert permutations(10, [7]).tolist() == [[8, 1, 6, 2, 0, 9, 4, 5, 7, 3]]
   shuffled = clip_order.shuffled_sampler(np.arange(1000), seed=3)
   assert clip_order.draw(shuffled, 0, 6).tolist() == [25, 920, 496, 271, 694, 575]

@@ -15,8 +15,8 @@ from atgcn_jax.data.synthetic.soundscapes import (
   SOUNDS,
   clip_labels,
   draw_scene,
-  fold_of,
   render,
+  scene_fold,
   scene_graph,
   soundscape_ontology,
   soundscape_vocabulary,
@@ -214,7 +214,7 @@ def test_pitches_of_pitched_sounds_overlap():
 
 
 def test_folds_are_fixed_by_number():
-  folds = [fold_of(number) for number in range(100)]
+  folds = [scene_fold(number) for number in range(100)]
   assert [folds.count(name) for name in ("train", "validation", "test")] == [80, 10, 10]
 
 
@@ -241,7 +241,7 @@ def test_written_folder_holds_sound_labels_vocabulary_and_ontology(tmp_path):
     read, rate = soundfile.read(folder / "audio" / row["filename"], dtype="float32")
     assert rate == RATE
     np.testing.assert_allclose(read, waveform, atol=1.01 / 2**15)
-    assert row["fold"] == fold_of(k)
+    assert row["fold"] == scene_fold(k)
     assert row["positive_labels"].split(",") == [vocabulary.ids[label] for label in labels]
 
 

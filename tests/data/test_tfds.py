@@ -17,7 +17,7 @@ import soundfile
 from runs_support import REPOSITORY
 
 from atgcn_jax.cli import main
-from atgcn_jax.data.layouts.listing import Clip, Row, gathered, load_file
+from atgcn_jax.data.layouts.listing import Clip, Row, load_file, make_listing
 from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.pipeline import Share, batches, sequential
 from atgcn_jax.data.prepare import prepare
@@ -112,7 +112,7 @@ def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
   rows = [Row(f"clip {i}", "train", str(i), small_store.VOCABULARY.ids[:i], "") for i in range(4)]
   clips = [Clip(np.ones(9, np.float32), 0.1 * i, 1000 * i) for i in range(3)]
   clips.append(Clip(np.zeros((small_store.FRAMES, small_store.BANDS), np.float32)))
-  listing = gathered(rows, small_store.VOCABULARY, lambda source: clips[int(source)], "made up")
+  listing = make_listing(rows, small_store.VOCABULARY, lambda source: clips[int(source)], "made up")
   normaliser = np.arange(2 * small_store.BANDS, dtype=np.float32).reshape(2, -1)
   listing = dataclasses.replace(listing, normaliser=normaliser)
   path = tmp_path / "s.h5"

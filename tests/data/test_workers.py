@@ -14,7 +14,7 @@ import pytest
 import small_store
 import soundfile
 
-from atgcn_jax.data.layouts.listing import Clip, Row, gathered
+from atgcn_jax.data.layouts.listing import Clip, Row, make_listing
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store import store_builder, unfinished, worker_processes
 from atgcn_jax.data.store.clip_store import open_store
@@ -257,7 +257,7 @@ def test_a_file_that_kills_its_worker_is_left_out_and_reported(tmp_path):
   sources = [f"{i}" for i in range(40)]
   sources[21] = "killer"
   rows = (Row(source, "1", source, ["/m/a"], "") for source in sources)
-  listing = gathered(rows, None, load, "")
+  listing = make_listing(rows, None, load, "")
   out = tmp_path / "s.h5"
   assert store_builder.build_store(out, listing, small_store.FRONTEND, "uint8", workers=1) == (
     39,

@@ -94,7 +94,7 @@ def write_home(folder):
 @pytest.fixture
 def narrow(monkeypatch):
   """Benches of narrow systems and few batches; what they start of ours is run in this process."""
-  full, run_json = steps.config_of, steps.run_json
+  full, run_json = steps.bench_config, steps.run_json
 
   def config_of(model_name, dtype):
     config = full(model_name, dtype)

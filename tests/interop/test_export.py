@@ -28,7 +28,7 @@ from atgcn_jax.interop.export import export
 from atgcn_jax.interop.exported_function import windows_of
 from atgcn_jax.interop.model_card import model_card
 from atgcn_jax.reports.evaluation import evaluate
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
@@ -87,7 +87,7 @@ def sounds():
   }
   recordings = pathlib.Path(os.environ.get("ATGCN_SHARED", "../shared")) / "data/esc10/audio"
   for i, path in enumerate(sorted(recordings.glob("*.ogg"))[:60:20]):
-    found[f"recording{i}"] = sound_files.load(path, FRONTEND.sample_rate)[None]
+    found[f"recording{i}"] = sound_files.load_waveform(path, FRONTEND.sample_rate)[None]
   return found
 
 
@@ -162,7 +162,7 @@ def test_windows_are_those_of_the_tagger(size):
 
 
 def test_a_step_can_be_chosen(tmp_path, sounds, tagger):
-  loaded = load(trained(), "12", sharding.data_mesh(jax.devices()[:1]))
+  loaded = load_run(trained(), "12", sharding.data_mesh(jax.devices()[:1]))
   export(trained(), "stablehlo", tmp_path / "demo-stablehlo", "12")
   found = outside(SNIPPETS["StableHLO"], tmp_path, {"three": sounds["three"]})["three"]
   other = Tagger(loaded.run, loaded.state)
@@ -211,7 +211,7 @@ def test_the_model_card_says_what_evaluations_are_of(tmp_path):
   folder = workdir / "evaluation"
   (folder / "broken.json").write_text("{")
   (folder / f"train-{STEP}.json").write_text(json.dumps({"step": int(STEP), "split": "train"}))
-  card = model_card(load(workdir, STEP, sharding.data_mesh(jax.devices()[:1])), workdir)
+  card = model_card(load_run(workdir, STEP, sharding.data_mesh(jax.devices()[:1])), workdir)
   parts = dict(part.split("\n", 1) for part in card.split("## Evaluation: ")[1:])
   step = f", step {STEP}"
   named = f"test of other.h5, fingerprint {found[0]['store_fingerprint'][:8]}{step}"
@@ -224,7 +224,7 @@ def test_the_model_card_says_what_evaluations_are_of(tmp_path):
 
 
 def load_history():
-  return load(trained(), STEP, sharding.data_mesh(jax.devices()[:1])).history
+  return load_run(trained(), STEP, sharding.data_mesh(jax.devices()[:1])).history
 
 
 def _labels():

@@ -50,7 +50,7 @@ def test_a_run_from_weights(tmp_path, head):
   config, propagation = config_of(tmp_path, head)
   front_end = {"logmel_extractor.melW": np.zeros((3, 2), "f")}
   import_torch(saved_state(tmp_path, head, **front_end), config, tmp_path / "run", "panns")
-  loaded = load.load(tmp_path / "run", "latest", data_mesh())
+  loaded = load.load_run(tmp_path / "run", "latest", data_mesh())
   assert loaded.step == 0
   assert loaded.history == []
   assert loaded.run.vocabulary == VOCABULARY
@@ -155,7 +155,7 @@ def test_a_run_to_go_on_from(tmp_path):
   begun += ["--workdir", tmp_path / "next", "--config.optim.steps=1"]
   begun += ["--config.data.batch_size=8", "--config.evaluation.batch_size=8"]
   assert cli.main(["finetune", *map(str, begun)]) == 0
-  one, other = (load.load(tmp_path / name, "latest", data_mesh()) for name in ("run", "next"))
+  one, other = (load.load_run(tmp_path / name, "latest", data_mesh()) for name in ("run", "next"))
   assert other.run.vocabulary.ids == ("a", "b")
   for kind in ("params", "batch_stats"):
     encoders = (loaded.state[kind]["encoder"] for loaded in (one, other))

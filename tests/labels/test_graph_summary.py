@@ -9,7 +9,7 @@ import scipy.sparse
 from test_cli import run
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.summary import find_label, row_of, summary_of
+from atgcn_jax.labels.summary import find_label, graph_row, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.reports.label_graph_plots import draw_graph, ordered
 
@@ -29,7 +29,7 @@ def test_a_summary_counts_who_gathers_from_whom(form):
   assert found.isolated.tolist() == [2, 3]
   edges = list(zip(found.receivers.tolist(), found.senders.tolist()))
   assert edges == [(1, 0), (4, 3), (5, 3), (0, 1), (4, 5)]
-  assert row_of(form(MATRIX), 4) == pytest.approx([0, 0, 0, 0.2, 0.8, 0.05])
+  assert graph_row(form(MATRIX), 4) == pytest.approx([0, 0, 0, 0.2, 0.8, 0.05])
 
 
 def test_labels_are_found_by_id_and_name():

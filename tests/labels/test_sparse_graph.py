@@ -22,7 +22,7 @@ from atgcn_jax.models.heads import GraphHead
 from atgcn_jax.models.sparse_product import WIDEST, sparse_product
 from atgcn_jax.reports import page_figures
 from atgcn_jax.reports.evaluation import evaluate
-from atgcn_jax.reports.label_graph_file import described, make_graph, write_graph
+from atgcn_jax.reports.label_graph_file import graph_text, make_graph, write_graph
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.checks import continued
 from atgcn_jax.runs.run import store_of
@@ -102,7 +102,7 @@ def test_counts_and_edges_take_the_form_for_their_size(monkeypatch):
 
 def test_arrays_of_a_sparse_matrix():
   pairs = scipy.sparse.csr_array(recipe()[1])
-  kept = sparse.packed({"pairs": pairs, "indptr": np.arange(3)})
+  kept = sparse.pack_matrices({"pairs": pairs, "indptr": np.arange(3)})
   assert kept.keys() == {"pairs_data", "pairs_indices", "pairs_indptr", "indptr"}
   whole = sparse.unpacked(kept)
   assert whole.keys() == {"pairs", "indptr"}
@@ -112,7 +112,7 @@ def test_arrays_of_a_sparse_matrix():
 
 
 def test_a_damaged_sparse_matrix_is_named(tmp_path):
-  kept = sparse.packed({"pairs": scipy.sparse.csr_array(recipe()[1])})
+  kept = sparse.pack_matrices({"pairs": scipy.sparse.csr_array(recipe()[1])})
   kept["pairs_indices"][3] = 99
   np.savez(tmp_path / "pairs.npz", **kept)
   with pytest.raises(UserError, match=r"pairs.npz: cannot be read"):
@@ -223,7 +223,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
       ontology="",
     )
     write_graph(tmp_path / name, graph, 0.3, 0.2)
-    return described(graph)
+    return graph_text(graph)
 
   told = made("sparse.npz")
   with np.load(tmp_path / "sparse.npz") as stored:
@@ -260,7 +260,7 @@ def test_a_run_on_a_sparse_graph(large, tmp_path):
   again = tiny_config(tmp_path, "graph.method=reweight", f"graph.source={tmp_path / 'g.npz'}")
   old = loaded._replace(run=dataclasses.replace(loaded.run, config=again))
   for factor in (1, 2):
-    arrays = sparse.packed({"propagation": factor * graph, "mids": np.array(VOCABULARY.ids)})
+    arrays = sparse.pack_matrices({"propagation": factor * graph, "mids": np.array(VOCABULARY.ids)})
     np.savez(tmp_path / "g.npz", **arrays)
     if factor == 1:
       assert sparse.equal(continued(old, again, store_of(again), workdir).propagation, graph)

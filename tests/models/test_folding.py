@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from atgcn_jax.models.fast.folded_convolution import (
-  convolve,
   convolve_parts,
   fold,
+  folded_convolve,
   parts_to_fill,
   unfold,
 )
@@ -25,10 +25,10 @@ def test_parts_are_convolved_as_the_whole(channels, parts):
   def in_parts(x, kernel):
     return unfold(convolve_parts(fold(x, parts), kernel, parts), parts)
 
-  np.testing.assert_allclose(in_parts(x, kernel), convolve(x, kernel), atol=1e-5)
+  np.testing.assert_allclose(in_parts(x, kernel), folded_convolve(x, kernel), atol=1e-5)
   gradients = [
     jax.grad(lambda *args, f=f: jnp.sin(f(*args)).sum(), (0, 1))(x, kernel)
-    for f in (in_parts, convolve)
+    for f in (in_parts, folded_convolve)
   ]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)
 

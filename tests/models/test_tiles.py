@@ -73,7 +73,7 @@ def test_a_convolution_in_tiles_is_the_convolution(dtype, shape):
   clips, height, width, ins, channels = shape
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
   kernel = normal(3, 3, ins, channels, seed=1, dtype=dtype)
-  actual = tiled_convolution.convolve(x, tiled_convolution.kernel_to_points(kernel))
+  actual = tiled_convolution.tiled_convolve(x, tiled_convolution.kernel_to_points(kernel))
   assert_close(actual, convolution(x, kernel), dtype)
 
 

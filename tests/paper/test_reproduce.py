@@ -14,7 +14,7 @@ from test_cli import run
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import tables
-from atgcn_jax.paper.experiment_runs import Scored, Settings, config_of
+from atgcn_jax.paper.experiment_runs import ScoredRun, Settings, experiment_config
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -126,16 +126,16 @@ def test_figure3_is_trained_point_by_point(store, tmp_path):
 
 def test_a_fold_is_tested_on_and_the_others_train(store):
   settings = Settings(str(store), pathlib.Path("out"), CONFIGS, 1, ("validation",), SMALL)
-  config = config_of(AT_GCN[1], settings, open_store(store), "validation", 4)
+  config = experiment_config(AT_GCN[1], settings, open_store(store), "validation", 4)
   assert config.data.train_folds == ("test", "train")
   assert config.data.validation_folds == ()
   assert config.data.test_folds == ("validation",)
   assert (config.seed, config.model.layers, config.optim.steps) == (4, 1, 12)
   assert (config.graph.source, config.graph.embeddings) == ("store", "builtin")
   given = settings._replace(overrides=(*SMALL, "--config.graph.embeddings=random"))
-  assert config_of(AT_GCN[1], given, open_store(store), "", 0).graph.embeddings == "random"
+  assert experiment_config(AT_GCN[1], given, open_store(store), "", 0).graph.embeddings == "random"
   vectors = with_vectors("one_hot", "")  # what the row is about counts
-  assert config_of(vectors, given, open_store(store), "", 0).graph.embeddings == "one_hot"
+  assert experiment_config(vectors, given, open_store(store), "", 0).graph.embeddings == "one_hot"
 
 
 def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
   assert start_of == {"run": str(tmp_path / "runs" / "cnn10-seed0"), "step": "best"}
   settings = Settings(str(store), tmp_path, CONFIGS, 1, (), SMALL)
   goes_on = next(row for row in ABLATION if row.name == "cnn10_restart")
-  config = config_of(goes_on, settings, open_store(store), "", 1)
+  config = experiment_config(goes_on, settings, open_store(store), "", 1)
   assert config.model.head == "linear"
   assert config.start.to_dict() == {
     "run": str(tmp_path / "runs" / "cnn10-seed1"),
@@ -230,7 +230,7 @@ def scored_runs(experiment, shifts, folds=("",), clips=60):
     labels = (random.random((clips, 3)) < 0.4).astype(np.uint8)
     noise = random.standard_normal((clips, 3))
     runs += [
-      Scored(experiment, seed, fold, None, noise + shift * labels, labels, ())
+      ScoredRun(experiment, seed, fold, None, noise + shift * labels, labels, ())
       for seed, shift in enumerate(shifts)
     ]
   return runs
@@ -240,12 +240,12 @@ def test_intervals_are_over_seeds_where_there_are_some():
   baseline, ours = scored_runs(CNN10, (0.5, 0.5, 0.5)), scored_runs(AT_GCN[2], (0.2, 0.8, 2.0))
   widths = []
   for runs in (ours, [ours[1]._replace(seed=0)]):
-    row = tables.row_of(runs, baseline[: len(runs)], AT_GCN[2])
+    row = tables.table_row(runs, baseline[: len(runs)], AT_GCN[2])
     assert row.map_low < row.means[0] < row.map_high
     assert row.low < row.difference < row.high
     widths.append((row.map_high - row.map_low, row.high - row.low))
   assert np.all(np.array(widths[0]) > 2 * np.array(widths[1]))
-  text = tables.markdown([row], "", "")
+  text = tables.table_markdown([row], "", "")
   assert "intervals are over clips only: one seed does not show how trainings differ" in text
   assert f"[{row.map_low:.3f}, {row.map_high:.3f}]" in text
 
@@ -270,7 +270,7 @@ def test_the_interval_covers_a_known_difference():
     labels = (random.random((150, 3)) < 0.4).astype(np.uint8)
     noise = random.standard_normal((2, 150, 3))
     runs = [
-      Scored(experiment, 0, "", None, labels + spread * noise[i], labels, ())
+      ScoredRun(experiment, 0, "", None, labels + spread * noise[i], labels, ())
       for i, (experiment, spread) in enumerate(((CNN10, 1.0), (AT_GCN[2], 0.8)))
     ]
     difference, low, high = tables.paired_difference([runs[1]], [runs[0]])

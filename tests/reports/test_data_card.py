@@ -15,7 +15,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ratings import read_ratings
 from atgcn_jax.reports import data_card as module
 from atgcn_jax.reports.data_card import data_card
-from atgcn_jax.reports.data_card_files import markdown, write_data_card
+from atgcn_jax.reports.data_card_files import card_markdown, write_data_card
 from atgcn_jax.runs.clip_ids import clip_ids_hash, listed_id
 
 IDS = ["-aaaaaaaaa1", "Ybbbbbbbbbb2.wav", "x/cccccccccc3_30.000.ogg", "other", "e|e", "f", "g", "h"]
@@ -82,7 +82,7 @@ def test_duplicates_across_folds_are_told_apart(tmp_path):
   leaks = card["duplicates_across_folds"]
   assert (leaks["groups"], leaks["clips"]) == (1, 3)
   assert leaks["first"][0][-1] == {"id": "g", "fold": "test"}
-  text = markdown(card)
+  text = card_markdown(card)
   assert "in more than one fold, which leaks: clips 3, groups 1." in text
   assert r"- Ybbbbbbbbbb2.wav (train), e\|e (train), g (test)" in text
 
@@ -131,7 +131,7 @@ def test_official_lists(tmp_path):
   assert (other["segments"], other["present"]) == (1, 1)
   assert [row["listed"] for row in card["classes"]] == [[3, 1], [1, 0], [1, 0], [1, 0]]
   assert [row["present"] for row in card["classes"]] == [[2, 1], [1, 0], [1, 0], [0, 0]]
-  text = markdown(card)
+  text = card_markdown(card)
   assert "| list.csv | 4 | 3 | 75.00% | 3 | test 1, train 2 | 1 |" in text
   assert "| Äpfel | /m/a | 4 | 2 of 3 | 66.7% | 1 of 1 | 100.0% |" in text
 
@@ -188,7 +188,7 @@ def test_durations_and_rates(tmp_path, monkeypatch):
   assert (durations["unknown"], durations["shorter_than_a_clip"]) == (1, 2)
   assert [durations[key] for key in ("min", "median", "max")] == pytest.approx([0.1, 0.2, 0.5])
   assert durations["upper_quartile"] == pytest.approx(0.35)
-  text = markdown(card)
+  text = card_markdown(card)
   assert "| shorter than a clip of 0.2 s | 2 |" in text
   assert "| 44100 Hz | 2 |" in text
   assert "| unknown | 1 |" in text
@@ -197,7 +197,7 @@ def test_durations_and_rates(tmp_path, monkeypatch):
 def test_a_store_that_knows_no_durations(tmp_path):
   card = data_card(make(tmp_path / "store.h5"))
   assert card["durations"] is card["rates_hz"] is None
-  assert "does not say how long" in markdown(card)
+  assert "does not say how long" in card_markdown(card)
 
 
 RATINGS = "label_id,num_rated,num_true\n/m/a,10,9\n/m/b,20,5\n/m/d,0,0\n/m/x,4,4\n"
@@ -213,7 +213,7 @@ def test_label_quality(tmp_path):
     "mean_by_label": pytest.approx((4 * 0.9 + 3 * 0.25) / 7),
   }
   assert [row["quality"] for row in card["classes"]] == [0.9, 0.25, None, None]
-  assert "| Birds, many | /m/b | 3 | 5 of 20 | 25% |" in markdown(card)
+  assert "| Birds, many | /m/b | 3 | 5 of 20 | 25% |" in card_markdown(card)
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,14 @@ def test_the_files(tmp_path):
     "store-card.md",
   ]
   assert json.loads((tmp_path / "new/out/store-card.json").read_text(encoding="utf-8")) == card
-  assert (tmp_path / "new/out/store-card.md").read_text(encoding="utf-8") == markdown(card)
+  assert (tmp_path / "new/out/store-card.md").read_text(encoding="utf-8") == card_markdown(card)
   assert len(paths) == 2
 
 
 def test_tables_are_whole(tmp_path):
   """Each row of a table has as many cells as its head, whatever the names hold."""
   vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c\nd", "e", "f"))
-  text = markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
+  text = card_markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
   table: list[str] = []
   for line in [*text.splitlines(), ""]:
     if line.startswith("|"):

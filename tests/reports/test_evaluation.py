@@ -20,7 +20,7 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.reports import evaluation as evaluation
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs import scoring
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.training import checkpoint, sharding
@@ -34,7 +34,7 @@ def run(tmp_path):
 
 def scored_by_hand(workdir, split, step="latest"):
   """(scores [N, K], labels [N, K]) of a split, one pass of the module over dB in NumPy."""
-  loaded = load(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+  loaded = load_run(workdir, step, sharding.data_mesh(jax.devices()[:1]))
   store = open_store(loaded.run.config.data.store)
   fold = {"train": "train", "validation": "validation", "test": "test"}[split]
   clips = np.flatnonzero(store.folds == fold)
@@ -66,7 +66,7 @@ def test_figures_are_those_of_the_module(run, split):
 
 
 def test_the_hash_is_of_the_clips_scored(run):
-  store = open_store(load(run, "latest", sharding.data_mesh()).run.config.data.store)
+  store = open_store(load_run(run, "latest", sharding.data_mesh()).run.config.data.store)
   ids = sorted(store.clip_ids[store.folds == "test"])
   expected = hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest()
   assert evaluate(run)["clip_ids_sha256"] == expected
@@ -75,7 +75,7 @@ def test_the_hash_is_of_the_clips_scored(run):
 
 def test_eight_devices_score_as_one_does():
   assert jax.device_count() == 8
-  loaded = load(trained(), "latest", sharding.data_mesh())
+  loaded = load_run(trained(), "latest", sharding.data_mesh())
   store = open_store(loaded.run.config.data.store)
   clips = split_clips(store, loaded.run.config.data, "test")
   found = []
@@ -119,7 +119,7 @@ def test_what_it_writes(run):
 
 
 def test_steps(run):
-  best = load(run, "best", sharding.data_mesh()).step
+  best = load_run(run, "best", sharding.data_mesh()).step
   assert best != 30
   scores, labels = scored_by_hand(run, "test", "best")
   expected = tagging_metrics(scores, labels)["mAP"]
@@ -165,7 +165,7 @@ def test_evaluations_are_kept_by_store_and_split(run, tmp_path):
 def test_the_store_of_the_training_by_another_name_is_the_same(run, tmp_path):
   own = evaluate(run)
   before = contents(run).keys()
-  store = open_store(load(run, "latest", sharding.data_mesh()).run.config.data.store)
+  store = open_store(load_run(run, "latest", sharding.data_mesh()).run.config.data.store)
   copy = shutil.copy(store.path, tmp_path / "copy.h5")
   assert evaluate(run, store_path=copy) == own | {"store": "copy.h5"}
   assert contents(run).keys() == before
@@ -227,7 +227,7 @@ def test_a_run_without_a_graph(tmp_path):
   run = new_run(config, open_store(config.data.store))
   with checkpoint.open_manager(tmp_path) as manager:
     description = run.description() | {"history": []}
-    checkpoint.save(manager, run.initial_state(), run.constants(), description, None)
+    checkpoint.start_save(manager, run.initial_state(), run.constants(), description, None)
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
   assert "CNN10" in (tmp_path / "report.html").read_text(encoding="utf-8")

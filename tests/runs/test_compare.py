@@ -22,9 +22,9 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.paper import tables
-from atgcn_jax.paper.experiment_runs import Scored
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import CNN10
-from atgcn_jax.reports.comparison import described, markdown
+from atgcn_jax.reports.comparison import comparison_markdown, comparison_text
 from atgcn_jax.reports.comparison_plot import draw_comparison
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.compare import (
@@ -45,7 +45,7 @@ def saved_run(workdir, config):
   made = new_run(config, open_store(config.data.store))
   with checkpoint.open_manager(workdir) as manager:
     description = made.description() | {"history": []}
-    checkpoint.save(manager, made.initial_state(), made.constants(), description, None)
+    checkpoint.start_save(manager, made.initial_state(), made.constants(), description, None)
   return workdir
 
 
@@ -107,7 +107,7 @@ def test_figures_are_scikit_learns():
 
 def test_the_interval_is_that_of_the_papers_tables():
   a, b = (
-    Scored(CNN10, 0, "", pathlib.Path(), s.scores, s.labels, s.vocabulary.names)
+    ScoredRun(CNN10, 0, "", pathlib.Path(), s.scores, s.labels, s.vocabulary.names)
     for s in scores_of(plain(), trained())
   )
   expected = tables.paired_difference([b], [a])
@@ -130,7 +130,7 @@ def test_neighbours():
   np.testing.assert_array_equal(neighbours_of(scipy.sparse.csr_array(graph)), by_hand)
   alone = compare(plain(), plain())
   assert alone.neighbours is None
-  assert "Neither run has a label graph" in described(alone)
+  assert "Neither run has a label graph" in comparison_text(alone)
   assert (alone.difference, alone.low, alone.high) == (0, 0, 0)
 
 
@@ -139,14 +139,16 @@ def test_rank_correlation():
   expected = scipy.stats.spearmanr(changes[[0, 1, 2, 4, 5]], neighbours[[0, 1, 2, 4, 5]])
   defined = rank_correlation(changes, neighbours)
   assert defined == {"correlation": expected.statistic, "p_value": expected.pvalue}
-  assert f"rank correlation {expected.statistic:+.3f}" in described(found()._replace(**defined))
+  assert f"rank correlation {expected.statistic:+.3f}" in comparison_text(
+    found()._replace(**defined)
+  )
   for undefined in (
     rank_correlation(changes, None),
     rank_correlation(changes, np.full(6, 5)),
     rank_correlation(np.full(6, np.nan), neighbours),
   ):
     assert np.isnan(list(undefined.values())).all()
-    text = described(found()._replace(**undefined))
+    text = comparison_text(found()._replace(**undefined))
     assert "no rank correlation is defined" in text
 
 
@@ -161,7 +163,7 @@ def test_labels_that_gain_and_lose_most():
   gaining, losing = most_changed(changed, 10)
   assert (gaining.tolist(), losing.tolist()) == ([1, 0], [5, 4])
   assert [part.tolist() for part in most_changed(changed, 1)] == [[1], [5]]
-  text = described(changed)
+  text = comparison_text(changed)
   assert text.index("Drone") < text.index("Hum")
   assert "Piping" not in text
 
@@ -171,8 +173,8 @@ def test_a_table_of_100_columns():
   long = found()._replace(
     vocabulary=Vocabulary(VOCABULARY.ids, names), runs=("/folder" * 30, "b"), known=(6, 527)
   )
-  assert max(map(len, described(long).splitlines())) <= 100
-  for line in markdown(long).splitlines():
+  assert max(map(len, comparison_text(long).splitlines())) <= 100
+  for line in comparison_markdown(long).splitlines():
     if line.startswith("| A name"):
       assert line.replace("\\|", "").count("|") == 7
 
@@ -264,7 +266,7 @@ def test_a_store_of_some_of_the_labels(tmp_path):
   assert "Squeak" not in page.split("<pre")[0]
   comparison = compare(plain(), trained(), store_path=store)
   np.testing.assert_array_equal(comparison.neighbours, found().neighbours[chosen])
-  assert "Of the 6 labels of A and 6 of B" in described(comparison)
+  assert "Of the 6 labels of A and 6 of B" in comparison_text(comparison)
 
 
 @pytest.mark.parametrize(

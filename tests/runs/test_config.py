@@ -8,7 +8,13 @@ from runs_support import REPOSITORY, tiny_config
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.config import DEFAULTS, config_from_json, contradictions, load_config, plain
+from atgcn_jax.runs.config import (
+  DEFAULTS,
+  config_from_json,
+  contradictions,
+  load_config,
+  plain_config,
+)
 
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
 
@@ -26,7 +32,7 @@ def small(tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_of_the_project_loads(path):
   config = load_config(path)
-  assert plain(config).keys() == DEFAULTS.keys()
+  assert plain_config(config).keys() == DEFAULTS.keys()
   assert config.optim.steps > 0
 
 
@@ -42,7 +48,7 @@ def test_what_a_file_leaves_out_is_the_default(small):
   config = load_config(small)
   assert config.optim.steps == 7
   config.optim.steps = DEFAULTS["optim"]["steps"]
-  assert plain(config) == json.loads(json.dumps(DEFAULTS))
+  assert plain_config(config) == json.loads(json.dumps(DEFAULTS))
   assert configs.default_config().to_dict() == DEFAULTS
 
 
@@ -157,20 +163,20 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_a_saved_config_comes_back(tmp_path):
   config = tiny_config(tmp_path, "optim.steps=11")
-  saved = json.loads(json.dumps(plain(config)))
+  saved = json.loads(json.dumps(plain_config(config)))
   again = config_from_json(saved)
-  assert plain(again) == saved
+  assert plain_config(again) == saved
   assert isinstance(again, ml_collections.ConfigDict)
   assert contradictions(saved, config) == []
   # A run of an older version lacks keys that came later: they take their defaults.
   del saved["deterministic"], saved["log"], saved["optim"]["clip_norm"]
   older = config_from_json(saved)
   assert older.optim.clip_norm == DEFAULTS["optim"]["clip_norm"]
-  assert contradictions(plain(older), config) == []
+  assert contradictions(plain_config(older), config) == []
 
 
 def test_contradictions(tmp_path):
-  old = plain(tiny_config(tmp_path))
+  old = plain_config(tiny_config(tmp_path))
   free = tiny_config(
     tmp_path,
     "optim.steps=99",

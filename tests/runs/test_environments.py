@@ -20,7 +20,7 @@ from atgcn_jax.cli import streams
 from atgcn_jax.data import prepare
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import run as run_module
-from atgcn_jax.runs.config import plain
+from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runtime import process_setup
 
 NOT_UTF8 = os.fsdecode(b"gr\xfcn")
@@ -244,7 +244,9 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
 def with_config(config):
   """`run_from_saved` with another config."""
   made = run_module.run_from_saved
-  return lambda description, constants: made(description | {"config": plain(config)}, constants)
+  return lambda description, constants: made(
+    description | {"config": plain_config(config)}, constants
+  )
 
 
 def test_a_file_of_label_vectors_that_was_named_relative(run, tmp_path, monkeypatch, capfd):

@@ -121,7 +121,7 @@ def test_what_all_of_audioset_asks_of_a_v5e_chip():
   pytest.importorskip("libtpu", reason="no libtpu: pip install 'atgcn_jax[tpu]'")
   mesh = sharding.data_mesh(topology_devices("v5e:4x4"))
   split, rows = sharding.split(mesh), 2_041_789 // 16 + 1
-  like = resident.packed(
+  like = resident.pack_clips(
     {
       "log_mel": np.zeros((1, 400, 64), np.uint8),
       "peak_db": np.zeros(1, np.float32),

@@ -25,7 +25,7 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.interop.export import export
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.plan.compiled_step import traced_step
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
@@ -61,7 +61,7 @@ def finetune(store, workdir, *arguments, source=None):
 
 
 def at(workdir, step):
-  return load(workdir, step, sharding.data_mesh())
+  return load_run(workdir, step, sharding.data_mesh())
 
 
 def encoder(state):

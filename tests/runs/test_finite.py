@@ -26,7 +26,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop.importing import import_torch
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.label_graph import label_graph
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
@@ -181,7 +181,7 @@ def spoilt_run(folder, name, value=NAN):
     )
     state = state.replace(**changed)
   with checkpoint.open_manager(folder) as manager:
-    checkpoint.save(manager, state, constants, run.description() | {"history": []}, None)
+    checkpoint.start_save(manager, state, constants, run.description() | {"history": []}, None)
   return folder
 
 
@@ -261,10 +261,12 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   run = new_run(config, open_store(config.data.store))
   state = run.initial_state()
   with checkpoint.open_manager(tmp_path) as manager:
-    training_loop.save(manager, run, state, [])
+    training_loop.save_checkpoint(manager, run, state, [])
     stats = jax.tree.map(lambda x: x + np.inf, state.batch_stats)
     with pytest.raises(WorkFailed, match=r"step 1: a value of batch_stats\..* of step 0"):
-      training_loop.save(manager, run, state.replace(step=state.step + 1, batch_stats=stats), [])
+      training_loop.save_checkpoint(
+        manager, run, state.replace(step=state.step + 1, batch_stats=stats), []
+      )
   assert checkpoint.saved_steps(tmp_path) == [0]
 
 
@@ -324,7 +326,7 @@ def test_scores_and_embeddings(tmp_path, capsys, of_nan):
 
 
 def test_a_tagger_of_variables(tmp_path):
-  loaded = load(trained(), "latest", sharding.data_mesh(jax.devices()[:1]))
+  loaded = load_run(trained(), "latest", sharding.data_mesh(jax.devices()[:1]))
   spoilt = jax.tree.map(lambda x: x * np.float32(NAN), loaded.state)
   with pytest.raises(ValueError, match=r"^batch_stats\.\S+ holds values that are NaN"):
     tagging.Tagger(loaded.run, spoilt)

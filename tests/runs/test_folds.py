@@ -111,7 +111,7 @@ def test_the_option_of_a_source_is_not_taken_over(tmp_path, config, capsys):
 
 def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch):
   """Its description is that of a version that had no such key."""
-  save = checkpoint.save
+  save = checkpoint.start_save
 
   def without(manager, state, constants, description, metric):
     description = json.loads(json.dumps(description))
@@ -119,7 +119,7 @@ def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch
     save(manager, state, constants, description, metric)
 
   with monkeypatch.context() as before:
-    before.setattr(checkpoint, "save", without)
+    before.setattr(checkpoint, "start_save", without)
     training_loop.train(config("optim.steps=2"), tmp_path / "run")
   assert int(training_loop.train(config("optim.steps=3"), tmp_path / "run").step) == 3
 

@@ -7,7 +7,7 @@ from runs_support import trained
 from tqdm import tqdm
 
 from atgcn_jax.runs import log
-from atgcn_jax.runs.log import RunLog, described, read_records
+from atgcn_jax.runs.log import RunLog, metrics_text, read_records
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
@@ -71,13 +71,15 @@ def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, cloc
 
 def test_what_is_undefined_is_said_with_its_reason():
   whole = {"mAP": 0.25, "mAUC": 0.5, "d_prime": 0.0}
-  assert described(whole, 9) == "mAP 0.2500, mAUC 0.5000, d_prime 0.0000"
-  assert described(whole | {"d_prime": None}, 9) == "mAP 0.2500, mAUC 0.5000; d_prime is infinite"
+  assert metrics_text(whole, 9) == "mAP 0.2500, mAUC 0.5000, d_prime 0.0000"
+  assert (
+    metrics_text(whole | {"d_prime": None}, 9) == "mAP 0.2500, mAUC 0.5000; d_prime is infinite"
+  )
   nothing = dict.fromkeys(whole)
-  assert described(nothing, 1) == (
+  assert metrics_text(nothing, 1) == (
     "mAP, mAUC and d_prime are undefined: the only validation clip cannot be both one with and one "
     "without a label"
   )
-  assert described(nothing, 3) == (
+  assert metrics_text(nothing, 3) == (
     "mAP, mAUC and d_prime are undefined: each label is on all or on none of the 3 validation clips"
   )

@@ -173,16 +173,16 @@ def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, n
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
-  save = training_loop.save
+  save = training_loop.save_checkpoint
 
   def and_signal(manager, run, state, history):
     save(manager, run, state, history)
     if int(state.step) == 3:
-      patch.setattr(training_loop, "save", save)
+      patch.setattr(training_loop, "save_checkpoint", save)
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(training_loop, "save", and_signal)
+    patch.setattr(training_loop, "save_checkpoint", and_signal)
     with pytest.raises(Stopped):
       training_loop.train(config(), tmp_path)
   assert checkpoint.saved_steps(tmp_path) == [0, 3]

@@ -20,10 +20,10 @@ def begun_from(folder, run, *changes):
   train(config, folder / "next")
   steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
   assert steps[0] == 0
-  from atgcn_jax.runs.load import load
+  from atgcn_jax.runs.load import load_run
   from atgcn_jax.training import sharding
 
-  return load(folder / "next", "0", sharding.data_mesh())
+  return load_run(folder / "next", "0", sharding.data_mesh())
 
 
 def same(one, other):

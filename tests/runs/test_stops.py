@@ -31,13 +31,13 @@ def sounds(tmp_path_factory):
 @pytest.fixture
 def read(monkeypatch):
   """The names of the files that are read, in turn."""
-  names, opened = [], sources.opened
+  names, opened = [], sources.open_any_sound
 
   def noted(source, *arguments, **options):
     names.append(os.path.basename(source))
     return opened(source, *arguments, **options)
 
-  monkeypatch.setattr(sources, "opened", noted)
+  monkeypatch.setattr(sources, "open_any_sound", noted)
   return names
 
 
@@ -265,14 +265,14 @@ def test_a_blocked_reader_does_not_block_the_stop(sounds, tmp_path, monkeypatch)
       return super().__exit__(*error)
 
   monkeypatch.setattr(batches, "ThreadPoolExecutor", Pool)
-  opened = sources.opened
+  opened = sources.open_any_sound
 
   def signalled(source, *arguments, **options):
     if source == str(pipe):
       os.kill(os.getpid(), signal.SIGINT)
     return opened(source, *arguments, **options)
 
-  monkeypatch.setattr(sources, "opened", signalled)
+  monkeypatch.setattr(sources, "open_any_sound", signalled)
   assert run("tag", "--csv", tmp_path / "out.csv", pipe) == 130
   assert ended
   assert ended[0].__name__ == "Interrupted"

@@ -86,7 +86,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
       mount("-o", "remount,ro", disk)
 
   manager_of_run = []
-  save = checkpoint.save
+  save = checkpoint.start_save
 
   def and_keep(manager, *args):
     manager_of_run[:] = [manager]
@@ -94,7 +94,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
 
   with monkeypatch.context() as patch:
     patch.setattr(RunLog, "stepped", and_lock)
-    patch.setattr(checkpoint, "save", and_keep)
+    patch.setattr(checkpoint, "start_save", and_keep)
     patch.setattr(training_loop, "held", lambda _: contextlib.nullcontext(lambda: None))
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
@@ -124,7 +124,7 @@ def failing(monkeypatch):
   """Makes the save of a step fail in the background; returns an event that is then set."""
 
   def from_step(step):
-    write, failed = checksums.write, threading.Event()
+    write, failed = checksums.write_checksums, threading.Event()
 
     def fail(folder):
       if int(folder.name) >= step:
@@ -132,7 +132,7 @@ def failing(monkeypatch):
         raise OSError(5, "Input/output error")
       write(folder)
 
-    monkeypatch.setattr(checksums, "write", fail)
+    monkeypatch.setattr(checksums, "write_checksums", fail)
     return failed
 
   return from_step

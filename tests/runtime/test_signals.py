@@ -42,7 +42,7 @@ def test_a_signal_raises(number):
       send(number)
     assert error.value.signal_number == stop.signal_number == number
   assert [signal.getsignal(n) for n in signals.NUMBERS] == before
-  signals.check()
+  signals.raise_if_stopped()
 
 
 def collect_and_wait():
@@ -84,7 +84,7 @@ def test_what_a_library_catches_is_raised_again():
     with contextlib.suppress(BaseException):
       send()
     with pytest.raises(signals.Interrupted):
-      signals.check()
+      signals.raise_if_stopped()
     with pytest.raises(signals.Interrupted), signals.deferred():
       pytest.fail("not reached")
     with signals.stop_on_signals() as request:
@@ -127,7 +127,10 @@ def test_it_is_deferred():
         step()
         reached.append(number)
 
-  for steps, expected in [((signals.check, send, signals.check), [0, 1]), ((send, int), [0, 1])]:
+  for steps, expected in [
+    ((signals.raise_if_stopped, send, signals.raise_if_stopped), [0, 1]),
+    ((send, int), [0, 1]),
+  ]:
     with signals.command(ends_process=False), pytest.raises(signals.Interrupted):
       work(*steps)
     assert reached == expected

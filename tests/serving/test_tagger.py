@@ -15,10 +15,10 @@ import atgcn_jax
 from atgcn_jax import cli
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import SoundWarning, UserError
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.serving import many_files
-from atgcn_jax.serving.sources import scaled
+from atgcn_jax.serving.sources import float_samples
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
@@ -44,7 +44,7 @@ def test_it_is_the_tagger_of_the_package(tagger):
 def test_scores_are_those_of_evaluation(tagger, tmp_path, dtype, rounding):
   # A store rounds, to 0.3 dB or to a float16; the tagger does not.
   store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4, dtype=dtype))
-  loaded = load(trained(), "latest", sharding.data_mesh())
+  loaded = load_run(trained(), "latest", sharding.data_mesh())
   step = make_score_step(loaded.run.model(), sharding.data_mesh(), normaliser=loaded.run.normaliser)
   expected, _ = score_clips(step, loaded.state, store, np.arange(16), 8, sharding.data_mesh())
   found = np.array([tagger.scores(sound) for sound in waveforms(16, 4)[0]])
@@ -104,11 +104,11 @@ def test_stereo_of_another_rate(tagger, tmp_path):
 def test_integers_are_full_scale_pcm(tagger, sounds):
   whole = np.round(sounds[2] * 32768).astype(np.int16)
   np.testing.assert_allclose(tagger.scores(whole), tagger.scores(whole / 32768), atol=1e-6)
-  np.testing.assert_array_equal(scaled(np.array([-32768, 16384], np.int16)), [[-1], [0.5]])
+  np.testing.assert_array_equal(float_samples(np.array([-32768, 16384], np.int16)), [[-1], [0.5]])
   np.testing.assert_array_equal(
-    scaled(np.array([[0, 255], [128, 128]], np.uint8)), [[-1, 127 / 128], [0, 0]]
+    float_samples(np.array([[0, 255], [128, 128]], np.uint8)), [[-1, 127 / 128], [0, 0]]
   )
-  np.testing.assert_array_equal(scaled(np.array([-(2**31), 2**30], np.int32)), [[-1], [0.5]])
+  np.testing.assert_array_equal(float_samples(np.array([-(2**31), 2**30], np.int32)), [[-1], [0.5]])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_tags_are_the_highest_scores(tagger, sounds):
 
 
 def test_a_step_can_be_chosen(sounds):
-  loaded = load(trained(), "best", sharding.data_mesh())
+  loaded = load_run(trained(), "best", sharding.data_mesh())
   by_name, by_number = (Tagger.restore(trained(), s) for s in ("best", str(loaded.step)))
   scores = by_name.scores(sounds[0])
   np.testing.assert_array_equal(scores, by_number.scores(sounds[0]))

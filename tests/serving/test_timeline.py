@@ -24,7 +24,7 @@ from runs_support import (
 import atgcn_jax
 from atgcn_jax import cli, models
 from atgcn_jax.audio import sound_files
-from atgcn_jax.audio.decoding import Sound, opened
+from atgcn_jax.audio.decoding import Sound, open_sound
 from atgcn_jax.audio.windows import cut, resampled
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
@@ -107,7 +107,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   del quarter
   tracemalloc.start()
   try:
-    with opened(path) as sound:
+    with open_sound(path) as sound:
       count = sum(1 for _ in cut(resampled(sound, RATE).blocks, SIZE, SIZE))
     peak = tracemalloc.get_traced_memory()[1]
   finally:

@@ -44,14 +44,14 @@ def test_a_ratio_above_one_is_in_our_favour(key, unit, ours, peer):
 
 def test_the_table_has_a_line_a_row():
   row = {"name": "train", "ours": 8.1234, "peer": 4.0, "ratio": 2.031, "unit": "clips/s"}
-  text = peers.table({"rows": [row | {"limit": None}], "machine": peers.machine()})
+  text = peers.peer_table({"rows": [row | {"limit": None}], "machine": peers.machine()})
   assert "| train | 8.123 clips/s | 4 clips/s | 2.03 | – |" in text.splitlines()
   assert f"jax {jax.__version__}" in text
 
 
 def test_compare_names_a_twin_that_is_not_there(tmp_path):
   with pytest.raises(UserError, match="no such file"):
-    peers.compare(str(tmp_path / "twin.py"), 1)
+    peers.compare_with_peers(str(tmp_path / "twin.py"), 1)
 
 
 def test_layers_of_a_small_network(monkeypatch):
@@ -63,7 +63,7 @@ def test_layers_of_a_small_network(monkeypatch):
   assert flops["conv_block1.conv2"] == 2 * 8 * 16 * 16 * 9 * 2 * 2
   assert flops["conv_block2.conv1"] == 2 * 8 * 8 * 8 * 9 * 2 * 3
   assert flops["conv_block2"] == flops["conv_block2.conv1"] + flops["conv_block2.conv2"]
-  assert len(bench_layers.table(result).splitlines()) == 2 + len(flops) + 2
+  assert len(bench_layers.layer_table(result).splitlines()) == 2 + len(flops) + 2
   json.dumps(result)
 
 

@@ -18,8 +18,8 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.plan import chips, estimate
 from atgcn_jax.plan.chips import CHIPS, HOP_SECONDS, chip_of, collective_seconds, roofline
 from atgcn_jax.plan.compiled_step import traced_step
-from atgcn_jax.plan.estimate import bytes_asked, described, largest_fitting
-from atgcn_jax.plan.inputs import clip_bytes, data_of
+from atgcn_jax.plan.estimate import bytes_asked, largest_fitting, plan_text
+from atgcn_jax.plan.inputs import clip_bytes, plan_data
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.training.sharding import data_mesh
 
@@ -92,7 +92,7 @@ def test_what_follows_from_a_step(found):
 
 @needs_libtpu
 def test_the_plan_in_words(found):
-  text = described(found)
+  text = plan_text(found)
   for word in (
     "4 chips, 1 hosts",
     "optimiser state",
@@ -245,7 +245,7 @@ def test_the_compilers_complaints_are_read():
 
 def test_sizes_come_from_the_store_where_there_is_one():
   config = tiny_config(trained().parent)
-  data = data_of(config)
+  data = plan_data(config)
   assert data.assumed == []
   assert data.store is not None
   assert (data.clips, data.frames, data.bands) == data.store.log_mel.shape

@@ -251,7 +251,7 @@ def same_end(folder: pathlib.Path) -> None:
   assert records(folder / "killed") == records(folder / "undisturbed")
   assert list(checkpoints(folder / "killed")) == list(checkpoints(folder / "undisturbed"))
   for step in checkpoints(folder / "killed"):
-    checkpoint.verify(folder / "killed", step)
+    checkpoint.verify_checkpoint(folder / "killed", step)
 
 
 def table(kills: list[Kill]) -> str:

@@ -15,7 +15,7 @@ from atgcn_jax.data.pipeline import Share
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.training import augment
 from atgcn_jax.training.optim import optimiser
-from atgcn_jax.training.sharding import Layout, gathered, place, where_kept
+from atgcn_jax.training.sharding import Layout, place, replicate, where_kept
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
@@ -110,7 +110,7 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
 
 def on_host(tree: Any, layout: Layout) -> Any:
   """Sharded arrays as NumPy's, in every process."""
-  return jax.device_get(gathered(tree, layout.mesh))
+  return jax.device_get(replicate(tree, layout.mesh))
 
 
 def assert_same_first_step(one: Any, other: Any) -> None:

@@ -17,7 +17,7 @@ from atgcn_jax.runs.step_inputs import PLACEMENTS, feed_of
 from atgcn_jax.runtime.processes import (
   Pulse,
   first_only,
-  gathered,
+  gather_over_processes,
   host_names,
   is_first,
   join,
@@ -44,7 +44,7 @@ def talked() -> dict:
   me = jax.numpy.zeros(1, "int32") + index
   return {
     "beats": beats,
-    "gathered": gathered(jax.device_get(me)).tolist(),
+    "gathered": gather_over_processes(jax.device_get(me)).tolist(),
     "told": first_only(lambda: {"index": index}),
     "hosts": len(host_names()),
     "processes": [device.process_index for device in data_mesh().devices.flat],

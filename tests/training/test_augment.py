@@ -33,7 +33,7 @@ def test_authors_mixup_uses_one_weight_and_partners_of_the_own_group():
   batch = 24
   # One-hot clips: row b of the mixed batch tells what clip b was made of.
   clips = jnp.eye(batch).reshape(batch, batch, 1)
-  before, behind, labels = augment.plan(
+  before, behind, labels = augment.augmentation_plan(
     KEY, config_of(mixup_alpha=0.7, **NO_STRIPES), jnp.eye(batch)
   )
   mixed = np.asarray(before(clips))[..., 0]
@@ -74,7 +74,7 @@ def test_weights_follow_the_beta_distribution():
 
 def test_panns_mixup_turns_pairs_into_clips():
   clips = jnp.eye(16)[:, :, None]
-  before, behind, labels = augment.plan(
+  before, behind, labels = augment.augmentation_plan(
     KEY, config_of(form="panns", mixup_alpha=1.0, **NO_STRIPES), jnp.eye(16)
   )
   mixed = np.asarray(behind(clips))[..., 0]
@@ -100,7 +100,7 @@ def test_panns_mixup_comes_behind_the_norm_of_all_unmixed_clips():
   variables = jax.tree.map(
     lambda x: jnp.ones(x.shape), jax.eval_shape(model.init, KEY, jnp.zeros((1, 16, 16)))
   )
-  _, behind, _ = augment.plan(
+  _, behind, _ = augment.augmentation_plan(
     KEY, config_of(form="panns", mixup_alpha=1.0, **SIZES), jnp.zeros((8, 3))
   )
 
@@ -134,7 +134,7 @@ def test_clips_per_example():
 def test_all_off_changes_nothing(form):
   x = jax.random.normal(KEY, (8, 20, 16))
   labels = jnp.eye(8)
-  before, behind, kept = augment.plan(
+  before, behind, kept = augment.augmentation_plan(
     KEY, config_of(form=form, mixup_alpha=0.0, **NO_STRIPES), labels
   )
   np.testing.assert_array_equal((before or behind)(x), x)
@@ -143,7 +143,7 @@ def test_all_off_changes_nothing(form):
 
 def test_unknown_form():
   with pytest.raises(ValueError, match="cutmix"):
-    augment.plan(KEY, config_of(form="cutmix"), jnp.eye(4))
+    augment.augmentation_plan(KEY, config_of(form="cutmix"), jnp.eye(4))
 
 
 def test_stripes_are_whole_rows_and_columns():
@@ -189,7 +189,7 @@ def test_a_pure_function_of_the_key(form):
 
   def augmented(seed):
     config = config_of(form=form, mixup_alpha=1.0, **SIZES)
-    before, behind, mixed = augment.plan(jax.random.key(seed), config, labels)
+    before, behind, mixed = augment.augmentation_plan(jax.random.key(seed), config, labels)
     return np.asarray((before or behind)(x)), np.asarray(mixed)
 
   jax.tree.map(np.testing.assert_array_equal, augmented(1), augmented(1))

@@ -19,7 +19,7 @@ from runs_support import (
 )
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.load import best_step, load
+from atgcn_jax.runs.load import best_step, load_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
@@ -49,7 +49,7 @@ def save_all(workdir, values, keep=2):
   """A checkpoint for each step of {step: validation mAP or None}."""
   with checkpoint.open_manager(workdir, keep) as manager:
     for step, value in values.items():
-      checkpoint.save(manager, small_state(step), {"mean": np.ones(3)}, {"step": step}, value)
+      checkpoint.start_save(manager, small_state(step), {"mean": np.ones(3)}, {"step": step}, value)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def states():
   """step → state of the trained run's checkpoints, read before any damage."""
   mesh = sharding.data_mesh()
   steps = checkpoint.saved_steps(trained())
-  return {step: load(trained(), str(step), mesh).state for step in steps}
+  return {step: load_run(trained(), str(step), mesh).state for step in steps}
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -146,11 +146,11 @@ def test_latest_passes_over_a_damaged_checkpoint_but_a_number_does_not(copy, sta
   damage_step(copy, newest)
   untouched = contents(copy)
   with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
-    loaded = load(copy, "latest", mesh)
+    loaded = load_run(copy, "latest", mesh)
   assert loaded.step == before
   assert same_bits(loaded.state, states[before])
   with pytest.raises(UserError, match=f"checkpoint {newest} is damaged"):
-    load(copy, str(newest), mesh)
+    load_run(copy, str(newest), mesh)
   assert contents(copy) == untouched
   with pytest.warns(UserWarning, match="damaged"):
     assert len(Tagger.restore(copy).tag(np.zeros(4000))) == 5
@@ -160,7 +160,7 @@ def test_all_checkpoints_damaged_is_the_users_to_know(copy):
   for step in checkpoint.saved_steps(copy):
     damage_step(copy, step)
   with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="damaged"):
-    load(copy, "latest", sharding.data_mesh())
+    load_run(copy, "latest", sharding.data_mesh())
   before = contents(copy)
   for _ in range(2):  # and again: nothing is moved that could be taken for a run not begun
     with pytest.raises(UserError, match=r"none of its checkpoints is sound, \d+ is damaged"):
@@ -184,19 +184,19 @@ def test_the_best_of_a_run_is_found(states):
   lines = map(json.loads, (trained() / "metrics.jsonl").read_text().splitlines())
   found = {line["step"]: line["mAP"] for line in lines if "mAP" in line}
   expected = max((step for step in states if step in found), key=found.get)
-  assert load(trained(), "best", sharding.data_mesh()).step == expected
+  assert load_run(trained(), "best", sharding.data_mesh()).step == expected
   assert found[expected] == max(found.values())
 
 
 @pytest.mark.parametrize("step", ["31", "-1", "newest", "", "³"])
 def test_a_step_that_is_not_there_is_named(step):
   with pytest.raises(UserError, match="--step") as error:
-    load(trained(), step, sharding.data_mesh())
+    load_run(trained(), step, sharding.data_mesh())
   assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
   for folder in (tmp_path, tmp_path / "missing"):
     with pytest.raises(UserError, match="no run with a checkpoint"):
-      load(folder, "latest", sharding.data_mesh())
+      load_run(folder, "latest", sharding.data_mesh())
     assert newest_sound(folder, sharding.Layout(sharding.data_mesh())) is None

@@ -10,7 +10,7 @@ from test_checkpoint import save_all
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runs.load import load
+from atgcn_jax.runs.load import load_run
 from atgcn_jax.training import checkpoint, checksums, sharding
 from atgcn_jax.training.checksums import Damaged
 
@@ -48,13 +48,13 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
       if bad is not None:
         path.write_bytes(bad)
       with pytest.raises(Damaged) as error:
-        checkpoint.verify(tmp_path, 2)
+        checkpoint.verify_checkpoint(tmp_path, 2)
       told = str(error.value)
       assert str(path.relative_to(folder)) in told
       assert fault in told or path.name == checksums.NAME
       tried += 1
     path.write_bytes(content)
-  checkpoint.verify(tmp_path, 2)
+  checkpoint.verify_checkpoint(tmp_path, 2)
   assert tried > (6 + flips // 4) * len(files)
 
 
@@ -79,7 +79,7 @@ def test_each_damaged_file_makes_the_checkpoint_before_it_be_used(tmp_path):
 def test_files_that_are_nobodys_are_no_damage(tmp_path):
   save_all(tmp_path, {1: 0.2})
   (tmp_path / checkpoint.FOLDER / "1" / ".DS_Store").write_bytes(b"x")
-  checkpoint.verify(tmp_path, 1)
+  checkpoint.verify_checkpoint(tmp_path, 1)
 
 
 def test_checksums_are_those_of_the_files_at_rest(tmp_path):
@@ -120,7 +120,7 @@ def test_the_last_sound_one_stays_until_the_next_has_its_checksums(tmp_path, mon
     seen.append((folder.name, checkpoint.saved_steps(tmp_path)))
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(checksums, "write", full)
+  monkeypatch.setattr(checksums, "write_checksums", full)
   with pytest.raises(WorkFailed, match=r"step 3.*No space left on device.*step 2 is saved") as told:
     save_all(tmp_path, {3: None}, keep=keep)
   assert "\n" not in str(told.value)
@@ -163,7 +163,7 @@ def test_a_changed_bit_is_never_loaded(copy, capsys):
   assert "its bytes have changed" in line
   assert contents(copy) == untouched
   mesh = sharding.data_mesh()
-  expected = load(copy, str(before), mesh).state
+  expected = load_run(copy, str(before), mesh).state
   with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
     loaded = newest_sound(copy, sharding.Layout(mesh))
   assert loaded.step == before
@@ -173,16 +173,16 @@ def test_a_changed_bit_is_never_loaded(copy, capsys):
 
 def test_the_best_is_verified_too(copy):
   newest = checkpoint.saved_steps(copy)[-1]
-  best = load(trained(), "best", sharding.data_mesh()).step
+  best = load_run(trained(), "best", sharding.data_mesh()).step
   assert best != newest
   with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
-    assert load(copy, "best", sharding.data_mesh()).step == best
+    assert load_run(copy, "best", sharding.data_mesh()).step == best
   (copy / checkpoint.FOLDER / str(best) / "commit_success.txt").unlink()
   with (
     pytest.raises(UserError, match=rf"{best} is damaged \(commit_success.txt is missing\)"),
     pytest.warns(UserWarning, match="damaged"),
   ):
-    load(copy, "best", sharding.data_mesh())
+    load_run(copy, "best", sharding.data_mesh())
 
 
 def from_before(workdir):

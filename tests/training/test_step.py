@@ -16,9 +16,9 @@ from atgcn_jax.training.state import initial_state, start_state
 from atgcn_jax.training.step import (
   RANGE_DB,
   Normaliser,
-  decode,
   make_score_step,
   make_train_step,
+  normalised_log_mel,
 )
 
 LABELS, BATCH, FRAMES, BANDS = 6, 8, 32, 16
@@ -125,7 +125,7 @@ def test_loss_and_gradient_norm_are_those_of_the_batch(plain):
     lambda variables, x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0],
     compiler_options=FAST_COMPILE,
   )
-  logits = apply(state.variables, decode(float_batch(), NORMALISER))
+  logits = apply(state.variables, normalised_log_mel(float_batch(), NORMALISER))
   scores, labels = 1 / (1 + np.exp(-np.float64(logits))), float_batch()["labels"]
   by_hand = -np.where(labels, np.log(scores), np.log(1 - scores)).mean()
   assert float(measured["loss"]) == pytest.approx(by_hand, rel=1e-5)
@@ -153,7 +153,7 @@ def test_bfloat16_from_bytes_with_everything_on():
 
 
 def test_bytes_decode_within_half_a_step():
-  exact, coarse = (decode(batch, NORMALISER) for batch in (float_batch(), byte_batch()))
+  exact, coarse = (normalised_log_mel(batch, NORMALISER) for batch in (float_batch(), byte_batch()))
   assert coarse.dtype == jnp.float32
   difference = np.abs(np.asarray(exact - coarse)) * NORMALISER.deviation
   assert 0.1 < difference.max() <= 0.16  # dB
@@ -175,7 +175,7 @@ def test_scores_are_sigmoids_of_the_logits():
   assert scores.shape == (BATCH, LABELS)
   assert len(scores.sharding.device_set) == 8
   assert not scores.is_fully_replicated
-  logits = jax.jit(model.apply)(variables, decode(clips, NORMALISER))
+  logits = jax.jit(model.apply)(variables, normalised_log_mel(clips, NORMALISER))
   assert 0.1 < np.abs(logits).max() < 15
   np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.float64(logits))), rtol=1e-4, atol=1e-7)
 

@@ -45,7 +45,7 @@ _OPCODES = (
 )
 
 
-def read_arrays(path: str | os.PathLike) -> list[np.ndarray]:
+def unpickle_arrays(path: str | os.PathLike) -> list[np.ndarray]:
   """Return the arrays of numbers in a pickle of one, or of a tuple or list of them.
 
   Args:

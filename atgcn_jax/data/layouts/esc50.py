@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.layouts.listing import Listing, Row, check_folder, gathered, load_file
+from atgcn_jax.data.layouts.listing import Listing, Row, check_audio_folder, load_file, make_listing
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.ontology import Ontology, ancestors
@@ -91,7 +91,7 @@ def list_esc50(
 
   Source: K. J. Piczak, ESC: Dataset for Environmental Sound Classification.
   """
-  check_folder(audio)
+  check_audio_folder(audio)
   table, root = os.path.join(audio, "meta", "esc50.csv"), os.path.join(audio, "audio")
   widened = {
     category: [label, *sorted(ancestors(ontology, label) & vocabulary.index.keys())]
@@ -105,7 +105,7 @@ def list_esc50(
       if not esc10 or in_esc10 == "True":
         yield Row(name, fold, name, widened[category], f"{table}, line {number}")
 
-  listing = gathered(rows(), vocabulary, functools.partial(load_file, root, settings), root)
+  listing = make_listing(rows(), vocabulary, functools.partial(load_file, root, settings), root)
   if not listing.clip_ids:
     raise UserError(f"{table}: names no recording; give the folder of ESC-50 to --audio")
   return listing

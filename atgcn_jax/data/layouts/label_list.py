@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts import nearby
-from atgcn_jax.data.layouts.listing import Clip, Listing, Row, check_folder, gathered, load_file
+from atgcn_jax.data.layouts.listing import (
+  Clip,
+  Listing,
+  Row,
+  check_audio_folder,
+  load_file,
+  make_listing,
+)
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
 from atgcn_jax.labels.label_files import encoding_fault
@@ -43,7 +50,7 @@ def list_labelled(
   Raises:
     UserError: for a folder or list that cannot be used.
   """
-  root = str(check_folder(audio))
+  root = str(check_audio_folder(audio))
   return listed(labels, vocabulary, functools.partial(load_file, root, settings), root)
 
 
@@ -58,7 +65,7 @@ def listed(
   if vocabulary is None:
     _check_ids(files, labels)
   rows = (Row(name, fold, name, ids, f"{labels}: {name}") for name, fold, ids in files)
-  listing = gathered(rows, vocabulary, load, root)
+  listing = make_listing(rows, vocabulary, load, root)
   for doubt in _doubts(listing.folds, listing.vocabulary.ids):
     warnings.warn(f"{labels}: {doubt}", stacklevel=2)
   return listing
@@ -196,7 +203,7 @@ def check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | o
   Raises:
     UserError: naming it.
   """
-  check_folder(audio)
+  check_audio_folder(audio)
   for row in listed:
     if not (audio / row.filename).is_file():
       hint = nearby.hint(audio, row.filename) or "add it or remove the row"

@@ -75,7 +75,7 @@ class Listing:
   normaliser: np.ndarray | None = None
 
 
-def gathered(
+def make_listing(
   rows: Iterable[Row], vocabulary: Vocabulary | None, load: Callable[[str], Clip], root: str
 ) -> Listing:
   """The listing of rows, which are taken one at a time.
@@ -180,7 +180,7 @@ def load_file(folder: str, settings: Frontend, filename: str) -> Clip:
 
 def loaded(source: Source, settings: Frontend) -> Clip:
   """As `load_file`, of a path or the bytes of a file."""
-  with decoding.opened(source) as sound:
+  with decoding.open_sound(source) as sound:
     return clip_of(sound, settings)
 
 
@@ -209,7 +209,7 @@ def clip_of(sound: decoding.Sound, settings: Frontend) -> Clip:
   return Clip(np.concatenate(kept), read / sound.rate, sound.rate, sound.findings)
 
 
-def check_folder(audio: str | os.PathLike) -> pathlib.Path:
+def check_audio_folder(audio: str | os.PathLike) -> pathlib.Path:
   """The folder of `--audio`.
 
   Raises:

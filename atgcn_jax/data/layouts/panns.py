@@ -21,7 +21,7 @@ from atgcn_jax.data.layouts.listing import (
   Row,
   first_of_each,
   fold_of,
-  gathered,
+  make_listing,
   told_repeats,
 )
 from atgcn_jax.data.store import hdf5
@@ -66,7 +66,7 @@ def list_packed(
         unreadable.append((path, " ".join(str(error).split())))
 
   named = first_of_each(rows(), repeated)
-  listing = gathered(named, vocabulary, functools.partial(load_packed, settings), "")
+  listing = make_listing(named, vocabulary, functools.partial(load_packed, settings), "")
   if not listing.clip_ids and unreadable:
     raise UserError(f"{unreadable[0][0]}: {unreadable[0][1]}; give PANNs' packed files to --audio")
   if not listing.clip_ids:
@@ -105,7 +105,7 @@ def load_packed(settings: Frontend, source: str) -> Clip:
   """
   path, _, row = source.rpartition(":")
   file = _opened(path)
-  waveform, rate = hdf5.plain(file, "waveform")[int(row)], sample_rate(file)
+  waveform, rate = hdf5.plain_dataset(file, "waveform")[int(row)], sample_rate(file)
   if waveform.dtype.kind == "i":
     waveform = waveform / np.float32(np.iinfo(waveform.dtype).max)
   with np.errstate(over="ignore"):  # what exceeds float32 is refused
@@ -133,7 +133,7 @@ def _check(file: h5py.File, labels: int) -> None:
   """Raises ValueError saying what is wrong with a file's keys and shapes."""
   if missing := [key for key in KEYS if key not in file]:
     raise ValueError(f"has no {', '.join(missing)}, but {', '.join(file) or 'no keys'}")
-  names, waveform, target = (hdf5.plain(file, key) for key in KEYS)
+  names, waveform, target = (hdf5.plain_dataset(file, key) for key in KEYS)
   if names.ndim != 1 or waveform.ndim != 2 or not waveform.shape[1] or target.ndim != 2:
     raise ValueError("its audio_name, waveform and target are not [N], [N, samples], [N, labels]")
   if not len(names) == len(waveform) == len(target):

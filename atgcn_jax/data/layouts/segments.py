@@ -16,10 +16,10 @@ from atgcn_jax.data.layouts.listing import (
   SHOWN,
   Listing,
   Row,
-  check_folder,
+  check_audio_folder,
   fold_of,
-  gathered,
   load_file,
+  make_listing,
   told_repeats,
 )
 from atgcn_jax.errors import UserError
@@ -53,7 +53,7 @@ def list_segments(
   Raises:
     UserError: a list cannot be read or holds no segment, or the folder none of its clips.
   """
-  root = str(check_folder(audio))
+  root = str(check_audio_folder(audio))
   folds = [fold_of(path, fold) for path in lists]
   contents = folders.contents(root, FORMATS)
   found = _clips_by_name(contents.files)
@@ -84,7 +84,7 @@ def list_segments(
         absent.append((row.clip_id, NOT_THERE))
 
   load = functools.partial(load_file, root, settings)
-  listing = gathered(those_there(), vocabulary, load, root)
+  listing = make_listing(those_there(), vocabulary, load, root)
   if not listing.clip_ids:
     instead = f" but, for example, {one_line(example)}" if example else ""
     raise UserError(

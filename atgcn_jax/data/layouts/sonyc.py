@@ -13,9 +13,9 @@ from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Listing,
   Row,
-  check_folder,
-  gathered,
+  check_audio_folder,
   load_file,
+  make_listing,
 )
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.label_files import text_lines
@@ -44,7 +44,7 @@ def list_sonyc(
 
   Source: the data's README; the baseline of DCASE 2019 task 5.
   """
-  root = str(check_folder(audio))
+  root = str(check_audio_folder(audio))
   columns, rows = _recordings(annotations)
   vocabulary = Vocabulary(
     tuple(match[1] for match in columns), tuple(match[3] for match in columns)
@@ -59,7 +59,7 @@ def list_sonyc(
     for name, (split, present) in rows.items()
     if name in paths
   )
-  listing = gathered(there, vocabulary, functools.partial(load_file, root, settings), root)
+  listing = make_listing(there, vocabulary, functools.partial(load_file, root, settings), root)
   if not listing.clip_ids:
     raise UserError(
       f"{root}: holds none of the {len(absent)} recordings of {annotations}, "

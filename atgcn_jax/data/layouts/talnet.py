@@ -24,7 +24,7 @@ from atgcn_jax.data.layouts.listing import (
   Row,
   first_of_each,
   fold_of,
-  gathered,
+  make_listing,
   told_repeats,
 )
 from atgcn_jax.data.layouts.panns import packed_files
@@ -85,7 +85,7 @@ def list_talnet(
         yield Row(name, where, source, [vocabulary.ids[k] for k in np.flatnonzero(target)], source)
 
   named = first_of_each(rows(), repeated)
-  listing = gathered(named, vocabulary, functools.partial(load_features, settings), "")
+  listing = make_listing(named, vocabulary, functools.partial(load_features, settings), "")
   if not listing.clip_ids:
     why = unreadable[0] if unreadable else (paths[0], "holds no clip")
     raise UserError(f"{why[0]}: {why[1]}; give TALNet's tree of .mat files to --audio")
@@ -131,7 +131,7 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
     elif path.suffix == ".mat":
       pair = list(_read_mat(path, ("mu", "sigma")).values())
     else:
-      pair = array_pickle.read_arrays(path)
+      pair = array_pickle.unpickle_arrays(path)
     with np.errstate(over="ignore"):  # what exceeds float32 is refused
       mean, deviation = (np.asarray(values, np.float32).reshape(-1) for values in pair)
     found = np.stack([mean, deviation])
@@ -186,13 +186,13 @@ def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
     arrays = scipy.io.loadmat(path, variable_names=list(keys))
     return {key: arrays[key] for key in keys}
   with h5py.File(path, "r") as file:
-    return {key: _hdf5_array(file, hdf5.plain(file, key, references=True)) for key in keys}
+    return {key: _hdf5_array(file, hdf5.plain_dataset(file, key, references=True)) for key in keys}
 
 
 def _hdf5_array(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
   values = np.asarray(dataset[()])
   if dataset.dtype == h5py.ref_dtype:  # a cell array: each member is a dataset of its own
-    cells = (hdf5.plain(file, file[cell].name)[()] for cell in values.ravel())
+    cells = (hdf5.plain_dataset(file, file[cell].name)[()] for cell in values.ravel())
     return np.array(["".join(map(chr, cell.ravel())) for cell in cells])
   return values.T
 

@@ -138,7 +138,7 @@ def _drawn(sampler: Sampler, position: np.ndarray) -> np.ndarray:
   sizes = np.diff(sampler.starts)
   if sampler.balanced:
     round_number, place = np.divmod(position, len(sizes))
-    key = mix(sampler.seed, ROUND, round_number)
+    key = hash_words(sampler.seed, ROUND, round_number)
     place = (place + sampler.part * len(sizes) // sampler.parts) % len(sizes)
     group = permuted(place, np.full(len(position), len(sizes)), key)
   else:
@@ -146,7 +146,7 @@ def _drawn(sampler: Sampler, position: np.ndarray) -> np.ndarray:
   # Every round visits each class once, so the round is how often its queue was asked before.
   pass_number, place = np.divmod(round_number, sizes[group])
   purpose = WITHIN_CLASS if sampler.balanced else PASS
-  key = mix(sampler.seed, purpose, group, pass_number)
+  key = hash_words(sampler.seed, purpose, group, pass_number)
   drawn = sampler.clips[sampler.starts[group] + permuted(place, sizes[group], key)]
   return drawn.astype(np.int64)
 
@@ -173,7 +173,7 @@ def _unlabelled_before(sampler: Sampler, position: np.ndarray) -> np.ndarray:
   first, last = (
     b * BLOCK * sampler.share.numerator // sampler.share.denominator for b in (blocks, blocks + 1)
   )
-  key = np.repeat(mix(sampler.seed, UNLABELLED, blocks), BLOCK)
+  key = np.repeat(hash_words(sampler.seed, UNLABELLED, blocks), BLOCK)
   order = permuted(np.tile(np.arange(BLOCK), len(blocks)), np.full(len(key), BLOCK), key)
   chosen = order.reshape(-1, BLOCK) < (last - first)[:, None]
   counts = np.pad(np.cumsum(chosen, axis=1), ((0, 0), (1, 0)))
@@ -211,7 +211,7 @@ def permuted(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray
   return result
 
 
-def mix(*words: np.ndarray | int) -> np.ndarray:
+def hash_words(*words: np.ndarray | int) -> np.ndarray:
   """A hash uint32[…] of integers below 2**32, broadcast against each other.
 
   Source: the finaliser of MurmurHash3 (Appleby), applied word by word.

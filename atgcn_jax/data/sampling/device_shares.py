@@ -31,7 +31,7 @@ def deal(
   rank = np.argsort(np.argsort(counts, kind="stable"))  # 0: the rarest label
   rarest = np.full(len(clips), len(counts))
   np.minimum.at(rarest, np.repeat(clips, np.diff(offsets)), rank[label_indices])
-  key = np.full(len(clips), clip_order.mix(seed, clip_order.DEAL))
+  key = np.full(len(clips), clip_order.hash_words(seed, clip_order.DEAL))
   order = np.lexsort((clip_order.permuted(clips, np.full(len(clips), len(clips)), key), rarest))
   if not len(label_indices if balanced else order):
     raise ValueError(f"no clips{' with a label' if balanced else ''} to draw from")
@@ -57,7 +57,7 @@ def _lacking(own: np.ndarray, queues: clip_order.Sampler, clips: int, part: int)
   held = np.zeros(clips, bool)
   held[own] = True
   lacking = np.flatnonzero(np.add.reduceat(held[queues.clips], queues.starts[:-1]) == 0)
-  chosen = clip_order.mix(queues.seed, clip_order.DEAL, lacking, part) % sizes[lacking]
+  chosen = clip_order.hash_words(queues.seed, clip_order.DEAL, lacking, part) % sizes[lacking]
   return queues.clips[queues.starts[lacking] + chosen]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from atgcn_jax.data.sampling.clip_order import SHARDS, WITHIN_WINDOW, mix, permuted
+from atgcn_jax.data.sampling.clip_order import SHARDS, WITHIN_WINDOW, hash_words, permuted
 
 LANES = 16
 WINDOW = 256
@@ -42,7 +42,7 @@ def shard_order(
   def row(pass_number: int) -> np.ndarray:
     """The clips of a pass, shard after shard."""
     shards = len(shard_starts) - 1
-    key = np.full(shards, mix(seed, SHARDS, pass_number))
+    key = np.full(shards, hash_words(seed, SHARDS, pass_number))
     order = permuted(np.arange(shards), np.full(shards, shards), key)
     begins = np.searchsorted(clips, shard_starts)
     return np.concatenate([clips[begins[shard] : begins[shard + 1]] for shard in order])
@@ -76,5 +76,5 @@ def _in_lanes(
   window = (offset + ahead) // WINDOW
   first = np.maximum(window * WINDOW - ahead, 0)
   last = np.minimum((window + 1) * WINDOW - ahead, size)
-  key = mix(seed, WITHIN_WINDOW, pass_number, lane, window)
+  key = hash_words(seed, WITHIN_WINDOW, pass_number, lane, window)
   return lane * length + first + permuted(offset - first, last - first, key)

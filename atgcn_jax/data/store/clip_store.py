@@ -131,17 +131,18 @@ def open_store(path: str | os.PathLike) -> ClipStore:
     with h5py.File(path, "r") as file:
       if hdf5.attribute(file, "format") != FORMAT or any(name not in file for name in ARRAYS):
         raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
-      log_mel = hdf5.plain(file, "log_mel")
+      log_mel = hdf5.plain_dataset(file, "log_mel")
       if log_mel.dtype not in DTYPES:
         raise ValueError(f"log_mel is {log_mel.dtype}, not {' or '.join(DTYPES)}")
       present = [name for name in OPTIONAL if name in file]
       names = ("peak_db", "label_offsets", "label_indices", *present)
-      small = {name: hdf5.plain(file, name)[()] for name in names}
+      small = {name: hdf5.plain_dataset(file, name)[()] for name in names}
       # Behind the rows of the clips there may be some that no clip took.
       shape = (len(small["peak_db"]), *log_mel.shape[1:])
       offset, dtype = log_mel.id.get_offset(), log_mel.dtype
       texts = {
-        name: hdf5.plain(file, name).asstr()[()].astype(str) for name in ("clip_ids", "folds")
+        name: hdf5.plain_dataset(file, name).asstr()[()].astype(str)
+        for name in ("clip_ids", "folds")
       }
       settings = json.loads(hdf5.attribute(file, "settings"))
       fingerprint = hdf5.attribute(file, "fingerprint")
@@ -187,7 +188,7 @@ def write_store(
   # Hidden, and of this writer alone on any machine that sees the folder.
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
   peaks, digests, rows = [np.zeros(0, np.float32)], [], 0
-  with writing(path):
+  with report_store_write_failures(path):
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       start = create_rows(temporary, (len(clip_ids), frontend.frames, frontend.n_mels), dtype)
@@ -214,7 +215,7 @@ def write_store(
 
 
 @contextlib.contextmanager
-def writing(
+def report_store_write_failures(
   path: str | os.PathLike, mend: str = "free space or choose another --out"
 ) -> Iterator[None]:
   """Within, a failure to write is told as that of the store at `path`.

@@ -13,7 +13,7 @@ import h5py
 _NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
 
 
-def plain(file: h5py.Group, name: str, *, references: bool = False) -> h5py.Dataset:
+def plain_dataset(file: h5py.Group, name: str, *, references: bool = False) -> h5py.Dataset:
   """Return a dataset of numbers or text, unread.
 
   Args:

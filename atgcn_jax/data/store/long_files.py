@@ -100,7 +100,7 @@ def _length(path: str, strict: bool) -> float:
     with decoding.reading(path) as reader:
       if not strict and _ends_there(reader):
         return reader.samples / reader.rate
-    with decoding.opened(path, strict=strict) as sound:
+    with decoding.open_sound(path, strict=strict) as sound:
       return sum(map(len, sound.blocks)) / sound.rate
   except (MemoryError, *BAD_CLIP):
     return 0.0

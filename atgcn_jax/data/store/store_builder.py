@@ -22,9 +22,15 @@ import numpy as np
 from atgcn_jax.audio import frontend
 from atgcn_jax.audio.findings import INCOMPLETE
 from atgcn_jax.audio.quantisation import quantise
-from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_folder, only
+from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_audio_folder, only
 from atgcn_jax.data.store import unfinished
-from atgcn_jax.data.store.clip_store import FORMAT, OF_FILES, complete, row_digest, writing
+from atgcn_jax.data.store.clip_store import (
+  FORMAT,
+  OF_FILES,
+  complete,
+  report_store_write_failures,
+  row_digest,
+)
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
 from atgcn_jax.data.store.unfinished import Encoded
@@ -85,11 +91,11 @@ def build_store(
   """
   out, clips = pathlib.Path(out), len(listing.clip_ids)
   shape, in_folder = (clips, settings.frames, settings.n_mels), os.path.isdir(listing.root)
-  with writing(out, RESUMES):
+  with report_store_write_failures(out, RESUMES):
     if out.is_dir():
       raise UserError(f"{out}: is a folder; name the store to write in it, such as store.h5")
     identity = _identity(listing, settings, dtype, strict)
-    with unfinished.begun(out, identity, shape, dtype, wait=wait) as part:
+    with unfinished.open_unfinished(out, identity, shape, dtype, wait=wait) as part:
       if wait and out.exists():
         shutil.rmtree(part.folder)
         return Built(clips, 0, 0)
@@ -104,7 +110,7 @@ def build_store(
           told = counted(outcomes, total=clips, done=part.clips, what="preparing")
           for chunk in told:
             if in_folder and not all(isinstance(outcome, Encoded) for outcome in chunk):
-              check_folder(listing.root)  # or is it gone, as folders of other machines may be
+              check_audio_folder(listing.root)  # or is it gone, as folders of other machines may be
             unfinished.append(part, [KILLED if outcome is None else outcome for outcome in chunk])
       if not part.rows:
         clip, reason = next(unfinished.failures(part))

@@ -69,7 +69,7 @@ def partial_folder(out: str | os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def begun(
+def open_unfinished(
   out: str | os.PathLike, identity: str, shape: tuple[int, int, int], dtype: str, *, wait: bool
 ) -> Iterator[Partial]:
   """The partial store for `out`, as an earlier process left it or new, held by this one alone.

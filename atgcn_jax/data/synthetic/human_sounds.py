@@ -14,7 +14,7 @@ from atgcn_jax.data.synthetic.instruments import (
   band,
   clock_of,
   drops,
-  finish,
+  fade_and_normalise,
   impulses,
   lay,
   noise,
@@ -56,7 +56,7 @@ def singing(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     )
     voice = tone(frequency, np.arange(1.0, 40) ** -1.3, rate) + 0.01 * noise(rng, len(time))
     lay(sound, _vowel(rng, voice, size, rate) * swell(len(time), 0.08, 0.1, rate), start, rate)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def speech(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -73,7 +73,7 @@ def speech(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     hush = noise(rng, int(rng.uniform(0.03, 0.09) * rate))
     hiss = band(hush, (pitch(rng, 1800, 6000),), (1500,), rate) * swell(len(hush), 0.01, 0.02, rate)
     lay(sound, 2.5 * rng.random() * hiss, max(0.0, start - 0.05), rate)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -86,7 +86,7 @@ def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   frequency = root * 2 ** ((steps[0] + glide) / 12)
   quiver = 1 + 0.008 * np.sin(2 * np.pi * rng.uniform(5, 7) * clock_of(seconds, rate))
   air = 0.03 * band(noise(rng, samples), (1.5 * root,), (root,), rate)
-  return finish(
+  return fade_and_normalise(
     (tone(frequency * quiver, (1, 0.03), rate) + air) * swell(samples, 0.06, 0.1, rate), rate
   )
 
@@ -100,7 +100,9 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   floor = pitch(rng, 90, 190)
   thump = ring(heels, (floor, 2.3 * floor), (0.03, 0.018), (1, 0.6), rate)
   crush = lfilter([1.0], [1.0, -np.exp(-1 / (0.012 * rate))], 0.35 * heels + soles)
-  return finish(thump + band(noise(rng, len(heels)) * crush, (1400, 420), (1600, 300), rate), rate)
+  return fade_and_normalise(
+    thump + band(noise(rng, len(heels)) * crush, (1400, 420), (1600, 300), rate), rate
+  )
 
 
 def applause(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -109,4 +111,4 @@ def applause(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   claps = drops(rng, samples, pitch(rng, 40, 160), rate)
   grains = noise(rng, samples) * lfilter([1.0], [1.0, -np.exp(-1 / (0.006 * rate))], claps)
   crowd = band(grains, rng.uniform((900, 1800), (1400, 2800)), (900, 1500), rate)
-  return finish(crowd * swell(samples, 0.15 * seconds, 0.3 * seconds, rate), rate)
+  return fade_and_normalise(crowd * swell(samples, 0.15 * seconds, 0.3 * seconds, rate), rate)

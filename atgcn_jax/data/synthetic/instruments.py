@@ -140,7 +140,7 @@ def swell(samples: int, attack: float, release: float, rate: int) -> Array:
   return np.minimum(np.minimum(rise, (samples - n) / max(release * rate, 1.0)), 1.0)
 
 
-def finish(sound: Array, rate: int) -> Array:
+def fade_and_normalise(sound: Array, rate: int) -> Array:
   """Returns the sound with its end faded over 10 ms and its peak at 1, float32[S]."""
   sound = sound * swell(len(sound), 0.001, 0.01, rate)
   return (sound / max(float(np.max(np.abs(sound))), 1e-9)).astype(np.float32)
@@ -158,7 +158,7 @@ def plucked_string(rng: np.random.Generator, seconds: float, rate: int) -> Array
     spectrum = np.fft.rfft(noise(rng, period)) * (turn > 0)
     periods = spectrum * np.exp(np.arange(rounds)[:, None] * loss)
     lay(sound, np.fft.irfft(periods, period).ravel() * rng.uniform(0.5, 1), start, rate)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def bowed_string(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -174,7 +174,9 @@ def bowed_string(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   frequency *= 1 + depth * np.sin(2 * np.pi * rng.uniform(4.8, 6.5) * time)
   x = tone(frequency, 1 / np.arange(1, 40), rate) * (0.15 + loudness)
   x += 0.03 * noise(rng, len(x)) * loudness
-  return finish(0.3 * x + band(x, (290, 480, 1100, 2600), (90, 130, 400, 900), rate), rate)
+  return fade_and_normalise(
+    0.3 * x + band(x, (290, 480, 1100, 2600), (90, 130, 400, 900), rate), rate
+  )
 
 
 def bass_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -185,7 +187,7 @@ def bass_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   grain = body * np.exp(-time / decay) + 0.15 * noise(rng, len(time)) * np.exp(-time / 0.004)
   for start in onsets(rng, seconds, gap, 0.03):
     lay(sound, grain * rng.uniform(0.6, 1), start, rate)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -196,7 +198,7 @@ def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   head, decay = pitch(rng, 160, 300), rng.uniform(0.04, 0.09)
   rattle = noise(rng, len(hits)) * lfilter([1.0], [1.0, -np.exp(-1 / (decay * rate))], hits)
   skin = ring(hits, (head, 1.6 * head), (0.05, 0.035), (0.8, 0.5), rate)
-  return finish(skin + 0.45 * (rattle - 0.7 * low_pass(rattle, 900, rate)), rate)
+  return fade_and_normalise(skin + 0.45 * (rattle - 0.7 * low_pass(rattle, 900, rate)), rate)
 
 
 def cymbal(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -208,7 +210,7 @@ def cymbal(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   )
   partials = rng.uniform(2500, 7500, 8)
   metal = ring(hits, partials, rng.uniform(0.2, 0.7, 8), rng.uniform(0.05, 0.2, 8), rate)
-  return finish(metal + 0.5 * (hiss - low_pass(hiss, 4500, rate)), rate)
+  return fade_and_normalise(metal + 0.5 * (hiss - low_pass(hiss, 4500, rate)), rate)
 
 
 def xylophone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -220,7 +222,7 @@ def xylophone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     bar = root * 2 ** (rng.choice(SCALE) / 12)
     grain = ring(still, (bar, 3.93 * bar, 9.2 * bar), (0.11, 0.05, 0.02), (1, 0.45, 0.25), rate)
     lay(sound, grain * rng.uniform(0.5, 1), start, rate)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def flute(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -234,7 +236,9 @@ def flute(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     dip *= np.linspace(0.25, 1, len(dip), dtype=np.float32)
   loudness *= 1 + 0.2 * np.sin(2 * np.pi * rng.uniform(4, 5.5) * time).astype(np.float32)
   breath = band(noise(rng, len(time)), (1.5 * root, 4.5 * root), (500, 1500), rate)
-  return finish((tone(frequency, (1, 0.35, 0.12, 0.04), rate) + 0.5 * breath) * loudness, rate)
+  return fade_and_normalise(
+    (tone(frequency, (1, 0.35, 0.12, 0.04), rate) + 0.5 * breath) * loudness, rate
+  )
 
 
 def organ(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -251,7 +255,7 @@ def organ(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     dip *= np.linspace(0, 1, len(dip), dtype=np.float32)
   chord = (0, rng.choice((3, 4, 5)), rng.choice((7, 9)))
   notes = [tone(base * 2 ** (step / 12) * rng.uniform(0.998, 1.002), stops, rate) for step in chord]
-  return finish(sum(notes) * loudness, rate)
+  return fade_and_normalise(sum(notes) * loudness, rate)
 
 
 def church_bell(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -262,4 +266,4 @@ def church_bell(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   partials = strike * np.array([0.5, 1, 1.003, 1.19, 1.5, 2, 2.52, 3.01, 4.1, 5.4])
   decays = life * np.array([2.4, 1.5, 1.5, 1.2, 0.8, 0.9, 0.4, 0.35, 0.2, 0.12])
   gains = np.array([0.5, 0.4, 0.4, 0.6, 0.35, 1, 0.6, 0.6, 0.5, 0.4]) * rng.uniform(0.6, 1.2, 10)
-  return finish(ring(hits, partials, decays, gains, rate), rate)
+  return fade_and_normalise(ring(hits, partials, decays, gains, rate), rate)

@@ -32,7 +32,7 @@ LEVEL = 0.1  # root mean square of a recording at 0 dB
 EVENTS = "events.csv"
 
 
-class Event(NamedTuple):
+class PlacedRecording(NamedTuple):
   """A recording in a mixture: its file, start in seconds, gain in dB."""
 
   filename: str
@@ -79,7 +79,7 @@ def write_mixtures(
   audio = pathlib.Path(audio)
   listed = read_label_list(labels)
   check_files(audio, listed, labels)
-  sound_folder.check_folder(out, clips, [EVENTS])
+  sound_folder.check_replaceable(out, clips, [EVENTS])
   known = read_vocabulary(vocabulary)
   rows = [known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed]
   used = sorted({k for row in rows for k in row})
@@ -94,14 +94,16 @@ def write_mixtures(
   writer = csv.writer(table, lineterminator="\n")
   writer.writerow(["filename", "source", "onset_s", "gain_db"])
 
-  def rendered() -> Iterator[sound_folder.Clip]:
+  def rendered() -> Iterator[sound_folder.Recording]:
     for k, name in enumerate(sound_folder.clip_names(clips)):
       fold = list(kinds)[k % len(kinds)]
       rng = np.random.default_rng(np.random.SeedSequence((seed, k)))
       drawn = [kinds[fold][i] for i in draw_together(rng, graphs[fold], CLIPS)]
-      clip, events = mix(audio, [str(rng.choice(kind.filenames)) for kind in drawn], rng, rate)
+      clip, events = mix_recordings(
+        audio, [str(rng.choice(kind.filenames)) for kind in drawn], rng, rate
+      )
       writer.writerows((name, e.filename, f"{e.onset:.3f}", f"{e.gain_db:.2f}") for e in events)
-      yield sound_folder.Clip(
+      yield sound_folder.Recording(
         clip, fold, sorted({label for kind in drawn for label in kind.labels})
       )
 
@@ -144,21 +146,21 @@ def together(kinds: list[Kind], cooccurrences: Matrix) -> np.ndarray:
   return chances / np.where(totals > 0, totals, 1)
 
 
-def mix(
+def mix_recordings(
   audio: pathlib.Path, filenames: list[str], rng: np.random.Generator, rate: int
-) -> tuple[np.ndarray, list[Event]]:
+) -> tuple[np.ndarray, list[PlacedRecording]]:
   """A mixture float32[S] in [-1, 1] of recordings at random gains and onsets, and its events."""
   clip, events = np.zeros(int(rate * CLIP_SECONDS), np.float32), []
   for filename in filenames:
     sound, gain_db = recording(audio / filename, rate), rng.uniform(QUIETEST_DB, 0)
     start = int(rng.integers(len(clip) - len(sound) + 1))
     clip[start : start + len(sound)] += sound * np.float32(10 ** (gain_db / 20))
-    events.append(Event(filename, start / rate, gain_db))
+    events.append(PlacedRecording(filename, start / rate, gain_db))
   return clip / np.float32(max(1.0, float(np.abs(clip).max()) / 0.95)), events
 
 
 @functools.lru_cache(maxsize=256)
 def recording(path: pathlib.Path, rate: int) -> np.ndarray:
   """Up to 10 s of a file at this rate, brought to one level; silence stays silent."""
-  sound = sound_files.load(path, rate)[: int(rate * CLIP_SECONDS)]
+  sound = sound_files.load_waveform(path, rate)[: int(rate * CLIP_SECONDS)]
   return sound * np.float32(LEVEL / max(float(np.sqrt(np.mean(sound**2))), 1e-6))

@@ -13,7 +13,7 @@ from atgcn_jax.data.synthetic.instruments import (
   band,
   clock_of,
   drops,
-  finish,
+  fade_and_normalise,
   impulses,
   lay,
   low_pass,
@@ -44,7 +44,7 @@ def birdsong(rng: np.random.Generator, seconds: float, rate: int) -> Array:
       lay(sound, grain * rng.uniform(0.5, 1), min(start, seconds), rate)
       start += len(grain) / rate + rng.uniform(0.015, 0.05)
     start += rng.uniform(0.25, 0.8)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -54,7 +54,7 @@ def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   open_share = rng.integers(3, 5) * rhythm / pulses
   gate = (time * rhythm % 1) < open_share
   shape = np.maximum(np.sin(2 * np.pi * pulses * (time * rhythm % 1) / rhythm), 0) * gate
-  return finish(tone(np.full(len(time), carrier), (1,), rate) * shape, rate)
+  return fade_and_normalise(tone(np.full(len(time), carrier), (1,), rate) * shape, rate)
 
 
 def frog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -68,7 +68,7 @@ def frog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     clicks.extend(row)
     gains.extend(np.sin(np.pi * (0.1 + 0.85 * (row - start) / length)))
   x = impulses(clicks, gains, samples, rate)
-  return finish(
+  return fade_and_normalise(
     ring(x, (hollow, 2.1 * hollow, 3.7 * hollow), (0.009, 0.006, 0.003), (1, 0.5, 0.2), rate), rate
   )
 
@@ -87,7 +87,7 @@ def dog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
       lay(sound, ring(source, formants, (0.002,) * 3, (1, 0.7, 0.35), rate) * bow**1.5, start, rate)
       start = min(start + rng.uniform(0.26, 0.4), seconds)
     start += rng.uniform(0.3, 0.9)
-  return finish(sound, rate)
+  return fade_and_normalise(sound, rate)
 
 
 def rain(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -97,7 +97,7 @@ def rain(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   hiss -= low_pass(hiss, pitch(rng, 800, 2500), rate)
   falls = drops(rng, samples, pitch(rng, 30, 150), rate)
   plink = ring(falls, rng.uniform(1500, 5500, 3), (0.003, 0.002, 0.002), (1, 1, 1), rate)
-  return finish(hiss * (0.9 + 0.1 * wander(rng, samples, 1, rate)) + 3 * plink, rate)
+  return fade_and_normalise(hiss * (0.9 + 0.1 * wander(rng, samples, 1, rate)) + 3 * plink, rate)
 
 
 def wind(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -106,7 +106,7 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   gust, x = wander(rng, samples, rng.uniform(0.5, 1.2), rate), noise(rng, samples)
   lower = band(x, (low,), (0.35 * low,), rate) * (1 - gust)
   upper = band(x, (1.7 * low, 2.9 * low), (0.4 * low, 0.5 * low), rate) * gust
-  return finish((lower + 1.6 * upper) * (0.15 + gust), rate)
+  return fade_and_normalise((lower + 1.6 * upper) * (0.15 + gust), rate)
 
 
 def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -118,7 +118,7 @@ def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   )
   rumble = low_pass(low_pass(x, pitch(rng, 60, 150), rate), 180, rate)
   crack = low_pass(x, 1500, rate) * np.exp(-time / rng.uniform(0.08, 0.25))
-  return finish(rumble * roll * swell(samples, 0.05, 0.3, rate) + 0.12 * crack, rate)
+  return fade_and_normalise(rumble * roll * swell(samples, 0.05, 0.3, rate) + 0.12 * crack, rate)
 
 
 def fire(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -127,7 +127,7 @@ def fire(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   sparks = drops(rng, samples, pitch(rng, 9, 30), rate)
   snap = lfilter([1.0], [1.0, -np.exp(-1 / (0.0016 * rate))], sparks) * noise(rng, samples)
   breath = low_pass(noise(rng, samples), pitch(rng, 150, 400), rate)
-  return finish(snap + 0.12 * breath * (0.4 + wander(rng, samples, 4, rate)), rate)
+  return fade_and_normalise(snap + 0.12 * breath * (0.4 + wander(rng, samples, 4, rate)), rate)
 
 
 def siren(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -141,7 +141,7 @@ def siren(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     course = np.where(time * rng.uniform(0.8, 1.5) % 1 < 0.5, 0.45, 0.0)
   amplitudes = (1, 0.25, 0.6, 0.15, 0.4, 0.1, 0.25, 0.05, 0.15)
   x = tone(low * (1 + course * rng.uniform(0.9, 1.3)), amplitudes, rate)
-  return finish(x + band(x, (1300,), (700,), rate), rate)
+  return fade_and_normalise(x + band(x, (1300,), (700,), rate), rate)
 
 
 def engine(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -152,7 +152,7 @@ def engine(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   strokes = tone(frequency, np.arange(1.0, 60) ** -0.3, rate) / 8
   x = strokes + 0.25 * noise(rng, samples) * np.abs(strokes)
   muffler = band(x, (pitch(rng, 80, 130), pitch(rng, 250, 420), 1100), (60, 160, 700), rate)
-  return finish(muffler * (0.6 + 0.4 * course) + 0.06 * x, rate)
+  return fade_and_normalise(muffler * (0.6 + 0.4 * course) + 0.06 * x, rate)
 
 
 def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -163,7 +163,7 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   x = noise(rng, len(time))
   rotor = band(x * thud, (95, 300, 750), (70, 250, 600), rate)
   whine = tone(np.full(len(time), pitch(rng, 1400, 3000)), (1, 0.4), rate)
-  return finish((rotor + 0.02 * whine + 0.03 * x) * (0.25 + 0.75 * near), rate)
+  return fade_and_normalise((rotor + 0.02 * whine + 0.03 * x) * (0.25 + 0.75 * near), rate)
 
 
 def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -178,7 +178,7 @@ def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Array:
     honk = gate[int(start * rate) : int((start + length) * rate)]
     honk[:] = swell(len(honk), 0.012, 0.02, rate)
     start += length + pitch(rng, 0.1, 0.6)
-  return finish(chord * gate, rate)
+  return fade_and_normalise(chord * gate, rate)
 
 
 def clock(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -190,7 +190,7 @@ def clock(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   case = pitch(rng, 1500, 3200)
   modes, decays, gains = np.array([1, 1.73, 2.4]), (0.006, 0.004, 0.003), (1, 0.8, 0.6)
   sound = ring(ticks, case * modes, decays, gains, rate)
-  return finish(sound + ring(tocks, 0.83 * case * modes, decays, gains, rate), rate)
+  return fade_and_normalise(sound + ring(tocks, 0.83 * case * modes, decays, gains, rate), rate)
 
 
 def telephone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
@@ -201,4 +201,4 @@ def telephone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
   hits = impulses(starts, rng.uniform(0.7, 1, len(starts)), samples, rate)
   modes = np.array([1, 1.21, 2.4, 2.9, 3.9]) * bell
   decays = rng.uniform(0.06, 0.14) * np.array([1.4, 1.4, 0.8, 0.8, 0.5])
-  return finish(ring(hits, modes, decays, (1, 0.9, 0.8, 0.7, 0.5), rate), rate)
+  return fade_and_normalise(ring(hits, modes, decays, (1, 0.9, 0.8, 0.7, 0.5), rate), rate)

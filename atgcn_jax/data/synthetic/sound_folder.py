@@ -20,7 +20,7 @@ from atgcn_jax.runtime.buckets import check_utf8
 LABELS, VOCABULARY = "labels.csv", "vocabulary.csv"
 
 
-class Clip(NamedTuple):
+class Recording(NamedTuple):
   """A sound to write: samples float32[S] within [-1, 1], its fold, its label indices."""
 
   waveform: np.ndarray
@@ -33,7 +33,7 @@ def clip_names(clips: int) -> list[str]:
   return [f"{k:06d}.flac" for k in range(clips)]
 
 
-def check_folder(folder: str | os.PathLike, clips: int, others: Iterable[str] = ()) -> None:
+def check_replaceable(folder: str | os.PathLike, clips: int, others: Iterable[str] = ()) -> None:
   """Refuse a folder that holds anything but what `write_folder` writes.
 
   Args:
@@ -57,7 +57,7 @@ def check_folder(folder: str | os.PathLike, clips: int, others: Iterable[str] = 
 
 def write_folder(
   folder: str | os.PathLike,
-  clips: Iterable[Clip],
+  clips: Iterable[Recording],
   count: int,
   *,
   rate: int,
@@ -77,7 +77,7 @@ def write_folder(
     UserError: the folder holds something else, or cannot be written.
   """
   folder = Path(folder)
-  check_folder(folder, count, others)
+  check_replaceable(folder, count, others)
   try:
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     rows = []

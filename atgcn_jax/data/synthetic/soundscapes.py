@@ -16,7 +16,7 @@ import numpy as np
 from atgcn_jax.data.synthetic import human_sounds, instruments, nature_sounds
 from atgcn_jax.data.synthetic.co_occurring import draw_together
 from atgcn_jax.data.synthetic.instruments import Array
-from atgcn_jax.data.synthetic.sound_folder import Clip, write_folder
+from atgcn_jax.data.synthetic.sound_folder import Recording, write_folder
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 VERSION = 1  # goes up when the same clip number sounds different or has other labels
@@ -27,7 +27,7 @@ COUNTS = (0.12, 0.23, 0.3, 0.2, 0.15)  # Of 1 to 5 events a clip.
 _GRAPH, _SCENE, _SOUND, _FLOOR = range(4)  # Separate streams of random numbers.
 
 
-class Sound(NamedTuple):
+class SoundKind(NamedTuple):
   """A leaf of the ontology: its word, its category, its instrument, how long it lasts (seconds)."""
 
   name: str
@@ -47,34 +47,34 @@ class Event(NamedTuple):
 
 
 SOUNDS = (
-  Sound("Plucked string", "String instrument", instruments.plucked_string, 1.5, 6),
-  Sound("Bowed string", "String instrument", instruments.bowed_string, 2, 7),
-  Sound("Bass drum", "Percussion", instruments.bass_drum, 1, 6),
-  Sound("Snare drum", "Percussion", instruments.snare_drum, 1, 5),
-  Sound("Cymbal", "Percussion", instruments.cymbal, 1, 5),
-  Sound("Xylophone", "Percussion", instruments.xylophone, 1, 5),
-  Sound("Flute", "Music", instruments.flute, 1.5, 7),
-  Sound("Organ", "Music", instruments.organ, 2, 8),
-  Sound("Church bell", "Music", instruments.church_bell, 2, 8),
-  Sound("Singing", "Human sounds", human_sounds.singing, 1.5, 7),
-  Sound("Speech", "Human sounds", human_sounds.speech, 1, 6),
-  Sound("Whistling", "Human sounds", human_sounds.whistling, 1, 5),
-  Sound("Footsteps", "Human sounds", human_sounds.footsteps, 1.5, 6),
-  Sound("Applause", "Human sounds", human_sounds.applause, 2, 7),
-  Sound("Bird song", "Animal", nature_sounds.birdsong, 1, 6),
-  Sound("Cricket", "Animal", nature_sounds.crickets, 1.5, 8),
-  Sound("Frog", "Animal", nature_sounds.frog, 1, 5),
-  Sound("Dog bark", "Animal", nature_sounds.dog, 1, 4),
-  Sound("Rain", "Nature", nature_sounds.rain, 2, 8),
-  Sound("Wind", "Nature", nature_sounds.wind, 2, 8),
-  Sound("Thunder", "Nature", nature_sounds.thunder, 2, 6),
-  Sound("Fire", "Nature", nature_sounds.fire, 2, 8),
-  Sound("Siren", "Vehicle", nature_sounds.siren, 2, 8),
-  Sound("Engine", "Vehicle", nature_sounds.engine, 2, 8),
-  Sound("Helicopter", "Vehicle", nature_sounds.helicopter, 2, 8),
-  Sound("Car horn", "Vehicle", nature_sounds.car_horn, 1, 3.5),
-  Sound("Clock", "Household", nature_sounds.clock, 1.5, 8),
-  Sound("Telephone", "Household", nature_sounds.telephone, 1.5, 6),
+  SoundKind("Plucked string", "String instrument", instruments.plucked_string, 1.5, 6),
+  SoundKind("Bowed string", "String instrument", instruments.bowed_string, 2, 7),
+  SoundKind("Bass drum", "Percussion", instruments.bass_drum, 1, 6),
+  SoundKind("Snare drum", "Percussion", instruments.snare_drum, 1, 5),
+  SoundKind("Cymbal", "Percussion", instruments.cymbal, 1, 5),
+  SoundKind("Xylophone", "Percussion", instruments.xylophone, 1, 5),
+  SoundKind("Flute", "Music", instruments.flute, 1.5, 7),
+  SoundKind("Organ", "Music", instruments.organ, 2, 8),
+  SoundKind("Church bell", "Music", instruments.church_bell, 2, 8),
+  SoundKind("Singing", "Human sounds", human_sounds.singing, 1.5, 7),
+  SoundKind("Speech", "Human sounds", human_sounds.speech, 1, 6),
+  SoundKind("Whistling", "Human sounds", human_sounds.whistling, 1, 5),
+  SoundKind("Footsteps", "Human sounds", human_sounds.footsteps, 1.5, 6),
+  SoundKind("Applause", "Human sounds", human_sounds.applause, 2, 7),
+  SoundKind("Bird song", "Animal", nature_sounds.birdsong, 1, 6),
+  SoundKind("Cricket", "Animal", nature_sounds.crickets, 1.5, 8),
+  SoundKind("Frog", "Animal", nature_sounds.frog, 1, 5),
+  SoundKind("Dog bark", "Animal", nature_sounds.dog, 1, 4),
+  SoundKind("Rain", "Nature", nature_sounds.rain, 2, 8),
+  SoundKind("Wind", "Nature", nature_sounds.wind, 2, 8),
+  SoundKind("Thunder", "Nature", nature_sounds.thunder, 2, 6),
+  SoundKind("Fire", "Nature", nature_sounds.fire, 2, 8),
+  SoundKind("Siren", "Vehicle", nature_sounds.siren, 2, 8),
+  SoundKind("Engine", "Vehicle", nature_sounds.engine, 2, 8),
+  SoundKind("Helicopter", "Vehicle", nature_sounds.helicopter, 2, 8),
+  SoundKind("Car horn", "Vehicle", nature_sounds.car_horn, 1, 3.5),
+  SoundKind("Clock", "Household", nature_sounds.clock, 1.5, 8),
+  SoundKind("Telephone", "Household", nature_sounds.telephone, 1.5, 6),
 )
 CATEGORIES = {
   "Music": None,
@@ -202,7 +202,7 @@ def render(seed: int, clip_number: int) -> tuple[Array, list[int]]:
   return clip, clip_labels(seed, clip_number)
 
 
-def fold_of(clip_number: int) -> str:
+def scene_fold(clip_number: int) -> str:
   """Returns `train`, `validation` or `test`: of ten clips in a row eight, one and one."""
   return {8: "validation", 9: "test"}.get(clip_number % 10, "train")
 
@@ -223,7 +223,7 @@ def write_soundscapes(folder: str | os.PathLike, clips: int, seed: int) -> None:
   """
   write_folder(
     folder,
-    (Clip(*_rendered(seed, k)) for k in range(clips)),
+    (Recording(*_rendered(seed, k)) for k in range(clips)),
     clips,
     rate=RATE,
     vocabulary=soundscape_vocabulary(),
@@ -233,4 +233,4 @@ def write_soundscapes(folder: str | os.PathLike, clips: int, seed: int) -> None:
 
 def _rendered(seed: int, clip_number: int) -> tuple[Array, str, list[int]]:
   waveform, labels = render(seed, clip_number)
-  return waveform, fold_of(clip_number), labels
+  return waveform, scene_fold(clip_number), labels

@@ -59,7 +59,13 @@ from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.prepare import dtype_of
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.data.tfds.beam import collected, list_sounds, sound_examples
-from atgcn_jax.data.tfds.description import COLUMNS, NUMBERS, SPLIT, Plan, columns_and_metadata
+from atgcn_jax.data.tfds.description import (
+  COLUMNS,
+  NUMBERS,
+  SPLIT,
+  DatasetPlan,
+  columns_and_metadata,
+)
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import read_vocabulary
 
@@ -67,7 +73,7 @@ CHUNK = 256  # clips copied at a time
 KEYS = 2**128  # TFDS sorts by keys below it
 
 
-def planned(source: Any) -> tuple[Plan, ClipStore | Listing]:
+def planned(source: Any) -> tuple[DatasetPlan, ClipStore | Listing]:
   """What a dataset of these sources is to hold, and the store or the listing it is made from.
 
   Raises:
@@ -79,7 +85,7 @@ def planned(source: Any) -> tuple[Plan, ClipStore | Listing]:
     store = open_clips(source.store)
     numbers = tuple(name for name in NUMBERS if getattr(store, name) is not None)
     dtype = store.log_mel.dtype.name
-    return Plan(arrays_of(store), numbers, store.vocabulary, store.frontend, dtype), store
+    return DatasetPlan(arrays_of(store), numbers, store.vocabulary, store.frontend, dtype), store
   settings = FRONTENDS[source.frontend]
   dtype = dtype_of(settings, source.dtype or None)
   vocabulary = read_vocabulary(source.vocabulary) if source.vocabulary else None
@@ -88,7 +94,9 @@ def planned(source: Any) -> tuple[Plan, ClipStore | Listing]:
     listing = used_only(listing)
   if not len(listing.label_indices):
     raise UserError(f"{source.labels}: no file has a label; give files that have some")
-  return Plan(arrays_of(listing), tuple(NUMBERS), listing.vocabulary, settings, dtype), listing
+  return DatasetPlan(
+    arrays_of(listing), tuple(NUMBERS), listing.vocabulary, settings, dtype
+  ), listing
 
 
 @functools.cache
@@ -120,7 +128,7 @@ def builder_class() -> Any:
     BUILDER_CONFIGS = [Source(name="unnamed")]  # noqa: RUF012
 
     @functools.cached_property
-    def plan(self) -> tuple[Plan, ClipStore | Listing]:
+    def plan(self) -> tuple[DatasetPlan, ClipStore | Listing]:
       return planned(self.builder_config)
 
     def _info(self):
@@ -179,7 +187,7 @@ def __getattr__(name: str) -> Any:
   raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
-def examples_of(plan: Plan, store: ClipStore) -> Iterator[tuple[int, dict[str, Any]]]:
+def examples_of(plan: DatasetPlan, store: ClipStore) -> Iterator[tuple[int, dict[str, Any]]]:
   """(key, example) of the clips of a store.
 
   The keys ascend over all that TFDS sorts by, which spreads them over its buckets: it holds a

@@ -12,10 +12,10 @@ from typing import Any
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.label_list import list_labelled, listed
-from atgcn_jax.data.layouts.listing import Clip, Listing, check_folder, loaded
+from atgcn_jax.data.layouts.listing import Clip, Listing, check_audio_folder, loaded
 from atgcn_jax.data.store.findings_table import flags_of, missing_of
 from atgcn_jax.data.store.store_builder import outcome
-from atgcn_jax.data.tfds.description import NUMBERS, Plan
+from atgcn_jax.data.tfds.description import NUMBERS, DatasetPlan
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -43,7 +43,7 @@ def load_remote(folder: str, settings: Frontend, filename: str) -> Clip:
   return loaded(content, settings)
 
 
-def sound_examples(folder: Any, plan: Plan, listing: Listing, strict: bool = False) -> Any:
+def sound_examples(folder: Any, plan: DatasetPlan, listing: Listing, strict: bool = False) -> Any:
   """The Beam transform that makes (key, example) of sound files.
 
   The rows of the list go to the workers as files in `folder`, as a pipeline's own description must
@@ -64,7 +64,7 @@ def sound_examples(folder: Any, plan: Plan, listing: Listing, strict: bool = Fal
     made = (
       pipeline
       | "Lists" >> beam.Create(files)
-      | "Rows" >> beam.FlatMap(rows_of)
+      | "Rows" >> beam.FlatMap(read_rows)
       | "Spread" >> beam.Reshuffle()
       | "LogMels"
       >> beam.FlatMap(
@@ -77,7 +77,7 @@ def sound_examples(folder: Any, plan: Plan, listing: Listing, strict: bool = Fal
   return examples()
 
 
-def rows_of(file: str) -> list[Any]:
+def read_rows(file: str) -> list[Any]:
   """The rows [number, [source, what the plan says of it]] of a file."""
   from etils import epath
 
@@ -100,7 +100,7 @@ def sound_example(
   clip = outcome(load, root, settings, dtype, source, strict=strict)
   if isinstance(clip, str):
     if "://" not in root:
-      check_folder(root)  # or is it gone, as folders of other machines may be
+      check_audio_folder(root)  # or is it gone, as folders of other machines may be
     beam.metrics.Metrics.counter("atgcn_jax", "unreadable").inc()
     yield beam.pvalue.TaggedOutput("unreadable", json.dumps([of_plan["clip_id"], clip]))
   else:

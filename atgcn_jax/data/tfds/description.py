@@ -34,7 +34,7 @@ NUMBERS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DatasetPlan:
   """What a dataset is to hold, in its order, besides what is in its records alone.
 
   `arrays` are those of `listing.arrays_of`, `numbers` those of NUMBERS that each record has.
@@ -58,7 +58,7 @@ class Plan:
 
 
 def columns_and_metadata(
-  plan: Plan,
+  plan: DatasetPlan,
   shards: Sequence[tuple[str, int]],
   file_format: str,
 ) -> tuple[bytes, dict[str, Any]]:

@@ -163,7 +163,7 @@ def _gradients(parts_of: Callable, kernel, arrays) -> tuple[Array, Array, tuple[
     else:
       dkernel, dh = (
         dkernel + tiled_convolution.kernel_gradient(h, dz),
-        tiled_convolution.convolve(dz, back),
+        tiled_convolution.tiled_convolve(dz, back),
       )
     wanted, weights = behind(dh)
     return (dkernel, jax.tree.map(jnp.add, sums, _sums(wanted, weights))), wanted
@@ -256,7 +256,7 @@ def _narrow(kernel) -> bool:
 def _convolve(x, prepared):
   """The convolution with what `_prepared` gave."""
   if prepared.ndim == 3:
-    return tiled_convolution.convolve(x, prepared)
+    return tiled_convolution.tiled_convolve(x, prepared)
   return sum(part * weights for part, weights in zip(_neighbours(x), prepared.reshape(9, -1)))
 
 

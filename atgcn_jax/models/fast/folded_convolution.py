@@ -44,7 +44,7 @@ def unfold(x: Array, parts: int) -> Array:
   return x.reshape(len(x) // parts, x.shape[1] * parts, *x.shape[2:])
 
 
-def convolve(x: Array, kernel: Array, padding: Any = WHOLE) -> Array:
+def folded_convolve(x: Array, kernel: Array, padding: Any = WHOLE) -> Array:
   """[B, T, F, D], each clip convolved with zeros around it; `kernel` takes the type of x.
 
   Args:
@@ -68,11 +68,14 @@ def convolve_parts(x: Array, kernel: Array, parts: int) -> Array:
     kernel: [3, 3, C, D].
   """
   if parts > 1 and x.shape[-1] == 1:  # a small array: it is copied with its neighbours' frames
-    return convolve(_with_neighbours(x, parts), kernel, ROWS)
-  y = convolve(x, kernel)
+    return folded_convolve(_with_neighbours(x, parts), kernel, ROWS)
+  y = folded_convolve(x, kernel)
   if parts == 1:
     return y
-  before, behind = convolve(x[:, -1:], kernel[:1], ROWS), convolve(x[:, :1], kernel[2:], ROWS)
+  before, behind = (
+    folded_convolve(x[:, -1:], kernel[:1], ROWS),
+    folded_convolve(x[:, :1], kernel[2:], ROWS),
+  )
   return _added_at_ends(y, _to_next(before, parts), _to_previous(behind, parts))
 
 
@@ -103,7 +106,7 @@ convolve_parts.defvjp(_forward, _backward)
 
 def _gradients(x, kernel, dy, padding, kernel_padding=None):
   """Gradients of `convolve`; with another `kernel_padding` the kernel's has zeros added to it."""
-  (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel, padding), x)(dy)
+  (dx,) = jax.linear_transpose(lambda x: folded_convolve(x, kernel, padding), x)(dy)
   dkernel = jax.lax.conv_general_dilated(
     x,
     dy,

@@ -54,7 +54,7 @@ def points_to_kernel(gradient_PxCxD: Array) -> Array:
   return gradient.reshape(3, 3, *gradient_PxCxD.shape[1:])
 
 
-def convolve(x_BxHxWxC: Array, kernel_PxCxD: Array) -> Array:
+def tiled_convolve(x_BxHxWxC: Array, kernel_PxCxD: Array) -> Array:
   """The convolution [B, H, W, D] with zeros beyond the edges, of a kernel at the points."""
   products = jax.lax.dot_general(_to_tiles(x_BxHxWxC), kernel_PxCxD, (((2,), (1,)), ((0,), (0,))))
   return _from_tiles(products, x_BxHxWxC.shape[:3])
