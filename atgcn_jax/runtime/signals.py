@@ -1,10 +1,11 @@
 """SIGTERM and Ctrl-C: what they stop, and when.
 
-In a command the first of them raises `Interrupted` at once, within `deferred` at the next
-`raise_if_stopped`. Python ignores what a handler raises in a finaliser or a callback of the garbage collector (JAX has
-one), and compiled modules crash of it while they are imported: there the handler waits. Where the
-exception was lost all the same, it raises again, as every `raise_if_stopped` does, and `command`
-reports the signal at the end. A second Ctrl-C ends the process at once.
+In a command the first signal raises `Interrupted` at once; within `deferred` it raises at the next
+`raise_if_stopped`. Python ignores an exception that a handler raises in a finaliser or a callback
+of the garbage collector (JAX has one), and compiled modules crash if one is raised while they are
+imported: there the handler waits. If the exception was lost all the same, the handler raises again,
+every `raise_if_stopped` does, and `command` reports the signal at the end. A second Ctrl-C ends the
+process at once.
 """
 
 from __future__ import annotations
