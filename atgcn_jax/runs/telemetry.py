@@ -6,14 +6,18 @@ import os
 import pathlib
 import statistics
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.log import TENSORBOARD
+from atgcn_jax.runs.log import TENSORBOARD, RunLog
+from atgcn_jax.runs.step_inputs import Feed
 from atgcn_jax.runtime.buckets import in_bucket, path_of
 from atgcn_jax.runtime.process_setup import peak_bytes
+from atgcn_jax.runtime.processes import Pulse, host_names
+from atgcn_jax.runtime.signals import Stopped, StopRequest
 
 LAGS_BY = 0.1  # of the time: so much more than the others' a host spends before it lags
 
@@ -72,6 +76,95 @@ class Pace:
       f"process {most} of {len(hosts)} on {hosts[most]} lags: its host is busy {shares[most]:.0%} "
       f"of the time, waiting for input {waited:.0%}; the others' usually {usual:.0%}"
     )
+
+
+class Telemetry:
+  """What watches a training and reports on it: heartbeat, pace, trace and log.
+
+  The order of calls in a step: `next_batch`, `dispatched`, `end_step`, and `record` where due.
+  """
+
+  def __init__(
+    self,
+    log: RunLog,
+    trace: Profile,
+    stop: StopRequest,
+    mesh: jax.sharding.Mesh,
+    *,
+    start: int,
+    batch: int,
+  ):
+    """Watch a training that starts at this step.
+
+    Args:
+      stop: of this process.
+      batch: clips in a step.
+    """
+    self.log, self._trace, self._stop = log, trace, stop
+    self._pulse, self._hosts, self._start = Pulse(mesh, 3), host_names(), start
+    self._since_record, self._since_line = Pace(start, batch), Pace(start, batch)
+    self._asked = self._received = self._busy = self._waited = 0.0
+
+  def beat(self) -> np.ndarray:
+    """Exchange the seconds of the step before with the other processes: float32[2, processes].
+
+    Raises:
+      Stopped: after a signal in any process.
+    """
+    known = self._pulse.beat([self._stop.signal_number or 0, self._busy, self._waited])
+    if number := int(known[:, 0].max()):
+      raise Stopped(number)
+    return known[:, 1:].T.copy()
+
+  def next_batch(self, step: int, feed: Feed) -> Any:
+    """Return the next batch of the feed, after a heartbeat; start the trace if it begins here."""
+    known = self.beat()
+    self._since_line.add(*known)  # of the same step for all, so that they can be compared
+    known[:, jax.process_index()] = 0  # its own are known before
+    self._since_record.add(*known)
+    self._trace.before(step)
+    self._asked = time.monotonic()
+    batch = next(feed.given)
+    self._received = time.monotonic()
+    return batch
+
+  def dispatched(self) -> None:
+    """Take the time at which the devices had the step."""
+    self._busy, self._waited = time.monotonic() - self._asked, self._received - self._asked
+
+  def end_step(self, step: int, before: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Add the step to the pace, end the trace, move the bar, and print a line where it is time.
+
+    Args:
+      before: the metrics of the step before, which has ended.
+      metrics: those of this step, which may still run.
+    """
+    if step == self._start + 1:  # the first step was compiled
+      self._restart_pace(step)
+    self._since_record.add_own(self._busy, self._waited)
+    if step > self._since_line.step and self.log.is_time_to_tell():
+      self.log.tell(step, float(before["loss"]), self._since_line.figures(step))
+      if lag := self._since_line.laggard(self._hosts):
+        self.log.say(lag)
+      self._since_line.restart(step)
+    self._trace.after(step, metrics)
+    self.log.stepped(step + 1)
+
+  def record(self, step: int, metrics: dict[str, Any], learning_rate: float) -> None:
+    """Write the metrics, the learning rate and the pace after `step` steps to the log."""
+    values = {name: float(value) for name, value in metrics.items()}
+    values["learning_rate"] = learning_rate
+    self.log.record(step, values | self._since_record.figures(step), "train")
+    self._since_record.restart(step)
+
+  def restart(self, step: int) -> None:
+    """Leave the time since the last step, such as of an evaluation, out of the pace."""
+    self._restart_pace(step)
+    self.log.resumed()
+
+  def _restart_pace(self, step: int) -> None:
+    self._since_record.restart(step)
+    self._since_line.restart(step)
 
 
 def trace_options() -> jax.profiler.ProfileOptions:

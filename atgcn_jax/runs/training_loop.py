@@ -7,14 +7,11 @@ and random numbers follow from (seed, step), so a resumed run goes on bit for bi
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -35,13 +32,13 @@ from atgcn_jax.runs.checks import (
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
-from atgcn_jax.runs.log import RunLog, finite_or_none, open_log
+from atgcn_jax.runs.log import finite_or_none, open_log
 from atgcn_jax.runs.run import Run, new_run, store_of
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.step_inputs import Feed, feed_of
-from atgcn_jax.runs.telemetry import Pace, Profile, profile_of
-from atgcn_jax.runtime.processes import Pulse, first_only, host_names, same_everywhere
-from atgcn_jax.runtime.signals import Stopped, StopRequest, stop_on_signals
+from atgcn_jax.runs.telemetry import Telemetry, profile_of
+from atgcn_jax.runtime.processes import first_only, same_everywhere
+from atgcn_jax.runtime.signals import Stopped, stop_on_signals
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.optim import learning_rate_schedule, plateau_factor
@@ -83,9 +80,10 @@ def train(
     saved = with_training_state(saved, workdir, layout)
     state = saved.state
     history = saved.history + first_only(lambda: evaluated_behind(saved, workdir))
-  start = int(state.step)
-  trace = profile_of(profile, start, config.optim.steps, workdir)
+  start, steps = int(state.step), config.optim.steps
+  trace = profile_of(profile, start, steps, workdir)
   feed = feed_of(config, store, layout.mesh, start)
+  validation = split_clips(store, config.data, "validation")
   # Nothing is written to the folder before this line.
   with held(workdir) as still_held:
     replaced = saved is None and found.sound is not None
@@ -94,11 +92,16 @@ def train(
       checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
       stop_on_signals() as stop,
     ):
-      save_checkpoint(manager, run, state, history)
-      log = open_log(workdir, start, config.optim.steps, config.data.batch_size, title)
+      checkpoints = Checkpoints(run, manager, still_held)
+      checkpoints.save(state, history)
+      log = open_log(workdir, start, steps, config.data.batch_size, title)
+      telemetry = Telemetry(
+        log, trace, stop, layout.mesh, start=start, batch=config.data.batch_size
+      )
       try:
+        programs = compiled_programs(run, state, feed, layout, (store, validation), telemetry.beat)
         return train_to_end(
-          run, state, history, store, feed, layout, manager, still_held, log, stop, trace
+          programs, state, history, feed=feed, checkpoints=checkpoints, telemetry=telemetry
         )
       finally:
         trace.close()
@@ -106,25 +109,91 @@ def train(
 
 
 def train_to_end(
-  run: Run,
+  programs: Programs,
   state: TrainState,
   history: History,
-  store: ClipStore,
+  *,
   feed: Feed,
-  layout: sharding.Layout,
-  manager: ocp.CheckpointManager,
-  check_lock: Callable[[], None],
-  log: RunLog,
-  stop: StopRequest,
-  trace: Profile,
+  checkpoints: Checkpoints,
+  telemetry: Telemetry,
 ) -> TrainState:
-  """The loop, from the state's step to the config's last; adds to `history`.
+  """Evaluate, save, take the next batch, step and log, up to the last step of the config.
 
   Args:
-    check_lock: raises where the run directory is no longer held; called before each step and save.
+    state: where training starts or resumes.
+    history: the evaluations so far; those of this training are added.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    WorkFailed: if a loss, a score or a parameter is not finite, or the folder is lost.
+    Stopped: after SIGTERM or Ctrl-C in any process, once the state is saved.
   """
-  config, start, steps = run.config, int(state.step), run.config.optim.steps
-  model, mesh = run.model(), layout.mesh
+  config, start = checkpoints.run.config, int(state.step)
+  steps, rate = config.optim.steps, learning_rate_schedule(config.optim)
+  metrics: dict[str, Any] = {}
+  try:
+    for step in range(start, steps):
+      if step > 0 and is_boundary(config, step):
+        checkpoints.ensure_finite(step - 1, metrics)
+        evaluate_if_due(programs, state, history, step, checkpoints, telemetry)
+        checkpoints.save(state, history)
+        telemetry.restart(step)
+      checkpoints.ensure_writable()
+      batch = telemetry.next_batch(step, feed)
+      factor = rate_factor(config, history)
+      state, new_metrics = programs.train(state, batch, factor)
+      telemetry.dispatched()
+      checkpoints.ensure_finite(step - 1, metrics)  # of the step before, while this one runs
+      telemetry.end_step(step, metrics, new_metrics)
+      metrics = new_metrics
+      if (step + 1) % config.log.every == 0 or step + 1 == steps:
+        checkpoints.ensure_finite(step, metrics)
+        telemetry.record(step + 1, metrics, float(rate(step)) * factor)
+    checkpoints.ensure_finite(steps - 1, metrics)
+    if start >= steps and not telemetry.log.title:
+      telemetry.log.say(f"the run is at step {start} of {steps}: there is nothing to do")
+    evaluate_if_due(programs, state, history, max(start, steps), checkpoints, telemetry)
+    checkpoints.save(state, history)
+  except Stopped as stopped:
+    step = int(state.step)
+    checkpoints.ensure_finite(step - 1, metrics)
+    checkpoints.save(state, history)
+    checkpoints.wait()
+    telemetry.log.say(f"{stopped}: saved step {step}; the same command goes on from there")
+    raise
+  checkpoints.wait()
+  return state
+
+
+class Programs(NamedTuple):
+  """The compiled functions of a training.
+
+  `train(state, batch, rate_factor)` returns the next state and the metrics of the step.
+  `scores(state)` returns the scores and labels of the `clips` validation clips.
+  """
+
+  train: Callable[..., tuple[TrainState, dict[str, Any]]]
+  scores: Callable[[TrainState], tuple[np.ndarray, np.ndarray]]
+  clips: int
+
+
+def compiled_programs(
+  run: Run,
+  state: TrainState,
+  feed: Feed,
+  layout: sharding.Layout,
+  validation: tuple[ClipStore, np.ndarray],
+  before_batch: Callable[[], object],
+) -> Programs:
+  """Return the programs of a run.
+
+  Args:
+    validation: the store, and the clips in it to validate on.
+    before_batch: called before each batch of a validation; may raise to stop.
+  """
+  config, model, mesh = run.config, run.model(), layout.mesh
   train_step = make_train_step(
     model,
     run.optimiser(),
@@ -138,93 +207,33 @@ def train_to_end(
   )
   score_step = make_score_step(model, mesh, normaliser=run.normaliser)
   for_inference = run.for_inference()
-  validation = split_clips(store, config.data, "validation")
-  rate = learning_rate_schedule(config.optim)
-  check = functools.partial(ensure_finite, manager)
-  pulse, hosts = Pulse(mesh, 3), host_names()
+  store, clips = validation
 
-  def beat(busy: float = 0.0, waited: float = 0.0) -> np.ndarray:
-    known = pulse.beat([stop.signal_number or 0, busy, waited])
-    if number := int(known[:, 0].max()):
-      raise Stopped(number)
-    return known[:, 1:].T.copy()
+  def scores(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+    variables = for_inference(sharding.replicate(state.variables, mesh))
+    size = config.evaluation.batch_size
+    return score_clips(score_step, variables, store, clips, size, mesh, before_batch=before_batch)
 
-  def evaluate_and_save(step: int) -> None:
-    if evaluation_is_due(config, history, step) and len(validation):
-      scores, labels = score_clips(
-        score_step,
-        for_inference(sharding.replicate(state.variables, mesh)),
-        store,
-        validation,
-        config.evaluation.batch_size,
-        mesh,
-        before_batch=beat,
-      )
-      check(step, {"sum of the validation scores": scores.sum()})
-      metrics = first_only(lambda: tagging_metrics(scores, labels))
-      record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
-      history.append({"step": step, **record})
-      log.evaluated(step, record, len(validation))
-    check_lock()
-    save_checkpoint(manager, run, state, history)
+  return Programs(train_step, scores, len(clips))
 
-  metrics: dict[str, Any] = {}
-  paces = since_log, since_line = [Pace(start, config.data.batch_size) for _ in range(2)]
-  busy = waited = 0.0
-  try:
-    for step in range(start, steps):
-      if step > 0 and is_boundary(config, step):
-        check(step - 1, metrics)
-        evaluate_and_save(step)
-        for pace in paces:  # the rate is that of training alone
-          pace.restart(step)
-        log.resumed()
-      known = beat(busy, waited)
-      since_line.add(*known)  # of the same step for all, so that they can be compared
-      known[:, jax.process_index()] = 0  # its own are known before
-      since_log.add(*known)
-      checkpoint.raise_if_save_failed(manager)
-      check_lock()
-      trace.before(step)
-      asked = time.monotonic()
-      given = next(feed.given)
-      waited = time.monotonic() - asked
-      factor = rate_factor(config, history)
-      state, new_metrics = train_step(state, given, factor)
-      handed = time.monotonic()
-      check(step - 1, metrics)  # of the step before, while this one is under way
-      if step == start + 1:  # the first step was compiled
-        for pace in paces:
-          pace.restart(step)
-      busy = handed - asked
-      since_log.add_own(busy, waited)
-      if step > since_line.step and log.is_time_to_tell():
-        log.tell(step, float(metrics["loss"]), since_line.figures(step))
-        if lag := since_line.laggard(hosts):
-          log.say(lag)
-        since_line.restart(step)
-      metrics = new_metrics
-      trace.after(step, metrics)
-      log.stepped(step + 1)
-      if (step + 1) % config.log.every == 0 or step + 1 == steps:
-        check(step, metrics)
-        values = {name: float(value) for name, value in metrics.items()}
-        values["learning_rate"] = float(rate(step)) * factor
-        log.record(step + 1, values | since_log.figures(step + 1), "train")
-        since_log.restart(step + 1)
-    check(steps - 1, metrics)
-    if start >= steps and not log.title:
-      log.say(f"the run is at step {start} of {steps}: there is nothing to do")
-    evaluate_and_save(max(start, steps))
-  except Stopped as stopped:
-    check(int(state.step) - 1, metrics)
-    check_lock()
-    save_checkpoint(manager, run, state, history)
-    checkpoint.wait_until_saved(manager)
-    log.say(f"{stopped}: saved step {int(state.step)}; the same command goes on from there")
-    raise
-  checkpoint.wait_until_saved(manager)
-  return state
+
+def evaluate_if_due(
+  programs: Programs,
+  state: TrainState,
+  history: History,
+  step: int,
+  checkpoints: Checkpoints,
+  telemetry: Telemetry,
+) -> None:
+  """Validate the state if this step asks for it; add the metrics to `history` and to the log."""
+  if not (programs.clips and evaluation_is_due(checkpoints.run.config, history, step)):
+    return
+  scores, labels = programs.scores(state)
+  checkpoints.ensure_finite(step, {"sum of the validation scores": scores.sum()})
+  metrics = first_only(lambda: tagging_metrics(scores, labels))
+  record = {name: finite_or_none(metrics[name]) for name in ("mAP", "mAUC", "d_prime")}
+  history.append({"step": step, **record})
+  telemetry.log.evaluated(step, record, programs.clips)
 
 
 def is_boundary(config, step: int) -> bool:
@@ -252,6 +261,50 @@ def rate_factor(config, history: History) -> float:
   )
 
 
+class Checkpoints(NamedTuple):
+  """The checkpoints of a run in the directory that it holds.
+
+  `check_lock` raises if another process has taken the directory.
+  """
+
+  run: Run
+  manager: ocp.CheckpointManager
+  check_lock: Callable[[], None]
+
+  def ensure_writable(self) -> None:
+    """Raise if the last save has failed or another process has taken the directory.
+
+    Raises:
+      WorkFailed: naming the directory and the fault.
+    """
+    checkpoint.raise_if_save_failed(self.manager)
+    self.check_lock()
+
+  def save(self, state: TrainState, history: History) -> None:
+    """Start to save the state, unless its step has a checkpoint.
+
+    Raises:
+      WorkFailed: if a value of the state is not finite; nothing is written then.
+    """
+    self.check_lock()
+    save_checkpoint(self.manager, self.run, state, history)
+
+  def wait(self) -> None:
+    """Wait for the save that is in progress."""
+    checkpoint.wait_until_saved(self.manager)
+
+  def ensure_finite(self, step: int, metrics: dict[str, Any]) -> None:
+    """Stop the run if a metric of this step is NaN or infinite.
+
+    Raises:
+      WorkFailed: naming the step, and the last good checkpoint.
+    """
+    for name, value in metrics.items():
+      if not math.isfinite(float(value)):
+        fault = f"the {name.replace('_', ' ')} is {float(value)}"
+        raise _not_finite(self.manager, step, fault)
+
+
 def save_checkpoint(
   manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History
 ) -> None:
@@ -268,17 +321,6 @@ def save_checkpoint(
   here = [record["mAP"] for record in history if record["step"] == step]
   description = run.description() | {"history": history}
   checkpoint.start_save(manager, state, run.constants(), description, here[0] if here else None)
-
-
-def ensure_finite(manager: ocp.CheckpointManager, step: int, metrics: dict[str, Any]) -> None:
-  """Stop the run if a number of this step is not finite.
-
-  Raises:
-    WorkFailed: naming the step, and the checkpoint from before that stays.
-  """
-  for name, value in metrics.items():
-    if not math.isfinite(float(value)):
-      raise _not_finite(manager, step, f"the {name.replace('_', ' ')} is {float(value)}")
 
 
 def _not_finite(manager: ocp.CheckpointManager, step: int, fault: str) -> WorkFailed:
