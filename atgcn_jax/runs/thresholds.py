@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -54,6 +53,8 @@ def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     scores: float[N, K].
     labels: [N, K], 1 or true where a clip has the label.
   """
+  from sklearn.metrics import precision_recall_curve  # a second, which tagging need not wait for
+
   thresholds, f1 = np.full((2, scores.shape[1]), np.nan)
   for k in np.flatnonzero(labels.any(axis=0)):
     precision, recall, tried = precision_recall_curve(labels[:, k], scores[:, k])
