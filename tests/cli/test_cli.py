@@ -409,6 +409,7 @@ def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):
   np.testing.assert_allclose(again.propagation, made.propagation, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_processes_say_only_what_is_theirs(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   before, newest = checkpoint.saved_steps(workdir)[-2:]

@@ -133,6 +133,7 @@ def can_run(words):
   return words[0] != "plan" or importlib.util.find_spec("libtpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page, True)], ids=name_of)
 def test_measuring_commands_run(page, home, narrow, monkeypatch, capfd):
   monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "cpu")  # `plan` sets it

@@ -1,6 +1,8 @@
 """The notebooks run top to bottom on a small setting, and are committed without outputs."""
 
+import ast
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -44,6 +46,26 @@ def test_notebook_is_committed_without_outputs(path):
   assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_is_there(path):
+  code = "\n".join(
+    line
+    for cell in json.loads(path.read_text())["cells"]
+    if cell["cell_type"] == "code"
+    for line in "".join(cell["source"]).splitlines()
+    if not line.lstrip().startswith(("!", "%"))
+  )
+  imported = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+  ours = [node for node in imported if node.module.split(".")[0] == "atgcn_jax"]
+  assert ours
+  for node in ours:
+    for alias in node.names:
+      module = importlib.import_module(node.module)
+      if not hasattr(module, alias.name):
+        importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, small_setting, request, tmp_path):
   import nbclient

@@ -152,7 +152,7 @@ def test_thresholds_of_this_step_go_along(tmp_path, tuned_at, goes_along):
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("size", [7, 10, 40])
+@pytest.mark.parametrize("size", [7, 10, pytest.param(40, marks=pytest.mark.slow)])
 def test_windows_are_those_of_the_tagger(size):
   for samples in range(1, 4 * size):
     sound = np.arange(1, samples + 1, dtype=np.float32)

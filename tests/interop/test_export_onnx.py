@@ -62,6 +62,7 @@ def test_the_folder_holds_the_model_and_its_labels(exported):
   assert [path.name for path in exported.iterdir() if path.is_dir()] == ["demo-onnx"]
 
 
+@pytest.mark.slow
 def test_recurrent_layers_are_converted(python, tmp_path, sounds):  # noqa: F811
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, n_fft=512, n_mels=64))
   changes = ("model.encoder=talnet", "optim.steps=24", "optim.learning_rate=0.01")

@@ -241,6 +241,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
   np.testing.assert_allclose(one.toarray(), other, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_sparse_graph(large, tmp_path):
   config = tiny_config(tmp_path, "optim.steps=3", "graph.method=reweight")
   workdir = tmp_path / "run"

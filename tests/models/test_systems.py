@@ -201,7 +201,13 @@ def test_every_recipe_is_a_config_of_its_system(path):
   assert (config != common) == path.endswith(":original")
 
 
-@pytest.mark.parametrize("path", STEPS, ids=lambda path: pathlib.Path(path).name)
+def slow_but_two(path):
+  """The paper's two systems take a step each time, the others with --all."""
+  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn_2.py")
+  return path if quick else pytest.param(path, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", map(slow_but_two, STEPS), ids=lambda path: pathlib.Path(path).name)
 def test_every_config_takes_a_step(path):
   config = load_config(path, [f"--config.model.width={1 / 32}"])
   shape = shape_of(config.model.encoder)
@@ -336,6 +342,7 @@ def test_talnet_is_pytorchs():
   assert np.abs(found["frame_logits"] - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_frame_wise_system_with_a_graph_from_training_to_tags(tmp_path):
   config = tiny_config(tmp_path, "model.encoder=deepres", "model.depth=34", "optim.steps=2")
   train(config, tmp_path / "run")

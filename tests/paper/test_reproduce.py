@@ -91,6 +91,7 @@ def test_what_is_done_is_not_done_again(done, store, capsys):
   assert contents(done) == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*its save was cut off")
 def test_a_killed_reproduction_gives_the_table_it_would_have_given(done, store, tmp_path):
   process = start(*map(str, command("ablation", store, tmp_path)))
@@ -107,6 +108,7 @@ def test_a_killed_reproduction_gives_the_table_it_would_have_given(done, store, 
     assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_figure3_is_trained_point_by_point(store, tmp_path):
   more = ("--points", "0.3", "--folds", "validation", "--config.optim.steps=2")
   assert run(*command("figure3", store, tmp_path, *more)) == 0
@@ -138,6 +140,7 @@ def test_a_fold_is_tested_on_and_the_others_train(store):
   assert experiment_config(vectors, given, open_store(store), "", 0).graph.embeddings == "one_hot"
 
 
+@pytest.mark.slow
 def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
   tops = [
     {"id": "t", "name": "Low", "child_ids": [VOCABULARY.ids[k] for k in (0, 1, 2)]},
@@ -154,6 +157,7 @@ def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
   ]
 
 
+@pytest.mark.slow
 def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
   more = ("--rows", "atgcn_restart", "--config.optim.steps=2")
   assert run(*command("table1", store, tmp_path, *more)) == 0

@@ -219,6 +219,7 @@ def test_on_one_device_a_run_ends_with_the_same_bits(tmp_path, config, monkeypat
   assert same_bits(host, device)
 
 
+@pytest.mark.slow
 def test_on_eight_devices_a_resumed_run_is_as_an_undisturbed_one(tmp_path, config):
   undisturbed = train_tiny(config, tmp_path / "one", 8, "device")
   train_tiny(config, tmp_path / "two", 5, "device")

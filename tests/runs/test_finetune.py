@@ -116,6 +116,7 @@ def test_a_frozen_step_has_no_way_back_through_the_encoder(tmp_path, name):
   assert costs[1] < costs[0] / 2
 
 
+@pytest.mark.slow
 def test_with_parts_of_the_state_on_each_device(store, tmp_path):
   assert finetune(store, tmp_path / "whole", "--frozen") == 0
   assert finetune(store, tmp_path / "parts", "--frozen", "--config.sharding.fsdp=True") == 0
@@ -128,6 +129,7 @@ def test_with_parts_of_the_state_on_each_device(store, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_given_graph(store, tmp_path, capsys):
   random = np.random.default_rng(0)
   together = random.integers(1, 9, (8, 8))
@@ -165,6 +167,7 @@ def test_goes_on_to_the_same_bits(store, tmp_path):
   assert contents(tmp_path / "whole" / "checkpoints") == before
 
 
+@pytest.mark.slow
 def test_from_an_export(store, tmp_path):
   export(trained(), "huggingface", tmp_path / "export")
   assert finetune(store, tmp_path / "one", source=tmp_path / "export") == 0
@@ -210,6 +213,7 @@ def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
   assert contents(scratch) == before
 
 
+@pytest.mark.slow
 def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
   folder = tmp_path / "given"
   folder.mkdir()
@@ -220,6 +224,7 @@ def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
   )
 
 
+@pytest.mark.slow
 def test_two_processes_begin_as_one_does(store, tmp_path):
   words = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run", *SMALL]
   for process in start_many(2, *words, "--config.optim.steps=3"):

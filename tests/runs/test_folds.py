@@ -70,6 +70,7 @@ def test_folds_that_share_nothing_pass():
     check_folds(made)
 
 
+@pytest.mark.slow
 def test_training_on_the_test_clips_is_refused(tmp_path, capsys):
   file = trained().parent / "config.py"
   command = ["train", "--config", str(file), "--workdir", str(tmp_path / "run"), OVERLAP]

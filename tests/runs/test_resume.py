@@ -148,6 +148,7 @@ def test_many_kills_at_random_moments(tmp_path):
 # Within one process.
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
   training_loop.train(config("optim.steps=15"), tmp_path)
   assert records(tmp_path)[-1][0] == 15
@@ -158,7 +159,10 @@ def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
   ]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+  ("number", "status"),
+  [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+)
 def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   with monkeypatch.context() as patch:
@@ -188,6 +192,7 @@ def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
   assert checkpoint.saved_steps(tmp_path) == [0, 3]
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, capsys):
   workdir = tmp_path / "run"
   short = config("optim.steps=5")

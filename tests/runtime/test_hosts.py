@@ -91,6 +91,7 @@ def train_on(hosts, workdir, *overrides):
   ]
 
 
+@pytest.mark.slow
 def test_two_hosts_make_the_run_of_one(hosts, tmp_path):
   workdir = tmp_path / "run"
   pair = train_on(hosts, workdir, "--config.optim.steps=4")
@@ -102,6 +103,7 @@ def test_two_hosts_make_the_run_of_one(hosts, tmp_path):
   assert checkpoint.saved_steps(workdir)[-1] == 4
 
 
+@pytest.mark.slow
 def test_hosts_that_lose_each_other_end_and_one_goes_on(hosts, tmp_path):
   workdir = tmp_path / "run"
   pair = train_on(hosts, workdir, "--config.optim.steps=100000", "--config.evaluation.every=100000")
@@ -139,6 +141,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_host_that_lags_is_named(tmp_path):
   command = ["train", "--config", trained().parent / "config.py", "--workdir", tmp_path / "run"]
   command += ["--config.optim.steps=60", "--config.evaluation.every=1000"]

@@ -67,6 +67,7 @@ def one_process():
   return {"first": narrow(layout, 1, "authors", "float32", record=True), "twenty": twenty}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
   coordinator, alone = f"127.0.0.1:{free_port()}", fed(tmp_path)
@@ -166,6 +167,7 @@ def test_two_processes_evaluate_as_one_does(by_two, capsys):
   assert before.keys() == contents(workdir / "evaluation").keys() == {"test-30.csv", "test-30.json"}
 
 
+@pytest.mark.slow
 def test_sigterm_in_one_process_stops_all_and_one_goes_on(tmp_path):
   workdir = tmp_path / "run"
   train, _ = commands(workdir)
@@ -205,6 +207,7 @@ def undisturbed(tmp_path_factory):
   return longer(shutil.copytree(trained(), tmp_path_factory.mktemp("stayed") / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbed, devices):
   workdir = shutil.copytree(trained(), tmp_path / "moved")
@@ -223,6 +226,7 @@ def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbe
   )
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_all_and_they_go_on(tmp_path):
   workdir = tmp_path / "run"
   train, _ = commands(workdir)

@@ -49,6 +49,7 @@ def found():
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_memory_by_kind_adds_up(found):
   memory, disk = found["memory"], found["disk"]
@@ -104,6 +105,7 @@ def test_the_plan_in_words(found):
   assert str(found["batch"]) in text
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_what_does_not_fit_ends_with_1_and_names_what_does(found, monkeypatch, capfd):
   # A chip that has just the memory for the 16 clips of 64 in all.

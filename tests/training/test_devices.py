@@ -39,7 +39,7 @@ def test_loss_and_gradients_of_a_step_in_parts(layout, head):
   assert_same_first_step(on_one(1, "authors", "float32", head), eight)
 
 
-@pytest.mark.parametrize("layout", ["whole", "both"])
+@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "both"])
 def test_twenty_steps_in_float64(layout):
   with jax.enable_x64(True):
     one = on_one(20, "authors", "float64", "graph")

@@ -88,6 +88,7 @@ TOP = {"id": "all", "name": "All", "child_ids": list(VOCABULARY.ids)}
 LEAVES = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_both_terms_and_goes_on(tmp_path):
   (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
   changes = (
