@@ -19,7 +19,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0",
   "--xla_llvm_disable_expensive_passes=true",
-  "--xla_cpu_use_fusion_emitters=false",
 )
 # The workers and the processes that tests start inherit these variables.
 if "PYTEST_XDIST_WORKER" not in os.environ:
