@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
-from tests.runs_support import VOCABULARY, saved, tiny_config
-from tests.test_adjacency import recipe
+from runs_support import VOCABULARY, saved, tiny_config
+from test_adjacency import recipe
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels import sparse
