@@ -6,7 +6,7 @@ import shlex
 
 from runs_support import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "launch/README.md"]
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
 OMITTED = "…"  # a command with something left out
 PLACEHOLDERS = {"K": "60", "$OMPI_COMM_WORLD_RANK": "0"}  # that stand for a number
