@@ -93,7 +93,7 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip 3 ü is NaN"):
     list(examples_of(*planned(types.SimpleNamespace(store=str(tmp_path / "s.h5"), audio=""))))
   # As a version without these checks wrote it.
-  monkeypatch.setattr("atgcn_jax.data.tfds.dataset.check_small", lambda *_: None)
+  monkeypatch.setattr("atgcn_jax.data.open_clips.check_small", lambda *_: None)
   monkeypatch.setattr("atgcn_jax.data.store.clip_store.check_log_mels", lambda *_: None)
   made = write_tfds(str(tmp_path / "d"), file_format=file_format, store=str(tmp_path / "s.h5"))
   monkeypatch.undo()

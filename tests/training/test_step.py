@@ -8,13 +8,13 @@ import optax
 import pytest
 
 from atgcn_jax import models
+from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.training.losses import binary_cross_entropy
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh, place, replicated
 from atgcn_jax.training.state import initial_state, start_state
 from atgcn_jax.training.step import (
-  RANGE_DB,
   Normaliser,
   make_score_step,
   make_train_step,
