@@ -54,7 +54,7 @@ def test_of_a_cut_file_what_is_there_is_used(kind, keep):
   np.testing.assert_allclose(sound_files.decode(bytes(cut)).waveform, whole[:samples], atol=0.02)
   if kind == "OGG":  # whose header does not say how long it is
     assert np.isnan(found.seconds)
-    assert f"{samples / RATE:.3f} s are used; how much is missing is not known" in found.detail
+    assert f"{samples / RATE:.3f} s are used; the missing length is unknown" in found.detail
   else:
     assert found.seconds == pytest.approx((length - samples) / RATE, abs=0.1)
     assert " s (" in found.detail
@@ -93,7 +93,7 @@ def test_sound_that_the_header_does_not_count_is_used(kind, stated):
   samples, found = used(data)
   assert samples == SAMPLES
   np.testing.assert_array_equal(sound_files.decode(bytes(data)).waveform, whole)
-  assert "all 2.500 s that are there are used" in found.detail
+  assert "all 2.500 s present are used" in found.detail
   assert found.seconds == 0
 
 
@@ -143,7 +143,7 @@ def test_fewer_samples_than_the_header_says(monkeypatch):
   monkeypatch.setattr(decoding, "_Stream", Short)
   samples, found = used(data)
   assert samples == 1000
-  assert found.detail.startswith("1000 of 1001 samples are there; less than 0.001 of 0.063 s")
+  assert found.detail.startswith("1000 of 1001 samples are present; less than 0.001 of 0.063 s")
 
 
 def ogg_pages(data):
@@ -183,14 +183,14 @@ def test_damage_inside_a_file_costs_what_is_damaged(kind):
 def test_mp3_frames_that_are_missing():
   data = bytes(encoded("MP3"))
   samples, found = used(data[: len(data) // 2] + data[len(data) // 2 + 1500 :])
-  assert " mp3 frames are there; " in found.detail
+  assert " mp3 frames are present; " in found.detail
   assert found.seconds == pytest.approx((SAMPLES - samples) / RATE, abs=0.04)
   lost = bytearray(data)
   at = lost.index(lost[:2], len(lost) // 2)
   lost[at : at + 4] = bytes(4)
   samples, found = used(lost)
   assert SAMPLES - 1300 < samples < SAMPLES
-  assert " mp3 frames are there; " in found.detail
+  assert " mp3 frames are present; " in found.detail
 
 
 def test_chained_ogg_is_read_whole():
@@ -204,7 +204,7 @@ def test_chained_ogg_is_read_whole():
   np.testing.assert_allclose(middle, waveform[SAMPLES - 100 : SAMPLES + 100], atol=1e-6)
   samples, found = used(first + encoded("OGG", 8000, 8000))
   assert samples == SAMPLES
-  assert found.detail.startswith("1 of its 2 streams have another sample rate; 2.500 s are used")
+  assert found.detail.startswith("1 of its 2 streams differ in sample rate; 2.500 s are used")
 
 
 def test_a_warning_names_the_file(tmp_path):

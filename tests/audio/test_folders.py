@@ -93,8 +93,8 @@ def test_what_can_be_neither_read_nor_entered_is_named(tmp_path, monkeypatch):
   assert files == ["one.wav"]
   assert faults == [
     ("closed", "not readable (Permission denied)"),
-    ("disk", "a link to /no/such/disk, which is not there"),
-    ("gone.wav", "a link to nowhere.wav, which is not there"),
+    ("disk", "a link to /no/such/disk, which does not exist"),
+    ("gone.wav", "a link to nowhere.wav, which does not exist"),
     ("line", "neither a file nor a folder"),
     ("self", "not readable (Too many levels of symbolic links)"),
   ]
@@ -162,7 +162,7 @@ def test_prepare_enters_linked_folders_and_reports_broken_links(tmp_path, monkey
   assert prepare(tmp_path / "clips", [path], out, layout="segments") == (2, 1, 1)
   assert open_store(out).clip_ids.tolist() == ids[:2]
   assert (tmp_path / "s.h5.unreadable.csv").read_text() == (
-    f'file,reason\n{ids[2]},not there\nmore,"a link to /no/such/disk, which is not there"\n'
+    f'file,reason\n{ids[2]},not there\nmore,"a link to /no/such/disk, which does not exist"\n'
   )
 
 

@@ -195,7 +195,7 @@ def test_folds_are_separate_test_sets():
 
 
 def test_refuses_what_cannot_be_ranked():
-  with pytest.raises(ValueError, match="must be one"):
+  with pytest.raises(ValueError, match="must have one shape"):
     sampled(np.zeros((3, 2)), np.zeros((3, 1)))
   with pytest.raises(ValueError, match="NaN"):
     sampled(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))

@@ -120,9 +120,9 @@ def test_logits_rank_as_their_sigmoids_and_infinities_tie():
 
 
 def test_refuses_what_cannot_be_ranked():
-  with pytest.raises(ValueError, match="must be one"):
+  with pytest.raises(ValueError, match="must have one shape"):
     tagging_metrics(np.zeros((3, 2)), np.zeros((3, 1)))
-  with pytest.raises(ValueError, match="must be one"):
+  with pytest.raises(ValueError, match="must have one shape"):
     tagging_metrics(np.zeros(3), np.zeros(3))
   with pytest.raises(ValueError, match="NaN"):
     tagging_metrics(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))
