@@ -161,7 +161,7 @@ def test_the_first_of_many_broken_rows_and_repeated_ids(tmp_path):
   ]
   text = left_out(path, segments)
   assert "5 broken rows" in text
-  assert "2 rows left out that repeat an id; 9 used" in text
+  assert "2 rows with a repeated id left out; 9 used" in text
   assert "\n" not in text
 
 
@@ -182,7 +182,7 @@ def test_no_sound_segment(tmp_path):
   (tmp_path / "broken.csv").write_text("a, b\n")
   for name, part in (
     ("missing", "no such file"),
-    ("empty", "no segment;"),
+    ("empty", "no valid segment;"),
     ("broken", "line 1: 2"),
   ):
     with pytest.raises(UserError, match=f"{name}.csv.*{part}"):
