@@ -211,11 +211,11 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"encoder": "cnn9"}, "model.encoder 'cnn9'"),
-    ({"head": "forest"}, "model.head 'forest'"),
-    ({"dtype": "float8"}, "model.dtype 'float8'"),
-    ({"layers": 0}, "model.layers 0"),
-    ({"batch_norm": "none"}, "model.batch_norm 'none'"),
+    ({"encoder": "cnn9"}, "model.encoder must be .* got 'cnn9'"),
+    ({"head": "forest"}, "model.head must be .* got 'forest'"),
+    ({"dtype": "float8"}, "model.dtype must be .* got 'float8'"),
+    ({"layers": 0}, "model.layers must be at least 1, got 0"),
+    ({"batch_norm": "none"}, "model.batch_norm must be .* got 'none'"),
   ],
 )
 def test_build_refuses_unknown_settings(changes, message):
@@ -228,9 +228,9 @@ def test_build_refuses_unknown_settings(changes, message):
   [
     ({}, "needs a propagation matrix"),
     ({"propagation": RING}, "needs a propagation matrix"),
-    ({"propagation": RING[:3, :3], "label_embeddings": VECTORS}, r"propagation is \(3, 3\) for 6"),
-    ({"propagation": RING, "label_embeddings": VECTORS[:5]}, r"embeddings are \(5, 5\) for 6"),
-    ({"propagation": RING, "label_embeddings": VECTORS[0]}, r"embeddings are \(5,\) for 6"),
+    ({"propagation": RING[:3, :3], "label_embeddings": VECTORS}, r"shape \(6, 6\), got \(3, 3\)"),
+    ({"propagation": RING, "label_embeddings": VECTORS[:5]}, r"shape \[6, E\], got \(5, 5\)"),
+    ({"propagation": RING, "label_embeddings": VECTORS[0]}, r"shape \[6, E\], got \(5,\)"),
   ],
 )
 def test_build_refuses_graphs_that_do_not_fit(graph, message):
