@@ -10,8 +10,8 @@ import scipy.sparse
 
 # Up to this number of labels a matrix over their pairs is an array, above it scipy's csr_array.
 # Propagation along an array takes K (256 + 512) multiplications per label, the dense layers of the
-# paper take 300 · 256 + 256 · 512. From 541 labels on, propagation takes at least twice as long as
-# the layers.
+# paper take 300 · 256 + 256 · 512. At about 541 labels, propagation takes twice as long as the
+# layers.
 DENSE_LABELS = 540
 
 Matrix = Any  # np.ndarray or scipy.sparse.csr_array, [K, K]
