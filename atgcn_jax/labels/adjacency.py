@@ -36,10 +36,10 @@ def propagation_matrix(
     cooccurrences: int[K, K]. The number of clips with both labels of a pair. The diagonal is
       ignored. An array or a SciPy sparse matrix, like `edges` and the matrices of the functions
       below.
-    method: The steps between Eq. 5 and Eq. 1. `none`: no step. `threshold`: Eq. 6. `reweight`: Eq.
-      7. `paper`: Eq. 6 and Eq. 7. `binary`: as `paper`, with the remaining edges set to 1 before
-      Eq. 7. `ontology`: Eq. 7 on `edges` instead of counts. `author`: the form of the authors'
-      code. `identity`: no graph.
+    method: The steps between Eq. 5 and Eq. 1. `none`: no step. `threshold`: Eq. 6. `reweight`:
+      Eq. 7. `paper`: Eq. 6 and Eq. 7. `binary`: as `paper`, with the remaining edges set to 1
+      before Eq. 7. `ontology`: Eq. 7 on `edges` instead of counts. `author`: the form of the
+      authors' code. `identity`: no graph.
     threshold: τ of Eq. 6, 0 to 1.
     neighbour_weight: p of Eq. 7, 0 to 1.
     edges: bool[K, K], True from a label to each of its neighbours. Only used by `ontology`.

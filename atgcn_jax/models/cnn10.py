@@ -140,7 +140,8 @@ def _relu_and_pool(x: Array) -> Array:
 class Cnn10(nn.Module):
   """The acoustic encoder x = f_fc(f_gp(f_cnn(M))) of Eq. 2.
 
-  Source: Kong et al., PANNs, 2020 (CNN10); Wang et al., IEEE SPL 2020, Eq. 2.
+  Source:
+    Kong et al., PANNs, 2020 (CNN10); Wang et al., IEEE SPL 2020, Eq. 2.
   """
 
   width: float = 1.0

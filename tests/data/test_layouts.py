@@ -302,7 +302,7 @@ BAD = {
   "no fold": (lambda f: segments(f, GOOD, "some.csv"), "--fold"),
   "only broken rows": (
     lambda f: segments(f, "a, b\n"),
-    "contains no valid segment (line 1: 2 fields",
+    "holds no segment (line 1: 2 fields",
   ),
   "a foreign label": (
     lambda f: segments(f, GOOD.replace("/m/a", "/m/x")) | {"vocabulary": f / "vocabulary.csv"},
