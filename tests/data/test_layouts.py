@@ -300,10 +300,7 @@ GOOD = f'{IDS[0]}, 0, 10, "/m/a"\n'
 BAD = {
   "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "holds none of the 1"),
   "no fold": (lambda f: segments(f, GOOD, "some.csv"), "--fold"),
-  "only broken rows": (
-    lambda f: segments(f, "a, b\n"),
-    "holds no segment (line 1: 2 fields",
-  ),
+  "only broken rows": (lambda f: segments(f, "a, b\n"), "holds no segment (line 1: 2 fields"),
   "a foreign label": (
     lambda f: segments(f, GOOD.replace("/m/a", "/m/x")) | {"vocabulary": f / "vocabulary.csv"},
     "'/m/x'",
