@@ -7,7 +7,7 @@ __all__ = ["SoundWarning", "Tagger", "UserError", "WorkFailed"]
 
 
 def __getattr__(name: str) -> Any:
-  """The public names, imported when first used so that `import atgcn_jax` is quick."""
+  """Import a public name on first use, so that `import atgcn_jax` is fast."""
   if name == "Tagger":
     from atgcn_jax.serving.tagger import Tagger
 

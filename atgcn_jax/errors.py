@@ -1,20 +1,20 @@
-"""The exceptions that speak to the user: the command line prints their one line, no traceback."""
+"""Exceptions and warnings for the user: the command line prints one line and no traceback."""
 
 
 class UserError(Exception):
-  """Something the user can mend: bad input, a bad argument, a file that cannot be used.
+  """A problem that the user can fix: bad input, a bad argument or an unusable file.
 
-  The message is one line that names the file or option, says what is wrong with it and what to do.
-  The command line ends with exit status 2.
+  The message is one line. It names the file or option, says what is wrong and what to do. The
+  command line exits with status 2.
   """
 
 
 class WorkFailed(Exception):  # noqa: N818 (an outcome, not a mistake)
-  """The work could not be finished, though nothing was wrong with the request: exit status 1."""
+  """A valid request that could not be completed. The command line exits with status 1."""
 
 
 class SoundWarning(UserWarning):
-  """A sound is used, but a part of it is missing or its samples look wrong; the message says how.
+  """A sound that is used although part of it is missing or its samples look wrong.
 
-  It names the file first and is one line.
+  The message is one line, which starts with the name of the file.
   """

@@ -1,17 +1,19 @@
 """Confidence intervals of mAP, mAUC and of differences between systems, without resampling.
 
 The estimand is the expected value on test sets of N clips drawn like this one, with the same number
-of positives of each label. AP depends on these counts (with few positives it exceeds its limit for
-ever more clips), so an interval for another test set size would have to correct the estimate too.
+of positives per label. AP depends on these counts: with few positives it exceeds its limit for an
+infinite number of clips. An interval for another test set size would also have to correct the
+estimate.
 
 The variance is that of the delete-one jackknife, stratified by positives and negatives of each
-label: a clip's deviation is the sum over labels of what its removal changes, so that labels that
-share clips may be correlated. The interval is symmetric on the logit scale, with a quantile of
-Student's t, so it lies within the metric's range and contains the estimate. `docs/intervals.md` has
-its coverage.
+label. The deviation of a clip is the sum over labels of the change that its removal causes. Labels
+that share clips may therefore be correlated. The interval is symmetric on the logit scale and uses
+a quantile of Student's t. It stays within the range of the metric and contains the estimate.
+`docs/intervals.md` reports its coverage.
 
-Source: Efron & Stein, Ann. Statist. 9, 1981 (the jackknife overestimates the variance, if
-anything); DeLong et al., Biometrics 44, 1988 (AUC, where this is their variance).
+Source:
+  Efron & Stein, Ann. Statist. 9, 1981 (the jackknife tends to overestimate the variance); DeLong et
+  al., Biometrics 44, 1988 (for AUC, this variance is theirs).
 """
 
 from __future__ import annotations
@@ -27,21 +29,24 @@ from atgcn_jax.metrics import map_blocks
 
 CONFIDENCE = 0.95
 METRICS = ("mAP", "mAUC")
-# Degrees of freedom per effective clip: 2 V² / Var(V), the sum of the fourth powers for Var(V). Of
-# mAUC half as many: near 1, a test set without hard positives has too high a value and too low a
-# variance at once.
+# Degrees of freedom per effective clip: 2 V² / Var(V), with the sum of the fourth powers as Var(V).
+# mAUC gets half as many: near 1, a test set without hard positives has too high a value and, at the
+# same time, too low a variance.
 FREEDOM = {"mAP": 2.0, "mAUC": 1.0, "difference": 2.0}
-ROUNDING = 1e-13
+ROUNDING = 1e-13  # smaller deviations count as 0
 
 
 class Sampled(NamedTuple):
-  """A metric on one test set, or the difference of two, and its sampling error by clip.
+  """A metric on one test set, or the difference of two metrics, and its sampling error per clip.
 
-  `value` is NaN where no label has both a positive and a negative. `deviations` float64[N] sum to 0
-  in each label's positives and negatives; the sum of their squares is the variance of `value`.
-  `clips` is the number of clips with a positive of a scored label, or with a negative if these are
-  fewer. `varies` is whether any deviation, of either system in a difference, is other than 0.
-  `freedom` is as in FREEDOM.
+  Attributes:
+    value: The metric. NaN if no label has both a positive and a negative.
+    deviations: float64[N]. They sum to 0 over the positives and over the negatives of each label.
+      The sum of their squares is the variance of `value`.
+    clips: The number of clips with a positive of a scored label, or with a negative if these are
+      fewer.
+    varies: Whether any deviation (in a difference, of either system) is not 0.
+    freedom: Degrees of freedom per effective clip, as in FREEDOM.
   """
 
   value: float
@@ -52,16 +57,17 @@ class Sampled(NamedTuple):
 
 
 def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
-  """`mAP` and `mAUC` with the deviation of each clip.
+  """Return `mAP` and `mAUC` with the deviation of each clip.
 
   A label with a single positive (or negative) has no variance of its own. The deviation of its
-  value from the mean over labels, which includes what labels differ by, takes its place.
+  value from the mean over labels is used instead; this includes the variation between labels.
 
   Args:
     scores: float[N, K].
     labels: bool or 0/1 [N, K].
+
   Raises:
-    ValueError: if the shapes differ, or a score is NaN.
+    ValueError: The shapes differ, or a score is NaN.
   """
   blocks = map_blocks(_block_deviations, scores, labels)
   N = len(labels)
@@ -75,22 +81,30 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
     for block in blocks:
       for clip, of_label in block.single:
         deviations[:, clip] += (of_label - means) * np.sqrt(K / (K - 1))
-  deviations[np.abs(deviations) < ROUNDING] = 0  # so that what does not vary is recognised
+  deviations[np.abs(deviations) < ROUNDING] = 0  # so that `varies` ignores rounding errors
   labels = np.asarray(labels, bool)
   scored = labels[:, labels.any(axis=0) & ~labels.all(axis=0)]
   clips = min(int(scored.any(axis=1).sum()), int((~scored.all(axis=1)).sum()))
   return {
-    name: Sampled(float(value), found / K, clips, bool(found.any()), FREEDOM[name])
-    for name, value, found in zip(METRICS, means, deviations)
+    name: Sampled(float(value), sums / K, clips, bool(sums.any()), FREEDOM[name])
+    for name, value, sums in zip(METRICS, means, deviations)
   }
 
 
 def intervals(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """The 95 % intervals over clips of one system: `mAP_low`, `mAP_high`, `mAUC_low`, `mAUC_high`.
+  """Return the 95 % intervals over clips of one system.
 
-  Arguments and errors are those of `sampled`.
+  Args:
+    scores: float[N, K].
+    labels: bool or 0/1 [N, K].
+
+  Returns:
+    `mAP_low`, `mAP_high`, `mAUC_low` and `mAUC_high`.
+
+  Raises:
+    ValueError: The shapes differ, or a score is NaN.
   """
-  limits = {name: interval([found]) for name, found in sampled(scores, labels).items()}
+  limits = {name: interval([metric]) for name, metric in sampled(scores, labels).items()}
   return {
     f"{name}_{end}": limit
     for name, both in limits.items()
@@ -99,7 +113,7 @@ def intervals(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def difference(one: Sampled, other: Sampled) -> Sampled:
-  """The first minus the second, of two systems on the same clips."""
+  """Return the first minus the second metric of two systems on the same clips."""
   return Sampled(
     one.value - other.value,
     one.deviations - other.deviations,
@@ -110,7 +124,7 @@ def difference(one: Sampled, other: Sampled) -> Sampled:
 
 
 def mean_over_folds(folds: Sequence[Sampled]) -> Sampled:
-  """The mean of one metric over test sets that share no clip."""
+  """Return the mean of one metric over test sets that share no clips."""
   return Sampled(
     float(np.mean([fold.value for fold in folds])),
     np.concatenate([fold.deviations for fold in folds]) / len(folds),
@@ -123,22 +137,29 @@ def mean_over_folds(folds: Sequence[Sampled]) -> Sampled:
 def interval(
   seeds: Sequence[Sampled], lowest: float = 0.0, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-  """The limits of the mean over seeds: over clips, and from two seeds on over seeds as well.
+  """Return the confidence limits of the mean over seeds.
 
-  Two variances are added: that of the mean over seeds across clips, and that across seeds on the
-  same clips, less the part that the seeds' different deviations of single clips explain, as the
-  first contains it. The quantile is the mean of the two t quantiles, weighted by variance. Where
-  no clip deviates, as in a perfect ranking, the limits are those that would be reached if the
-  largest share of other clips that `clips` observations do not exclude had the lowest (highest)
-  value.
+  The interval covers the sampling of clips. With two or more seeds it also covers the variation
+  between seeds.
+
+  Two variances are added. The first is that of the mean over seeds across clips. The second is that
+  across seeds on the same clips, minus the part that is explained by the different deviations of
+  single clips, because the first already contains it. The quantile is the mean of the two t
+  quantiles, weighted by variance.
+
+  If no clip deviates, as in a perfect ranking, the limits assume unseen clips with the lowest
+  (highest) value. Their share is the largest that `clips` observations do not exclude.
 
   Args:
-    seeds: the same metric of one or more trainings on the same clips.
-    lowest: the lowest value of the metric, whose highest is 1; -1 for a difference.
-    confidence: the stated coverage.
+    seeds: The same metric of one or more training runs on the same clips.
+    lowest: The lowest value of the metric: 0, or -1 for a difference. The highest is 1.
+    confidence: The nominal coverage.
+
   Returns:
-    The lower and the upper limit; (NaN, NaN) where the value is NaN.
-  Source: Cochran, Biometrics 20, 1964 (the weighted quantile).
+    The lower and the upper limit. (NaN, NaN) if the value is NaN.
+
+  Source:
+    Cochran, Biometrics 20, 1964 (the weighted quantile).
   """
   value = float(np.mean([seed.value for seed in seeds]))
   if np.isnan(value):
@@ -153,7 +174,7 @@ def interval(
     freedoms.append(len(seeds) - 1)
   variance, tail = sum(variances), (1 - confidence) / 2
   if not variance:
-    if any(seed.varies for seed in seeds):  # two systems that rank alike
+    if any(seed.varies for seed in seeds):  # a difference of two systems that rank alike
       return value, value
     share = 1 - tail ** (1 / seeds[0].clips)
     return value - share * (value - lowest), value + share * (1 - value)
@@ -161,11 +182,11 @@ def interval(
   place = (value - lowest) / (1 - lowest)
   half = quantile * np.sqrt(variance) / (1 - lowest) / (place * (1 - place))
   low, high = lowest + (1 - lowest) * expit(logit(place) + np.array([-half, half]))
-  return min(float(low), value), max(float(high), value)  # not outside by rounding
+  return min(float(low), value), max(float(high), value)  # rounding must not exclude the value
 
 
 def _freedom(squares: np.ndarray, of: Sampled) -> float:
-  """Degrees of freedom of a sum of squared deviations: few where a few clips dominate."""
+  """Return the degrees of freedom of a sum of squared deviations: few if few clips dominate."""
   if not squares.any():
     return 1
   share = squares / squares.sum()
@@ -175,8 +196,10 @@ def _freedom(squares: np.ndarray, of: Sampled) -> float:
 class _Block(NamedTuple):
   """The n scored labels of a block.
 
-  `values` [n, 2] are AP and AUC, `deviations` [2, N] sums over the labels with two positives and
-  two negatives or more, `single` the clip and the values [2] of each other label.
+  Attributes:
+    values: AP and AUC, [n, 2].
+    deviations: Sums [2, N] over the labels with at least two positives and two negatives.
+    single: For each other label, its only positive (or negative) clip and its values [2].
   """
 
   values: np.ndarray
@@ -185,17 +208,22 @@ class _Block(NamedTuple):
 
 
 def _block_deviations(scores: np.ndarray, labels: np.ndarray) -> _Block:
-  """The deviations of some labels, [n, N] each, not yet divided by the number of labels."""
+  """Return the deviations of a block of labels, not yet divided by the number of labels.
+
+  Args:
+    scores: float[n, N].
+    labels: bool[n, N].
+  """
   N = scores.shape[1]
   values, deviations, single = [], np.zeros((len(METRICS), N)), []
   scored = labels.any(axis=1) & ~labels.all(axis=1)
-  for of_label, chosen in zip(scores[scored], labels[scored]):
+  for label_scores, chosen in zip(scores[scored], labels[scored]):
     positive, negative = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-    positive = positive[np.argsort(of_label[positive])]
-    found, *changes = _label_deviations(of_label[positive], of_label[negative])
-    values.append(found)
+    positive = positive[np.argsort(label_scores[positive])]
+    metrics, *changes = _label_deviations(label_scores[positive], label_scores[negative])
+    values.append(metrics)
     if min(len(positive), len(negative)) == 1:
-      single.append((int(min(positive, negative, key=len)[0]), found))
+      single.append((int(min(positive, negative, key=len)[0]), metrics))
     else:
       for clips, change in zip((positive, negative), changes):
         deviations[:, clips] += change
@@ -205,26 +233,30 @@ def _block_deviations(scores: np.ndarray, labels: np.ndarray) -> _Block:
 def _label_deviations(
   positive: np.ndarray, negative: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """AP and AUC of one label, [2], and the deviations of its positives [2, P] and negatives [2, M].
+  """Return the metrics of one label and the deviations of its clips.
 
-  What the removal of a clip changes is exact, with ties, and found for all clips at once: a clip
-  counts for the precision at all positives that score no higher.
+  The change by removing a clip is exact, also with ties, and is computed for all clips at once: a
+  clip counts for the precision at all positives that score no higher.
 
   Args:
-    positive: scores [P], ascending.
-    negative: scores [M].
+    positive: Scores [P] of the positives, ascending.
+    negative: Scores [M] of the negatives.
+
+  Returns:
+    AP and AUC [2], the deviations of the positives [2, P] and those of the negatives [2, M].
   """
   P, M = len(positive), len(negative)
   others = np.sort(negative)
   first, last = (np.searchsorted(positive, positive, side) for side in ("left", "right"))
   below, not_above = (np.searchsorted(others, positive, side) for side in ("left", "right"))
   fewer, not_more = (np.searchsorted(positive, negative, side) for side in ("left", "right"))
-  beaten = (below + not_above) / 2 / M  # by each positive, the share of negatives
-  missed = 1 - (fewer + not_more) / 2 / P
+  beaten = (below + not_above) / 2 / M  # for each positive, the share of negatives below it
+  missed = 1 - (fewer + not_more) / 2 / P  # for each negative, the share of positives above it
   auc = beaten.mean()
-  true, every = P - first, P - first + M - below  # at or above each positive
+  true, every = P - first, P - first + M - below  # numbers at or above each positive
   precision = true / every
-  # The precision at each positive with one positive less, and its loss to each negative, above it.
+  # The precision at each positive after another positive at or above it is removed, and its loss
+  # by each negative at or above it.
   without = (true - 1) / np.maximum(every - 1, 1)
   loss = np.where(every > 1, precision / np.maximum(every - 1, 1), 0) / P
   kept = _sums(without)[last] - without + precision.sum() - _sums(precision)[last]
@@ -239,5 +271,5 @@ def _label_deviations(
 
 
 def _sums(values: np.ndarray) -> np.ndarray:
-  """The sums of the first 0, 1, … all values."""
+  """Return the sums of the first 0, 1, …, all values."""
   return np.concatenate([[0.0], np.cumsum(values)])

@@ -1,4 +1,4 @@
-"""Mean average precision, mean area under the ROC curve and d', as audio tagging reports them."""
+"""The metrics of audio tagging: mean average precision, mean area under the ROC curve and d'."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-CLASSES, CLIPS = 64, 512  # how many are turned about at a time, which bounds the memory
+CLASSES, CLIPS = 64, 512  # transposed at a time; bounds the memory
 
 
 def tagging_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | np.ndarray]:
-  """`mAP`, `mAUC`, `d_prime`, `mean_class_d_prime`, `average_precision` [K] and `auc` [K].
+  """Return the metrics over all classes and per class.
 
-  Classes without a positive or without a negative are NaN and left out of the means; with no
-  class left the means are NaN. `d_prime` is that of the mean AUC; `mean_class_d_prime` is the
-  mean of the classes' own.
+  A class without positives or without negatives has the value NaN and is left out of the means.
+  If no class remains, the means are NaN.
 
   Args:
-    scores: float[N, K], any increasing function of the probability.
+    scores: float[N, K]. Any increasing function of the probability.
     labels: bool or 0/1 [N, K].
+
+  Returns:
+    `mAP`, `mAUC`, `d_prime` (of the mean AUC), `mean_class_d_prime` (the mean of the d' of the
+    classes), and the per-class arrays `average_precision` [K] and `auc` [K].
+
   Raises:
-    ValueError: if the shapes differ, or a score is NaN.
-  Source: definitions of scikit-learn's average_precision_score and roc_auc_score; d' =
+    ValueError: The shapes differ, or a score is NaN.
+
+  Source:
+    The definitions of scikit-learn's average_precision_score and roc_auc_score; d' =
     sqrt(2) Φ⁻¹(AUC) as in Hershey et al., ICASSP 2017.
   """
-  found = map_blocks(_block_metrics, scores, labels)
-  per_class = [of_class for block in found for of_class in block]
+  blocks = map_blocks(_block_metrics, scores, labels)
+  per_class = [metrics for block in blocks for metrics in block]
   average_precision, auc = np.array(per_class, np.float64).reshape(-1, 2).T
   mean_auc = _mean(auc)
   return {
@@ -44,39 +50,46 @@ def tagging_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float |
 def map_blocks(
   function: Callable[[np.ndarray, np.ndarray], Any], scores: np.ndarray, labels: np.ndarray
 ) -> list[Any]:
-  """Apply a function to blocks of classes in threads; returns one result per block, in order.
+  """Apply a function to blocks of classes in threads.
 
   Args:
-    function: takes the scores and the labels bool of n classes, [n, N] each.
+    function: Takes the scores [n, N] and the boolean labels [n, N] of n classes.
     scores: float[N, K].
     labels: bool or 0/1 [N, K].
+
+  Returns:
+    The result of each block, in order.
+
   Raises:
-    ValueError: if the shapes differ, or a score is NaN.
+    ValueError: The shapes differ, or a score is NaN.
   """
   scores, labels = np.asarray(scores), np.asarray(labels).astype(bool, copy=False)
   if scores.shape != labels.shape or scores.ndim != 2:
-    raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be one [N, K]")
+    raise ValueError(
+      f"scores and labels must have one shape [N, K], got {scores.shape} and {labels.shape}"
+    )
 
   def of_block(first: int) -> Any:
     block = _columns(scores, first)
     if np.isnan(block).any():
-      raise ValueError("scores hold NaN")
+      raise ValueError("scores contain NaN")
     return function(block, _columns(labels, first))
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # NumPy sorts and copies without the lock
+  # NumPy releases the global interpreter lock while it sorts and copies.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
     return list(pool.map(of_block, range(0, labels.shape[1], CLASSES)))
 
 
 def _block_metrics(scores: np.ndarray, labels: np.ndarray) -> list[tuple[float, float]]:
-  """Average precision and AUC of some classes, [n, N] each."""
-  return [_class_metrics(*of_class) for of_class in zip(scores, labels)]
+  """Return the average precision and AUC of each class, from scores and labels [n, N]."""
+  return [_class_metrics(*rows) for rows in zip(scores, labels)]
 
 
 def _class_metrics(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-  """Average precision and AUC of one class, [N] each; equal scores count as one threshold.
+  """Return the average precision and AUC of one class, from scores and labels [N].
 
-  Both follow from the ranks of the positives alone, which are few: among all clips, and among
-  themselves.
+  Equal scores count as one threshold. Both metrics follow from the ranks of the positives among
+  all clips and among the positives. This is fast because positives are few.
   """
   chosen, every = np.sort(scores[labels]), np.sort(scores)
   positives, negatives = len(chosen), len(every) - len(chosen)
@@ -85,20 +98,24 @@ def _class_metrics(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float
   below, not_above = (np.searchsorted(every, chosen, side) for side in ("left", "right"))
   true_below, true_not_above = (np.searchsorted(chosen, chosen, s) for s in ("left", "right"))
   precision = (positives - true_below) / (len(every) - below)
-  # A negative of the same score is half below.
+  # A negative with the same score counts half.
   beaten = (below - true_below + not_above - true_not_above) / 2
   return float(precision.mean()), float(beaten.mean() / negatives)
 
 
 def _columns(values: np.ndarray, first: int) -> np.ndarray:
-  """Some classes from `first` on, each in one piece; in steps that stay in the cache."""
+  """Return a block of classes from `first` on, each contiguous in memory.
+
+  The transpose goes in steps that fit the cache.
+  """
   columns = values[:, first : first + CLASSES]
-  turned = np.empty(columns.shape[::-1], values.dtype)
+  transposed = np.empty(columns.shape[::-1], values.dtype)
   for clip in range(0, len(values), CLIPS):
-    turned[:, clip : clip + CLIPS] = columns[clip : clip + CLIPS].T
-  return turned
+    transposed[:, clip : clip + CLIPS] = columns[clip : clip + CLIPS].T
+  return transposed
 
 
 def _mean(values: np.ndarray) -> float:
+  """Return the mean of the values that are not NaN; NaN if there are none."""
   present = values[~np.isnan(values)]
   return float(present.mean()) if len(present) else float("nan")

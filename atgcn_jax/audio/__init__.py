@@ -1,1 +1,1 @@
-"""Sound files to waveforms, waveforms to log-mel spectrograms."""
+"""Decoding of sound files to waveforms, and front ends from waveforms to log-mel spectrograms."""

@@ -1,4 +1,4 @@
-"""What of a file's bytes is given to the decoder, as a file object that copies none of them."""
+"""The byte ranges of a file that are decoded, as file objects that do not copy them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Bytes = bytes | mmap.mmap
 
 
 class Part(NamedTuple):
-  """The bytes `head`, followed by those of the file from `start` to `stop`."""
+  """The bytes `head`, followed by the bytes of the file from `start` to `stop`."""
 
   head: bytes
   start: int
@@ -18,11 +18,13 @@ class Part(NamedTuple):
 
 
 class Contents(NamedTuple):
-  """What is decoded of a file: `parts`, one after another; without any, the file as it is.
+  """The contents of a file that can be decoded.
 
-  `fault` says what is wrong with the file, if anything, and `missing` which share of its sound is
-  missing, NaN where that is not known. `samples` is how many there are, where the decoder only
-  estimates it.
+  Attributes:
+    parts: The parts to decode, one after another. If there are none, the file is decoded as it is.
+    fault: What is wrong with the file. Empty if nothing is.
+    missing: The share of the sound that is missing. NaN if unknown.
+    samples: The number of samples. Set only where the decoder would estimate it.
   """
 
   parts: tuple[Part, ...] = ()
@@ -34,36 +36,36 @@ class Contents(NamedTuple):
 class PartFile(io.RawIOBase):
   """A part of a file as a file object.
 
-  A seek to before the start does nothing, as libsndfile expects.
+  A seek to a position before the start does nothing, as libsndfile expects.
   """
 
   def __init__(self, data: Bytes, part: Part):
-    """At the first byte of the part."""
+    """Start at the first byte of the part."""
     super().__init__()
     self._data, self._part, self._at = data, part, 0
     self._size = len(part.head) + part.stop - part.start
 
   def readable(self) -> bool:
-    """Always."""
+    """Return True."""
     return True
 
   def seekable(self) -> bool:
-    """Always."""
+    """Return True."""
     return True
 
   def tell(self) -> int:
-    """The position."""
+    """Return the position."""
     return self._at
 
   def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-    """Move to a position, which is returned."""
+    """Move to a position and return it."""
     at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
     if at >= 0:
       self._at = at
     return self._at
 
   def readinto(self, buffer) -> int:
-    """Read into a buffer of bytes; returns how many."""
+    """Read into a buffer and return the number of bytes."""
     head, start, stop = self._part
     if self._at < len(head):
       read = head[self._at : self._at + len(buffer)]

@@ -1,4 +1,4 @@
-"""What a sound file holds, by its container, of which libsndfile passes over many faults."""
+"""Inspection of sound files by container format, to find faults that libsndfile ignores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from atgcn_jax.audio.byte_ranges import Bytes, Contents
 
 
 def contents_of(data: Bytes) -> Contents:
-  """What to decode of a file, and what is wrong with it.
+  """Return what to decode of a file and what is wrong with it.
 
-  Files of other formats than wav, aiff, au, caf, ogg and mp3 are decoded as they are: their
-  decoders find such faults.
+  Formats other than wav, aiff, au, caf, ogg and mp3 are decoded as they are: their decoders find
+  such faults.
 
   Args:
-    data: all bytes of the file; mapped, they are read where they are looked at.
+    data: All bytes of the file. A memory map is read only where it is inspected.
   """
   if data[:4] in riff.MAGIC:
     return riff.read_chunks(data)

@@ -1,4 +1,4 @@
-"""Sound files as blocks of samples, as far as they decode."""
+"""Block-wise decoding of sound files, with recovery after damage."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from atgcn_jax.audio.containers import contents_of
 from atgcn_jax.audio.findings import Finding, Meter, fault_of, first_unusable, incomplete
 from atgcn_jax.errors import UserError
 
-_SIZES = (1 << 18, 1 << 12, 1 << 6)  # frames decoded at a time: usually, and near damage
-_UNKNOWN = 1 << 62  # libsndfile's count of frames is higher where the header states none
+_SIZES = (1 << 18, 1 << 12, 1 << 6)  # frames decoded at a time: by default, and near damage
+_UNKNOWN = 1 << 62  # libsndfile returns a higher number of frames if the header states none
 
 
 class Sound(NamedTuple):
-  """A sound that is read while it is used: blocks float32[n] of the mean of its channels.
+  """A sound that is decoded while it is consumed.
 
-  `samples` is how many are to come, at `rate` a second. `findings` says what is wrong with it; it
-  is filled when the last block has been read.
+  Attributes:
+    rate: The sample rate, in Hz.
+    samples: The expected number of samples.
+    blocks: The mean of the channels, in blocks float32[n].
+    findings: What is wrong with the sound. Complete after the last block has been read.
   """
 
   rate: int
@@ -35,10 +38,10 @@ class Sound(NamedTuple):
 
 
 class _Stream(soundfile.SoundFile):
-  """The decoder of a descriptor or file object, from its first byte."""
+  """The decoder of a file descriptor or file object, from its first byte."""
 
   def __init__(self, file: Any):
-    """Open it."""
+    """Open the decoder."""
     if isinstance(file, int):
       os.lseek(file, 0, os.SEEK_SET)
     else:
@@ -47,16 +50,17 @@ class _Stream(soundfile.SoundFile):
     self.file = file
 
   def seekable(self) -> bool:
-    """Never, for `read`.
+    """Return False, for the sake of `read`.
 
-    After each block of a seekable file it seeks to where the block should have ended; where damage
-    was passed over, what follows it would be read twice.
+    After each block of a seekable file, `read` seeks to where the block should have ended. If the
+    decoder has skipped damage, this would read the samples after the damage twice.
     """
     return False
 
   def go_to(self, sample: int) -> None:
-    """Continue there, with the same bits wherever the decoder was before."""
-    if self.format == "MP3":  # after a seek it rounds otherwise, and lacks bits of earlier frames
+    """Move to a sample. The samples that follow do not depend on the previous position."""
+    # After a seek, the MP3 decoder rounds differently and lacks the bits of earlier frames.
+    if self.format == "MP3":
       if self.tell() > sample:
         self.close()
         _Stream.__init__(self, self.file)
@@ -68,9 +72,14 @@ class _Stream(soundfile.SoundFile):
 
 
 class Reader(NamedTuple):
-  """An open sound file: the decoders of its streams, which follow each other.
+  """An open sound file.
 
-  `samples` is how many there should be in all, at `rate` a second.
+  Attributes:
+    name: The name of the file, for messages.
+    rate: The sample rate, in Hz.
+    samples: The expected number of samples over all streams.
+    contents: What is decoded, and what is wrong with the file.
+    streams: The decoders of the streams, which follow each other.
   """
 
   name: str
@@ -82,15 +91,21 @@ class Reader(NamedTuple):
 
 @contextlib.contextmanager
 def open_sound(source: inputs.Source, *, strict: bool = False) -> Iterator[Sound]:
-  """The sound, to be read block by block within the context.
+  """Open a sound that is read block by block within the context.
 
-  Of a file on a disk no more is held than a block and what checking it takes: of a damaged mp3 file
-  all its bytes, of others little. An error is raised where it is met, so what came before the last
-  block has passed may have to be discarded.
+  For a file on disk, memory holds one block and the bytes that inspection needs: all bytes of a
+  damaged mp3 file, few of other files. An error may be raised by any block. Results from earlier
+  blocks may then have to be discarded.
 
   Args:
-    source: as for `files.load`, and so is what is raised.
-    strict: refuse a sound of which a part is missing.
+    source: The path of a file, its bytes, or a binary file object.
+    strict: Whether to refuse a sound with missing parts.
+
+  Yields:
+    The sound.
+
+  Raises:
+    UserError: As for `sound_files.load_waveform`; with `strict`, also if a part is missing.
   """
   with reading(source) as reader:
     yield sound_of(reader, strict=strict)
@@ -98,14 +113,24 @@ def open_sound(source: inputs.Source, *, strict: bool = False) -> Iterator[Sound
 
 @contextlib.contextmanager
 def reading(source: inputs.Source) -> Iterator[Reader]:
-  """A file that is open for decoding; arguments and what is raised are those of `files.load`."""
+  """Open a file for decoding.
+
+  Args:
+    source: The path of a file, its bytes, or a binary file object.
+
+  Yields:
+    The open file.
+
+  Raises:
+    UserError: The source is missing, a folder, empty, or not sound.
+  """
   with contextlib.ExitStack() as stack:
     name = inputs.name_of(source)
     file, data = inputs.open_source(source, stack)
     contents = contents_of(data)
     files: list[Any]
     if file is not None and not contents.parts:
-      # By its descriptor: of a file object soundfile judges by the suffix of its name.
+      # A descriptor, because soundfile guesses the format of a file object from its suffix.
       files = [file.fileno()]
     else:
       parts = contents.parts or (Part(b"", 0, len(data)),)
@@ -115,17 +140,17 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
     except soundfile.SoundFileError as error:
       if contents.fault:
         raise _damaged(name, contents.fault) from None
-      reason = "malformed" if "malformed" in str(error) else "format not known"
+      reason = "malformed" if "malformed" in str(error) else "unknown format"
       raise UserError(
         f"{name}: cannot be read as sound ({reason}); give an intact wav, flac, ogg or mp3 file"
       ) from None
     rate = streams[0].samplerate
     same = [stream for stream in streams if stream.samplerate == rate]
     if len(same) < len(streams):
-      fault = f"{len(streams) - len(same)} of its {len(streams)} streams have another sample rate"
+      fault = f"{len(streams) - len(same)} of its {len(streams)} streams differ in sample rate"
       contents = contents._replace(fault=fault, missing=math.nan)
     samples = sum(stream.frames for stream in same)
-    if samples > _UNKNOWN:  # of a flac file that was written to a pipe
+    if samples > _UNKNOWN:  # a flac file that was written to a pipe
       contents = contents._replace(fault="its header does not state its length")
     elif contents.samples is not None:
       samples = contents.samples
@@ -135,10 +160,17 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
 def sound_of(
   reader: Reader, start: int = 0, stop: int | None = None, *, strict: bool = False
 ) -> Sound:
-  """The sound of an open file, or of its samples from `start` to `stop`.
+  """Return the sound of an open file, or the part from `start` to `stop`.
 
   Args:
-    strict: as for `opened`, and so is what is raised.
+    reader: The open file.
+    start: The first sample.
+    stop: The sample after the last. None for the end of the file.
+    strict: Whether to refuse a sound with missing parts.
+
+  Raises:
+    UserError: With `strict`, a part of the file is missing. The blocks of the sound raise
+      UserError too, as for `open_sound`.
   """
   if strict and reader.contents.fault:
     raise _damaged(reader.name, reader.contents.fault)
@@ -152,7 +184,7 @@ def sound_of(
 def _waveforms(
   reader: Reader, start: int, stop: int, strict: bool, findings: list[Finding]
 ) -> Iterator[np.ndarray]:
-  """The mean of the channels, at least one block."""
+  """Yield the mean of the channels, at least one block; then extend `findings`."""
   meter, contents, position = Meter(), reader.contents, 0
   seek = start > 0 or stop < reader.samples
   for sound in reader.streams:
@@ -170,12 +202,12 @@ def _waveforms(
         yield waveform
     position = end
   done, wanted = meter.samples, stop - start
-  # What is missing at the end of a file is a matter of the last of its pieces.
+  # Only the part that reaches the end of the file reports what the file lacks.
   fault, share = (contents.fault, contents.missing) if stop == reader.samples else ("", 0.0)
-  there = reader.samples if reader.samples < _UNKNOWN else done
-  missing = there * share / (1 - share) if share < 1 else math.nan
+  present = reader.samples if reader.samples < _UNKNOWN else done
+  missing = present * share / (1 - share) if share < 1 else math.nan
   if done < wanted < _UNKNOWN:
-    fault = fault or f"{done} of {wanted} samples are there"
+    fault = fault or f"{done} of {wanted} samples are present"
     missing = max(missing, wanted - done)
   if not done:
     if fault:
@@ -189,10 +221,13 @@ def _waveforms(
 
 
 def _blocks(sound: _Stream, start: int, stop: int, seek: bool) -> Iterator[np.ndarray]:
-  """The samples float32[n, C] from `start` to `stop`, without those that do not decode.
+  """Yield the samples float32[n, C] from `start` to `stop`, without those that do not decode.
 
   Args:
-    seek: go to `start` first, for a decoder that is not there as it was opened.
+    sound: The decoder.
+    start: The first sample.
+    stop: The sample after the last.
+    seek: Whether to go to `start` first. Not needed if the decoder is new and `start` is 0.
   """
   opened: contextlib.AbstractContextManager[_Stream] = contextlib.nullcontext(sound)
   sizes, skip = list(_SIZES), _SIZES[1]
@@ -204,7 +239,7 @@ def _blocks(sound: _Stream, start: int, stop: int, seek: bool) -> Iterator[np.nd
         start, skip = start + len(block), _SIZES[1]
         yield block
       return
-    # A block with damage is read in smaller ones up to the damage, which is then skipped.
+    # A damaged block is read again in smaller blocks up to the damage, which is then skipped.
     sizes.pop(0)
     if not sizes:
       sizes, start, skip = list(_SIZES), start + skip, 2 * skip
@@ -212,4 +247,5 @@ def _blocks(sound: _Stream, start: int, stop: int, seek: bool) -> Iterator[np.nd
 
 
 def _damaged(name: str, fault: str) -> UserError:
+  """Return the error for a file that is cut short or damaged."""
   return UserError(f"{name}: is cut short or damaged ({fault}); fetch or encode it again")

@@ -1,4 +1,4 @@
-"""What is wrong with a sound that can be used: part of it is missing, or its samples look wrong."""
+"""Findings on usable sounds: a part is missing, or the samples look wrong."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ INCOMPLETE, SILENT, OUT_OF_RANGE, OUT_OF_PHASE = KINDS = (
 )
 SILENT_PEAK = 1e-4  # -80 dB of full scale; one step of 16 bits is 3e-5
 LARGEST_PEAK = 8.0  # 18 dB above full scale; lossy codecs stay below 2
-CANCELLED = 0.02  # of the energy that independent channels keep when they are averaged
+CANCELLED = 0.02  # share of the energy that independent channels keep when averaged
 
 
-# The largest sample that is sound, where full scale is 1. The power spectrum of samples above 1e16
-# exceeds float32, and then log-mels are infinite.
+# The largest valid sample, where full scale is 1. The power spectrum of samples above 1e16 exceeds
+# float32, which makes log-mels infinite.
 LOUDEST = 1e12
 
 
 class Finding(NamedTuple):
-  """One thing that is wrong: one of KINDS, and one line that says what it is.
+  """One problem of a sound.
 
-  `seconds` is how much sound is not used because of it, NaN where that is not known.
+  Attributes:
+    kind: One of KINDS.
+    detail: One line that describes the problem.
+    seconds: The length of the sound that is unused because of it, in seconds. NaN if unknown.
   """
 
   kind: str
@@ -35,18 +38,18 @@ class Finding(NamedTuple):
 
 
 class Meter:
-  """Peak and energies of a sound, measured block by block."""
+  """The peak and the energies of a sound, measured block by block."""
 
   def __init__(self) -> None:
-    """Before the first block."""
+    """Start with no samples."""
     self.samples = 0
     self.channels = 1
     self._peak = 0.0
     self._energy = self._energy_of_sum = 0.0
 
   def add(self, block: np.ndarray) -> np.ndarray:
-    """Measure the next samples float32[n, C]; returns the mean of their channels, float32[n]."""
-    with np.errstate(all="ignore"):  # samples that are not finite are reported by the caller
+    """Measure the next samples float32[n, C] and return the mean of their channels, float32[n]."""
+    with np.errstate(all="ignore"):  # the caller reports samples that are not finite
       waveform = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
       self.samples += len(block)
       if len(block):
@@ -58,7 +61,7 @@ class Meter:
     return waveform
 
   def findings(self) -> list[Finding]:
-    """What the samples measured so far look like."""
+    """Return the findings on the samples measured so far."""
     if not self.samples:
       return []
     if self._peak < SILENT_PEAK:
@@ -76,44 +79,44 @@ class Meter:
       found.append(
         Finding(
           OUT_OF_PHASE,
-          f"its {self.channels} channels are out of phase and cancel in their mean, which is what "
-          "is used; write the file from one channel",
+          f"its {self.channels} channels are out of phase and cancel when averaged to mono; write "
+          "the file from one channel",
         )
       )
     return found
 
 
 def first_unusable(waveform: np.ndarray) -> int | None:
-  """Return where the first sample is that is not finite or above LOUDEST; None where all are sound.
+  """Return the position of the first sample that is not finite or above LOUDEST, or None.
 
   Args:
     waveform: float[S].
   """
-  sound = np.abs(waveform) <= LOUDEST  # false for NaN
-  return None if sound.all() else int(np.argmin(sound))
+  valid = np.abs(waveform) <= LOUDEST  # False for NaN
+  return None if valid.all() else int(np.argmin(valid))
 
 
 def fault_of(sample: float) -> str:
-  """Return what is wrong with an unusable sample, for messages."""
+  """Describe an unusable sample, for messages."""
   if not np.isfinite(sample):
     return "NaN or infinite"
   return f"{sample:.3g}, where full scale is 1 and the limit {LOUDEST:g}"
 
 
 def incomplete(fault: str, seconds: float, missing: float) -> Finding:
-  """The finding on a file of which only a part can be used.
+  """Return the finding on a damaged or incomplete file.
 
   Args:
-    fault: what is wrong with the file.
-    seconds: of the sound that is used.
-    missing: seconds that are missing, NaN where that is not known.
+    fault: What is wrong with the file.
+    seconds: The length of the used part, in seconds.
+    missing: The length of the missing part, in seconds. NaN if unknown.
   """
   if math.isnan(missing):
-    text = f"{seconds:.3f} s are used; how much is missing is not known"
+    text = f"{seconds:.3f} s are used; the missing length is unknown"
   elif missing:
     whole = seconds + missing
     lacking = f"{missing:.3f}" if missing >= 0.001 else "less than 0.001"
     text = f"{lacking} of {whole:.3f} s ({missing / whole:.1%}) are missing; the rest is used"
   else:
-    text = f"all {seconds:.3f} s that are there are used"
+    text = f"all {seconds:.3f} s present are used"
   return Finding(INCOMPLETE, f"{fault}; {text}", missing)

@@ -1,4 +1,4 @@
-"""Folders of sound files: what is in them, and what is left out."""
+"""Listing of folders of sound files."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import NamedTuple
 from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.runtime.buckets import in_bucket, path_of
 
-# Suffixes of files that libsndfile reads, the preferred first.
+# Suffixes of files that libsndfile reads, in order of preference.
 SOUNDS = (
   *(".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
   *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph"),
 )
-# Of sound and video in formats that it does not read.
+# Suffixes of sound and video files that it does not read.
 OTHERS = (
   *(".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".wmv"),
   *(".mov", ".avi", ".3gp", ".3g2", ".amr", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ogv"),
   *(".flv", ".ra", ".dsf", ".dff", ".tta", ".spx"),
 )
 SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
-SHOWN = 3  # files that a message names
+SHOWN = 3  # maximum number of files in a message
 
 
 class FolderContents(NamedTuple):
-  """Files below a folder, as sorted paths relative to it; `faults` are (path, reason)."""
+  """The contents of a folder: sorted relative paths of `files`, and `faults` (path, reason)."""
 
   files: list[str]
   faults: list[tuple[str, str]]
 
 
 def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> FolderContents:
-  """Return all files below a folder, also those in linked folders.
+  """Return all files below a folder, including those in linked folders.
 
-  Each folder is entered once: under its own name if it is below this one, and otherwise under the
-  first link to it. A link to a folder that contains the link is a loop and is not entered. Hidden
-  files and folders, whose names begin with a dot, and those of operating systems (`SYSTEM`) are
-  left out. Faults are folders that cannot be read, broken links and what is no regular file; a
-  reason completes “it is …”.
+  Each folder is entered once: under its own name if it is below this folder, otherwise under the
+  first link to it. A link to a folder that contains the link is a loop and is not entered. Files
+  and folders whose names start with a dot and those of operating systems (`SYSTEM`) are left out.
+
+  Faults are unreadable folders, broken links, and entries that are neither files nor folders. The
+  reason of a fault completes the sentence “it is …”.
 
   Args:
-    folder: a path, or an address in a bucket.
-    suffixes: of the names, in lower case; without any all files count.
+    folder: A path, or a URL in a bucket.
+    suffixes: File name suffixes to keep, in lower case. If empty, all files are kept.
   """
   files, faults = _in_bucket(folder) if in_bucket(folder) else _on_disk(folder)
   if suffixes:
@@ -52,10 +53,10 @@ def contents(folder: str | os.PathLike, suffixes: tuple[str, ...] = ()) -> Folde
 
 
 def other_formats(files: Iterable[str]) -> str:
-  """Return what is to be said of the files in formats that are not read; empty if there are none.
+  """Return a message on the files in formats that cannot be read; empty if there are none.
 
   Args:
-    files: names, of which those with a suffix in `OTHERS` count.
+    files: File names. Those with a suffix in `OTHERS` count.
   """
   found = [one_line(path) for path in files if path.lower().endswith(OTHERS)]
   if not found:
@@ -66,15 +67,16 @@ def other_formats(files: Iterable[str]) -> str:
 
 
 def _is_hidden(name: str) -> bool:
+  """Return whether a file or folder is hidden or belongs to the operating system."""
   return name.startswith(".") or name.lower() in SYSTEM
 
 
 def _on_disk(folder: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]]]:
-  """The files and faults below a folder, in no order."""
+  """Return the files and faults below a folder on disk, in no particular order."""
   files: list[str] = []
   faults: list[tuple[str, str]] = []
   entered: set[str] = set()
-  linked = [("", os.path.realpath(folder))]  # a heap, so that links are followed in one order
+  linked = [("", os.path.realpath(folder))]  # a heap, for a fixed order of links
   while linked:
     folders = [heapq.heappop(linked)]
     while folders:
@@ -102,24 +104,24 @@ def _on_disk(folder: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]
 
 
 def _fault(entry: os.DirEntry[str]) -> str:
-  """Why an entry can be neither read nor entered; empty if it can."""
+  """Return why an entry can be neither read nor entered; empty if it can."""
   try:
     if entry.is_file() or entry.is_dir():
       return ""
     if entry.is_symlink():
-      return f"a link to {one_line(os.readlink(entry.path))}, which is not there"
+      return f"a link to {one_line(os.readlink(entry.path))}, which does not exist"
     return "neither a file nor a folder"
-  except OSError as error:  # such as a link to itself
+  except OSError as error:  # for example, a link to itself
     return f"not readable ({error.strerror})"
 
 
 def _contains(folder: str, path: str) -> bool:
-  """Whether a folder is a path or above it; both are real paths."""
+  """Return whether a folder equals or contains a path; both are real paths."""
   return os.path.commonpath([folder, path]) == folder
 
 
 def _in_bucket(folder: str | os.PathLike) -> tuple[list[str], list[tuple[str, str]]]:
-  """As `_on_disk`; a bucket has no links."""
+  """Return the files and faults below a folder in a bucket, which has no links."""
   place = path_of(folder)
   below = ((path, path.relative_to(place)) for path in place.rglob("*"))
   files = [

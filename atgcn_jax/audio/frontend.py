@@ -1,4 +1,4 @@
-"""Waveforms to log-mel spectrograms: pure functions of arrays, in float32 whatever comes in."""
+"""Front ends from waveforms to log-mel spectrograms: pure functions of arrays, in float32."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from atgcn_jax.audio.piecewise_mel import mel_spectrogram_in_pieces
 
 @dataclasses.dataclass(frozen=True)
 class Frontend:
-  """How a waveform becomes a log-mel spectrogram; every field is a plain JSON value.
+  """The settings of a log-mel spectrogram. Every field is a plain JSON value.
 
   Attributes:
-    name: what the settings are called.
-    sample_rate: of the waveform, in Hz.
-    n_fft: points of the Fourier transform.
-    win_length: samples under the Hann window, which stands in the middle of `n_fft`.
-    hop: samples from one frame to the next.
-    pad_mode: what lies beyond the ends under the centred frames, "constant" (zeros) or "reflect";
-      "none" where frames are not centred and the first begins with the first sample.
+    name: Name of the settings.
+    sample_rate: Sample rate of the waveform, in Hz.
+    n_fft: Number of points of the Fourier transform.
+    win_length: Length of the Hann window in samples. The window is centred in `n_fft`.
+    hop: Number of samples from one frame to the next.
+    pad_mode: Padding at both ends of the waveform for centred frames: "constant" (zeros) or
+      "reflect". With "none" frames are not centred, and the first frame starts at the first sample.
     power: 1 for magnitudes, 2 for powers.
-    n_mels: mel bands, F.
-    fmin: lower end of the lowest band, in Hz.
-    fmax: upper end of the highest band, in Hz.
-    amin: the smallest value that enters the logarithm.
-    top_db: range kept below the peak of a clip, in dB; None keeps all.
-    drop_last: whether the last centred frame, half of which is padding, is left out.
-    seconds: length of a clip.
-    mel_scale: "slaney", bands of unit area and slopes linear in Hz; or "htk", slopes of height 1,
-      linear in mel.
-    log_offset: where given, values are natural logarithms after adding it, in place of dB.
+    n_mels: Number of mel bands, F.
+    fmin: Lower end of the lowest band, in Hz.
+    fmax: Upper end of the highest band, in Hz.
+    amin: Smallest value that enters the logarithm.
+    top_db: Dynamic range below the peak of a clip, in dB. None for no limit.
+    drop_last: Whether to drop the last centred frame, half of which is padding.
+    seconds: Length of a clip, in seconds.
+    mel_scale: "slaney" (triangles linear in Hz, with unit area) or "htk" (triangles linear in mel,
+      with height 1).
+    log_offset: Offset that is added before the natural logarithm. None for decibels.
   """
 
   name: str
@@ -56,16 +56,16 @@ class Frontend:
 
   @property
   def samples(self) -> int:
-    """Samples in a clip."""
+    """Return the number of samples in a clip."""
     return round(self.seconds * self.sample_rate)
 
   @property
   def frames(self) -> int:
-    """Frames in a clip."""
+    """Return the number of frames in a clip."""
     return self.frame_count(self.samples)
 
   def frame_count(self, samples: int) -> int:
-    """Returns the frames T that a waveform of so many samples gives, at least one."""
+    """Return the number of frames T of a waveform with this number of samples, at least one."""
     if self.pad_mode == "none":
       return max(1, (samples - self.win_length) // self.hop + 1)
     return max(1, samples // self.hop + (not self.drop_last))
@@ -122,24 +122,29 @@ def log_mel(
   portable: bool = False,
   by_matrix: bool = False,
 ) -> jax.Array:
-  """Returns the log-mel spectrogram, float32[..., T, F], T = `frontend.frame_count(S)`.
+  """Return the log-mel spectrogram of a waveform.
 
-  It is in dB; with a `log_offset`, natural logarithms. Each clip keeps its own peak: clips of a
-  batch do not change each other.
+  Values are in dB, or natural logarithms if the front end has a `log_offset`. The peak is taken per
+  clip, so the clips of a batch do not influence each other.
 
   Args:
-    waveform: float[..., S] at the front end's sample rate, any leading axes, S at least 1.
-    frontend: a `Frontend`, or the name of one in `FRONTENDS`.
-    portable: in one form for all platforms, and for leading axes whose size is not known yet.
-    by_matrix: of the portable form, as for `spectrogram`.
+    waveform: float[..., S] at the sample rate of the front end, S at least 1.
+    frontend: A `Frontend`, or the name of one in `FRONTENDS`.
+    portable: Whether to use one form for all platforms, which also allows leading axes of unknown
+      size.
+    by_matrix: Whether the portable form computes the Fourier transform as a matrix product, as for
+      `spectrogram`.
+
+  Returns:
+    float32[..., T, F], T = `frontend.frame_count(S)`.
 
   Raises:
-    ValueError: the name is not known, or the waveform has no samples.
-    TypeError: the waveform holds integers.
+    ValueError: The name is unknown, or the waveform has no samples.
+    TypeError: The waveform contains integers.
   """
   if isinstance(frontend, str):
     if frontend not in FRONTENDS:
-      raise ValueError(f"front end {frontend!r} is not known; choose one of {sorted(FRONTENDS)}")
+      raise ValueError(f"unknown front end {frontend!r}; choose one of {sorted(FRONTENDS)}")
     frontend = FRONTENDS[frontend]
   stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power")}
   filters = {
@@ -164,7 +169,7 @@ def log_mel(
       bank=mel_filterbank(**filters),
     )
 
-  # Frames are dropped before the peak is taken.
+  # The last frame is dropped before the peak is taken.
   if portable:
     mel = together(waveform)
   else:
@@ -184,34 +189,44 @@ def spectrogram(
   power: int,
   by_matrix: bool = False,
 ) -> jax.Array:
-  """Returns magnitudes or powers, float32[..., S // hop + 1, n_fft // 2 + 1], of centred frames.
+  """Return the magnitude or power spectrogram under a periodic Hann window.
 
-  Frame t is centred on sample t * hop, under a periodic Hann window; without padding it begins
-  there, and there are (S - win_length) // hop + 1 frames, at least one.
+  Frame t is centred on sample t * hop. With `pad_mode="none"` it starts at this sample.
 
   Args:
     waveform: float[..., S], S at least 1.
-    n_fft: points of the Fourier transform, even, at least `win_length`.
-    win_length: samples under the window, even.
-    hop: samples from one frame to the next.
-    pad_mode: "constant" (zeros) or "reflect" at both ends, or "none".
+    n_fft: Number of points of the Fourier transform, even, at least `win_length`.
+    win_length: Length of the window in samples, even.
+    hop: Number of samples from one frame to the next.
+    pad_mode: Padding at both ends: "constant" (zeros), "reflect" or "none".
     power: 1 for magnitudes, 2 for powers.
-    by_matrix: the Fourier transform as a product of matrices, for where there is no other.
+    by_matrix: Whether to compute the Fourier transform as a matrix product, for platforms without
+      an FFT.
+
+  Returns:
+    float32[..., T, n_fft // 2 + 1], T = S // hop + 1; without padding T = (S - win_length) // hop +
+    1, at least one.
 
   Raises:
-    ValueError: a setting is not one of those above, or the waveform has no samples.
-    TypeError: the waveform holds integers, whose scale is not known here.
+    ValueError: A setting is out of range, or the waveform has no samples.
+    TypeError: The waveform contains integers, whose scale is unknown.
 
-  Source: librosa.stft with center=True.
+  Source:
+    librosa.stft with center=True.
   """
   if win_length % 2 or n_fft % 2 or not 0 < win_length <= n_fft or hop < 1:
-    raise ValueError(f"cannot frame with n_fft {n_fft}, win_length {win_length}, hop {hop}")
+    raise ValueError(
+      "n_fft and win_length must be even, win_length at most n_fft and hop at least 1, got "
+      f"{n_fft}, {win_length} and {hop}"
+    )
   if pad_mode not in ("constant", "reflect", "none") or power not in (1, 2):
-    raise ValueError(f"pad_mode {pad_mode!r} or power {power!r} is not known")
+    raise ValueError(
+      f"pad_mode must be constant, reflect or none and power 1 or 2, got {pad_mode!r} and {power!r}"
+    )
   waveform = _checked(waveform)
-  # Only what lies under the window is framed: zeros around it change phases, which are dropped,
-  # and the Fourier transform appends as many. Frames are whole hops laid side by side, so that
-  # framing is a few slices and no gather.
+  # Frames contain only the samples under the window. Zeros around the window would change only
+  # phases, which are dropped, and the Fourier transform appends the same number of zeros. A frame
+  # is a concatenation of whole hops, so that framing is a few slices and no gather.
   hops, edge = -(-win_length // hop), [(0, 0)] * (waveform.ndim - 1)
   padded = at_ends(waveform, win_length, pad_mode)
   frames = (padded.shape[-1] - win_length) // hop + 1
@@ -235,12 +250,15 @@ def spectrogram(
 
 
 def at_ends(waveform: jax.Array, win_length: int, pad_mode: str) -> jax.Array:
-  """The waveform as it is framed, float32[..., S']: with half a window at both ends, or as it is.
+  """Return the padded waveform, float32[..., S'].
+
+  Half a window is added at both ends. With `pad_mode="none"` zeros are added at the end only if the
+  waveform is shorter than a window.
 
   Args:
     waveform: float32[..., S].
-    win_length: samples under the window; where nothing is added there are at least as many.
-    pad_mode: as for `spectrogram`.
+    win_length: Length of the window in samples.
+    pad_mode: As for `spectrogram`.
   """
   edge = [(0, 0)] * (waveform.ndim - 1)
   if pad_mode == "none":
@@ -258,15 +276,15 @@ def mel_spectrogram(
   fmax: float,
   mel_scale: str = "slaney",
 ) -> jax.Array:
-  """Returns the spectra weighed by the mel bands, float32[..., T, F].
+  """Return the mel spectrogram, float32[..., T, F].
 
   Args:
     spectra: float[..., T, n_fft // 2 + 1], magnitudes or powers.
-    sample_rate: as for `mel_filterbank`, and so are the rest.
-    n_fft: points of the Fourier transform.
-    n_mels: mel bands, F.
-    fmin: lower end of the lowest band, in Hz.
-    fmax: upper end of the highest band, in Hz.
+    sample_rate: Sample rate of the waveform, in Hz.
+    n_fft: Number of points of the Fourier transform.
+    n_mels: Number of mel bands, F.
+    fmin: Lower end of the lowest band, in Hz.
+    fmax: Upper end of the highest band, in Hz.
     mel_scale: "slaney" or "htk".
   """
   bank = mel_filterbank(
@@ -283,14 +301,15 @@ def mel_spectrogram(
 def to_decibels(
   mel: jax.Array | np.ndarray, *, amin: float = 1e-10, top_db: float | None = None
 ) -> jax.Array:
-  """Returns 10 log10 of the values, float32 of the same shape, in dB.
+  """Return 10 log10 of the values in dB, float32 of the same shape.
 
   Args:
-    mel: float[..., T, F], magnitudes or powers: both are taken as they are.
-    amin: smaller values are raised to this one.
-    top_db: what lies further than this below the peak of its own clip [T, F] is raised to there.
+    mel: float[..., T, F]. Magnitudes and powers are treated alike.
+    amin: Lower limit of the values.
+    top_db: Lower limit relative to the peak of the same clip [T, F], in dB. None for no limit.
 
-  Source: librosa.power_to_db with ref=1.
+  Source:
+    librosa.power_to_db with ref=1.
   """
   decibels = 10 * jnp.log10(jnp.maximum(jnp.asarray(mel, jnp.float32), amin))
   if top_db is None:
@@ -299,7 +318,7 @@ def to_decibels(
 
 
 def _checked(waveform: jax.Array | np.ndarray) -> jax.Array:
-  """Returns the waveform in float32; raises what is wrong with it."""
+  """Return the waveform in float32, or raise if it is not a waveform of floats."""
   if not jnp.issubdtype(waveform.dtype, jnp.floating):
     raise TypeError(f"expected a waveform of floats in [-1, 1], got {waveform.dtype}")
   if not waveform.ndim or not waveform.shape[-1]:
@@ -308,12 +327,13 @@ def _checked(waveform: jax.Array | np.ndarray) -> jax.Array:
 
 
 def _hann(size: int) -> np.ndarray:
+  """Return the periodic Hann window, float32[size]."""
   return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
 
 
 def _fourier(size: int, n_fft: int) -> tuple[np.ndarray, np.ndarray]:
-  """The transform of `size` real samples to n_fft // 2 + 1 bins: float32[size, n]."""
-  # Whole turns are taken off while the numbers are whole, so that no angle is rounded.
+  """Return the real and imaginary parts of the Fourier matrix, float32[size, n_fft // 2 + 1]."""
+  # Whole turns are removed in integer arithmetic, so that no angle is rounded.
   turns = np.outer(np.arange(size), np.arange(n_fft // 2 + 1)) % n_fft
-  turned = np.exp(-2j * np.pi * turns / n_fft)
-  return turned.real.astype(np.float32), turned.imag.astype(np.float32)
+  matrix = np.exp(-2j * np.pi * turns / n_fft)
+  return matrix.real.astype(np.float32), matrix.imag.astype(np.float32)

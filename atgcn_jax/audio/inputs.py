@@ -1,4 +1,4 @@
-"""The bytes and the name of a sound that is given as a path, as bytes or as a file object."""
+"""Sources of sound (paths, bytes and file objects): their bytes and their names in messages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ Source = str | os.PathLike | bytes | BinaryIO
 
 
 def open_source(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
-  """Return the open file of a source on a disk, otherwise None; and its bytes, mapped on a disk.
+  """Open a source.
 
   Args:
-    stack: closes what is opened.
+    source: The path of a file, its bytes, or a binary file object.
+    stack: The stack that closes the file and its memory map.
+
+  Returns:
+    The open file, None if the source is not a regular file on disk; and the bytes, which are a
+    memory map for such a file.
 
   Raises:
-    UserError: the source is missing, a folder, empty, or cannot be read.
+    UserError: The source is missing, a folder, empty, or cannot be read.
+    TypeError: The file object is not in binary mode.
   """
   file, name = None, name_of(source)
   if isinstance(source, str | os.PathLike):
@@ -47,24 +53,25 @@ def open_source(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
 
 
 def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[Any, Any]:
-  """Return the open file and its bytes, mapped from the disk; None and bytes if on no disk."""
+  """Return the open file and a memory map; None and bytes if it is not a regular file on disk."""
   if in_bucket(source):
     return None, path_of(source).read_bytes()
   file = stack.enter_context(io.FileIO(source))
   status = os.fstat(file.fileno())
-  if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe cannot be mapped
+  # A pipe or an empty file cannot be mapped.
+  if not stat.S_ISREG(status.st_mode) or not status.st_size:
     return None, file.read()
   return file, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def name_of(source: Any) -> str:
-  """What messages call a source."""
+  """Return the name of a source for messages."""
   if isinstance(source, str | os.PathLike):
     return one_line(os.fspath(source))
   return one_line(getattr(source, "name", "sound data"))
 
 
 def one_line(name: object) -> str:
-  """A file's name as messages show it."""
+  """Return a file name for messages, with control characters and invalid bytes escaped."""
   text = str(name)
   return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""MPEG audio of layers II and III: its frames, and a header that counts them."""
+"""MPEG audio, layers II and III: search for frames, and correction of the frame count."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from typing import NamedTuple
 
 from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part
 
-_LAYER3, _LAYER2 = 0x02, 0x04  # of the second byte of a frame
+_LAYER3, _LAYER2 = 0x02, 0x04  # bits of the second byte of a frame
 _LOW_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
-_KBPS = {  # by layer, for MPEG 1; index 0 (free format) and 15 (invalid) have no length
+_KBPS = {  # by layer, for MPEG 1; 0 for index 0 (free format) and 15 (invalid)
   _LAYER3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
   _LAYER2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 0),
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _TAGS = (b"ID3", b"TAG", b"APE")
-LAYER2_SAMPLES = 1152  # of a frame
+LAYER2_SAMPLES = 1152  # samples of a frame
 
 
 class _Frames(NamedTuple):
-  """The frames of a stream: how many there are, and (start, stop) of each run of them.
+  """The frames of a stream.
 
-  `lost` is how many bytes between the runs are no tag, `cut` whether the last frame is incomplete.
+  Attributes:
+    frames: The number of complete frames.
+    runs: (start, stop) of each contiguous run of frames.
+    lost: The number of bytes between the runs that are not tags.
+    cut: Whether the last frame is incomplete.
   """
 
   frames: int
@@ -31,12 +35,18 @@ class _Frames(NamedTuple):
 
 
 def read_mpeg(data: Bytes, start: int, stop: int) -> Contents | None:
-  """What to decode of MPEG audio between two places of a file; None for anything else.
+  """Return what to decode of MPEG audio between two positions of a file; None if it is not MPEG.
 
-  A stream of layer III without a right count of its frames gets one: without it libsndfile
-  estimates the length from the first bit rate, and drops the end where the bit rate rises.
+  A layer III stream without a correct frame count gets one. Otherwise libsndfile estimates the
+  length from the first bit rate, and drops the end of the sound if the bit rate rises.
 
-  Source: MPEG audio, layers II and III; the headers of Xing and LAME.
+  Args:
+    data: All bytes of the file.
+    start: The first byte.
+    stop: The byte after the last.
+
+  Source:
+    MPEG audio, layers II and III; the headers of Xing and LAME.
   """
   start = _after_id3(data, start)
   first = _frame_size(data, start)
@@ -46,7 +56,7 @@ def read_mpeg(data: Bytes, start: int, stop: int) -> Contents | None:
   if not count:
     return Contents((), "its first mp3 frame is incomplete", 1.0)
   size = sum(end - begin for begin, end in runs)
-  # Whatever is lost had frames of the mean size.
+  # The lost bytes are assumed to be frames of mean size.
   missing = (lost / size * count + cut) / (lost / size * count + cut + count)
   fault = "its last mp3 frame is incomplete" if cut else ""
   fault = f"{lost} bytes between its mp3 frames are damaged" if lost else fault
@@ -58,14 +68,15 @@ def read_mpeg(data: Bytes, start: int, stop: int) -> Contents | None:
   count, stated = count - 1, int.from_bytes(data[tag + 8 : tag + 12], "big")
   if count == stated:
     return Contents((Part(b"", start, runs[-1][1]),))
-  # Some writers count the frame of the header too.
+  # Some writers also count the frame of the header.
   if count < stated - (len(runs) == 1 and not cut):
-    fault, missing = f"{count} of {stated} mp3 frames are there", (stated - count) / stated
+    fault, missing = f"{count} of {stated} mp3 frames are present", (stated - count) / stated
   header = _recounted(bytearray(data[start : start + first]), tag - start, count, size)
   return Contents((_part(data, header, [(start + first, runs[0][1]), *runs[1:]]),), fault, missing)
 
 
 def _frames(data: Bytes, start: int, stop: int) -> _Frames:
+  """Find the frames between two positions that are of the same kind as the first."""
   like, count, lost, cut = data[start : start + 4], 0, 0, False
   runs = [(start, start)]
   position = start
@@ -87,15 +98,15 @@ def _frames(data: Bytes, start: int, stop: int) -> _Frames:
 
 
 def _part(data: Bytes, header: bytes, runs: list[tuple[int, int]]) -> Part:
-  """The header, and after it the runs of frames."""
+  """Return the header followed by the runs of frames."""
   if len(runs) == 1:
     return Part(header, *runs[0])
   return Part(header + b"".join(data[begin:end] for begin, end in runs), 0, 0)
 
 
 def _counting_tag(data: Bytes, start: int, head: bytes) -> int:
-  """Where the first frame holds a tag that counts the others; 0 where it holds none."""
-  for checksum in (0, 2):  # its bytes may stand before the side information
+  """Return the position of the tag with the frame count in the first frame, 0 if there is none."""
+  for checksum in (0, 2):  # size of a checksum before the side information
     at = start + _side(head) + checksum
     if data[at : at + 4] in (b"Xing", b"Info") and data[at + 7] & 1:
       return at
@@ -103,37 +114,38 @@ def _counting_tag(data: Bytes, start: int, head: bytes) -> int:
 
 
 def _side(head: bytes) -> int:
-  """Bytes of a frame of layer III before its sound: header and side information."""
+  """Return the size of the header and side information of a layer III frame, in bytes."""
   version, mono = head[1] >> 3 & 3, head[3] >> 6 == 3
   return 4 + ((17 if mono else 32) if version == 3 else (9 if mono else 17))
 
 
 def _count_header(head: bytes, count: int) -> bytes:
-  """A frame like this one whose tag counts the others."""
-  head = bytes([head[0], head[1] | 1, head[2] & 0x0F | 0x80, head[3]])  # no checksum, a middle rate
+  """Return a frame of the same kind with a tag that states the number of the other frames."""
+  # Without a checksum, at a medium bit rate.
+  head = bytes([head[0], head[1] | 1, head[2] & 0x0F | 0x80, head[3]])
   tag = head.ljust(_side(head), b"\0") + struct.pack(">4sII", b"Xing", 1, count)
   return tag.ljust(_frame_size(head, 0), b"\0")
 
 
 def _recounted(frame: bytearray, tag: int, count: int, size: int) -> bytes:
-  """The first frame with another count of frames and bytes in its tag.
+  """Return the first frame with another number of frames and bytes in its tag.
 
-  Its delay, which players drop from the beginning, stays; its padding, at an end that is not there,
-  does not.
+  The delay, which players drop from the start of the sound, is unchanged. The padding is set to 0,
+  because the end of the sound that it refers to is missing.
   """
   flags = frame[tag + 7]
   frame[tag + 8 : tag + 12] = struct.pack(">I", count)
   if flags & 2:
     frame[tag + 12 : tag + 16] = struct.pack(">I", size)
   lame = tag + 12 + (4 if flags & 2 else 0) + (100 if flags & 4 else 0) + (4 if flags & 8 else 0)
-  if len(frame) >= lame + 24:  # 12 bits of delay, 12 of padding
+  if len(frame) >= lame + 24:  # 12 bits of delay and 12 bits of padding
     frame[lame + 22] &= 0xF0
     frame[lame + 23] = 0
   return bytes(frame)
 
 
 def _after_id3(data: Bytes, start: int) -> int:
-  """Where the tags at the front end."""
+  """Return the position after the ID3 tags at the start."""
   while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
     a, b, c, d = data[start + 6 : start + 10]
     footer = 10 if data[start + 5] & 0x10 else 0
@@ -142,7 +154,7 @@ def _after_id3(data: Bytes, start: int) -> int:
 
 
 def _frame_size(data: Bytes, position: int, like: bytes = b"") -> int:
-  """The bytes of the frame (of the kind `like`) that begins there, 0 for none."""
+  """Return the size in bytes of the frame (of the kind `like`) at a position; 0 if none."""
   head = data[position : position + 4]
   if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0 or head[1] >> 3 & 3 == 1:
     return 0
@@ -157,7 +169,7 @@ def _frame_size(data: Bytes, position: int, like: bytes = b"") -> int:
 
 
 def _next_frames(data: Bytes, position: int, like: bytes, stop: int) -> int:
-  """Where, after tags or damage, two frames of one kind follow each other, or -1."""
+  """Return the position after tags or damage where two frames of one kind follow, -1 if none."""
   while (position := data.find(b"\xff", position + 1, stop)) >= 0:
     size = _frame_size(data, position, like)
     if size and _frame_size(data, position + size, like):

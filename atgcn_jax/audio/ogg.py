@@ -1,4 +1,4 @@
-"""The pages of ogg files: which are there, and where one stream after another begins."""
+"""Ogg files: search for damaged or missing pages and for the start of each stream."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part
 
 MAGIC = b"OggS"
-_FIRST, _LAST = 2, 4  # flags of the first and of the last page of a stream
+_FIRST, _LAST = 2, 4  # flags of the first and the last page of a stream
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class _Page(NamedTuple):
-  """A page: its first byte, whether it is whole and undamaged, and what its header says."""
+  """A page: the position of its first byte, whether it is intact, and its header fields."""
 
   start: int
   whole: bool
@@ -27,9 +27,13 @@ class _Page(NamedTuple):
 
 
 def read_ogg(data: Bytes) -> Contents:
-  """What to decode of an ogg file: its streams one after another, without the damaged pages.
+  """Return what to decode of an ogg file: its streams, one after another.
 
-  Source: RFC 3533.
+  Args:
+    data: All bytes of the file.
+
+  Source:
+    RFC 3533.
   """
   starts, good, lost = [0], 0, 0
   known: dict[int, _Page] = {}  # the last page of each stream
@@ -43,7 +47,7 @@ def read_ogg(data: Bytes) -> Contents:
       starts.append(page.start)
       ended = False
     before = known.get(page.stream)
-    # Streams of radio stations jump from the headers to the page that is sent at that moment.
+    # Recordings of radio streams jump from the header pages to the page that is on air.
     if before and before.granule and not page.flags & _FIRST:
       lost += max(0, page.number - before.number - 1)
     ended = ended or bool(page.flags & _LAST)
@@ -62,7 +66,7 @@ def read_ogg(data: Bytes) -> Contents:
 
 
 def _pages(data: Bytes) -> Iterator[_Page]:
-  """The pages of a file, those that are damaged or incomplete too."""
+  """Yield the pages of a file, including damaged and incomplete pages."""
   start = 0
   while start >= 0:
     lengths = start + 27
@@ -80,6 +84,7 @@ def _pages(data: Bytes) -> Iterator[_Page]:
 
 
 def _checksum(before: bytes, after: bytes) -> int:
-  # Ogg's CRC is zlib's with all bits reversed, from 0 and not inverted.
+  """Return the CRC of a page, given the bytes before and after its checksum field."""
+  # The CRC of ogg is that of zlib with all bits reversed, an initial value of 0 and no inversion.
   page = (before + bytes(4) + after).translate(_REVERSED_BITS)
   return int(f"{zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)

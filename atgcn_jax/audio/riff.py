@@ -1,4 +1,4 @@
-"""Where the sound of wav, aiff, au and caf files is, and whether all of it is there."""
+"""Location and completeness of the sound in wav, aiff, au and caf files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from atgcn_jax.audio import mpeg
 from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part
 
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"caff", b"riff")
-_STREAMED = 0x7FFFF000  # writers to a pipe put sizes from here on for an unknown size
-_TRAILER = 64, 0.01  # bytes, and share of the sound, that a longer rest must exceed to be sound
-_MPEG = (0x50, 0x55)  # format tags of wav files with MPEG layer II and III
+_STREAMED = 0x7FFFF000  # programs that write to a pipe use sizes from here on for an unknown size
+_TRAILER = 64, 0.01  # trailing bytes count as sound above this number and share of the sound
+_MPEG = (0x50, 0x55)  # format tags of wav files with MPEG layers II and III
 _BLOCK = 1 << 20
 
 
 class _Sound(NamedTuple):
-  """Where the sound begins, its size as the header states it (None: unknown), its format tag.
+  """The chunk of sound as the header describes it.
 
-  `packed` sound of a caf file is in packets, of which another chunk has a table.
+  Attributes:
+    start: The position of the first byte.
+    size: The size in bytes. None if unknown.
+    codec: The format tag of a wav file.
+    packed: Whether the sound of a caf file is in packets, which another chunk lists.
   """
 
   start: int
@@ -29,41 +33,46 @@ class _Sound(NamedTuple):
 
 
 def read_chunks(data: Bytes) -> Contents:
-  """What to decode of a file that begins with one of MAGIC.
+  """Return what to decode of a file that starts with one of MAGIC.
 
-  Sound that the header does not count is used too: where no size was written, where 32 bits did not
-  hold it, and where no chunk follows the sound. Of a wav file that holds MPEG audio that stream is
+  Sound beyond the size in the header is used too: if no size was written, if the size exceeds 32
+  bits, and if no chunk follows the sound. If a wav file contains MPEG audio, its MPEG stream is
   decoded.
 
-  Source: the WAVE, RF64, Wave64, AIFF, AU and CAF formats.
+  Args:
+    data: All bytes of the file.
+
+  Source:
+    The WAVE, RF64, Wave64, AIFF, AU and CAF formats.
   """
-  found = _sound_of(data)
-  if found is None:
+  sound = _sound_of(data)
+  if sound is None:
     return Contents()
-  start, stated, codec, packed = found
-  there, fault, missing = max(0, len(data) - start), "", 0.0
-  size = there if stated is None else stated
-  if size > there:
-    fault, missing = f"{size - there} of {size} bytes of sound are missing", (size - there) / size
-    size = there
+  start, stated, codec, packed = sound
+  present, fault, missing = max(0, len(data) - start), "", 0.0
+  size = present if stated is None else stated
+  if size > present:
+    lost = size - present
+    fault, missing = f"{lost} of {size} bytes of sound are missing", lost / size
+    size = present
   elif data[:4] in (b"RIFF", b"RIFX"):
-    size += (there - size) >> 32 << 32  # the size is stored modulo 2**32
-  rest = there - size
+    size += (present - size) >> 32 << 32  # the size is stored modulo 2**32
+  rest = present - size
   if rest > max(_TRAILER[0], _TRAILER[1] * size) and _is_sound(data, start + size):
-    fault = f"its header counts {size} bytes of sound, {there} are there"
+    fault = f"its header states {size} bytes of sound, but {present} are present"
     fault = fault if size else "its header was never completed"
-    size = there
+    size = present
   if codec in _MPEG and (stream := mpeg.read_mpeg(data, start, start + size)):
     return stream if stream.fault else stream._replace(fault=fault, missing=missing)
   parts: tuple[Part, ...] = ()
-  # Of Wave64 libsndfile would read whatever follows.
+  # In a Wave64 file, libsndfile would also read what follows the sound.
   if size and (size != stated or data[:4] == b"riff") and not packed:
     parts = (Part(_header(data, start, size), start, start + size),)
   return Contents(parts, fault, missing)
 
 
 def _sound_of(data: Bytes) -> _Sound | None:
-  """The chunk of sound; None where there is none."""
+  """Return the chunk of sound, None if there is none."""
   if data[:4] == b".snd":
     if len(data) < 24:
       return None
@@ -88,13 +97,13 @@ def _sound_of(data: Bytes) -> _Sound | None:
 
 
 def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
-  """The chunks of a file: the first four bytes of the name, where the content begins, its size."""
+  """Yield the first four bytes of the name, the position and the size of each chunk's contents."""
   form, at, padded = "<4sI", 12, 2
   if data[:4] in (b"RIFX", b"FORM"):
     form = ">4sI"
   elif data[:4] == b"caff":
     form, at, padded = ">4sq", 8, 1
-  elif data[:4] == b"riff":  # names of 16 bytes; sizes count the name and themselves
+  elif data[:4] == b"riff":  # names have 16 bytes; a size includes the name and the size field
     form, at, padded = "<4s12xQ", 40, 8
   head = struct.calcsize(form)
   while at + head <= len(data):
@@ -107,8 +116,8 @@ def _chunks(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_sound(data: Bytes, at: int) -> bool:
-  """Return whether sound continues there, and not another chunk, a tag or padding with zeros."""
-  for first in (data[at : at + 4], data[at + 1 : at + 5]):  # a byte may fill up the sound
+  """Return whether sound continues at a position, and not another chunk, a tag or zeros."""
+  for first in (data[at : at + 4], data[at + 1 : at + 5]):  # a padding byte may follow the sound
     if all(32 <= byte < 127 for byte in first) or first[:3] in (b"ID3", b"TAG"):
       return False
   blocks = (data[k : k + _BLOCK] for k in range(at, len(data), _BLOCK))
@@ -116,9 +125,9 @@ def _is_sound(data: Bytes, at: int) -> bool:
 
 
 def _header(data: Bytes, start: int, size: int) -> bytes:
-  """The bytes before the sound, with its size changed to this many bytes."""
+  """Return the bytes before the sound, with the size in the header set to `size`."""
   head = bytearray(data[:start])
-  if data[:4] in (b"RIFF", b"RIFX"):  # libsndfile then reads to the end, beyond 32 bits too
+  if data[:4] in (b"RIFF", b"RIFX"):  # with size 0 libsndfile reads to the end, also beyond 4 GiB
     head[4:8] = struct.pack("<I" if data[:4] == b"RIFF" else ">I", 8)
     head[start - 4 : start] = bytes(4)
   elif data[:4] == b"RF64":

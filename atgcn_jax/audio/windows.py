@@ -1,4 +1,4 @@
-"""A sound as windows of one length, cut while it is read."""
+"""Cutting of a sound into windows of one length while it is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atgcn_jax.audio.decoding import Sound
 
 
 class Window(NamedTuple):
-  """Samples float32[size] that begin at sample `start` of a sound; behind `stop` is silence."""
+  """Samples float32[size] of a sound from `start` on. Samples after `stop` are zeros."""
 
   start: int
   stop: int
@@ -20,15 +20,16 @@ class Window(NamedTuple):
 
 
 def shortest_tail(size: int) -> int:
-  """The samples of sound, a tenth of a window, that are worth another window of their own."""
+  """Return the minimum number of remaining samples for another window: a tenth of a window."""
   return -(-size // 10)
 
 
 def resampled(sound: Sound, sample_rate: int) -> Sound:
-  """The sound at another rate, bit by bit what `files.resample` makes of the whole.
+  """Return the sound at another sample rate, with the same bits as from `sound_files.resample`.
 
   Args:
-    sample_rate: the rate asked for, in Hz.
+    sound: The sound.
+    sample_rate: The new sample rate, in Hz.
   """
   if sound.rate == sample_rate:
     return sound
@@ -37,6 +38,7 @@ def resampled(sound: Sound, sample_rate: int) -> Sound:
 
 
 def _resampled(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:
+  """Yield the resampled blocks."""
   stream = soxr.ResampleStream(sound.rate, sample_rate, 1, dtype="float32", quality="HQ")
   first, made = None, 0
   for block in sound.blocks:
@@ -45,7 +47,7 @@ def _resampled(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:
     yield piece
   made += len(piece := stream.resample_chunk(np.empty(0, np.float32), last=True))
   yield piece
-  # Less than half a sample of sound rounds to nothing; a sound stays a sound.
+  # A sound shorter than half a new sample would become empty; keep one sample.
   if first is not None and not made:
     yield first
 
@@ -53,38 +55,39 @@ def _resampled(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:
 def cut(
   blocks: Iterable[np.ndarray], size: int, hop: int, *, shortest: int = 1, at_end: bool = False
 ) -> Iterator[Window]:
-  """The windows of a sound that begin every `hop` samples, at least one.
+  """Yield the windows of a sound that start every `hop` samples, at least one.
 
-  What remains behind the last whole window becomes a window filled up with silence if it has at
-  least `shortest` samples; with `at_end`, a whole window that ends with the sound takes its place.
-  A sound shorter than a window is always filled up.
+  A sound shorter than a window is always padded with zeros.
 
   Args:
-    blocks: float32[n], at least one sample in all.
-    size: samples of a window.
-    hop: samples from one window to the next, at most `size`.
+    blocks: float32[n], at least one sample over all blocks.
+    size: Number of samples of a window.
+    hop: Number of samples from one window to the next, at most `size`.
+    shortest: Minimum number of samples after the last complete window for one more window, which
+      is padded with zeros.
+    at_end: Whether the last window is instead a complete window that ends with the sound.
 
   Raises:
-    ValueError: for another size or hop, or no samples.
+    ValueError: `hop` is not in 1 to `size`, or there are no samples.
   """
   if not 1 <= hop <= size:
-    raise ValueError(f"windows of {size} samples cannot begin every {hop}")
-  kept, base, start = np.empty(0, np.float32), 0, 0  # kept[0] is sample `base`
+    raise ValueError(f"hop must be 1 to the window size {size}, got {hop}")
+  buffer, base, start = np.empty(0, np.float32), 0, 0  # buffer[0] is sample `base`
   for block in blocks:
-    kept = np.concatenate([kept, block])
-    total = base + len(kept)
+    buffer = np.concatenate([buffer, block])
+    total = base + len(buffer)
     while start + size <= total:
-      yield Window(start, start + size, kept[start - base : start - base + size].copy())
+      yield Window(start, start + size, buffer[start - base : start - base + size].copy())
       start += hop
     drop = max(0, min(start, total - size) - base)
-    kept, base = kept[drop:], base + drop
-  total = base + len(kept)
+    buffer, base = buffer[drop:], base + drop
+  total = base + len(buffer)
   if not total:
-    raise ValueError("a sound has at least one sample")
+    raise ValueError("the sound has no samples")
   covered = start - hop + size if start else 0
   if start and at_end:
     if covered < total:
-      yield Window(total - size, total, kept[-size:].copy())
+      yield Window(total - size, total, buffer[-size:].copy())
   elif not start or total - start >= shortest:
-    rest = kept[start - base :]
+    rest = buffer[start - base :]
     yield Window(start, total, np.pad(rest, (0, size - len(rest))))

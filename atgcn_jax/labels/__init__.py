@@ -1,1 +1,1 @@
-"""Vocabularies, co-occurrence counts, propagation matrices and label embeddings."""
+"""Vocabularies, co-occurrence counts, propagation matrices and label vectors."""

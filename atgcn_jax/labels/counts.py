@@ -1,4 +1,4 @@
-"""How often labels occur, alone and in pairs."""
+"""Occurrence and co-occurrence counts of labels."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diag
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
 SEGMENT_FORM = 'YTID, start, end, "id,id"'
-EXAMPLES = 3  # broken rows that are shown
+EXAMPLES = 3  # maximum number of broken rows in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
   """Counts over a set of clips.
 
-  `occurrences` int64[K] is the number of clips with each label, T of Eq. 5; `cooccurrences`
-  int64[K, K] the number of clips with both labels of a pair, X of Eq. 5: symmetric, its diagonal
-  zero; an array, or scipy's csr_array for more than `DENSE_LABELS` labels.
+  Attributes:
+    occurrences: int64[K]. The number of clips with each label, T of Eq. 5.
+    cooccurrences: int64[K, K]. The number of clips with both labels of a pair, X of Eq. 5.
+      Symmetric with a zero diagonal. An array, or scipy's csr_array for more than `DENSE_LABELS`
+      labels.
   """
 
   occurrences: np.ndarray
@@ -35,27 +37,28 @@ class Counts:
 
 
 def count_labels(offsets: np.ndarray, label_indices: np.ndarray, num_classes: int) -> Counts:
-  """Counts labels and pairs of labels; a label named twice in a clip counts once.
+  """Return the counts X and T of Eq. 5. A label that is repeated in a clip counts once.
 
   Args:
-    offsets: int[N + 1]; the labels of clip n are `label_indices[offsets[n]:offsets[n + 1]]`.
-    label_indices: int[M], positions of labels in the vocabulary, 0 to K-1.
-    num_classes: K.
+    offsets: int[N + 1]. The labels of clip n are `label_indices[offsets[n]:offsets[n + 1]]`.
+    label_indices: int[M]. Positions of labels in the vocabulary, 0 to K-1.
+    num_classes: The number of labels K.
 
   Raises:
-    ValueError: Offsets and labels do not fit together, or a label is outside 0 to K-1.
-
-  Source: the counts X and T of Eq. 5.
+    ValueError: Offsets and labels do not match, or a label is outside 0 to K-1.
   """
-  # Copies: merging repeated labels below works in place.
+  # Copies, because repeated labels are merged in place.
   offsets = np.array(offsets, np.int64)
   labels = np.array(label_indices, np.int64)
   if offsets.ndim != 1 or labels.ndim != 1 or len(offsets) == 0:
-    raise ValueError(f"offsets {offsets.shape} and labels {labels.shape} must be [N + 1] and [M]")
+    raise ValueError(
+      "offsets and label_indices must have shapes [N + 1] and [M], got "
+      f"{offsets.shape} and {labels.shape}"
+    )
   if offsets[0] != 0 or offsets[-1] != len(labels) or (np.diff(offsets) < 0).any():
-    raise ValueError(f"offsets must rise from 0 to the number of labels, {len(labels)}")
+    raise ValueError(f"offsets must increase from 0 to the number of labels, {len(labels)}")
   if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-    raise ValueError(f"labels must be 0 to {num_classes - 1}")
+    raise ValueError(f"label_indices must be 0 to {num_classes - 1}")
   clips = scipy.sparse.csr_array(
     (np.ones(len(labels), np.int64), labels, offsets), shape=(len(offsets) - 1, num_classes)
   )
@@ -66,14 +69,21 @@ def count_labels(offsets: np.ndarray, label_indices: np.ndarray, num_classes: in
 
 
 def check_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> None:
-  """Raises ValueError unless the arrays can be counts of the same clips.
+  """Raise an error unless the arrays can be counts of the same clips.
 
   Args:
-    occurrences: [K], clips with each label.
-    cooccurrences: [K, K], clips with both labels of a pair; the diagonal is not looked at.
+    occurrences: [K]. The number of clips with each label.
+    cooccurrences: [K, K]. The number of clips with both labels of a pair. The diagonal is ignored.
+
+  Raises:
+    ValueError: The shapes do not match, a count is negative or not finite, or a pair occurs more
+      often than one of its labels.
   """
   if occurrences.ndim != 1 or cooccurrences.shape != (len(occurrences),) * 2:
-    raise ValueError(f"counts of shapes {occurrences.shape} and {cooccurrences.shape}, not K, KxK")
+    raise ValueError(
+      "counts must have the shapes [K] and [K, K], got "
+      f"{occurrences.shape} and {cooccurrences.shape}"
+    )
   pairs = scipy.sparse.coo_array(cooccurrences)
   for counts in (occurrences, pairs.data):
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
@@ -89,7 +99,7 @@ def check_counts(occurrences: np.ndarray, cooccurrences: Matrix) -> None:
 
 
 class Segment(NamedTuple):
-  """A row of a segment list: times in seconds, the ids of its labels."""
+  """A row of a segment list: a clip id, times in seconds and label ids."""
 
   clip_id: str
   start: float
@@ -98,12 +108,17 @@ class Segment(NamedTuple):
 
 
 class Segments(NamedTuple):
-  """The sound rows of a segment list, in its order, and what was left out of it.
+  """The valid rows of a segment list, in its order.
 
-  `clip_ids` N strings, no two the same; `starts` and `ends` float64[N], in seconds; the labels of
-  clip n are `label_indices[offsets[n]:offsets[n + 1]]`, offsets int64[N + 1], indices int64[M].
-  `broken` rows were left out, the first of them named in `examples`, a line and a reason each; and
-  so were `repeated` rows, whose id an earlier row has.
+  Attributes:
+    clip_ids: N different strings.
+    starts: float64[N], in seconds.
+    ends: float64[N], in seconds.
+    offsets: int64[N + 1]. The labels of clip n are `label_indices[offsets[n]:offsets[n + 1]]`.
+    label_indices: int64[M]. Positions of labels in the vocabulary.
+    broken: The number of broken rows, which are left out.
+    examples: Line and reason of the first broken rows.
+    repeated: The number of rows that repeat the id of an earlier row and are left out.
   """
 
   clip_ids: list[str]
@@ -117,16 +132,16 @@ class Segments(NamedTuple):
 
 
 def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segments:
-  """The segments of a list; broken rows and repeated ids are left out and counted.
+  """Return the segments of a list. Broken rows and repeated ids are left out and counted.
 
   Args:
-    path: A list in the official AudioSet format, rows `YTID, start, end, "id,id"` and comment lines
-      that begin with #; read line by line, also as `.gz`.
+    path: A list in the official AudioSet format: rows `YTID, start, end, "id,id"` and comment lines
+      that start with #. May be compressed (`.gz`).
     vocabulary: The labels.
 
   Raises:
-    UserError: The file cannot be read or holds no sound row, or most rows have a label outside the
-      vocabulary.
+    UserError: The file cannot be read, contains no valid row, or most of its rows have a label
+      outside the vocabulary.
   """
   seen: dict[str, None] = {}
   times, offsets, labels = array.array("d"), array.array("q", [0]), array.array("q")
@@ -160,11 +175,11 @@ def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segme
   if unknown > rows / 2:
     raise UserError(
       f"{path}: {unknown} of {rows} rows have unknown labels ({named}); "
-      "give the vocabulary the list was written for"
+      "use the vocabulary that the list was written for"
     )
   if not seen:
     raise UserError(
-      f"{path}: holds no segment{named and f' ({named})'}; write rows of {SEGMENT_FORM}"
+      f"{path}: contains no valid segment{named and f' ({named})'}; write rows {SEGMENT_FORM}"
     )
   starts, ends = np.array(times).reshape(-1, 2).T
   offsets_array, indices_array = np.array(offsets, np.int64), np.array(labels, np.int64)
@@ -174,25 +189,26 @@ def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segme
 
 
 def left_out(path: str | os.PathLike[str], segments: Segments) -> str:
-  """What a list's reader left out, on one line; empty if nothing."""
+  """Return a one-line message on the rows of a list that are left out; empty if none are."""
   parts = []
   if segments.broken:
     rows = "row" if segments.broken == 1 else "rows"
     more = ", …" if segments.broken > len(segments.examples) else ""
     parts.append(f"{segments.broken} broken {rows} left out ({'; '.join(segments.examples)}{more})")
   if segments.repeated:
-    parts.append(f"{segments.repeated} rows left out that repeat an id")
+    rows = "row" if segments.repeated == 1 else "rows"
+    parts.append(f"{segments.repeated} {rows} with a repeated id left out")
   return f"{path}: {', '.join(parts)}; {len(segments.clip_ids)} used" if parts else ""
 
 
 def parsed_segment(line: str) -> Segment:
-  """The segment of a stripped row; its labels may hold empty ids.
+  """Return the segment of a stripped row. Its labels may contain empty ids.
 
   Raises:
-    ValueError: saying what is wrong with the row.
+    ValueError: The row is broken. The message says how.
   """
   fields = line.split(", ", 3)
-  # The official form is read without a CSV reader, which is slower.
+  # The official format does not need a CSV reader, which is slower.
   if len(fields) == 4 and line.count('"') == 2 and fields[3][0] == '"' == fields[3][-1]:
     fields[3] = fields[3][1:-1]
   else:
@@ -217,17 +233,17 @@ def parsed_segment(line: str) -> Segment:
 def load_counts(
   path: str | os.PathLike[str], vocabulary: Vocabulary, counts_set: str | None = None
 ) -> Counts:
-  """The stored counts of a vocabulary's labels, in its order.
+  """Return the stored counts of the labels of a vocabulary, in its order.
 
   Args:
     path: An .npz file with `mids` str[M] and, for a set S, `occurrences_S` int[M] and
-      `cooccurrences_S` int[M, M], which may be sparse (`labels.sparse.packed`); without a set the
-      keys end at the underscore.
+      `cooccurrences_S` int[M, M], which may be sparse (`labels.sparse.pack_matrices`). Without a
+      set the keys are `occurrences` and `cooccurrences`.
     vocabulary: The K labels, all of which must be in the file.
-    counts_set: `balanced`, `unbalanced` or `full`, or None.
+    counts_set: `balanced`, `unbalanced` or `full`, or None for no set.
 
   Raises:
-    UserError: The file cannot be read, lacks a key or a label, or what it holds are no counts.
+    UserError: The file cannot be read, lacks a key or a label, or contains invalid counts.
   """
   arrays = read_arrays(path)
   suffix = "" if counts_set is None else f"_{counts_set}"
@@ -235,16 +251,18 @@ def load_counts(
     if key not in arrays:
       sets = sorted(name[12:] for name in arrays if name.startswith("occurrences_"))
       raise UserError(
-        f"{path}: no key {key} among its keys {', '.join(sorted(arrays))}; "
-        f"give a file of counts, with one of its sets (here: {', '.join(sets) or 'none'})"
+        f"{path}: no key {key} among the keys {', '.join(sorted(arrays))}; "
+        f"use a file of counts, with one of its sets (here: {', '.join(sets) or 'none'})"
       )
   occurrences, cooccurrences = arrays[f"occurrences{suffix}"], arrays[f"cooccurrences{suffix}"]
   rows = rows_by_id(path, arrays["mids"], vocabulary)
   try:
     if occurrences.dtype.kind not in "iu" or cooccurrences.dtype.kind not in "iu":
-      raise ValueError(f"counts are {occurrences.dtype} and {cooccurrences.dtype}, not integers")
+      raise ValueError(
+        f"counts must be integers, got {occurrences.dtype} and {cooccurrences.dtype}"
+      )
     if occurrences.shape != arrays["mids"].shape:
-      raise ValueError(f"{len(arrays['mids'])} mids but counts of shape {occurrences.shape}")
+      raise ValueError(f"{len(arrays['mids'])} mids, but counts of shape {occurrences.shape}")
     check_counts(occurrences, cooccurrences)
     if not equal(cooccurrences, cooccurrences.T):
       raise ValueError(f"`cooccurrences{suffix}` is not symmetric")

@@ -1,14 +1,14 @@
-"""What to do about a label or a column that is not known."""
+"""Hints for messages on unknown labels and columns."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-# What programs write into empty fields.
+# Texts that programs write into empty fields.
 EMPTY = {"nan", "NaN", "NAN", "None", "null", "NULL", "NA", "N/A", "<NA>", "#N/A"}
 SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
-# Columns of other tables that hold what a column of a label list does.
+# Names that other tables use for the columns of a label list.
 OTHER_NAMES = {
   "filename": (
     *("fname", "file", "file_name", "name", "filepath", "file_path", "path", "slice_file_name"),
@@ -19,6 +19,7 @@ OTHER_NAMES = {
     *("mids", "labels", "label", "category", "class", "classes", "class_name", "tags", "tag"),
   ),
 }
+# Columns that identify the tables of other layouts.
 TABLES = {
   "esc50": {"filename", "fold", "category", "esc10"},
   "sonyc": {"split", "audio_filename", "annotator_id"},
@@ -27,20 +28,20 @@ TABLES = {
 
 
 def nearest(words: Sequence[str], text: str, count: int = 3) -> list[int]:
-  """Return where in a list the words stand that contain a text or are like it, the best first."""
+  """Return the positions of the words that equal, contain or resemble a text, the best first."""
   lower, text = [word.casefold() for word in words], text.casefold()
-  found = [k for k, word in enumerate(lower) if word == text]
-  found += [k for k, word in enumerate(lower) if text in word]
-  found += [lower.index(word) for word in difflib.get_close_matches(text, lower, count)]
-  return list(dict.fromkeys(found))[:count]
+  matches = [k for k, word in enumerate(lower) if word == text]
+  matches += [k for k, word in enumerate(lower) if text in word]
+  matches += [lower.index(word) for word in difflib.get_close_matches(text, lower, count)]
+  return list(dict.fromkeys(matches))[:count]
 
 
 def misread(label: str, known: Mapping[str, int] | None = None) -> str:
-  """Return what is wrong with a text that is no single label; empty if it may be one.
+  """Return a hint on a text that is not a single label id; empty if it may be one.
 
   Args:
-    label: an entry of a list of ids.
-    known: ids of labels; without them blanks are taken for part of a label.
+    label: An entry of a list of ids.
+    known: The known label ids. Without them, spaces and slashes count as part of a label.
   """
   if label in EMPTY:
     return f"programs write {label} for no label; leave the field empty"
@@ -50,13 +51,19 @@ def misread(label: str, known: Mapping[str, int] | None = None) -> str:
     parts = [part.strip() for part in label.split(separator)]
     parts = [part for part in parts if part]
     if len(parts) > 1 and (all(p in known for p in parts) if known else separator in ";|\t"):
-      name = SEPARATORS.get(separator, f"{separator!r}" if separator != " " else "a blank")
+      name = SEPARATORS.get(separator, f"{separator!r}" if separator != " " else "a space")
       return f'labels are separated by {name}; write commas, "{",".join(parts)}"'
   return ""
 
 
 def about_label(ids: Sequence[str], names: Sequence[str], label: str) -> str:
-  """Return what to do about a text that is none of K label ids, from their ids and names."""
+  """Return a hint on a text that is not a known label id.
+
+  Args:
+    ids: The known label ids.
+    names: The names of the labels.
+    label: The unknown text.
+  """
   index = {label_id: k for k, label_id in enumerate(ids)}
   if fault := misread(label, index):
     return fault
@@ -64,21 +71,21 @@ def about_label(ids: Sequence[str], names: Sequence[str], label: str) -> str:
     return f"did you mean {label.removesuffix('.0')}"
   folded = label.casefold()
   if named := [ids[k] for k, name in enumerate(names) if name.casefold() == folded]:
-    return f"that is a name; write the id {' or '.join(named)}"
+    return f"this is a name; write the id {' or '.join(named)}"
   near = list(dict.fromkeys([*nearest(ids, label, 2), *nearest(names, label, 2)]))
   shown = [ids[k] if ids[k] == names[k] else f"{ids[k]} ({names[k]})" for k in near]
   if shown:
     return f"did you mean {' or '.join(shown)}"
-  return "fix the row or use the vocabulary it was written for"
+  return "fix the row or use the vocabulary that it was written for"
 
 
 def about_columns(header: Sequence[str], missing: Iterable[str], row: Iterable[str]) -> str:
-  """Return what to do about a table without some columns; empty if nothing is recognised.
+  """Return a hint on a table with missing columns; empty if its form is not recognised.
 
   Args:
-    header: the fields of its first line, trimmed.
-    missing: the columns that are looked for and are not there.
-    row: the fields of its first row.
+    header: The fields of the first line, without surrounding spaces.
+    missing: The missing columns.
+    row: The fields of the first row.
   """
   line, missing = ",".join(header), list(missing)
   if "\0" in line:
@@ -94,15 +101,15 @@ def about_columns(header: Sequence[str], missing: Iterable[str], row: Iterable[s
   renamed = []
   for column in missing:
     others = [name for name in OTHER_NAMES.get(column, ()) if name in lower]
-    if found := others or difflib.get_close_matches(column, lower, 1, 0.7):
-      renamed.append(f"{header[lower.index(found[0])]!r} to {column}")
+    if similar := others or difflib.get_close_matches(column, lower, 1, 0.7):
+      renamed.append(f"{header[lower.index(similar[0])]!r} to {column}")
   if renamed:
     return f"rename {', '.join(renamed)}"
   ones = [name for name, value in zip(header, row) if value.strip() in ("0", "1", "0.0", "1.0")]
   ones = [name for name in ones if name.casefold() != "fold"]
   if missing == ["positive_labels"] and ones:
     return (
-      f"{', '.join(ones[:3])} look like a column a label; "
+      f"{', '.join(ones[:3])} look like one column per label; "
       "write the ids of each file's labels into positive_labels"
     )
   return ""

@@ -1,4 +1,4 @@
-"""The tree of sound categories that labels belong to (a label may hang in several places)."""
+"""The ontology: a hierarchy of sound categories, in which a label may have several parents."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from atgcn_jax.labels.sparse import Matrix, csr, sized
 
 @dataclasses.dataclass(frozen=True)
 class Ontology:
-  """Categories by id: `names` as shown, and the ids of their `children`; there are no cycles."""
+  """An acyclic hierarchy of categories: the names and the ids of the children by category id."""
 
   names: dict[str, str]
   children: dict[str, tuple[str, ...]]
 
   @functools.cached_property
   def parents(self) -> dict[str, tuple[str, ...]]:
-    """The ids of every category's parents, none for a top category."""
-    found: dict[str, list[str]] = {category: [] for category in self.names}
+    """The ids of the parents by category id; empty for a top category."""
+    collected: dict[str, list[str]] = {category: [] for category in self.names}
     for parent, children in self.children.items():
       for child in children:
-        found[child].append(parent)
-    return {category: tuple(parents) for category, parents in found.items()}
+        collected[child].append(parent)
+    return {category: tuple(parents) for category, parents in collected.items()}
 
 
 def read_ontology(path: str | os.PathLike[str]) -> Ontology:
-  """The ontology in a file.
+  """Return the ontology in a file.
 
   Args:
-    path: A JSON file in the form of AudioSet's `ontology.json`: a list of objects with `id`, `name`
-      and `child_ids`.
+    path: A JSON file in the format of AudioSet's `ontology.json`: a list of objects with `id`,
+      `name` and `child_ids`.
 
   Raises:
-    UserError: The file cannot be read or has another form, repeats an id, names a child that is not
-      there, or has a category among its own descendants.
+    UserError: The file cannot be read or has another format, repeats an id, names a child without
+      an entry, or has a category among its own descendants.
   """
   try:
     nodes = json.loads("".join(text_lines(path)))
     ontology = ontology_of(nodes)
     names, children = ontology.names, ontology.children
     if len(names) < len(nodes) or not nodes:
-      raise UserError(f"{path}: holds no category or one twice; give the ontology's own file")
-    strangers = {child for group in children.values() for child in group} - set(names)
+      raise UserError(
+        f"{path}: contains no category, or one twice; use the original file of the ontology"
+      )
+    unknown = {child for group in children.values() for child in group} - set(names)
   except (KeyError, TypeError, ValueError, RecursionError):
     raise UserError(
-      f"{path}: not an ontology; give a JSON list of objects with id, name and child_ids"
+      f"{path}: not an ontology; use a JSON list of objects with id, name and child_ids"
     ) from None
-  if strangers:
-    raise UserError(
-      f"{path}: child {min(strangers, key=str)} has no entry of its own; add the entry"
-    )
+  if unknown:
+    raise UserError(f"{path}: child {min(unknown, key=str)} has no entry of its own; add the entry")
   try:
     graphlib.TopologicalSorter(children).prepare()
   except graphlib.CycleError as error:
@@ -71,7 +71,7 @@ def read_ontology(path: str | os.PathLike[str]) -> Ontology:
 
 
 def ontology_of(nodes: Sequence[Mapping[str, Any]]) -> Ontology:
-  """The ontology of objects with `id`, `name` and `child_ids`, which are not checked."""
+  """Return the ontology of objects with `id`, `name` and `child_ids`, without any checks."""
   return Ontology(
     {node["id"]: str(node["name"]) for node in nodes},
     {node["id"]: tuple(node["child_ids"]) for node in nodes},
@@ -79,51 +79,58 @@ def ontology_of(nodes: Sequence[Mapping[str, Any]]) -> Ontology:
 
 
 def ancestors(ontology: Ontology, label_id: str) -> set[str]:
-  """The ids of all categories above a label, without the label itself.
+  """Return the ids of all categories above a label, without the label itself.
 
   Args:
     ontology: The ontology.
-    label_id: The id of a category in it.
+    label_id: The id of a category in the ontology.
 
   Raises:
-    UserError: The ontology has no such category.
+    UserError: The label is not in the ontology.
   """
   return _climb(ontology, label_id, stops={})
 
 
 def label_edges(ontology: Ontology, ids: Sequence[str]) -> Matrix:
-  """Edges between labels and their parents, both ways, bool[K, K], none on the diagonal.
+  """Return the edges between labels and their parents in both directions.
 
-  An array, or scipy's csr_array for more than `DENSE_LABELS` labels.
-  Where a parent is not a label, its nearest ancestors that are labels stand in, one on each way up.
+  A parent that is not a label is replaced by its nearest ancestors that are labels, one on each
+  path upwards.
 
   Args:
     ontology: The ontology.
     ids: The K labels, all in the ontology.
 
-  Raises:
-    UserError: The ontology has no such category.
+  Returns:
+    bool[K, K], False on the diagonal. An array, or scipy's csr_array for more than `DENSE_LABELS`
+    labels.
 
-  Source: the ontology graph of Table II.
+  Raises:
+    UserError: A label is not in the ontology.
+
+  Source:
+    The ontology graph of Table II.
   """
   index = {label_id: k for k, label_id in enumerate(ids)}
   above = [_climb(ontology, label_id, stops=index) & index.keys() for label_id in ids]
   children = np.repeat(np.arange(len(ids)), [len(parents) for parents in above])
-  parents = np.array([index[category] for met in above for category in met], np.int64)
+  parents = np.array([index[category] for group in above for category in group], np.int64)
   pairs = (np.append(children, parents), np.append(parents, children))
   linked = scipy.sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(len(ids),) * 2)
   return sized(csr(linked))
 
 
 def top_categories(ontology: Ontology, ids: Sequence[str]) -> list[list[str]]:
-  """The ids of every label's top categories, K sorted lists; a top category is its own.
+  """Return the ids of the top categories of each label, K sorted lists.
+
+  The top category of a top category is itself.
 
   Args:
     ontology: The ontology.
     ids: The K labels, all in the ontology.
 
   Raises:
-    UserError: The ontology has no such category.
+    UserError: A label is not in the ontology.
   """
   return [
     sorted(top for top in {label_id, *ancestors(ontology, label_id)} if not ontology.parents[top])
@@ -132,16 +139,17 @@ def top_categories(ontology: Ontology, ids: Sequence[str]) -> list[list[str]]:
 
 
 def members(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
-  """Pairs of a category and a label at or below it, int32[2, M], of categories with two or more.
+  """Return pairs of a category and a label at or below it, int32[2, M].
 
-  Categories are numbered from 0 in the order of the ontology; they need not be labels themselves.
+  Only categories with two or more labels count. They are numbered from 0 in the order of the
+  ontology and need not be labels themselves.
 
   Args:
     ontology: The ontology.
     ids: The K labels, all in the ontology.
 
   Raises:
-    UserError: The ontology has no such category.
+    UserError: A label is not in the ontology.
   """
   below: dict[str, list[int]] = {category: [] for category in ontology.names}
   for k, label_id in enumerate(ids):
@@ -153,18 +161,18 @@ def members(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
 
 
 def _climb(ontology: Ontology, label_id: str, stops: Container[str]) -> set[str]:
-  """All categories met on the ways up from a label, each way ending at the first of `stops`."""
+  """Return all categories on the paths up from a label; a path ends at the first of `stops`."""
   if label_id not in ontology.parents:
     raise UserError(
       f"label {label_id} is not in the ontology; use a vocabulary of its categories, "
       "or a graph that needs no ontology"
     )
-  met: set[str] = set()
-  ahead = list(ontology.parents[label_id])
-  while ahead:
-    category = ahead.pop()
-    if category not in met:
-      met.add(category)
+  visited: set[str] = set()
+  pending = list(ontology.parents[label_id])
+  while pending:
+    category = pending.pop()
+    if category not in visited:
+      visited.add(category)
       if category not in stops:
-        ahead.extend(ontology.parents[category])
-  return met
+        pending.extend(ontology.parents[category])
+  return visited

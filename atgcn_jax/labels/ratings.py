@@ -1,4 +1,4 @@
-"""Human ratings of how often a label is true."""
+"""Human ratings of the quality of labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ COLUMNS = ("label_id", "num_rated", "num_true")
 
 
 def read_ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
-  """How many clips of a label were rated, and for how many it was found true, by label id.
+  """Return the number of rated clips and the number of clips rated as true, by label id.
 
   Args:
-    path: A CSV file with the columns label_id, num_rated and num_true, as AudioSet's
+    path: A CSV file with the columns label_id, num_rated and num_true, such as AudioSet's
       `qa_true_counts.csv`.
 
   Raises:
-    UserError: The file cannot be read, lacks a column or holds no label, or a row has no such
-      numbers or repeats a label.
+    UserError: The file cannot be read, lacks a column or has no rows, or a row has invalid counts
+      or repeats a label.
   """
   rows = csv.DictReader(text_lines(path), skipinitialspace=True)
   if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
@@ -32,13 +32,13 @@ def read_ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
     where = f"{path}, line {rows.line_num}"
     label, *numbers = (row[column] or "" for column in COLUMNS)
     if not all(number.isascii() and number.isdigit() for number in numbers):
-      raise UserError(f"{where}: {numbers[0]!r} and {numbers[1]!r} are not counts; mend the row")
+      raise UserError(f"{where}: {numbers[0]!r} and {numbers[1]!r} are not counts; fix the row")
     rated, true = map(int, numbers)
     if true > rated:
-      raise UserError(f"{where}: {true} true of {rated} rated; mend the row")
+      raise UserError(f"{where}: num_true {true} must be at most num_rated {rated}; fix the row")
     if label in ratings:
-      raise UserError(f"{where}: label {label} is there twice; keep one row a label")
+      raise UserError(f"{where}: label {label} is repeated; write one row per label")
     ratings[label] = (rated, true)
   if not ratings:
-    raise UserError(f"{path}: holds no label; write rows of {','.join(COLUMNS)}")
+    raise UserError(f"{path}: contains no label; write rows {','.join(COLUMNS)}")
   return ratings

@@ -1,4 +1,4 @@
-"""Matrices over pairs of labels: dense for small vocabularies, sparse for large ones."""
+"""Matrices over pairs of labels: dense for small vocabularies, sparse for large vocabularies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-# Up to so many labels a matrix over their pairs is an array, for more it is scipy's csr_array. An
-# array of K labels takes K (256 + 512) multiplications a label to propagate along, the paper's
-# layers themselves 300 · 256 + 256 · 512: at 541 labels propagation begins to take twice as long.
+# Up to this number of labels a matrix over their pairs is an array, above it scipy's csr_array.
+# Propagation along an array takes K (256 + 512) multiplications per label, the dense layers of the
+# paper take 300 · 256 + 256 · 512. At about 541 labels, propagation takes twice as long as the
+# layers.
 DENSE_LABELS = 540
 
 Matrix = Any  # np.ndarray or scipy.sparse.csr_array, [K, K]
@@ -18,10 +19,10 @@ PARTS = ("data", "indices", "indptr")
 
 
 def sized(matrix: Matrix) -> Matrix:
-  """The matrix in the form for its number of labels: an array, or csr_array above DENSE_LABELS.
+  """Return the matrix as an array, or as csr_array for more than DENSE_LABELS labels.
 
   Args:
-    matrix: [K, K], of either form.
+    matrix: [K, K], dense or sparse.
   """
   if matrix.shape[0] > DENSE_LABELS:
     return csr(matrix)
@@ -29,10 +30,10 @@ def sized(matrix: Matrix) -> Matrix:
 
 
 def csr(matrix: Matrix) -> scipy.sparse.csr_array:
-  """The entries other than zero, row by row and in order of their columns.
+  """Return the nonzero entries as a csr_array with sorted columns.
 
   Args:
-    matrix: [K, K], of either form; it is left as it is.
+    matrix: [K, K], dense or sparse. It is not changed.
   """
   rows = scipy.sparse.csr_array(matrix, copy=True)
   rows.sum_duplicates()
@@ -41,33 +42,39 @@ def csr(matrix: Matrix) -> scipy.sparse.csr_array:
 
 
 def without_diagonal(matrix: Matrix) -> Matrix:
-  """A copy whose diagonal is zero.
+  """Return a copy with a zero diagonal.
 
   Args:
-    matrix: [K, K], of either form.
+    matrix: [K, K], dense or sparse.
   """
   if scipy.sparse.issparse(matrix):
     pairs = matrix.tocoo()
-    between = pairs.row != pairs.col
-    kept = (pairs.data[between], (pairs.row[between], pairs.col[between]))
-    return csr(scipy.sparse.coo_array(kept, shape=matrix.shape))
+    off_diagonal = pairs.row != pairs.col
+    entries = (
+      pairs.data[off_diagonal],
+      (pairs.row[off_diagonal], pairs.col[off_diagonal]),
+    )
+    return csr(scipy.sparse.coo_array(entries, shape=matrix.shape))
   copy = matrix.copy()
   np.fill_diagonal(copy, 0)
   return copy
 
 
 def eye(matrix: Matrix) -> Matrix:
-  """The identity in the form and of the size of a matrix, float64[K, K]."""
+  """Return the identity with the form and size of a matrix, float64[K, K]."""
   if scipy.sparse.issparse(matrix):
     return scipy.sparse.eye_array(matrix.shape[0], format="csr")
   return np.eye(len(matrix))
 
 
 def edges_of(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(rows int[N], columns int[N], weights[N]) of the positive entries off the diagonal, in order.
+  """Return the positive off-diagonal entries, row by row.
 
   Args:
-    matrix: [K, K], of either form.
+    matrix: [K, K], dense or sparse.
+
+  Returns:
+    Rows int[N], columns int[N] and weights [N].
   """
   pairs = csr(without_diagonal(matrix)).tocoo()
   positive = pairs.data > 0
@@ -75,24 +82,24 @@ def edges_of(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def selected(matrix: Matrix, rows: np.ndarray) -> Matrix:
-  """The matrix of some labels, [N, N].
+  """Return the submatrix of some labels, [N, N].
 
   Args:
-    matrix: [K, K], of either form.
-    rows: int[N], where these labels stand.
+    matrix: [K, K], dense or sparse.
+    rows: int[N]. The positions of the labels.
   """
   return matrix[rows][:, rows]
 
 
 def equal(one: Matrix, other: Matrix) -> bool:
-  """Whether two arrays or matrices are of one shape and hold the same numbers."""
+  """Return whether two arrays or matrices have the same shape and values."""
   if scipy.sparse.issparse(one) or scipy.sparse.issparse(other):
     return one.shape == other.shape and (csr(one) != csr(other)).nnz == 0
   return np.array_equal(one, other)
 
 
 def pack_matrices(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Arrays alone: a sparse matrix NAME becomes NAME_data, NAME_indices and NAME_indptr.
+  """Return the arrays with each sparse matrix NAME split into NAME_data, NAME_indices, NAME_indptr.
 
   Args:
     arrays: Arrays and sparse matrices by name.
@@ -107,21 +114,21 @@ def pack_matrices(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def unpacked(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """What `packed` made arrays of.
+  """Return the arrays and sparse matrices from the result of `pack_matrices`.
 
   Args:
     arrays: Arrays by name.
 
   Raises:
-    ValueError: Three arrays of such names do not make up a square sparse matrix.
+    ValueError: Three arrays with such names do not form a square sparse matrix.
   """
-  whole: dict[str, Any] = dict(arrays)
+  restored: dict[str, Any] = dict(arrays)
   for name in [key.removesuffix("_indptr") for key in arrays if key.endswith("_indptr")]:
     keys = [f"{name}_{part}" for part in PARTS]
     if all(key in arrays for key in keys):
-      data, indices, indptr = (np.asarray(whole.pop(key)) for key in keys)
+      data, indices, indptr = (np.asarray(restored.pop(key)) for key in keys)
       matrix = scipy.sparse.csr_array((data, indices, indptr), shape=(indptr.size - 1,) * 2)
-      # An index outside the matrix would reach into other memory.
+      # An index outside the matrix would access invalid memory.
       matrix.check_format(full_check=True)
-      whole[name] = matrix
-  return whole
+      restored[name] = matrix
+  return restored

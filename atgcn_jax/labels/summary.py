@@ -1,4 +1,4 @@
-"""What a label graph looks like, in numbers and names."""
+"""Statistics of a label graph, and look-up of labels by name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 
 
 class Summary(NamedTuple):
-  """The edges of a propagation matrix [K, K], whose row i holds the weights label i gathers with.
+  """The edges of a propagation matrix [K, K], whose row i contains the weights of label i.
 
-  `in_degree` int[K] is from how many other labels each gathers, `out_degree` int[K] by how many it
-  is gathered; `isolated` are the labels with an in-degree of 0. `receivers`, `senders` and
-  `weights` are all edges, the heaviest first.
+  Attributes:
+    in_degree: int[K]. The number of other labels from which each label gathers.
+    out_degree: int[K]. The number of other labels that gather from each label.
+    isolated: The labels with an in-degree of 0.
+    receivers: The label that gathers along each edge, sorted by weight, the largest first.
+    senders: The label from which the receiver gathers, in the same order.
+    weights: The weights of the edges, in the same order.
   """
 
   in_degree: np.ndarray
@@ -29,7 +33,7 @@ class Summary(NamedTuple):
 
 
 def summary_of(propagation: Matrix) -> Summary:
-  """The summary of a propagation matrix, float[K, K]; of equal weights the first come first."""
+  """Return the summary of a propagation matrix float[K, K]; edges of equal weight stay in order."""
   receivers, senders, weights = edges_of(propagation)
   order = np.argsort(-weights, kind="stable")
   in_degree, out_degree = (
@@ -46,16 +50,17 @@ def summary_of(propagation: Matrix) -> Summary:
 
 
 def graph_row(propagation: Matrix, label: int) -> np.ndarray:
-  """The weights float[K] with which a label gathers."""
+  """Return the weights float[K] with which a label gathers from all labels."""
   row = propagation[[label]]
   return np.asarray(row.toarray() if hasattr(row, "toarray") else row)[0]
 
 
 def find_label(vocabulary: Vocabulary, text: str) -> int:
-  """The label of an id or a name, whatever its case.
+  """Return the position of the label with an id or a name; the case of names is ignored.
 
   Raises:
-    UserError: if there is none, with the names that are nearest, or there are several.
+    UserError: There is no such label (the message suggests similar names), or the name belongs to
+      several labels.
   """
   if text in vocabulary.index:
     return vocabulary.index[text]
@@ -65,7 +70,7 @@ def find_label(vocabulary: Vocabulary, text: str) -> int:
     return found[0]
   if found:
     ids = ", ".join(vocabulary.ids[k] for k in found)
-    raise UserError(f"--label {text}: the name of several labels; give one of the ids {ids}")
+    raise UserError(f"--label {text}: is the name of several labels; give one of the ids {ids}")
   names = ", ".join(vocabulary.names[k] for k in nearest(vocabulary.names, text, 4))
   hint = f"did you mean {names}" if names else "give a name or an id of the vocabulary"
   raise UserError(f"--label {text}: no such label; {hint}")

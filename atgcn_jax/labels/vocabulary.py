@@ -1,4 +1,4 @@
-"""The labels of a task, in order."""
+"""Vocabularies: the ordered labels of a task."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ COLUMNS = ("index", "mid", "display_name")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """The K labels of a task: label k has the id `ids[k]` and is shown as `names[k]`.
+  """The K labels of a task.
+
+  Attributes:
+    ids: The id of each label.
+    names: The display name of each label.
 
   Raises:
-    ValueError: Ids and names differ in number, or an id is repeated, empty, padded with blanks or
-      holds a comma (commas separate the ids of a clip in label files).
+    ValueError: The numbers of ids and names differ, or an id is repeated, empty, padded with
+      spaces or contains a comma (commas separate the ids of a clip in label files).
   """
 
   ids: tuple[str, ...]
@@ -34,37 +38,37 @@ class Vocabulary:
       raise ValueError(f"{len(self.ids)} ids but {len(self.names)} names")
     for label_id in self.ids:
       if not label_id or label_id != label_id.strip() or "," in label_id:
-        raise ValueError(f"label id {label_id!r} is empty, padded with blanks or holds a comma")
+        raise ValueError(f"label id {label_id!r} is empty, padded with spaces or contains a comma")
     if len(self.index) < len(self.ids):
       repeated = next(label_id for k, label_id in enumerate(self.ids) if self.index[label_id] != k)
-      raise ValueError(f"label id {repeated} is there more than once")
+      raise ValueError(f"label id {repeated} is repeated")
 
   def __len__(self) -> int:
     return len(self.ids)
 
   @functools.cached_property
   def index(self) -> dict[str, int]:
-    """The position of every label id."""
+    """The position of each label by id."""
     return {label_id: k for k, label_id in enumerate(self.ids)}
 
   def positions(self, label_ids: Iterable[str]) -> np.ndarray:
-    """Where some labels stand, int64[n]; all of them are in the vocabulary."""
+    """Return the positions of labels, int64[n]. All ids must be in the vocabulary."""
     return np.array([self.index[label_id] for label_id in label_ids], np.int64)
 
   def part(self, positions: np.ndarray) -> Vocabulary:
-    """The labels that stand there, in that order."""
+    """Return the vocabulary of the labels at some positions, in the given order."""
     ids, names = ([words[k] for k in positions] for words in (self.ids, self.names))
     return Vocabulary(tuple(ids), tuple(names))
 
   def indices(self, label_ids: Iterable[str], *, where: str) -> list[int]:
-    """Positions of some labels.
+    """Return the positions of labels from a user's file.
 
     Args:
-      label_ids: Ids of labels.
-      where: File and row the ids come from, for the message.
+      label_ids: The ids of the labels.
+      where: File and row of the ids, for the message.
 
     Raises:
-      UserError: An id is not in the vocabulary; the message says which may be meant.
+      UserError: An id is not in the vocabulary. The message suggests similar ids.
     """
     try:
       return [self.index[label_id] for label_id in label_ids]
@@ -76,10 +80,11 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
-  """The vocabulary in a CSV file with the columns index, mid and display_name, in index order.
+  """Return the vocabulary in a CSV file, in the order of its indices.
 
   Args:
-    path: A file in the form of AudioSet's `class_labels_indices.csv`.
+    path: A file in the format of AudioSet's `class_labels_indices.csv`, with the columns index, mid
+      and display_name.
 
   Raises:
     UserError: The file is missing or empty, lacks a column, repeats an id, or its indices are not
@@ -98,17 +103,17 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
     for row in rows:
       where = f"{path}, line {rows.line_num}"
       if None in row or None in row.values():
-        raise UserError(f"{where}: other number of fields than the first line; quote the names")
+        raise UserError(f"{where}: not as many fields as the first line; quote the names")
       position, label_id, name = (row[column] for column in COLUMNS)
       if not (position.isascii() and position.isdigit()):
         raise UserError(f"{where}: index {position!r} is not a number; count the labels from 0")
       if int(position) in labels:
-        raise UserError(f"{where}: index {position} is there twice; count the labels from 0")
+        raise UserError(f"{where}: index {position} is repeated; count the labels from 0")
       labels[int(position)] = (label_id.strip(), name)
   except csv.Error as error:
-    raise UserError(f"{path}, line {rows.line_num}: not CSV ({error}); mend the line") from None
+    raise UserError(f"{path}, line {rows.line_num}: not CSV ({error}); fix the line") from None
   if not labels:
-    raise UserError(f"{path}: no labels; each line must hold {','.join(COLUMNS)}")
+    raise UserError(f"{path}: contains no labels; write lines {','.join(COLUMNS)}")
   if max(labels) != len(labels) - 1:
     gap = next(k for k in range(len(labels)) if k not in labels)
     raise UserError(f"{path}: no label has index {gap}; number the labels 0 to {len(labels) - 1}")
@@ -116,40 +121,43 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
   try:
     return Vocabulary(ids, names)
   except ValueError as error:
-    raise UserError(f"{path}: {error}; give every label an id of its own") from None
+    raise UserError(f"{path}: {error}; give each label its own id") from None
 
 
 def read_label_ids(path: str | os.PathLike[str]) -> list[str]:
-  """The label ids in a file, in its order, each once.
+  """Return the label ids in a file, in its order, without repetitions.
 
   Args:
-    path: A CSV file with the column mid, such as some lines of a vocabulary's, or an id a line.
+    path: A CSV file with the column mid, such as a part of a vocabulary file, or a text file with
+      one id per line.
 
   Raises:
-    UserError: The file is missing, has no label, or a row without an id.
+    UserError: The file is missing, contains no label, or has a row without an id.
   """
   lines = [line for line in text_lines(path) if line.strip()]
   try:
     rows = list(csv.reader(lines, strict=True))
     column = rows[0].index("mid") if rows and "mid" in rows[0] else None
     if column is None:
-      found = [line.strip() for line in lines]
+      ids = [line.strip() for line in lines]
     else:
-      found = [row[column].strip() for row in rows[1:]]
+      ids = [row[column].strip() for row in rows[1:]]
   except (csv.Error, IndexError):
     raise UserError(
-      f"{path}: not CSV with an id in each row; mend it, or write an id a line"
+      f"{path}: not CSV with an id in each row; fix the file, or write one id per line"
     ) from None
-  if not all(found) or not found:
-    raise UserError(f"{path}: no label in it; write one id a line, or the rows of a vocabulary")
-  return list(dict.fromkeys(found))
+  if not all(ids) or not ids:
+    raise UserError(
+      f"{path}: contains no label, or an empty id; write one id per line, or rows of a vocabulary"
+    )
+  return list(dict.fromkeys(ids))
 
 
 def write_vocabulary(path: str | os.PathLike[str], vocabulary: Vocabulary) -> None:
-  """Writes a vocabulary so that `read_vocabulary` gives it back.
+  """Write a vocabulary in the format that `read_vocabulary` reads.
 
   Args:
-    path: The file to write; an older one is replaced.
+    path: The file to write. An existing file is replaced.
     vocabulary: The K labels.
   """
   with open(path, "w", encoding="utf-8", newline="") as file:
@@ -161,24 +169,24 @@ def write_vocabulary(path: str | os.PathLike[str], vocabulary: Vocabulary) -> No
 def rows_by_id(
   path: str | os.PathLike[str], mids: np.ndarray, vocabulary: Vocabulary
 ) -> np.ndarray:
-  """Where the labels of a vocabulary stand in a file, int64[K].
+  """Return the rows of a file that belong to the labels of a vocabulary, int64[K].
 
   Args:
     path: The file, for the message.
-    mids: The file's label ids, str[M].
-    vocabulary: The K labels that are wanted.
+    mids: The label ids in the file, str[M].
+    vocabulary: The K labels to find.
 
   Raises:
-    UserError: A label of the vocabulary is not in the file, or an id is there twice.
+    UserError: A label of the vocabulary is not in the file, or an id is repeated.
   """
   if mids.ndim != 1 or mids.dtype.kind != "U":
-    raise UserError(f"{path}: `mids` is no list of label ids; store one string a row")
+    raise UserError(f"{path}: `mids` is not a list of label ids; store one string per row")
   rows = {str(mid): row for row, mid in enumerate(mids)}
   if len(rows) < len(mids):
-    raise UserError(f"{path}: `mids` repeats a label id; store one row a label")
+    raise UserError(f"{path}: `mids` repeats a label id; store one row per label")
   for label_id, name in zip(vocabulary.ids, vocabulary.names):
     if label_id not in rows:
       raise UserError(
-        f"{path}: has no label {label_id} ({name}); use a file made for this vocabulary"
+        f"{path}: contains no label {label_id} ({name}); use a file made for this vocabulary"
       )
   return np.array([rows[label_id] for label_id in vocabulary.ids], np.int64)

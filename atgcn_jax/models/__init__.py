@@ -1,4 +1,4 @@
-"""Flax linen modules of the systems, and `build`, which makes one from a config."""
+"""Flax linen modules of the systems, and `build`, which creates one from a config."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ ENCODERS = (
   "google_cnn",
   "deepres",
 )
-# Encoders with parameters a label.
+# Encoders with parameters for each label.
 SCORING_LABELS = ("multilevel_attention", "multilevel_attention_embeddings")
-# Encoders that give a vector a frame, and how their systems pool the scores of frames.
+# Encoders with one vector per frame, and how their systems pool the scores of frames.
 OWN_POOLING = {"talnet": "linear_softmax", "google_cnn": "average", "deepres": "sigmoid_attention"}
 
 
 def frames_pooled(encoder: str, frames: int) -> int | None:
-  """How many frames of a log-mel become one of `frame_logits`; None for a system without these.
+  """Return the number of log-mel frames per frame of `frame_logits`; None without frame logits.
 
   Args:
-    encoder: one of ENCODERS.
-    frames: T of the log-mel.
+    encoder: One of ENCODERS.
+    frames: The number of frames T of the log-mel.
   """
   if encoder == "google_cnn":
     return patch_length(frames)
@@ -60,13 +60,13 @@ def frames_pooled(encoder: str, frames: int) -> int | None:
 
 
 class AudioTagger(nn.Module):
-  """An acoustic encoder under a head that scores every label, of clips or of frames to pool."""
+  """An acoustic encoder and a head that scores all labels, per clip or per frame with pooling."""
 
   encoder: nn.Module
   head: nn.Module
   embedding_dropout: float = 0.5
   freeze_encoder: bool = False
-  pooling: nn.Module | None = None  # of encoders that give a vector a frame
+  pooling: nn.Module | None = None  # for encoders with one vector per frame
   logit_norm: Callable[[Placement | None], nn.Module] | None = None
 
   @nn.compact
@@ -78,15 +78,15 @@ class AudioTagger(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> Any:
-    """Returns logits float32[B, K], or with `return_features` a dict that holds them and more.
+    """Return the logits float32[B, K], or a dict of features.
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels.
-      train: batch statistics and dropout (needs an rng `dropout`) where true.
-      return_features: also give `embedding` [B, C], `label_vectors` [K, C] and, of systems that
-        score frames, `frame_logits` [B, T', K].
-      after_norm: training's transform of the spectrogram behind the first batch norm.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F].
+      train: Whether to use batch statistics and dropout (needs an rng `dropout`).
+      return_features: Whether to return a dict with `logits`, `embedding` [B, C], `label_vectors`
+        [K, C] and, for systems that score frames, `frame_logits` [B, T', K].
+      after_norm: Training transform of the spectrogram after the first batch norm.
+      placement: Placement of the batch. By default it is on all devices.
     """
     features = self.encoder(
       log_mel,
@@ -107,21 +107,22 @@ class AudioTagger(nn.Module):
 
 
 def at_least_float32(x: Array) -> Array:
-  """Narrower floats widened, so that heads, losses and scores are computed in float32."""
+  """Cast narrower floats to float32, the type for heads, losses and scores."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def with_constants(
   model: nn.Module, log_mel_shape: tuple[int, int], placement: Placement | None = None
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-  """What adds to variables, in the collection `constants`, all that is known before a clip comes.
+  """Return a function that adds the collection `constants` to the variables of a model.
 
-  That is label vectors made by a graph, and convolutions with their batch norms folded into them.
-  They hold for these parameters: do not train with them.
+  The constants are precomputed for inference: the label vectors of a graph, and convolutions with
+  folded batch norms. They are valid only for the given parameters, so do not train with them.
 
   Args:
-    log_mel_shape: frames and bands of a clip.
-    placement: as for the module.
+    model: The module.
+    log_mel_shape: The numbers of frames and bands of a clip.
+    placement: Placement of the batch, as for the module.
   """
 
   @jax.jit
@@ -141,35 +142,39 @@ def build(
   propagation: Any = None,
   label_embeddings: np.ndarray | None = None,
 ) -> nn.Module:
-  """The module of a config's `model` section.
+  """Return the module for the `model` section of a config.
 
-  `module.apply(variables, log_mel, train=False)` returns logits [B, K], and with
-  `return_features=True` a dict with `logits`, `embedding` [B, C], `label_vectors` [K, C] and, of
-  systems that score frames, `frame_logits` [B, T', K]. Systems that pool probabilities return
+  `module.apply(variables, log_mel, train=False)` returns logits [B, K]. With `return_features=True`
+  it returns a dict with `logits`, `embedding` [B, C], `label_vectors` [K, C] and, for systems that
+  score frames, `frame_logits` [B, T', K]. Systems that pool probabilities return
   log p - log(1 - p).
 
   Args:
-    config: `encoder` (one of ENCODERS), `head` (`linear` or `graph`, on any encoder), `width`
-      multiplier, `dropout` (`block`, `pooled`, `embedding`), `dtype`; for the graph head also
-      `layers`, `hidden`, `activation`, `negative_slope`. These may be left out: `batch_norm`
-      (`global`, or `local`), `pooling` (of encoders that give frames; by default the system's
-      own), `depth` (34 or 50, of `deepres`), `freeze_encoder` (in
-      training it works as in scoring).
-    num_classes: labels K.
-    propagation: float[K, K], an array or of scipy's csr_array, needed by the graph head.
-    label_embeddings: float[K, E], needed by the graph head.
+    config: `encoder` (one of ENCODERS), `head` (`linear` or `graph`, for any encoder), `width`
+      (multiplier), `dropout` (`block`, `pooled`, `embedding`) and `dtype`; for the graph head also
+      `layers`, `hidden`, `activation` and `negative_slope`. Optional: `batch_norm` (`global` or
+      `local`), `pooling` (for encoders with frames; by default that of the system), `depth` (34 or
+      50, for `deepres`) and `freeze_encoder` (whether the encoder works in training as in
+      inference).
+    num_classes: The number of labels K.
+    propagation: float[K, K], an array or scipy's csr_array. Required by the graph head.
+    label_embeddings: float[K, E]. Required by the graph head.
+
   Raises:
-    ValueError: for an unknown name, or a graph or vectors that are missing or of another size.
+    ValueError: A name is unknown, or the propagation matrix or the label embeddings are missing or
+      of another size.
   """
   if config.dtype not in DTYPES:
-    raise ValueError(f"model.dtype {config.dtype!r}: one of {', '.join(DTYPES)}")
+    raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {config.dtype!r}")
   dtype = jnp.dtype(config.dtype)
   batch_norm = getattr(config, "batch_norm", "global")
   if batch_norm not in BATCH_NORMS:
-    raise ValueError(f"model.batch_norm {batch_norm!r}: one of {', '.join(BATCH_NORMS)}")
+    raise ValueError(
+      f"model.batch_norm must be one of {', '.join(BATCH_NORMS)}, got {batch_norm!r}"
+    )
   kind = getattr(config, "pooling", "") or OWN_POOLING.get(config.encoder, POOLINGS[0])
   if kind not in POOLINGS:
-    raise ValueError(f"model.pooling {kind!r}: one of {', '.join(POOLINGS)}")
+    raise ValueError(f"model.pooling must be one of {', '.join(POOLINGS)}, got {kind!r}")
   frame_wise = config.encoder in OWN_POOLING
   return AudioTagger(
     _encoder(config, num_classes, batch_norm, dtype),
@@ -184,6 +189,7 @@ def build(
 
 
 def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -> nn.Module:
+  """Return the encoder of a config."""
   shared: dict[str, Any] = {"width": config.width, "batch_norm": batch_norm, "dtype": dtype}
   dropout = config.dropout
   if config.encoder == "cnn10":
@@ -198,26 +204,28 @@ def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -
   if config.encoder == "deepres":
     depth = getattr(config, "depth", 50)
     if depth not in BLOCKS:
-      raise ValueError(f"model.depth {depth}: one of {', '.join(map(str, BLOCKS))}")
+      raise ValueError(f"model.depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
     return DeepRes(depth=depth, **shared)
-  raise ValueError(f"model.encoder {config.encoder!r}: one of {', '.join(ENCODERS)}")
+  raise ValueError(f"model.encoder must be one of {', '.join(ENCODERS)}, got {config.encoder!r}")
 
 
 def _logit_norm(num_classes: int, batch_norm: str, dtype: jnp.dtype, placement) -> nn.Module:
-  kept = parameter_dtype(dtype)
-  return BatchNorm(num_classes, kept, groups_of(batch_norm, placement), name="logit_norm")
+  """Return the batch norm of the logits."""
+  groups = groups_of(batch_norm, placement)
+  return BatchNorm(num_classes, parameter_dtype(dtype), groups, name="logit_norm")
 
 
 def _head(
   config: Any, num_classes: int, propagation, label_embeddings, dtype: jnp.dtype
 ) -> nn.Module:
+  """Return the head of a config."""
   if config.head == "linear":
     return LinearHead(num_classes, dtype=parameter_dtype(dtype))
   if config.head != "graph":
-    raise ValueError(f"model.head {config.head!r}: one of linear, graph")
+    raise ValueError(f"model.head must be linear or graph, got {config.head!r}")
   propagation, label_embeddings = _graph(num_classes, propagation, label_embeddings)
   if config.layers < 1:
-    raise ValueError(f"model.layers {config.layers}: at least 1")
+    raise ValueError(f"model.layers must be at least 1, got {config.layers}")
   return GraphHead(
     propagation=propagation,
     label_embeddings=label_embeddings,
@@ -230,11 +238,15 @@ def _head(
 
 
 def _graph(num_classes: int, propagation, label_embeddings) -> tuple[Any, np.ndarray]:
-  """Both arrays, once they are there and fit."""
+  """Return both arrays, or raise if they are missing or of another size."""
   if propagation is None or label_embeddings is None:
     raise ValueError("model.head 'graph' needs a propagation matrix and label embeddings")
   if np.shape(propagation) != (num_classes, num_classes):
-    raise ValueError(f"propagation is {np.shape(propagation)} for {num_classes} labels")
+    raise ValueError(
+      f"propagation must have shape {(num_classes, num_classes)}, got {np.shape(propagation)}"
+    )
   if np.ndim(label_embeddings) != 2 or len(label_embeddings) != num_classes:
-    raise ValueError(f"label embeddings are {np.shape(label_embeddings)} for {num_classes} labels")
+    raise ValueError(
+      f"label_embeddings must have shape [{num_classes}, E], got {np.shape(label_embeddings)}"
+    )
   return propagation, label_embeddings

@@ -1,4 +1,4 @@
-"""CNN10: four blocks of two 3x3 convolutions, pooled over frequency and time to a vector."""
+"""CNN10: four blocks of two 3x3 convolutions, pooled over frequency and time."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ from atgcn_jax.models.normalisation import STATISTICS, BatchNorm
 
 CHANNELS = (64, 128, 256, 512)
 CONVOLUTION = "convolution"
-# What the backward pass keeps of a block besides its input. It computes anew what lies between
-# convolutions, which costs little; kept, that would be most of the memory of a training step.
+# The policy for the values of a block that are saved for the backward pass besides its input. The
+# backward pass recomputes everything between convolutions at little cost. Saved, these values
+# would take most of the memory of a training step.
 _keep = jax.checkpoint_policies.save_only_these_names
 
 
 class Convolution(nn.Module):
-  """A 3x3 convolution without bias, with zeros around each clip."""
+  """A 3x3 convolution without bias, with zero padding around each clip."""
 
   inputs: int
   channels: int
   dtype: jnp.dtype
 
   def setup(self):
-    """The kernel."""
+    """Create the kernel."""
     shape, init = (3, 3, self.inputs, self.channels), nn.initializers.xavier_uniform()
     self.kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
 
   def __call__(self, x: Array, parts: int | None = None) -> Array:
-    """Returns [B, T, F, channels].
+    """Return the convolution, [B, T, F, channels].
 
     Args:
       x: [B, T, F, inputs].
-      parts: where given, the form for TPUs, on clips folded into as many parts.
+      parts: The number of parts into which clips are folded, for the form for TPUs. None for the
+        default form.
     """
     x = x.astype(self.dtype)
     if parts:
@@ -62,11 +64,11 @@ class ConvBlock(nn.Module):
   channels: int
   dtype: jnp.dtype
   placement: Placement
-  groups: int = 1  # of clips that have batch statistics of their own
+  groups: int = 1  # groups of clips with separate batch statistics
 
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
-    """Returns [B, T // 2, F // 2, channels]."""
+    """Return [B, T // 2, F // 2, channels]."""
     x = x_BxTxFxC
     one_group = self.placement == ONE_CPU and self.dtype == parameter_dtype(self.dtype)
     if one_group and cpu_block.suits(x.shape[-1], self.channels):
@@ -86,7 +88,7 @@ class ConvBlock(nn.Module):
 
 
 def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
-  """The block in the form for one CPU."""
+  """Apply a block in the form for one CPU."""
   sizes = (x.shape[-1], block.channels), (block.channels, block.channels)
   convs = [Convolution(*size, block.dtype, name=f"conv{i}") for i, size in enumerate(sizes, 1)]
   norms = [BatchNorm(block.channels, block.dtype, name=f"bn{i}") for i in (1, 2)]
@@ -94,8 +96,8 @@ def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
   x = x.astype(block.dtype)
   if train:
     y, statistics = cpu_block.block(x, *layers)
-    for norm, found in zip(norms, statistics):
-      norm.follow(*found)
+    for norm, of_batch in zip(norms, statistics):
+      norm.follow(*of_batch)
     return y
   running = [
     cpu_block.Statistics(norm.running_mean.value, norm.running_variance.value) for norm in norms
@@ -105,10 +107,11 @@ def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
 
 
 def _layers(block: ConvBlock, x: Array, train: bool, parts: int | None) -> Array:
+  """Apply both layers of a block."""
   first = _layer
   if x.shape[-1] == 1:
-    # The convolution of one channel costs little: its result is not kept, nor is it held while the
-    # second one's gradients are computed.
+    # The convolution of one channel costs little. Its result is not saved, and not held in memory
+    # while the gradients of the second layer are computed.
     first = nn.remat(_layer, policy=_keep(STATISTICS), static_argnums=(2, 3, 4, 5))
   x = first(block, x, 1, train, parts, nn.relu)
   return _layer(block, x, 2, train, parts, _relu_and_pool)
@@ -120,13 +123,13 @@ def _layer(
   i: int,
   train: bool,
   parts: int | None,
-  behind: Callable[[Array], Array],
+  after: Callable[[Array], Array],
 ) -> Array:
-  """The i-th convolution of a block, its batch norm, and what is behind that."""
+  """Apply the i-th convolution of a block, its batch norm, and the function `after` them."""
   y = Convolution(x.shape[-1], block.channels, block.dtype, name=f"conv{i}")(x, parts)
   if x.shape[-1] > 1:
     y = checkpoint_name(y, CONVOLUTION)
-  norm = BatchNorm(block.channels, block.dtype, block.groups, behind, name=f"bn{i}")
+  norm = BatchNorm(block.channels, block.dtype, block.groups, after, name=f"bn{i}")
   return norm(y, train=train)
 
 
@@ -137,13 +140,14 @@ def _relu_and_pool(x: Array) -> Array:
 class Cnn10(nn.Module):
   """The acoustic encoder x = f_fc(f_gp(f_cnn(M))) of Eq. 2.
 
-  Source: Kong et al., PANNs, 2020 (CNN10); Wang et al., IEEE SPL 2020, Eq. 2.
+  Source:
+    Kong et al., PANNs, 2020 (CNN10); Wang et al., IEEE SPL 2020, Eq. 2.
   """
 
   width: float = 1.0
   block_dropout: float = 0.2
   pooled_dropout: float = 0.5
-  batch_norm: str = "global"  # or local: each device's clips have statistics of their own
+  batch_norm: str = "global"  # or "local": separate batch statistics on each device
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -155,13 +159,13 @@ class Cnn10(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Returns `embedding` [B, C] with C = 512 * width.
+    """Return `embedding` [B, C] with C = 512 * width.
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels; T and F at least 16.
-      train: batch statistics and dropout (needs an rng `dropout`) where true.
-      after_norm: applied to the spectrogram behind the first batch norm; may shrink the batch.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F]; T and F at least 16.
+      train: Whether to use batch statistics and dropout (needs an rng `dropout`).
+      after_norm: Transform of the spectrogram after the first batch norm. It may shrink the batch.
+      placement: Placement of the batch. By default it is on all devices.
     """
     placement = placement or placement_here()
     groups = groups_of(self.batch_norm, placement)
@@ -173,7 +177,7 @@ class Cnn10(nn.Module):
       channels = scaled_channels(channels, self.width)
       block = ConvBlock(channels, self.dtype, placement, groups, name=f"conv_block{i}")
       x = Dropout(self.block_dropout)(block(x, train), train=train)
-    # From here on nothing is large, so it is computed in float32 whatever the type.
+    # The arrays are small from here on, so they are always computed in float32 or wider.
     x_BxTxC = x.mean(axis=2, dtype=parameter_dtype(self.dtype))
     x = x_BxTxC.max(axis=1) + x_BxTxC.mean(axis=1)
     x = Dropout(self.pooled_dropout)(x, train=train)

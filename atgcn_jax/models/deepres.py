@@ -10,12 +10,12 @@ from atgcn_jax.models.resnet import ResNet
 
 
 class DeepRes(nn.Module):
-  """The encoder: ResNet-34 or -50 on the whole spectrogram, averaged over frequency.
+  """The encoder: ResNet-34 or -50 on the entire spectrogram, averaged over frequency.
 
-  No code of the original is public; this is the closest form that its paper describes.
+  The original code is not public. This is the closest form that the paper describes.
 
-  Source: Ford et al., A deep residual network for large-scale acoustic scene analysis, Interspeech
-    2019.
+  Source:
+    Ford et al., A deep residual network for large-scale acoustic scene analysis, Interspeech 2019.
   """
 
   depth: int = 50
@@ -32,13 +32,13 @@ class DeepRes(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Returns `frames` [B, ceil(T / 16), C], and their mean as `embedding`; C as for `ResNet`.
+    """Return `frames` [B, ceil(T / 16), C] and their mean as `embedding`, with C as for `ResNet`.
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels.
-      train: batch statistics where true.
-      after_norm: applied to the input: there is no batch norm before the convolutions.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F].
+      train: Whether to use batch statistics.
+      after_norm: Transform of the input, because no batch norm precedes the convolutions.
+      placement: Placement of the batch. By default it is on all devices.
     """
     groups = groups_of(self.batch_norm, placement)
     x = log_mel if after_norm is None else after_norm(log_mel)

@@ -1,4 +1,4 @@
-"""Google's CNN: a residual network on patches of about a second, whose scores are averaged."""
+"""Google's CNN: a residual network on patches of about one second, whose scores are averaged."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from atgcn_jax.models.layers import (
 from atgcn_jax.models.resnet import ResNet
 
 EMBEDDING = 128
-PATCHES, LONGEST = 10, 96
+PATCHES, LONGEST = 10, 96  # number of patches; maximum number of frames of a patch
 
 
 def patches(x_BxTxF: Array) -> Array:
-  """Ten patches of equal length, of at most 96 frames, side by side: [B, 10, L, F].
+  """Return ten consecutive patches of equal length L, at most 96 frames: [B, 10, L, F].
 
-  That is 40 frames of 400 (25 ms apart), and 96 of 998 or 1001 (10 ms apart); what is left over at
-  the end is dropped.
+  L is 40 for 400 frames (25 ms apart), and 96 for 998 or 1001 frames (10 ms apart). Remaining
+  frames at the end are dropped.
 
   Raises:
-    ValueError: for fewer than ten frames.
+    ValueError: There are fewer than ten frames.
   """
   batch, frames, bands = x_BxTxF.shape
   length = patch_length(frames)
   if not length:
-    raise ValueError(f"{frames} frames do not make {PATCHES} patches")
+    raise ValueError(f"{PATCHES} patches need at least {PATCHES} frames, got {frames}")
   return x_BxTxF[:, : PATCHES * length].reshape(batch, PATCHES, length, bands)
 
 
 def patch_length(frames: int) -> int:
-  """Frames of a patch of a clip with so many."""
+  """Return the number of frames of a patch for a clip with `frames` frames."""
   return min(LONGEST, frames // PATCHES)
 
 
 class GoogleCnn(nn.Module):
-  """The encoder: ResNet-50 on each patch, averaged over it, then 128 numbers with ReLU.
+  """The encoder: ResNet-50 on each patch, averaged over the patch, and a layer of 128 ReLU units.
 
-  Source: Hershey et al., CNN architectures for large-scale audio classification, ICASSP 2017;
-    Gemmeke et al., Audio Set, ICASSP 2017 (the embedding and the classifier on it).
+  Source:
+    Hershey et al., CNN architectures for large-scale audio classification, ICASSP 2017; Gemmeke et
+    al., Audio Set, ICASSP 2017 (the embedding and its classifier).
   """
 
   width: float = 1.0
@@ -60,13 +61,13 @@ class GoogleCnn(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Returns `frames` [B, 10, 128 * width], one a patch, and their mean as `embedding`.
+    """Return `frames` [B, 10, 128 * width], one per patch, and their mean as `embedding`.
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels; T at least 10.
-      train: batch statistics where true.
-      after_norm: applied to the input: there is no batch norm before the convolutions.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F]; T at least 10.
+      train: Whether to use batch statistics.
+      after_norm: Transform of the input, because no batch norm precedes the convolutions.
+      placement: Placement of the batch. By default it is on all devices.
     """
     x = patches(log_mel if after_norm is None else after_norm(log_mel))
     resnet = ResNet(

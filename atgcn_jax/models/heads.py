@@ -1,4 +1,4 @@
-"""From a clip's embedding to a logit a label: a linear classifier, or one made by a graph."""
+"""Heads from embeddings to one logit per label: linear, or with label vectors from a graph."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from atgcn_jax.models.sparse_product import SparseProduct, sparse_product
 
 
 class LinearHead(nn.Module):
-  """One free weight vector and bias a label."""
+  """A linear classifier with one weight vector and bias per label."""
 
   num_classes: int
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, embedding: Array) -> dict[str, Array]:
-    """Returns `logits` [B, K] and `label_vectors` [K, C], the rows of the weight matrix."""
+    """Return `logits` [B, K] and `label_vectors` [K, C], the rows of the weight matrix."""
     dense = nn.Dense(
       self.num_classes,
       kernel_init=nn.initializers.xavier_uniform(),
@@ -32,16 +32,17 @@ class LinearHead(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-  """One propagation Â H W of Eq. 1, before the activation.
+  """One propagation step Â H W of Eq. 1, before the activation.
 
-  Source: Wang et al., IEEE SPL 2020, Eq. 1; Kipf and Welling, ICLR 2017.
+  Source:
+    Wang et al., IEEE SPL 2020, Eq. 1; Kipf and Welling, ICLR 2017.
   """
 
   features: int
 
   @nn.compact
   def __call__(self, nodes_KxE: Array, propagation_KxK: Array | SparseProduct) -> Array:
-    """Returns the next nodes, [K, features]."""
+    """Return the next nodes, [K, features]."""
     bound = self.features**-0.5
     weight = self.param(
       "weight",
@@ -50,18 +51,19 @@ class GraphConvolution(nn.Module):
       nodes_KxE.dtype,
     )
     if isinstance(propagation_KxK, SparseProduct) and nodes_KxE.shape[-1] < self.features:
-      # The same product, propagated where the nodes are narrower.
+      # The product is the same. Propagation is faster where the nodes have fewer channels.
       return (propagation_KxK @ nodes_KxE) @ weight
     return propagation_KxK @ (nodes_KxE @ weight)
 
 
 class GraphHead(nn.Module):
-  """Label vectors from a graph over the labels; logits are their products with the embedding.
+  """A head whose label vectors come from a graph; logits are their products with the embedding.
 
-  The graph is a constant. It is propagated in float32 (or wider) whatever the encoder's type: it
-  costs little, and its rounding would be shared by all clips.
+  The graph is constant. Propagation is always in float32 or wider, whatever the type of the
+  encoder: it costs little, and its rounding errors would affect all clips alike.
 
-  Source: Wang et al., IEEE SPL 2020, Eq. 1 and 3, Algorithm 1.
+  Source:
+    Wang et al., IEEE SPL 2020, Eq. 1 and Eq. 3, Algorithm 1.
   """
 
   propagation: ArrayLike | scipy.sparse.csr_array  # float[K, K], Â of Eq. 1
@@ -74,12 +76,12 @@ class GraphHead(nn.Module):
 
   @nn.compact
   def __call__(self, embedding: Array) -> dict[str, Array]:
-    """Returns `logits` [B, K] and `label_vectors` H^(L) [K, C], C being the embedding's width."""
+    """Return `logits` [B, K] and `label_vectors` H^(L) [K, C] for an embedding [B, C]."""
     nodes = constant(self, "label_vectors", lambda: self._label_vectors(embedding.shape[-1]))
     return {"logits": embedding @ nodes.T.astype(embedding.dtype), "label_vectors": nodes}
 
   def _label_vectors(self, size: int) -> Array:
-    """H^(L) [K, size]."""
+    """Return the label vectors H^(L), [K, size]."""
     node_dtype = parameter_dtype(self.dtype)
     propagation: Array | SparseProduct
     if scipy.sparse.issparse(self.propagation):

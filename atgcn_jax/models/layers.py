@@ -1,4 +1,4 @@
-"""What several systems share: where a batch lies, compute types, activations."""
+"""Shared parts of the systems: batch placement, compute types, dropout and activations."""
 
 from __future__ import annotations
 
@@ -10,46 +10,52 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 Array = jax.Array
-# What training does to the spectrogram before or behind the first batch norm.
+# A training transform of the spectrogram, before or after the first batch norm.
 SpectrogramTransform = Callable[[Array], Array]
 
 
 class Placement(NamedTuple):
-  """Where a batch lies: equal runs of clips on so many devices of a platform (`cpu`, `tpu` …)."""
+  """The placement of a batch: equal runs of clips on `devices` of a `platform` (`cpu`, `tpu` …)."""
 
   devices: int
   platform: str
 
 
 ONE_CPU = Placement(1, "cpu")
-PORTABLE = Placement(1, "any")  # of programs that run wherever they are loaded
-ONNX = Placement(1, "onnx")  # likewise, without what ONNX or its runtimes lack
+PORTABLE = Placement(1, "any")  # for programs that run on any platform
+ONNX = Placement(1, "onnx")  # as PORTABLE, without operations that ONNX or its runtimes lack
 
 
 def placement_here() -> Placement:
-  """Where a batch lies if nobody says otherwise: on all devices."""
+  """Return the default placement of a batch: on all devices."""
   return Placement(jax.device_count(), jax.default_backend())
 
 
 def groups_of(batch_norm: str, placement: Placement | None) -> int:
-  """Into how many runs of clips, each with batch statistics of its own, a batch falls.
+  """Return the number of groups of clips with separate batch statistics.
 
   Args:
-    batch_norm: `global`, or `local` for one a device.
-    placement: of the batch; by default it lies on all devices.
+    batch_norm: `global` for one group, `local` for one group per device.
+    placement: Placement of the batch. By default it is on all devices.
   """
   return (placement or placement_here()).devices if batch_norm == "local" else 1
 
 
 def scaled_channels(channels: int, width: float) -> int:
-  """The number of channels at this width multiplier, at least one."""
+  """Return the number of channels times the width multiplier, rounded, at least one."""
   return max(1, round(channels * width))
 
 
 def constant(module: nn.Module, name: str, compute: Callable[[], Any]) -> Any:
-  """What inference needs of the parameters alone: computed, or taken from where it is kept.
+  """Return a value that depends only on the parameters: stored, or else computed.
 
-  It is kept in the collection `constants` if that is given; see `models.with_constants`.
+  The value is read from the collection `constants` if it is there. Otherwise it is computed, and
+  stored if the collection is mutable; see `models.with_constants`.
+
+  Args:
+    module: The module of the variable.
+    name: The name of the variable.
+    compute: Computes the value.
   """
   if module.has_variable("constants", name):
     return module.get_variable("constants", name)
@@ -60,43 +66,48 @@ def constant(module: nn.Module, name: str, compute: Callable[[], Any]) -> Any:
 
 
 class Dropout(nn.Module):
-  """Dropout from 16 random bits an element, so that one draw of 32 serves two.
+  """Dropout with 16 random bits per element, so that one draw of 32 bits serves two elements.
 
-  The share that is kept is rounded to 1/65536; what is kept is divided by that very share.
+  The share of elements to keep is rounded to 1/65536. The remaining elements are divided by the
+  rounded share.
   """
 
   rate: float
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
-    """Returns x, some of it set to zero in training (needs an rng `dropout`)."""
-    kept = round((1 - self.rate) * 2**16)
-    if not train or kept == 2**16:
+    """Return x, in training with random elements set to zero (needs an rng `dropout`)."""
+    keep = round((1 - self.rate) * 2**16)
+    if not train or keep == 2**16:
       return x
-    if not kept:
+    if not keep:
       return jnp.zeros_like(x)
-    # Halved along the second axis: on a TPU half the channels would fill no tile.
+    # The draws are halved along the second axis: on a TPU, half of the channels may not fill a
+    # tile.
     size = x.shape[1]
     words = jax.random.bits(self.make_rng("dropout"), (len(x), -(-size // 2), *x.shape[2:]))
     bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :size]
-    return jnp.where(bits < kept, x * (2**16 / kept), 0)
+    return jnp.where(bits < keep, x * (2**16 / keep), 0)
 
 
 def parameter_dtype(dtype: jnp.dtype) -> jnp.dtype:
-  """The type parameters are kept in: float32, or float64 where that is computed in."""
+  """Return the type of the parameters: float32, or float64 if the compute type is float64."""
   return jnp.promote_types(jnp.float32, dtype)
 
 
 def activation(kind: str, negative_slope: float, dtype: jnp.dtype) -> Callable[[Array], Array]:
-  """The activation h of Eq. 1.
+  """Return the activation h of Eq. 1.
 
   Args:
-    kind: `leaky_relu` (fixed slope), `prelu` (the slope is trained, from this start) or `relu`.
-    negative_slope: slope below zero; `relu` ignores it.
-    dtype: compute type of `prelu`.
+    kind: `leaky_relu` (fixed slope), `prelu` (trained slope) or `relu`.
+    negative_slope: The slope below zero; for `prelu` its initial value. Ignored by `relu`.
+    dtype: The compute type of `prelu`.
+
   Raises:
-    ValueError: for another kind.
-  Source: Wang et al., IEEE SPL 2020, Section IV-B (PReLU with slope 0.2).
+    ValueError: The kind is unknown.
+
+  Source:
+    Wang et al., IEEE SPL 2020, Section IV-B (PReLU with slope 0.2).
   """
   if kind == "leaky_relu":
     return lambda x: nn.leaky_relu(x, negative_slope)
@@ -104,4 +115,4 @@ def activation(kind: str, negative_slope: float, dtype: jnp.dtype) -> Callable[[
     return nn.PReLU(negative_slope_init=negative_slope, param_dtype=parameter_dtype(dtype))
   if kind == "relu":
     return nn.relu
-  raise ValueError(f"activation {kind!r}: one of leaky_relu, prelu, relu")
+  raise ValueError(f"model.activation must be one of leaky_relu, prelu, relu, got {kind!r}")

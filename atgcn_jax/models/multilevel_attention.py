@@ -1,4 +1,4 @@
-"""Multi-level attention: two layers of a small network score the labels each, then together."""
+"""Multi-level attention: label scores from two layers of a small network are combined."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.resnet import ConvNorm
 
 UNITS, LEVELS, SCORED = 600, 3, (2, 3)
-CHANNELS = (32, 64, 128, 128)  # of the front end on log-mels
-SMALLEST = 1e-7  # of an attention
+CHANNELS = (32, 64, 128, 128)  # channels of the convolutions on log-mels
+SMALLEST = 1e-7  # lower limit of an attention weight
 
 
 class MultiLevelAttention(nn.Module):
-  """The encoder; what it gives as `embedding` are the scores of two levels, [B, 2K].
+  """The encoder. Its `embedding` is the scores of two levels, [B, 2K].
 
-  A linear head and a batch norm of the logits behind it make it the published system, whose input
-  is ten embeddings of 128 numbers a clip. On log-mels, each of ten patches becomes 128 numbers in
-  a front end that is learned with the rest and whose form is ours: four times (3x3 convolution,
-  batch norm, ReLU, 2x2 max-pooling), and the mean over the patch.
+  With a linear head and a batch norm of the logits it is the published system, whose input is ten
+  embeddings of size 128 per clip. On log-mels, a trained front end turns each of ten patches into a
+  vector of size 128. This front end is not from the paper: four times (3x3 convolution, batch norm,
+  ReLU, 2x2 max pooling), then the mean over the patch.
 
-  Source: Yu et al., Multi-level attention model for weakly supervised audio classification, DCASE
-    2018.
+  Source:
+    Yu et al., Multi-level attention model for weakly supervised audio classification, DCASE 2018.
   """
 
   num_classes: int
@@ -52,14 +52,15 @@ class MultiLevelAttention(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Returns `embedding` [B, 2K], values in (0, 1).
+    """Return `embedding` [B, 2K], with values in (0, 1).
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels, T at least 160 and F at least 16; or [B, 10, 128]
-        embeddings.
-      train: batch statistics and dropout (needs an rng `dropout`) where true.
-      after_norm: applied behind the first batch norm to embeddings, to log-mels at once.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F], T at least 160 and F at least 16; or embeddings
+        [B, 10, 128].
+      train: Whether to use batch statistics and dropout (needs an rng `dropout`).
+      after_norm: Transform of the input: of log-mels directly, of embeddings after the first batch
+        norm.
+      placement: Placement of the batch. By default it is on all devices.
     """
     groups = groups_of(self.batch_norm, placement)
     x = log_mel
@@ -77,7 +78,7 @@ class MultiLevelAttention(nn.Module):
     return {"embedding": jnp.concatenate(scores, axis=-1)}
 
   def _of_patches(self, log_mel: Array, train: bool, groups: int) -> Array:
-    """[B, 10, 128 * width] of log-mels [B, T, F]."""
+    """Return the vectors [B, 10, 128 * width] of the patches of log-mels [B, T, F]."""
     x = patches(log_mel)
     y = x.reshape(-1, *x.shape[2:], 1)
     for i, channels in enumerate(CHANNELS, 1):
@@ -87,7 +88,7 @@ class MultiLevelAttention(nn.Module):
     return y.mean(axis=(1, 2)).reshape(*x.shape[:2], -1)
 
   def _scored(self, x: Array, name: str, train: bool, groups: int) -> Array:
-    """Scores [B, K] of a level [B, T, C]: a sigmoid of each segment, weighed by attention."""
+    """Return the scores [B, K] of a level [B, T, C]: attention-weighted sigmoids of segments."""
     wide = x.astype(parameter_dtype(self.dtype))
     classes = jax.nn.sigmoid(
       self._dense_norm(wide, self.num_classes, f"{name}_classes", train, groups)
@@ -99,6 +100,7 @@ class MultiLevelAttention(nn.Module):
     return (attention * classes).sum(axis=1) / attention.sum(axis=1)
 
   def _dense_norm(self, x: Array, units: int, name: str, train: bool, groups: int) -> Array:
+    """Apply a dense layer and its batch norm."""
     x = nn.Dense(
       units,
       kernel_init=nn.initializers.xavier_uniform(),

@@ -1,4 +1,4 @@
-"""Batch norm with a backward pass of its own, over the whole batch or over parts of it."""
+"""Batch norm with a custom backward pass, over the entire batch or over groups of clips."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from jax.ad_checkpoint import checkpoint_name
 
 from atgcn_jax.models.layers import Array, parameter_dtype
 
-MOMENTUM, EPSILON = 0.9, 1e-5  # PyTorch's, whose momentum is 1 - 0.9
-STATISTICS = "statistics"  # what a rematerialising backward pass keeps instead of reducing anew
+MOMENTUM, EPSILON = 0.9, 1e-5  # PyTorch's defaults; its momentum is 1 - 0.9
+STATISTICS = "statistics"  # checkpoint name of the reductions, saved during rematerialisation
 
 
 def unchanged(x: Array) -> Array:
-  """x."""
+  """Return x."""
   return x
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over all axes but the last; its variables are named as flax.linen's are.
+  """Batch norm over all axes except the last, with the variable names of flax.linen.
 
-  Its statistics are of the type of the parameters, float32 or wider. In training each of `groups`
-  equal runs of clips has statistics of its own; the running ones follow the mean over the groups.
+  The statistics have the type of the parameters, float32 or wider. In training, each of `groups`
+  equal runs of clips has separate statistics. The running statistics follow the mean over the
+  groups. The function `behind` is applied after the batch norm.
   """
 
   channels: int
@@ -35,19 +36,19 @@ class BatchNorm(nn.Module):
   behind: Callable[[Array], Array] = unchanged
 
   def setup(self):
-    """The variables."""
-    shape, kept = (self.channels,), parameter_dtype(self.dtype)
-    self.scale = self.param("scale", nn.initializers.ones, shape, kept)
-    self.bias = self.param("bias", nn.initializers.zeros, shape, kept)
-    self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
-    self.running_variance = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+    """Create the variables."""
+    shape, dtype = (self.channels,), parameter_dtype(self.dtype)
+    self.scale = self.param("scale", nn.initializers.ones, shape, dtype)
+    self.bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+    self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+    self.running_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
 
   def __call__(self, x: Array, *, train: bool) -> Array:
-    """Returns x normalised, in the compute type, and then what `behind` makes of it.
+    """Return `behind` of the normalised x in the compute type.
 
     Args:
       x: [B, …, C].
-      train: the batch's statistics where true, the running ones otherwise.
+      train: Whether to use the statistics of the batch instead of the running statistics.
     """
     if not train:
       mean, factor = self.running_mean.value, jax.lax.rsqrt(self.running_variance.value + EPSILON)
@@ -59,7 +60,7 @@ class BatchNorm(nn.Module):
     return y
 
   def follow(self, mean: Array, variance: Array) -> None:
-    """Move the running statistics towards those of a batch."""
+    """Update the running statistics with those of a batch."""
     if not self.is_initializing():
       for running, new in ((self.running_mean, mean), (self.running_variance, variance)):
         running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new
@@ -74,16 +75,22 @@ def batch_norm(
   groups: int,
   behind: Callable[[Array], Array] = unchanged,
 ) -> tuple[Array, Array, Array]:
-  """`behind` of x normalised by its own statistics, and these: mean, biased variance [groups, C].
+  """Normalise x by the statistics of the batch and apply `behind`.
 
-  No gradient flows through the statistics that are returned. The backward pass needs x alone and
-  reduces over the batch once: its two sums are the gradients of bias and scale.
+  No gradient flows through the returned statistics. The backward pass needs only x and reduces
+  over the batch once: the two sums are the gradients of bias and scale.
 
   Args:
     x: [B, …, C].
-    dtype: of the normalised x; the statistics have that of scale and bias.
-    groups: equal runs of clips that are normalised on their own.
-    behind: computed anew in the backward pass, so it should be cheap.
+    scale_C: [C].
+    bias_C: [C].
+    dtype: The type of the normalised x. The statistics have the type of scale and bias.
+    groups: The number of equal runs of clips that are normalised separately.
+    behind: The function that is applied to the normalised x. The backward pass recomputes it, so
+      it should be cheap.
+
+  Returns:
+    The result of `behind` [B, …, C], and the mean and biased variance [groups, C].
   """
   return _forward(x, scale_C, bias_C, dtype, groups, behind)[0]
 
@@ -101,11 +108,11 @@ def _forward(x, scale, bias, dtype, groups, behind):
   return (behind(y), *statistics), (x, mean, factor, scale, bias)
 
 
-def _backward(dtype, groups, behind, kept, cotangents):
-  x, mean, factor, scale, bias = kept
+def _backward(dtype, groups, behind, residuals, cotangents):
+  x, mean, factor, scale, bias = residuals
 
   def at_norm(x, cotangent):
-    """The gradient of the normalised x, and x whitened."""
+    """Return the gradient of the normalised x, and the whitened x."""
     wide = _grouped(x, groups).astype(scale.dtype)
     y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
     (gradient,) = jax.vjp(behind, y)[1](cotangent)
@@ -115,7 +122,7 @@ def _backward(dtype, groups, behind, kept, cotangents):
   axes = tuple(range(1, gradient.ndim - 1))
   of_bias = gradient.sum(axes, keepdims=True)
   of_scale = (gradient * whitened).sum(axes, keepdims=True)
-  # Computed twice rather than written to memory in between.
+  # Recomputed after the reduction, which is faster than a round trip to memory.
   of_bias, of_scale, again = jax.lax.optimization_barrier((of_bias, of_scale, (x, cotangents[0])))
   gradient, whitened = at_norm(*again)
   count = math.prod(gradient.shape[1:-1])

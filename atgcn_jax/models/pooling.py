@@ -1,4 +1,4 @@
-"""From the scores of frames to those of a clip."""
+"""Pooling of frame scores to clip scores."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ POOLINGS = (
   "attention",
   "sigmoid_attention",
 )
-FLOOR = 1e-7  # probabilities keep this far from 0 and 1
+FLOOR = 1e-7  # minimum distance of probabilities from 0 and 1
 
 
 def frame_probabilities(frame_logits: Array) -> Array:
-  """Sigmoids, kept FLOOR away from 0 and 1."""
+  """Return the sigmoids, at least FLOOR away from 0 and 1."""
   return jnp.clip(jax.nn.sigmoid(frame_logits), FLOOR, 1 - FLOOR)
 
 
 def logit(probabilities: Array) -> Array:
-  """log p - log(1 - p), p kept FLOOR away from 0 and 1."""
+  """Return log p - log(1 - p), with p at least FLOOR away from 0 and 1."""
   p = jnp.clip(probabilities, FLOOR, 1 - FLOOR)
   return jnp.log(p) - jnp.log1p(-p)
 
 
 class Pooling(nn.Module):
-  """Clip logits from the logits of frames (or patches) and the features these were made of.
+  """Pooling of the logits of frames (or patches) to clip logits.
 
-  With the probability y of a frame, a clip's is: `max` the largest; `average` the mean;
-  `linear_softmax` Σy²/Σy; `exp_softmax` Σy·exp(y)/Σexp(y); `attention` Σa·y, where a is the softmax
-  over frames of an output of its own; `sigmoid_attention` Σa·y/Σa, where a is that output's
-  sigmoid.
+  The probability of a clip follows from the probabilities y of its frames. `max`: the maximum.
+  `average`: the mean. `linear_softmax`: Σy²/Σy. `exp_softmax`: Σy·exp(y)/Σexp(y). `attention`:
+  Σa·y, where a is the softmax over frames of a separate output. `sigmoid_attention`: Σa·y/Σa, where
+  a is the sigmoid of that output.
 
-  Source: Wang, Li and Metze, A comparison of five multiple instance learning pooling functions for
-    sound event detection with weak labeling, ICASSP 2019; Ford et al., Interspeech 2019, for the
-    last.
+  Source:
+    Wang, Li and Metze, A comparison of five multiple instance learning pooling functions for sound
+    event detection with weak labeling, ICASSP 2019; Ford et al., Interspeech 2019
+    (`sigmoid_attention`).
   """
 
   kind: str
@@ -49,10 +50,14 @@ class Pooling(nn.Module):
 
   @nn.compact
   def __call__(self, frame_logits_BxTxK: Array, frames_BxTxC: Array) -> Array:
-    """Returns clip logits [B, K].
+    """Return the clip logits [B, K].
+
+    Args:
+      frame_logits_BxTxK: The logits of the frames.
+      frames_BxTxC: The vectors of the frames, from which the attention is computed.
 
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: The kind is unknown.
     """
     y = frame_probabilities(frame_logits_BxTxK)
     if self.kind == "max":
@@ -75,5 +80,5 @@ class Pooling(nn.Module):
       else:
         weights = frame_probabilities(attention)
     else:
-      raise ValueError(f"model.pooling {self.kind!r}: one of {', '.join(POOLINGS)}")
+      raise ValueError(f"model.pooling must be one of {', '.join(POOLINGS)}, got {self.kind!r}")
     return logit((weights * y).sum(axis=1) / weights.sum(axis=1))

@@ -1,4 +1,4 @@
-"""Residual networks of 34 and 50 layers, as the systems here use them on spectrograms."""
+"""Residual networks with 34 and 50 layers for spectrograms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from atgcn_jax.models.normalisation import BatchNorm, unchanged
 
 BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # residual blocks of each stage, by depth
 CHANNELS, STRIDES = (64, 128, 256, 512), (1, 2, 2, 2)
-BOTTLENECK = 4  # how many times wider the output of a block of ResNet-50 is
-STRIDE = 16  # frames, and bands, that become one
+BOTTLENECK = 4  # ratio of output to inner channels in a block of ResNet-50
+STRIDE = 16  # total stride over frames and over bands
 
 
 class ConvNorm(nn.Module):
-  """A convolution without bias, batch norm, and ReLU where it is asked for."""
+  """A convolution without bias, batch norm and, if `relu` is set, ReLU."""
 
   channels: int
   size: int
@@ -28,7 +28,7 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """Returns [B, ceil(T / stride), ceil(F / stride), channels]."""
+    """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
     edge = self.size // 2
     x = nn.Conv(
       self.channels,
@@ -46,25 +46,26 @@ class ConvNorm(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A residual network whose first convolution does not stride.
+  """A residual network whose first convolution has stride 1.
 
-  Source: He et al., Deep residual learning for image recognition, CVPR 2016; the first stride as
-    in Hershey et al., ICASSP 2017.
+  Source:
+    He et al., Deep residual learning for image recognition, CVPR 2016; the first stride as in
+    Hershey et al., ICASSP 2017.
   """
 
   depth: int  # one of BLOCKS
   width: float = 1.0
-  groups: int = 1  # of clips that have batch statistics of their own
+  groups: int = 1  # groups of clips with separate batch statistics
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BxTxF: Array, train: bool) -> Array:
-    """Returns [B, ceil(T / 16), ceil(F / 16), C], C 512 * width, for depth 50 four times that."""
+    """Return [B, ceil(T / 16), ceil(F / 16), C], C = 512 * width, four times that for depth 50."""
     shared: dict[str, Any] = {"groups": self.groups, "dtype": self.dtype}
     x = x_BxTxF[..., None].astype(self.dtype)
     x = ConvNorm(scaled_channels(CHANNELS[0], self.width), 7, **shared, name="stem")(x, train)
-    # Behind a ReLU a border of zeros is never the maximum of more than zeros; the converter to ONNX
-    # overlooks the padding of a pooling.
+    # After a ReLU, padding with zeros does not change a maximum. The padding is explicit because
+    # the ONNX converter ignores the padding of a pooling.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     for stage, (channels, stride, blocks) in enumerate(zip(CHANNELS, STRIDES, BLOCKS[self.depth])):
@@ -81,14 +82,14 @@ class ResNet(nn.Module):
 class Residual(nn.Module):
   """Convolutions whose result is added to their input, then ReLU."""
 
-  layers: tuple[tuple[int, int], ...]  # channels and size of each
-  stride: int  # of the first convolution of size 3
+  layers: tuple[tuple[int, int], ...]  # channels and kernel size of each convolution
+  stride: int  # stride of the first convolution of size 3
   groups: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
-    """Returns [B, ceil(T / stride), ceil(F / stride), channels of the last layer]."""
+    """Return [B, ceil(T / stride), ceil(F / stride), channels of the last layer]."""
     shared: dict[str, Any] = {"groups": self.groups, "dtype": self.dtype}
     strided = [size for _, size in self.layers].index(3)
     y = x

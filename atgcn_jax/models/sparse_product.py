@@ -12,20 +12,23 @@ import scipy.sparse
 
 from atgcn_jax.models.layers import Array
 
-# Entries of a group's rows. Longer rows are summed in pieces: few rows of many entries would keep
-# few cores busy.
+# Number of entries per row in each group. Longer rows are summed in pieces, because a few long rows
+# would use only a few cores.
 WIDTHS = (4, 8, 16, 32, 64)
 WIDEST = WIDTHS[-1]
-BLOCK = 8  # entries added in one pass over the sums, or half a row where it has fewer
+BLOCK = 8  # entries per row that are added in one pass, at most half of the width
 
 
 class GatherPlan(NamedTuple):
-  """How the rows of a matrix are gathered.
+  """The order in which the rows of a matrix are gathered.
 
-  Rows of like length stand together in `groups` (int32[W/N, N, V], float[W/N, N, V]), padded with
-  weights of 0 to W of WIDTHS. `long` holds the plans of the pieces of all longer rows and of the
-  sums of these pieces. `places` int32[K] says where in groups and long rows each row stands, None
-  where all are in order.
+  Attributes:
+    groups: For each group of V rows of similar length, indices int32[W/N, N, V] and weights
+      float[W/N, N, V]. Rows are padded with weights of 0 to W entries, W from WIDTHS.
+    long: The plan for the pieces of all longer rows, and the plan for the sums of these pieces.
+      None if there are no longer rows.
+    places: int32[K]. The position of each row in the concatenation of groups and long rows. None if
+      the rows are in order.
   """
 
   groups: list[tuple[np.ndarray, np.ndarray]]
@@ -35,10 +38,10 @@ class GatherPlan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SparseProduct:
-  """`product @ nodes` [K, C] for nodes [K, C], with a gradient for the nodes.
+  """The product `product @ nodes` [K, C] for nodes [K, C], with a gradient for the nodes.
 
-  Rows are gathered, weighted and summed in one pass that keeps no array of edges by channels, and
-  the gradient does the same with the transposed matrix: scattered additions are slow on every
+  Rows are gathered, weighted and summed in one pass without an array of edges by channels. The
+  gradient does the same with the transposed matrix, because scattered additions are slow on every
   device.
   """
 
@@ -46,7 +49,7 @@ class SparseProduct:
   backward: GatherPlan
 
   def __matmul__(self, nodes: Array) -> Array:
-    """The product, of the type of the nodes."""
+    """Return the product in the type of the nodes."""
 
     @jax.custom_vjp
     def product(nodes):
@@ -60,13 +63,14 @@ class SparseProduct:
 
 
 def sparse_product(matrix: scipy.sparse.csr_array) -> SparseProduct:
-  """The product with a sparse matrix, float[K, K]."""
+  """Return the product with a sparse matrix, float[K, K]."""
   return SparseProduct(_plan(matrix), _plan(matrix.T.tocsr()))
 
 
 def _plan(matrix: scipy.sparse.csr_array) -> GatherPlan:
+  """Return the plan for the rows of a matrix."""
   lengths = np.diff(matrix.indptr)
-  # Padding points at an entry of weight 0 behind the last.
+  # Padding refers to an additional entry of weight 0 at the end.
   indices = np.append(matrix.indices, 0).astype(np.int32)
   data = np.append(matrix.data, 0).astype(matrix.dtype)
   groups, order = [], []
@@ -90,7 +94,7 @@ def _plan(matrix: scipy.sparse.csr_array) -> GatherPlan:
 
 
 def _pieces(matrix: scipy.sparse.csr_array) -> tuple[GatherPlan, GatherPlan]:
-  """A matrix as a product: its rows cut into pieces of at most WIDEST, and the sums of these."""
+  """Return the plans for the rows cut into pieces of at most WIDEST, and for their sums."""
   pieces = -(-np.diff(matrix.indptr) // WIDEST)
   ends = np.cumsum(pieces)
   total = int(ends[-1])
@@ -106,7 +110,7 @@ def _pieces(matrix: scipy.sparse.csr_array) -> tuple[GatherPlan, GatherPlan]:
 
 
 def _gathered(plan: GatherPlan, nodes: Array) -> Array:
-  """The product of a plan's matrix [K, M] with nodes [M, C]."""
+  """Return the product of the matrix [K, M] of a plan with nodes [M, C]."""
   sums = [_group(nodes, jnp.asarray(i), jnp.asarray(w, nodes.dtype)) for i, w in plan.groups]
   if plan.long is not None:
     cut, rest = plan.long
@@ -117,11 +121,11 @@ def _gathered(plan: GatherPlan, nodes: Array) -> Array:
 
 
 def _group(nodes: Array, indices: Array, weights: Array) -> Array:
-  """Weighted sums of rows, [V, C].
+  """Return the weighted sums of rows, [V, C].
 
-  The additions of a block become one pass over the sums. The loop, of two rounds at least, keeps
-  the compiler from mixing them with what stands around them, where it would no longer make them
-  one pass and keep all gathered rows.
+  XLA compiles the additions of a block to one pass over the sums. The loop of at least two
+  iterations keeps the compiler from fusing them with other operations. Otherwise the additions
+  would take several passes, and all gathered rows would be held in memory.
   """
 
   def add(total, block):
@@ -134,4 +138,5 @@ def _group(nodes: Array, indices: Array, weights: Array) -> Array:
 
 
 def _rows(nodes: Array, indices: Array) -> Array:
+  """Return the nodes at some indices."""
   return nodes.at[indices].get(mode="promise_in_bounds")

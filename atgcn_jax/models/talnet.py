@@ -1,4 +1,4 @@
-"""TALNet: ten convolutions and a recurrent layer in both directions, a vector every 0.1 s."""
+"""TALNet: ten convolutions and a bidirectional recurrent layer, with one vector per 0.1 s."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from atgcn_jax.models.layers import (
 )
 from atgcn_jax.models.normalisation import BatchNorm
 
-CHANNELS = (32, 64, 128, 256, 512)  # of two convolutions each
-POOLED = ((2, 2), (2, 2), (1, 2), (1, 2), (1, 2))  # frames, bands
-UNITS = 512  # of the recurrent layer, a direction
+CHANNELS = (32, 64, 128, 256, 512)  # channels of two convolutions each
+POOLED = ((2, 2), (2, 2), (1, 2), (1, 2), (1, 2))  # pooled frames and bands
+UNITS = 512  # units of the recurrent layer per direction
 
 
 class TalNet(nn.Module):
-  """The encoder of TALNet. Its GRU has one bias a gate, where PyTorch's has two.
+  """The encoder of TALNet. Its GRU has one bias per gate; PyTorch's GRU has two.
 
-  Source: Wang, Li and Metze, ICASSP 2019 (TALNet).
+  Source:
+    Wang, Li and Metze, ICASSP 2019 (TALNet).
   """
 
   width: float = 1.0
@@ -43,15 +44,15 @@ class TalNet(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Returns `frames` [B, T // 4, 1024 * width], and their mean as `embedding`.
+    """Return `frames` [B, T // 4, 1024 * width] and their mean as `embedding`.
 
     Args:
-      log_mel: float[B, T, F] normalised log-mels; F at least 32, T at least 4.
-      train: batch statistics and dropout (needs an rng `dropout`) where true.
-      after_norm: applied to the input: there is no batch norm before the convolutions.
-      placement: of the batch; by default it lies on all devices.
+      log_mel: Normalised log-mels, float[B, T, F]; F at least 32, T at least 4.
+      train: Whether to use batch statistics and dropout (needs an rng `dropout`).
+      after_norm: Transform of the input, because no batch norm precedes the convolutions.
+      placement: Placement of the batch. By default it is on all devices.
     """
-    groups, kept = groups_of(self.batch_norm, placement), parameter_dtype(self.dtype)
+    groups, param_dtype = groups_of(self.batch_norm, placement), parameter_dtype(self.dtype)
     x = log_mel if after_norm is None else after_norm(log_mel)
     x = x[..., None].astype(self.dtype)
     for i, (channels, pooled) in enumerate(zip(CHANNELS, POOLED)):
@@ -62,7 +63,7 @@ class TalNet(nn.Module):
           (3, 3),
           kernel_init=nn.initializers.xavier_uniform(),
           dtype=self.dtype,
-          param_dtype=kept,
+          param_dtype=param_dtype,
           name=f"conv{layer}",
         )(x)
         x = BatchNorm(channels, self.dtype, groups, nn.relu, name=f"bn{layer}")(x, train=train)
@@ -77,7 +78,7 @@ class TalNet(nn.Module):
         kernel_init=nn.initializers.xavier_uniform(),
         recurrent_kernel_init=nn.initializers.orthogonal(),
         dtype=self.dtype,
-        param_dtype=kept,
+        param_dtype=param_dtype,
         name=name,
       )
       return nn.RNN(cell)

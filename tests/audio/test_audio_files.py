@@ -1,4 +1,4 @@
-"""Sound files: formats, rates, channels, every kind of bad file."""
+"""Sound files: formats, sample rates, channels and bad files."""
 
 import io
 
@@ -80,7 +80,7 @@ def test_path_bytes_and_stream_agree(tmp_path):
     sound_files.load_waveform(io.StringIO("text"), 16000)
 
 
-def test_the_content_decides_the_format_and_not_the_suffix(tmp_path):
+def test_the_content_determines_the_format_not_the_suffix(tmp_path):
   path = tmp_path / "clip.raw"
   path.write_bytes(encode(noise(500), 16000, "WAV"))
   assert sound_files.load_waveform(path, 16000).shape == (500,)
@@ -88,7 +88,7 @@ def test_the_content_decides_the_format_and_not_the_suffix(tmp_path):
 
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("samples", [1, 7, 300_000])
-def test_any_length_is_read_whole(kind, samples):
+def test_sounds_of_any_length_are_read_completely(kind, samples):
   assert sound_files.load_waveform(encode(noise(samples), 44100, kind), 44100).shape == (samples,)
   assert sound_files.load_waveform(encode(noise(samples), 44100, kind), 16000).size >= 1
 
@@ -99,11 +99,11 @@ def test_resampling_keeps_pitch_level_and_duration(rate, wanted):
   assert waveform.dtype == np.float32
   assert abs(waveform.size - 2 * wanted) <= 1
   expected = tone(wanted, 2.0, 1000.0)
-  middle = slice(wanted // 10, 2 * wanted - wanted // 10)  # away from the filter's ends
+  middle = slice(wanted // 10, 2 * wanted - wanted // 10)  # without the transients of the filter
   np.testing.assert_allclose(waveform[middle], expected[middle], atol=2e-3)
 
 
-def test_resampling_keeps_what_would_fold_back_out():
+def test_resampling_removes_frequencies_that_would_alias():
   assert (
     np.abs(sound_files.resample(tone(44100, 1.0, 12000.0), 44100, 16000)[800:-800]).max() < 1e-3
   )
@@ -116,7 +116,7 @@ def test_resampling_at_the_same_rate_changes_nothing():
     sound_files.resample(waveform, 16000, 0)
 
 
-def test_what_is_not_a_sound_file_is_named(tmp_path):
+def test_messages_name_sources_that_are_not_sound_files(tmp_path):
   assert complaint(tmp_path / "none.wav").startswith(f"{tmp_path}/none.wav: no such file")
   assert "is a folder" in complaint(tmp_path)
   assert "cannot be read" in complaint("null\0byte.wav")
@@ -142,7 +142,7 @@ def test_samples_that_are_not_finite(bad):
   assert "the sample at 0.250 s is NaN or infinite" in message
 
 
-def test_what_follows_the_sound_does_no_harm():
+def test_trailing_tags_are_ignored():
   for kind in NAMES:
     data = encode(noise(20000), 16000, kind) + b"TAG" + bytes(125)
     assert sound_files.load_waveform(data, 16000).shape == (20000,), kind
@@ -150,7 +150,9 @@ def test_what_follows_the_sound_does_no_harm():
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 2), (44100, 2), (48000, 1)])
 @pytest.mark.parametrize("quiet_first", [True, False])
-def test_mp3_of_varying_bit_rate_without_a_count_is_read_whole(rate, channels, quiet_first):
+def test_variable_bit_rate_mp3_without_a_frame_count_is_read_completely(
+  rate, channels, quiet_first
+):
   sound = noise((8 * rate, channels))
   sound[: 6 * rate if quiet_first else 0] = 0
   sound[6 * rate if not quiet_first else 8 * rate :] = 0
@@ -162,7 +164,7 @@ def test_mp3_of_varying_bit_rate_without_a_count_is_read_whole(rate, channels, q
     second = data.index(b"\xff", second + 1)
   assert b"Xing" in data[:second]
   whole = sound_files.load_waveform(data[second:], rate)
-  assert 0 <= whole.size - with_count.size < 3 * 1152  # the encoder's delay and padding
+  assert 0 <= whole.size - with_count.size < 3 * 1152  # delay and padding of the encoder
   tagged = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + data[second:] + b"TAG" + bytes(125)
   np.testing.assert_array_equal(sound_files.load_waveform(tagged, rate), whole)
 

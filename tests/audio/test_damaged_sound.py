@@ -1,4 +1,4 @@
-"""Sound files that are cut short, damaged, or whose header states another length than they have."""
+"""Sound files that are cut short, damaged, or have a wrong length in the header."""
 
 import io
 import shutil
@@ -23,7 +23,7 @@ def encoded(kind, samples=SAMPLES, rate=RATE):
 
 
 def used(data):
-  """How many samples are used, and the finding on the rest; `strict` must refuse the file."""
+  """Return the number of used samples and the finding; check that `strict` refuses the file."""
   waveform, _, findings = sound_files.decode(bytes(data))
   (found,) = findings
   assert found.kind == "incomplete"
@@ -39,7 +39,7 @@ CHUNKS = ("WAV", "AIFF", "RF64", "RIFX", "AU", "CAF", "W64")
 
 @pytest.mark.parametrize("kind", [*dict.fromkeys([*NAMES, *CHUNKS])])
 @pytest.mark.parametrize("keep", [0.5, 0.95, -1])
-def test_of_a_cut_file_what_is_there_is_used(kind, keep):
+def test_the_remaining_part_of_a_cut_file_is_used(kind, keep):
   length = 5 * SAMPLES
   data = encoded(kind, length)
   whole, _, findings = sound_files.decode(bytes(data))
@@ -49,12 +49,12 @@ def test_of_a_cut_file_what_is_there_is_used(kind, keep):
   samples, found = used(cut)
   expected = length * (keep if keep > 0 else 1)
   slack = {"OGG": 16384, "FLAC": 4096, "MP3": 3500, "CAF": 2048}.get(kind, 100)
-  more = 1152 if kind == "MP3" else 0  # its bytes are not spread evenly
+  more = 1152 if kind == "MP3" else 0  # bytes per second vary
   assert expected - slack - 1 <= samples <= min(length, expected + more)
   np.testing.assert_allclose(sound_files.decode(bytes(cut)).waveform, whole[:samples], atol=0.02)
-  if kind == "OGG":  # whose header does not say how long it is
+  if kind == "OGG":  # the header does not state the length
     assert np.isnan(found.seconds)
-    assert f"{samples / RATE:.3f} s are used; how much is missing is not known" in found.detail
+    assert f"{samples / RATE:.3f} s are used; the missing length is unknown" in found.detail
   else:
     assert found.seconds == pytest.approx((length - samples) / RATE, abs=0.1)
     assert " s (" in found.detail
@@ -62,13 +62,13 @@ def test_of_a_cut_file_what_is_there_is_used(kind, keep):
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
 @pytest.mark.parametrize("length", [4, 5, 20, 40, 43, 44])
-def test_little_more_than_a_header(kind, length):
+def test_files_with_little_more_than_a_header_are_refused(kind, length):
   with pytest.raises(UserError, match="; "):
     sound_files.decode(bytes(encoded(kind)[:length]))
 
 
 def with_size(data, kind, size):
-  """A file whose header states this many bytes of sound."""
+  """Return the file with a header that states `size` bytes of sound."""
   data = bytearray(data)
   at = data.index(b"SSND" if kind == "AIFF" else b"data" if kind != "AU" else b".snd") + 4
   if kind in ("WAV", "RIFX"):
@@ -86,18 +86,18 @@ def with_size(data, kind, size):
 
 @pytest.mark.parametrize("kind", ["WAV", "AIFF", "RF64", "RIFX", "AU", "CAF"])
 @pytest.mark.parametrize("stated", [0, 2 * SAMPLES // 3])
-def test_sound_that_the_header_does_not_count_is_used(kind, stated):
+def test_sound_beyond_the_size_in_the_header_is_used(kind, stated):
   data = encoded(kind)
   whole = sound_files.decode(bytes(data)).waveform
   data = with_size(data, kind, stated)
   samples, found = used(data)
   assert samples == SAMPLES
   np.testing.assert_array_equal(sound_files.decode(bytes(data)).waveform, whole)
-  assert "all 2.500 s that are there are used" in found.detail
+  assert "all 2.500 s present are used" in found.detail
   assert found.seconds == 0
 
 
-def test_a_chunk_a_tag_or_zeros_after_the_sound_are_not_sound():
+def test_chunks_tags_and_zeros_after_the_sound_are_not_sound():
   chunk = b"LIST" + struct.pack("<I", 4000) + b"INFO" + bytes(range(200)) * 20
   for rest in (chunk, b"ID3\x04" + bytes(range(200)) * 20, b"TAG" + bytes(125), bytes(5000)):
     data = bytes(encoded("WAV", 999)) + rest
@@ -109,7 +109,7 @@ def test_a_chunk_a_tag_or_zeros_after_the_sound_are_not_sound():
 
 
 @pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
-def test_a_writer_that_did_not_know_the_length_is_no_fault(size):
+def test_a_header_with_unknown_length_is_not_a_fault(size):
   waveform, _, findings = sound_files.decode(bytes(with_size(encoded("WAV"), "WAV", size)))
   assert len(waveform) == SAMPLES
   assert findings == []
@@ -119,12 +119,12 @@ def test_a_writer_that_did_not_know_the_length_is_no_fault(size):
   assert len(sound_files.decode(bytes(data)).waveform) == SAMPLES
 
 
-def test_a_wav_file_beyond_four_gigabytes(tmp_path):
+def test_a_wav_file_larger_than_four_gigabytes(tmp_path):
   path, extra = tmp_path / "long.wav", 16000
   size = 2**32 + extra
   head = b"RIFF" + struct.pack("<I", extra + 36) + b"WAVEfmt "
   head += struct.pack("<IHHIIHH", 16, 1, 1, 8000, 8000, 1, 8) + b"data" + struct.pack("<I", extra)
-  with path.open("wb") as file:  # all but its ends take no space on the disk
+  with path.open("wb") as file:  # a sparse file: only its ends take space on disk
     file.write(head)
     file.seek(44 + size - 8000)
     file.write(bytes(range(50)) * 160 + b"LIST" + struct.pack("<I", 4) + b"INFO")
@@ -135,7 +135,7 @@ def test_a_wav_file_beyond_four_gigabytes(tmp_path):
   np.testing.assert_allclose(end, np.tile(np.arange(50) / 128 - 1, 160))
 
 
-def test_fewer_samples_than_the_header_says(monkeypatch):
+def test_fewer_samples_than_the_header_states(monkeypatch):
   class Short(decoding._Stream):
     frames = property(lambda self: super().frames + 1)
 
@@ -143,7 +143,7 @@ def test_fewer_samples_than_the_header_says(monkeypatch):
   monkeypatch.setattr(decoding, "_Stream", Short)
   samples, found = used(data)
   assert samples == 1000
-  assert found.detail.startswith("1000 of 1001 samples are there; less than 0.001 of 0.063 s")
+  assert found.detail.startswith("1000 of 1001 samples are present; less than 0.001 of 0.063 s")
 
 
 def ogg_pages(data):
@@ -155,7 +155,7 @@ def ogg_pages(data):
     position = stop
 
 
-def test_ogg_pages_that_are_missing():
+def test_missing_ogg_pages():
   data = encoded("OGG", 10 * SAMPLES)
   pages = list(ogg_pages(data))
   samples, found = used(b"".join(pages[:-1]))
@@ -168,7 +168,7 @@ def test_ogg_pages_that_are_missing():
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG"])
-def test_damage_inside_a_file_costs_what_is_damaged(kind):
+def test_damage_inside_a_file_loses_only_the_damaged_part(kind):
   data = encoded(kind, 10 * SAMPLES)
   whole = sound_files.decode(bytes(data)).waveform
   data[len(data) // 2] ^= 0x10
@@ -180,20 +180,20 @@ def test_damage_inside_a_file_costs_what_is_damaged(kind):
   np.testing.assert_allclose(waveform[-SAMPLES:], whole[-SAMPLES:], atol=1e-6)
 
 
-def test_mp3_frames_that_are_missing():
+def test_missing_mp3_frames():
   data = bytes(encoded("MP3"))
   samples, found = used(data[: len(data) // 2] + data[len(data) // 2 + 1500 :])
-  assert " mp3 frames are there; " in found.detail
+  assert " mp3 frames are present; " in found.detail
   assert found.seconds == pytest.approx((SAMPLES - samples) / RATE, abs=0.04)
   lost = bytearray(data)
   at = lost.index(lost[:2], len(lost) // 2)
   lost[at : at + 4] = bytes(4)
   samples, found = used(lost)
   assert SAMPLES - 1300 < samples < SAMPLES
-  assert " mp3 frames are there; " in found.detail
+  assert " mp3 frames are present; " in found.detail
 
 
-def test_chained_ogg_is_read_whole():
+def test_chained_ogg_is_read_completely():
   first, second = encoded("OGG"), encoded("OGG", SAMPLES // 2)
   waveform, _, findings = sound_files.decode(bytes(first + second))
   assert findings == []
@@ -204,7 +204,7 @@ def test_chained_ogg_is_read_whole():
   np.testing.assert_allclose(middle, waveform[SAMPLES - 100 : SAMPLES + 100], atol=1e-6)
   samples, found = used(first + encoded("OGG", 8000, 8000))
   assert samples == SAMPLES
-  assert found.detail.startswith("1 of its 2 streams have another sample rate; 2.500 s are used")
+  assert found.detail.startswith("1 of its 2 streams differ in sample rate; 2.500 s are used")
 
 
 def test_a_warning_names_the_file(tmp_path):
@@ -214,7 +214,7 @@ def test_a_warning_names_the_file(tmp_path):
     sound_files.load_waveform(path, RATE)
 
 
-def test_a_part_of_a_file_is_a_file():
+def test_a_part_of_a_file_reads_like_a_file():
   file = byte_ranges.PartFile(b"0123456789", byte_ranges.Part(b"ab", 3, 7))
   assert file.read() == b"ab3456"
   assert file.seek(-3, io.SEEK_END) == 3
@@ -224,7 +224,7 @@ def test_a_part_of_a_file_is_a_file():
   assert file.read(9) == b""
 
 
-# What ffmpeg decodes of the same files.
+# Comparison with ffmpeg on the same files.
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 
@@ -250,14 +250,14 @@ DAMAGE = {
 @needs_ffmpeg
 @pytest.mark.parametrize("kind", [*NAMES, "AIFF", "CAF", "AU"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_read_is_what_ffmpeg_reads(tmp_path, kind, damage):
+def test_samples_agree_with_ffmpeg(tmp_path, kind, damage):
   path = tmp_path / f"sound.{kind.lower()}"
   path.write_bytes(bytes(DAMAGE[damage](encoded(kind, 3 * SAMPLES))))
   ours, theirs = sound_files.decode(path).waveform, by_ffmpeg(path)
-  # ffmpeg decodes a damaged block of FLAC to noise, and of the last one what came of it.
+  # ffmpeg decodes a damaged FLAC block to noise, and the remaining bytes of an incomplete block.
   slack = {"FLAC": 2 * 4096, "OGG": 16384 if damage == "a bit flipped" else 2048, "MP3": 2305}
   assert abs(len(ours) - len(theirs)) <= slack.get(kind, 0)
-  # Before the damage they agree.
+  # The samples before the damage agree.
   np.testing.assert_allclose(ours[:SAMPLES], theirs[:SAMPLES], atol=1e-4)
 
 
@@ -271,7 +271,7 @@ def test_what_is_read_is_what_ffmpeg_reads(tmp_path, kind, damage):
     ("layer2.wav", ["-c:a", "mp2", "-b:a", "192k"]),
   ],
 )
-def test_mpeg_audio_in_wav_and_of_layer_two(tmp_path, name, codec):
+def test_mpeg_audio_in_wav_files_and_layer_two(tmp_path, name, codec):
   sound = noise(5 * 44100)
   sound[:80000] = 0  # the bit rate rises
   soundfile.write(tmp_path / "sound.flac", sound, 44100)
@@ -282,7 +282,7 @@ def test_mpeg_audio_in_wav_and_of_layer_two(tmp_path, name, codec):
   waveform, rate, findings = sound_files.decode(tmp_path / name)
   assert findings == []
   assert rate == 44100
-  assert 0 <= len(by_ffmpeg(tmp_path / name)) - len(waveform) <= 529  # the decoder's delay
+  assert 0 <= len(by_ffmpeg(tmp_path / name)) - len(waveform) <= 529  # delay of the decoder
   assert abs(waveform[-30000:]).max() > 0.1
   data = (tmp_path / name).read_bytes()
   samples, found = used(data[: int(0.6 * len(data))])
@@ -291,7 +291,7 @@ def test_mpeg_audio_in_wav_and_of_layer_two(tmp_path, name, codec):
 
 
 @needs_ffmpeg
-def test_flac_of_a_writer_that_did_not_know_the_length(tmp_path):
+def test_flac_with_unknown_length_in_the_header(tmp_path):
   soundfile.write(tmp_path / "sound.wav", noise(SAMPLES), RATE, subtype="PCM_16")
   data = ffmpeg("-i", tmp_path / "sound.wav", "-f", "flac", "-")
   samples, found = used(data)

@@ -1,4 +1,4 @@
-"""Which files of a folder count, for all commands that take one."""
+"""Selection of the files of a folder, for all commands with a folder argument."""
 
 import os
 import pathlib
@@ -39,7 +39,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
   hidden = ["._a.wav", ".Trash-1000/files/b.wav", "__MACOSX/c.wav", "$RECYCLE.BIN/d.wav"]
   make(tmp_path, "one.wav", "sub/two.wav", "lost+found/e.wav", "sub/.git/f.wav", *hidden)
   assert contents(tmp_path) == (["one.wav", "sub/two.wav"], [])
-  # A folder that is named itself counts.
+  # A hidden folder that is named explicitly is listed.
   assert contents(tmp_path / ".Trash-1000").files == ["files/b.wav"]
 
 
@@ -53,13 +53,13 @@ def test_linked_folders_are_entered(tmp_path):
   assert contents(tmp_path / "way") == (files, [])
 
 
-def test_a_folder_is_entered_once_under_its_own_name_if_it_has_one(tmp_path):
+def test_a_folder_is_entered_once_preferably_under_its_own_name(tmp_path):
   make(tmp_path, "home/z/one.wav", "disk/a/two.wav")
   link(tmp_path, "home/a", "z")
   link(tmp_path, "home/c", "../disk/a")
   link(tmp_path, "home/b", "../disk")
   assert contents(tmp_path / "home").files == ["b/a/two.wav", "z/one.wav"]
-  # A file has as many names as there are.
+  # A file is listed under each of its names.
   link(tmp_path, "home/z/again.wav", "one.wav")
   assert contents(tmp_path / "home").files == ["b/a/two.wav", "z/again.wav", "z/one.wav"]
 
@@ -73,7 +73,7 @@ def test_loops_are_not_entered(tmp_path):
   assert contents(tmp_path / "home") == (["a/b/one.wav", "other/two.wav"], [])
 
 
-def test_what_can_be_neither_read_nor_entered_is_named(tmp_path, monkeypatch):
+def test_faults_name_entries_that_cannot_be_read_or_entered(tmp_path, monkeypatch):
   make(tmp_path, "home/one.wav", "home/closed/two.wav")
   link(tmp_path, "home/gone.wav", "nowhere.wav")
   link(tmp_path, "home/disk", "/no/such/disk")
@@ -93,13 +93,13 @@ def test_what_can_be_neither_read_nor_entered_is_named(tmp_path, monkeypatch):
   assert files == ["one.wav"]
   assert faults == [
     ("closed", "not readable (Permission denied)"),
-    ("disk", "a link to /no/such/disk, which is not there"),
-    ("gone.wav", "a link to nowhere.wav, which is not there"),
+    ("disk", "a link to /no/such/disk, which does not exist"),
+    ("gone.wav", "a link to nowhere.wav, which does not exist"),
     ("line", "neither a file nor a folder"),
     ("self", "not readable (Too many levels of symbolic links)"),
   ]
-  given, bad = spread([tmp_path / "home"])
-  assert given == [str(tmp_path / "home/one.wav")]
+  sources, bad = spread([tmp_path / "home"])
+  assert sources == [str(tmp_path / "home/one.wav")]
   assert [str(error) for error in bad] == [
     f"{tmp_path / 'home' / name}: is {reason}; restore it or remove it" for name, reason in faults
   ]
@@ -113,8 +113,10 @@ def test_files_of_other_formats_are_counted_and_named(tmp_path):
     f"{tmp_path}: 1 file of another format left out: phone.M4A; convert to wav, flac, ogg or mp3"
   )
   make(tmp_path, "sub/b.webm", "sub/c.mp4", "sub/d.aac", "sub/._e.aac")
-  said = other_formats(contents(tmp_path).files)
-  assert said.startswith("4 files of other formats left out: phone.M4A, sub/b.webm, sub/c.mp4, …; ")
+  message = other_formats(contents(tmp_path).files)
+  assert message.startswith(
+    "4 files of other formats left out: phone.M4A, sub/b.webm, sub/c.mp4, …; "
+  )
   assert other_formats(["a.wav", "notes.txt"]) == ""
   (tmp_path / "a.wav").unlink()
   with pytest.raises(UserError, match=r"no sound file in this folder; 4 files .*phone\.M4A"):
@@ -131,7 +133,7 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 @pytest.mark.parametrize("words", [["-6L6WxN3npI.wav"], ["a.wav", "--PJHxphWEs.wav"]])
-def test_a_file_whose_name_begins_with_a_dash_is_no_option(tmp_path, monkeypatch, capsys, words):
+def test_a_file_name_that_starts_with_a_dash_is_not_an_option(tmp_path, monkeypatch, capsys, words):
   make(tmp_path, *words)
   monkeypatch.chdir(tmp_path)
   arguments = ["tag", "--workdir", "run", *words]
@@ -162,11 +164,11 @@ def test_prepare_enters_linked_folders_and_reports_broken_links(tmp_path, monkey
   assert prepare(tmp_path / "clips", [path], out, layout="segments") == (2, 1, 1)
   assert open_store(out).clip_ids.tolist() == ids[:2]
   assert (tmp_path / "s.h5.unreadable.csv").read_text() == (
-    f'file,reason\n{ids[2]},not there\nmore,"a link to /no/such/disk, which is not there"\n'
+    f'file,reason\n{ids[2]},not there\nmore,"a link to /no/such/disk, which does not exist"\n'
   )
 
 
-def test_packed_files_are_also_found_in_linked_folders(tmp_path):
+def test_packed_files_in_linked_folders_are_found(tmp_path):
   make(tmp_path, "disk/b.h5", "packed/a.h5", "packed/.c.h5")
   link(tmp_path, "packed/disk", "../disk")
   folder = str(tmp_path / "packed")
@@ -199,7 +201,7 @@ def test_names_with_start_and_end(tmp_path, form, clip_id):
   assert listing.clip_ids == [clip_id]
 
 
-def test_several_segments_with_one_id_each_take_their_own_file(tmp_path):
+def test_segments_with_the_same_id_use_their_own_files(tmp_path):
   names = [f"{FIRST}_30.0-40.0.wav", f"{FIRST}_0.0-10.0.wav", f"{SECOND}.wav"]
   make(tmp_path, *(f"clips/{name}" for name in names))
   path = tmp_path / "eval.csv"
@@ -214,7 +216,7 @@ def test_several_segments_with_one_id_each_take_their_own_file(tmp_path):
   assert remark.endswith(f"2 rows repeat an id and are left out, the first kept: {FIRST}, {SECOND}")
 
 
-def test_a_folder_without_any_clip_of_the_lists_is_shown(tmp_path):
+def test_a_folder_without_clips_of_the_lists_is_refused(tmp_path):
   make(tmp_path, "clips/recording 1.wav")
   path = tmp_path / "eval.csv"
   path.write_text(f'{FIRST}, 30.000, 40.000, "/m/a"\n')
@@ -222,7 +224,7 @@ def test_a_folder_without_any_clip_of_the_lists_is_shown(tmp_path):
     list_segments(tmp_path / "clips", [path], TALNET, None, None)
 
 
-def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
   make(tmp_path, "clips/a.wav")
 
   def closed(path):

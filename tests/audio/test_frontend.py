@@ -1,4 +1,4 @@
-"""The front ends against librosa, stage by stage, and their behaviour under transformations."""
+"""The front ends compared with librosa, stage by stage, and under JAX transformations."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from atgcn_jax.audio.frontend import (
 )
 from atgcn_jax.audio.piecewise_mel import transform
 
-# What the front ends are, in librosa's words.
+# The front ends as arguments of librosa.
 LIBROSA = {
   "talnet": {
     "rate": 16000,
@@ -52,7 +52,7 @@ def settings(name, fields):
 
 
 def reference(waveform, name):
-  """Spectrogram, mel spectrogram and log-mel spectrogram by librosa, frames first."""
+  """Return the spectrogram, mel spectrogram and log-mel spectrogram of librosa, frames first."""
   facts = LIBROSA[name]
   spectra = np.abs(librosa.stft(waveform, **facts["stft"])) ** facts["power"]
   bank = librosa.filters.mel(**facts["mel"])
@@ -84,7 +84,7 @@ def synthetic(kind, samples, rate):
     "chirp": 0.5 * np.sin(2 * np.pi * (50 + 0.25 * rate / t[-1] * t) * t),
     "click": (np.arange(samples) == samples // 3) * 0.9,
   }[kind]
-  # Alone they leave bands empty down to the rounding of float32, where any two programs differ.
+  # Without noise, some bands contain only float32 rounding errors, in which implementations differ.
   floor = 1e-3 * np.random.default_rng(1).standard_normal(samples)
   return (waveform + floor).astype(np.float32)
 
@@ -123,8 +123,8 @@ def test_silence_is_finite(name):
   np.testing.assert_allclose(got, -100, atol=1e-4)
 
 
-def test_a_sine_has_the_height_that_theory_gives():
-  # The bin of a sine holds half its amplitude times the sum of the window, which is 512.
+def test_a_sine_has_the_theoretical_peak():
+  # The bin of a sine has half its amplitude times the sum of the window, which is 512.
   waveform = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)).astype(np.float32)
   magnitudes = spectrogram(waveform, **settings("talnet", STFT_FIELDS))
   np.testing.assert_allclose(magnitudes[20, 256], 128, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_a_sine_has_the_height_that_theory_gives():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_length(name):
+def test_waveforms_of_any_length(name):
   facts = LIBROSA[name]
   hop = facts["stft"]["hop_length"]
   for samples in (1, 2, hop - 1, hop, 1025, 12345):
@@ -141,7 +141,7 @@ def test_any_length(name):
     frames = max(1, samples // hop) if name == "talnet" else samples // hop + 1
     assert got.shape == (frames, 64)
     assert FRONTENDS[name].frame_count(samples) == frames
-    # NumPy pads by more than the waveform's length, which librosa refuses.
+    # NumPy can pad by more than the length of the waveform. librosa refuses this.
     half = facts["stft"]["n_fft"] // 2
     padded = np.pad(waveform, half, mode=facts["stft"]["pad_mode"])
     stft = {key: value for key, value in facts["stft"].items() if key != "pad_mode"}
@@ -152,10 +152,10 @@ def test_any_length(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batches_vmap_and_jit_change_nothing(name):
+def test_batches_vmap_and_jit_give_the_same_values(name):
   rate = LIBROSA[name]["rate"]
   clips = np.stack([synthetic(kind, rate, rate) for kind in ("noise", "sines", "chirp", "click")])
-  clips *= np.array([[1.0], [1e-3], [0.1], [1.0]], np.float32)  # each with a peak of its own
+  clips *= np.array([[1.0], [1e-3], [0.1], [1.0]], np.float32)  # with different peaks
   alone = np.stack([log_mel(clip, name) for clip in clips])
   grouped = clips.reshape(2, 2, -1)
   for got in (
@@ -168,7 +168,7 @@ def test_batches_vmap_and_jit_change_nothing(name):
 
 
 def staged(waveform, frontend):
-  """Log-mels by the public stages, as a device other than a CPU computes them."""
+  """Return log-mels from the public stages, as computed on devices other than CPUs."""
   fields = dataclasses.asdict(frontend)
   spectra = spectrogram(waveform, **{field: fields[field] for field in STFT_FIELDS})
   spectra = spectra[..., : frontend.frame_count(waveform.shape[-1]), :]
@@ -182,12 +182,12 @@ def staged(waveform, frontend):
     {},
     {"n_fft": 2048, "power": 2, "pad_mode": "reflect"},
     {"n_fft": 1024, "drop_last": False},
-    {"n_fft": 1000, "win_length": 200, "hop": 77, "n_mels": 20},  # no power of two
-    {"n_fft": 510, "win_length": 100, "hop": 200, "n_mels": 20},  # half of it odd
-    {"n_fft": 512, "win_length": 400, "n_mels": 20},  # a window that no quarter divides
+    {"n_fft": 1000, "win_length": 200, "hop": 77, "n_mels": 20},  # not a power of two
+    {"n_fft": 510, "win_length": 100, "hop": 200, "n_mels": 20},  # half of n_fft is odd
+    {"n_fft": 512, "win_length": 400, "n_mels": 20},  # no quarter of n_fft divides the window
   ],
 )
-def test_pieces_are_the_same_for_any_settings_and_leading_axes(changes):
+def test_pieces_give_the_same_values_for_any_settings_and_leading_axes(changes):
   frontend = dataclasses.replace(FRONTENDS["talnet"], **changes)
   clips = np.stack([synthetic("noise", 4001, 16000) * scale for scale in (1, 1e-3, 0.1)] * 2)
   for shape in ((4001,), (1, 4001), (3, 4001), (2, 3, 4001), (2, 0, 4001)):
@@ -197,7 +197,7 @@ def test_pieces_are_the_same_for_any_settings_and_leading_axes(changes):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_the_stages(name):
+def test_gradients_agree_with_those_of_the_stages(name):
   clips = np.stack([synthetic(kind, 4001, 16000) for kind in ("noise", "sines", "chirp")])
   weights = np.random.default_rng(2).standard_normal(log_mel(clips, name).shape).astype("f")
   got, expected = (
@@ -208,7 +208,7 @@ def test_gradients_are_those_of_the_stages(name):
 
 
 @pytest.mark.parametrize(("n_fft", "size"), [(4096, 1024), (1024, 1024), (1000, 250), (96, 12)])
-def test_the_transform_in_parts_is_as_exact_as_the_whole(n_fft, size):
+def test_the_transform_in_parts_is_as_exact_as_one_transform(n_fft, size):
   r = np.random.default_rng(5)
   framed, window = (r.standard_normal(shape).astype("f") for shape in ((50, size), (size,)))
   exact = np.fft.rfft(framed.astype(np.float64) * window.astype(np.float64), n_fft)
@@ -222,8 +222,8 @@ def test_the_transform_in_parts_is_as_exact_as_the_whole(n_fft, size):
   assert np.square(errors[0]).mean() <= 2 * np.square(errors[1]).mean()
 
 
-def test_a_frame_has_the_same_bits_alone_and_among_others():
-  # XLA deals frames out to threads and vector lanes as it finds them free.
+def test_the_bits_of_a_frame_do_not_depend_on_other_frames():
+  # XLA distributes frames over threads and vector lanes in no fixed order.
   framed = np.random.default_rng(6).standard_normal((13, 1024)).astype("f")
   window = np.hanning(1024).astype("f")
   together = transform(jnp.asarray(framed), window, 4096)
@@ -234,13 +234,13 @@ def test_a_frame_has_the_same_bits_alone_and_among_others():
         np.testing.assert_array_equal(got[part][0], expected[part][i])
 
 
-def test_the_peak_is_that_of_the_clip_and_of_the_frames_that_stay():
+def test_the_peak_is_per_clip_and_without_dropped_frames():
   quiet = synthetic("noise", 16000, 16000) * np.float32(3e-9)
   loud = synthetic("noise", 16000, 16000)
   pair = jitted(np.stack([quiet, loud]), "talnet")
   np.testing.assert_allclose(pair[0], jitted(quiet, "talnet"), atol=1e-4)
   assert pair[0].max() < pair[1].max() - 50
-  # A click on the last sample is loudest in the frame that is dropped.
+  # The peak of a click on the last sample is in the dropped frame.
   click = np.where(np.arange(16000) == 15999, 1, 1e-9 * loud).astype(np.float32)
   got = np.asarray(jitted(click, "talnet"))
   np.testing.assert_allclose(got, reference(click, "talnet")[2], atol=0.01)
@@ -248,7 +248,7 @@ def test_the_peak_is_that_of_the_clip_and_of_the_frames_that_stay():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_arithmetic_is_float32_whatever_comes_in(name):
+def test_arithmetic_is_float32_for_any_input_type(name):
   waveform = synthetic("noise", 16000, 16000)
   expected = np.asarray(log_mel(waveform, name))
   rounded = jnp.asarray(waveform, jnp.bfloat16)
@@ -267,7 +267,7 @@ def test_arithmetic_is_float32_whatever_comes_in(name):
   assert "HIGHEST" in str(jax.make_jaxpr(lambda x: log_mel(x, name))(waveform))
 
 
-def test_front_ends_travel_as_json():
+def test_front_ends_round_trip_through_json():
   for name, frontend in FRONTENDS.items():
     assert frontend.name == name
     assert Frontend(**json.loads(json.dumps(dataclasses.asdict(frontend)))) == frontend
@@ -276,7 +276,7 @@ def test_front_ends_travel_as_json():
     assert FRONTENDS[name].frames == like["frames"]
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments_are_refused():
   waveform = np.zeros(1000, np.float32)
   with pytest.raises(ValueError, match=r"panns.*talnet"):
     log_mel(waveform, "cochlea")

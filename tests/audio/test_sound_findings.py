@@ -1,4 +1,4 @@
-"""Sounds that can be used but look wrong: silent, in the scale of int16, out of phase."""
+"""Usable sounds that look wrong: silent, in the range of int16, or out of phase."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def kinds(samples, **options):
     (np.outer(32768 * noise(4000), [1, -1]), ["out of range", "out of phase"]),
   ],
 )
-def test_what_samples_look_like(samples, expected):
+def test_findings_on_samples(samples, expected):
   assert kinds(samples) == expected
   with sources.open_any_sound(samples.astype(np.float32), RATE) as sound:
     waveform = np.concatenate(list(sound.blocks))
@@ -49,7 +49,7 @@ def test_integers_are_not_out_of_range():
   assert sound.findings == []
 
 
-def test_findings_are_of_all_blocks_together(monkeypatch):
+def test_findings_cover_all_blocks(monkeypatch):
   monkeypatch.setattr(decoding, "_SIZES", (64, 16, 4))
   sound = np.zeros((4000, 2))
   sound[3000:] = np.outer(noise(1000), [1, -1])

@@ -1,4 +1,4 @@
-"""The front end `vggish` against the definition of VGGish's log-mels, written down once more."""
+"""The front end `vggish` compared with an independent implementation of VGGish's log-mels."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ VGGISH = FRONTENDS["vggish"]
 
 
 def by_definition(waveform):
-  """Log-mels of VGGish in float64: 25 ms frames every 10 ms, 64 HTK mel bands, log(mel + 0.01)."""
+  """Return VGGish's log-mels in float64: 25 ms per 10 ms, 64 HTK mel bands, log(mel + 0.01)."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
   starts = range(0, len(waveform) - 400 + 1, 160)
   spectra = [np.abs(np.fft.rfft(waveform[s : s + 400] * window, 512)) for s in starts]
@@ -27,7 +27,7 @@ def by_definition(waveform):
   weights = np.zeros((257, 64))
   for band in range(64):
     low, middle, high = edges[band : band + 3]
-    for k in range(1, 257):  # not the bin of 0 Hz
+    for k in range(1, 257):  # without the bin of 0 Hz
       rising, falling = (bins[k] - low) / (middle - low), (high - bins[k]) / (high - middle)
       weights[k, band] = max(0.0, min(rising, falling))
   return np.log(np.array(spectra) @ weights + 0.01), weights
@@ -41,14 +41,14 @@ def sound():
   return (chirp + 0.05 * random.standard_normal(time.size)).astype(np.float32)
 
 
-def test_log_mels_are_those_of_the_definition(sound):
+def test_log_mels_agree_with_the_definition(sound):
   expected, _ = by_definition(sound.astype(np.float64))
   found = np.asarray(log_mel(sound, "vggish"))
   assert found.shape == expected.shape == (198, 64)
   assert np.abs(found - expected).max() < 1e-4
 
 
-def test_the_filters_are_those_of_the_definition():
+def test_the_filters_agree_with_the_definition():
   bank = mel_filterbank(
     sample_rate=16000, n_fft=512, n_mels=64, fmin=125.0, fmax=7500.0, mel_scale="htk"
   )
@@ -58,7 +58,7 @@ def test_the_filters_are_those_of_the_definition():
   assert (bank.max(axis=1) <= 1).all()
 
 
-def test_ten_seconds_make_998_frames_and_ten_patches_of_96():
+def test_ten_seconds_give_998_frames_and_ten_patches_of_96():
   assert VGGISH.frames == 998
   assert patches(np.zeros((2, 998, 64))).shape == (2, 10, 96, 64)
   assert patches(np.zeros((2, 400, 64))).shape == (2, 10, 40, 64)
@@ -76,7 +76,7 @@ def test_an_unknown_scale_is_refused():
     mel_filterbank(sample_rate=16000, n_fft=512, n_mels=8, fmin=0.0, fmax=8000.0, mel_scale="bark")
 
 
-def test_a_store_holds_them_as_float16(sound, tmp_path):
+def test_a_store_contains_the_log_mels_as_float16(sound, tmp_path):
   soundfile.write(tmp_path / "a.wav", sound, 16000)
   (tmp_path / "labels.csv").write_text('filename,fold,positive_labels\na.wav,train,"x"\n')
   arguments = (tmp_path, tmp_path / "labels.csv", tmp_path / "s.h5")

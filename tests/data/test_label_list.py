@@ -88,7 +88,10 @@ REFUSED = {
     "'file_name' to filename, 'Folds' to fold, 'po",
   ),
   "repeated column": ("filename,fold,Fold,positive_labels\n", "several columns fold; keep one"),
-  "multi-hot": ("filename,fold,dog,rain\nc1.wav,1,1,0\n", "dog, rain look like a column a label"),
+  "multi-hot": (
+    "filename,fold,dog,rain\nc1.wav,1,1,0\n",
+    "dog, rain look like one column per label",
+  ),
   "esc50": (ESC50, "--layout esc50"),
   "sonyc": ("split,sensor_id,audio_filename,annotator_id\n", "--layout sonyc"),
   "segments": ("# YTID, start_seconds, end_seconds, positive_labels\n", "--layout segments"),
@@ -118,7 +121,7 @@ def test_other_encodings_are_named(path, encoding):
 
 
 LABELS = {
-  "dog": "that is a name; write the id /m/dog",
+  "dog": "this is a name; write the id /m/dog",
   "/m/dgo": r"did you mean /m/dog \(Dog\)",
   "/M/Dog": r"did you mean /m/dog \(Dog\)",
   "Raim": r"did you mean /m/rain \(Rain\)",
@@ -128,8 +131,8 @@ LABELS = {
   "['/m/dog'": "write ids without brackets",
   "/m/dog;/m/rain": "separated by ';'; write commas, \"/m/dog,/m/rain\"",
   "/m/dog | 7": "separated by '|'; write commas, \"/m/dog,7\"",
-  "/m/dog 7": 'separated by a blank; write commas, "/m/dog,7"',
-  "xylophone": "use the vocabulary it was written for",
+  "/m/dog 7": 'separated by a space; write commas, "/m/dog,7"',
+  "xylophone": "use the vocabulary that it was written for",
 }
 
 

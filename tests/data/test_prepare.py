@@ -247,7 +247,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
 UNREADABLE = {
   "cut": (rewrite_first(lambda data: data[:44]), "is cut short or damaged"),
   "empty": (rewrite_first(lambda data: b""), "is empty (0 bytes)"),
-  "not sound": (rewrite_first(lambda data: b"words " * 999), "format not known"),
+  "not sound": (rewrite_first(lambda data: b"words " * 999), "unknown format"),
   "without samples": (rewrite_first(lambda data: data[:40] + bytes(4)), "holds no samples"),
   "missing": (lambda folder: (folder / "audio" / FIRST).unlink(), "no such file"),
 }

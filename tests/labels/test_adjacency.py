@@ -16,7 +16,7 @@ from atgcn_jax.labels.vocabulary import read_vocabulary
 
 
 def recipe():
-  """Counts of 12 labels: 3 and 4 imply 5, 10 occurs only alone, 11 never; and a ring of edges."""
+  """Counts of 12 labels and a ring of edges: 3 and 4 imply 5, 10 has no pairs, 11 never occurs."""
   clips = np.random.RandomState(7).rand(200, 12) < np.linspace(0.6, 0.02, 12)
   clips[:, 5] |= clips[:, 3] | clips[:, 4]
   clips[clips[:, 10], :10] = False
@@ -28,7 +28,7 @@ def recipe():
 
 
 def by_loops(occurrences, pairs, edges, method, tau, p):
-  """The matrices written out number by number from the equations."""
+  """Return the matrices, computed element by element from the equations."""
   n = len(occurrences)
   a = [[0.0] * n for _ in range(n)]
   for i in range(n):
@@ -81,7 +81,7 @@ ROW_4 = {
 
 
 @pytest.mark.parametrize("method", ROW_4)
-def test_numbers_of_the_fingerprint(method):
+def test_values_of_the_fingerprint(method):
   occurrences, pairs, _ = recipe()
   assert occurrences.tolist() == [118, 90, 97, 87, 79, 149, 58, 52, 29, 21, 13, 0]
   assert pairs[3].tolist() == [49, 44, 43, 87, 39, 87, 29, 28, 16, 8, 0, 0]
@@ -122,7 +122,7 @@ def test_conditional_probabilities():
   assert probabilities.tolist() == [[0, 0.25, 0], [0.5, 0, 0], [0, 0, 0]]
 
 
-def test_threshold_keeps_what_equals_it():
+def test_weights_equal_to_the_threshold_are_kept():
   probabilities = adjacency_from_counts(
     np.array([10, 10, 10]), np.array([[0, 3, 2], [3, 0, 4], [2, 4, 0]])
   )
@@ -130,7 +130,7 @@ def test_threshold_keeps_what_equals_it():
   assert kept.tolist() == [[0, 0.3, 0], [0.3, 0, 0.4], [0, 0.4, 0]]
 
 
-def test_reweighted_rows_and_input_left_alone():
+def test_reweighted_rows_and_unchanged_input():
   adjacency = np.array([[9.0, 1, 3], [0, 0, 0], [0, 2, 0]])
   before = adjacency.copy()
   weights = reweight(adjacency, 0.2)
@@ -145,7 +145,7 @@ def test_symmetric_normalisation_has_the_root_degree_as_eigenvector():
   np.testing.assert_allclose(normalise(adjacency) @ root, root)
 
 
-def test_edges_decide_the_ontology_graph_alone():
+def test_the_ontology_graph_depends_only_on_edges():
   occurrences, pairs, edges = recipe()
   graph = propagation_matrix(occurrences, pairs, method="ontology", edges=edges)
   other = propagation_matrix(occurrences * 0, pairs * 0, method="ontology", edges=edges)
@@ -204,7 +204,7 @@ def test_matrices_of_the_authors_and_the_paper(shared, audioset_counts, method, 
 
 
 @pytest.mark.parametrize(("method", "alone"), [("author", 365), ("paper", 46)])
-def test_labels_that_receive_no_neighbour_on_all_of_audioset(audioset_counts, method, alone):
+def test_labels_without_neighbours_on_audioset(audioset_counts, method, alone):
   counts = audioset_counts["full"]
   matrix = propagation_matrix(counts.occurrences, counts.cooccurrences, method=method)
   np.fill_diagonal(matrix, 0)
@@ -212,7 +212,7 @@ def test_labels_that_receive_no_neighbour_on_all_of_audioset(audioset_counts, me
 
 
 @pytest.mark.parametrize(("name", "certain"), [("full", 3), ("balanced", 48)])
-def test_pairs_that_stay_at_threshold_one(audioset_counts, name, certain):
+def test_pairs_that_remain_at_threshold_one(audioset_counts, name, certain):
   counts = audioset_counts[name]
   probabilities = adjacency_from_counts(counts.occurrences, counts.cooccurrences)
   assert np.count_nonzero(threshold_edges(probabilities, 1.0)) == certain

@@ -37,7 +37,7 @@ def counted_by_loops(clips, num_classes):
   return occurrences, pairs
 
 
-def test_counts_equal_loops_and_leave_the_input_alone():
+def test_counts_equal_loops_and_do_not_change_the_input():
   random = np.random.RandomState(0)
   clips = [random.randint(0, 9, random.randint(0, 6)).tolist() for _ in range(300)]
   offsets = np.cumsum([0] + [len(clip) for clip in clips])
@@ -161,11 +161,11 @@ def test_the_first_of_many_broken_rows_and_repeated_ids(tmp_path):
   ]
   text = left_out(path, segments)
   assert "5 broken rows" in text
-  assert "2 rows left out that repeat an id; 9 used" in text
+  assert "2 rows with a repeated id left out; 9 used" in text
   assert "\n" not in text
 
 
-def test_another_vocabulary(tmp_path):
+def test_a_list_for_another_vocabulary_is_refused(tmp_path):
   path = tmp_path / "list.csv"
   row = '{}, 0, 10, "/m/{}"\n'
   path.write_text("".join(row.format(i, "ax"[i % 2]) for i in range(8)))
@@ -177,12 +177,12 @@ def test_another_vocabulary(tmp_path):
   assert "\n" not in str(error.value)
 
 
-def test_no_sound_segment(tmp_path):
+def test_a_list_without_valid_segments_is_refused(tmp_path):
   (tmp_path / "empty.csv").write_text("# nothing\n")
   (tmp_path / "broken.csv").write_text("a, b\n")
   for name, part in (
     ("missing", "no such file"),
-    ("empty", "no segment;"),
+    ("empty", "no valid segment;"),
     ("broken", "line 1: 2"),
   ):
     with pytest.raises(UserError, match=f"{name}.csv.*{part}"):
@@ -243,7 +243,7 @@ def test_bad_stored_counts(tmp_path, changes, part):
 
 
 @pytest.mark.parametrize("wanted", ["balanced", None])
-def test_missing_set_names_the_sets_there_are(tmp_path, wanted):
+def test_a_missing_set_names_the_existing_sets(tmp_path, wanted):
   path = save(tmp_path / "counts.npz", occurrences_eval=OCCURRENCES, cooccurrences_eval=PAIRS)
   with pytest.raises(UserError, match="eval, full"):
     load_counts(path, ABC, wanted)
@@ -267,7 +267,7 @@ def test_balanced_segments_give_the_stored_counts(shared):
   vocabulary = read_vocabulary(folder / "class_labels_indices.csv")
   segments = read_segments(folder / "balanced_train_segments.csv", vocabulary)
   assert len(segments.clip_ids) == 22160
-  assert len(segments.label_indices) == 52882  # both numbers stand in the list's own header
+  assert len(segments.label_indices) == 52882  # both numbers are in the header of the list
   counts = count_labels(segments.offsets, segments.label_indices, len(vocabulary))
   stored = load_counts(folder / "cooccurrence.npz", vocabulary, "balanced")
   np.testing.assert_array_equal(counts.occurrences, stored.occurrences)
@@ -279,7 +279,7 @@ def test_unbalanced_part_parses(shared):
   vocabulary = read_vocabulary(folder / "class_labels_indices.csv")
   path = folder / "unbalanced_train_segments_part.csv.gz"
   segments = read_segments(path, vocabulary)
-  assert len(segments.clip_ids) == 107289  # as its header says
+  assert len(segments.clip_ids) == 107289  # as stated in its header
   assert (segments.ends - segments.starts).max() <= 10
   counts = count_labels(segments.offsets, segments.label_indices, len(vocabulary))
   everything = load_counts(folder / "cooccurrence.npz", vocabulary, "unbalanced")

@@ -56,7 +56,7 @@ def test_words_are_averaged(tmp_path, name):
   np.testing.assert_allclose(vectors, expected, rtol=1e-6)
 
 
-def test_words_with_blanks_are_passed_over_and_the_first_line_of_a_word_counts(tmp_path):
+def test_words_with_spaces_are_skipped_and_the_first_line_of_a_word_counts(tmp_path):
   odd = (
     line(". . .", vector(50)) + line("dog name@domain.com", vector(51)) + line("a\rb", vector(5))
   )
@@ -118,21 +118,21 @@ def test_unreadable_word_vectors(tmp_path):
       load_embeddings(tmp_path / name, LABELS)
 
 
-def test_builtin_depends_on_the_names_alone():
+def test_builtin_depends_only_on_the_names():
   vectors = load_embeddings("builtin", LABELS)
   assert vectors.shape == (4, 300)
   assert vectors.dtype == np.float32
   np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 6.0, rtol=1e-6)
   backwards = Vocabulary(LABELS.ids[::-1], NAMES[::-1])
   np.testing.assert_array_equal(load_embeddings("builtin", backwards), vectors[::-1])
-  # " dog" has the pieces " do", "dog", "og ", " dog", "dog " and " dog ".
+  # "dog" has the n-grams " do", "dog", "og ", " dog", "dog " and " dog ".
   dog = load_embeddings("builtin", Vocabulary(("a",), ("Dog",)))[0]
   places = [62, 93, 157, 167, 203, 283]
   np.testing.assert_array_equal(np.flatnonzero(dog), places)
   np.testing.assert_allclose(dog[places] * 6**0.5 / 6, [-1, -1, -1, 1, -1, -1], rtol=1e-6)
 
 
-def test_builtin_with_alike_empty_and_odd_names():
+def test_builtin_with_equal_empty_and_unusual_names():
   twins = Vocabulary(("/m/a", "/m/b", "/m/c", "/m/d", "/m/e"), ("Dog", "Dog", "", " ", "!"))
   vectors = load_embeddings("builtin", twins, dimension=64)
   np.testing.assert_array_equal(vectors[0], vectors[1])
@@ -140,7 +140,7 @@ def test_builtin_with_alike_empty_and_odd_names():
   assert not np.array_equal(vectors[2], vectors[3])
 
 
-def test_builtin_puts_names_that_share_words_close():
+def test_builtin_vectors_of_names_with_common_words_are_similar():
   names = ("Acoustic guitar", "Electric guitar", "Heavy rain")
   a, b, c = load_embeddings("builtin", Vocabulary(("a", "b", "c"), names))
   assert a @ b > 0.3 * 36 > a @ c
@@ -191,7 +191,7 @@ def test_published_vectors_and_the_average_over_words(shared, tmp_path):
   vectors = load_embeddings(folder / "glove_300d.npz", vocabulary)
   with np.load(folder / "glove_300d.npz") as stored:
     np.testing.assert_array_equal(vectors, stored["vectors"])
-  # Names of one word give word vectors, from which the published ones of longer names must follow.
+  # The vectors of one-word names are word vectors. The vectors of longer names are their means.
   table = {name.lower(): row for name, row in zip(vocabulary.names, vectors)}
   path = tmp_path / "words.txt"
   path.write_text("".join(line(name, row) for name, row in table.items() if name.isalpha()))
@@ -206,7 +206,7 @@ def test_published_vectors_and_the_average_over_words(shared, tmp_path):
   np.testing.assert_allclose(averaged, vectors[longer], atol=1e-6)
 
 
-def test_vectors_that_know_nothing_of_the_labels():
+def test_random_and_one_hot_vectors():
   labels = Vocabulary(("a", "b", "c"), ("Cat", "Cats", "Rain"))
   random = load_embeddings("random", labels, dimension=200)
   assert random.shape == (3, 200)

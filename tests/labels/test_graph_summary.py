@@ -1,4 +1,4 @@
-"""What is told and drawn of a label graph."""
+"""The summary and the plots of a label graph."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ for receiver, sender, weight in ((0, 1, 0.1), (1, 0, 0.3), (4, 3, 0.2), (5, 3, 0
 
 
 @pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
-def test_a_summary_counts_who_gathers_from_whom(form):
+def test_a_summary_counts_senders_and_receivers(form):
   found = summary_of(form(MATRIX))
   assert found.in_degree.tolist() == [1, 1, 0, 0, 2, 1]
   assert found.out_degree.tolist() == [1, 1, 0, 2, 0, 1]
@@ -44,7 +44,7 @@ def test_labels_are_found_by_id_and_name():
   assert find_label(twice, "b") == 1
 
 
-def test_like_labels_stand_side_by_side():
+def test_similar_labels_are_adjacent():
   weights = np.zeros((6, 6))
   for one, other in ((0, 3), (1, 4), (2, 5)):
     weights[one, other] = 1
@@ -55,14 +55,14 @@ def test_like_labels_stand_side_by_side():
 
 
 def size_of(path):
-  """Width and height of a PNG file."""
+  """Return the width and height of a PNG file."""
   data = path.read_bytes()
   assert data[:8] == b"\x89PNG\r\n\x1a\n"
   return struct.unpack(">II", data[16:24])
 
 
 @pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
-def test_pictures_of_both_forms(form, tmp_path):
+def test_plots_of_both_forms(form, tmp_path):
   for label in (4, 2):  # one with neighbours, one without
     draw_graph(form(MATRIX), NAMES, summary_of(form(MATRIX)), label, tmp_path / "g.png")
     assert min(size_of(tmp_path / "g.png")) > 500
@@ -99,19 +99,21 @@ def files(tmp_path):
   return ["graph", "--counts", tmp_path / "c.npz", "--vocabulary", tmp_path / "v.csv"]
 
 
-def test_the_command_tells_and_draws(files, tmp_path, capsys):
+def test_the_command_prints_and_plots(files, tmp_path, capsys):
   options = ("--label", "piano", "--plot", tmp_path / "g.svg", "--out", tmp_path / "g.npz")
   assert run(*files, *options, "--ontology", tmp_path / "ontology.json") == 0
-  told = capsys.readouterr().out
-  assert max(map(len, told.replace(str(tmp_path), "").splitlines())) <= 100
-  assert "6 labels, 4 edges, 2 labels without a neighbour" in told
-  assert "\n  Rain, Music\n" in told
-  assert "median 1, most\n  Dog 1, Bark 1, Piano 1, Organ 1, Rain 0" in told
-  rows = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.startswith("  ")}
-  assert "Piano gathers with             paper     author" in told
-  weight = f"{0.2 / (2 * 1.8) ** 0.5:.4f}"  # Eq. 7 and 1; music has its own weight alone
-  assert rows["Music"] == [weight, "0.0000"]  # of the two methods; P(music | piano) is 0.8
-  assert ["Piano", "<-", "Music", weight, "0.800"] in [line.split() for line in told.splitlines()]
+  output = capsys.readouterr().out
+  assert max(map(len, output.replace(str(tmp_path), "").splitlines())) <= 100
+  assert "6 labels, 4 edges, 2 labels without a neighbour" in output
+  assert "\n  Rain, Music\n" in output
+  assert "median 1, most\n  Dog 1, Bark 1, Piano 1, Organ 1, Rain 0" in output
+  rows = {
+    line.split()[0]: line.split()[1:] for line in output.splitlines() if line.startswith("  ")
+  }
+  assert "Piano gathers with             paper     author" in output
+  weight = f"{0.2 / (2 * 1.8) ** 0.5:.4f}"  # Eq. 7 and Eq. 1; Music has only its own weight
+  assert rows["Music"] == [weight, "0.0000"]  # for the two methods; P(music | piano) is 0.8
+  assert ["Piano", "<-", "Music", weight, "0.800"] in [line.split() for line in output.splitlines()]
   picture = (tmp_path / "g.svg").read_text()
   assert all(text in picture for text in ("Piano and its neighbours", "Music", "Organ"))
 

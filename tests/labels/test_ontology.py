@@ -13,7 +13,7 @@ from atgcn_jax.labels.ontology import (
 )
 from atgcn_jax.labels.vocabulary import read_vocabulary
 
-# Two trees, top1 and top2; `middle` and `inner` are no labels; d hangs in both trees.
+# Two trees, top1 and top2. `middle` and `inner` are not labels. d is in both trees.
 CHILDREN = {
   "top1": ["a", "middle"],
   "top2": ["c"],
@@ -54,7 +54,7 @@ def test_ancestors(small):
   assert ancestors(small, "top2") == set()
 
 
-def test_edges_reach_over_what_is_no_label(small):
+def test_edges_skip_categories_that_are_not_labels(small):
   edges = label_edges(small, LABELS)
   found = {(LABELS[i], LABELS[j]) for i, j in np.argwhere(edges)}
   one_way = {("b", "a"), ("a", "top1"), ("d", "top1"), ("d", "c")}
@@ -123,7 +123,7 @@ def test_audioset(shared):
   np.testing.assert_array_equal(edges, edges.T)
   assert not edges.diagonal().any()
   assert not (edges & ~common).any()
-  # Wherever parent and child are both labels there is an edge.
+  # There is an edge wherever parent and child are both labels.
   index = {label_id: k for k, label_id in enumerate(ids)}
   for parent, children in ontology.children.items():
     for child in children:

@@ -1,4 +1,4 @@
-"""Graphs of large vocabularies: the same numbers from sparse matrices, from counts to a run."""
+"""Graphs of large vocabularies: sparse matrices give the same values, from counts to a run."""
 
 import dataclasses
 import json
@@ -31,14 +31,14 @@ from atgcn_jax.training import checkpoint
 
 @pytest.fixture
 def large(monkeypatch):
-  """Six labels are many."""
+  """Set the limit for dense matrices below six labels."""
   monkeypatch.setattr(sparse, "DENSE_LABELS", 5)
 
 
 @pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.coo_matrix])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("tau", "p"), [(0.3, 0.2), (0, 0.2), (1, 0), (0.3, 1), (0, 1)])
-def test_every_method_gives_the_numbers_of_the_dense_form(method, tau, p, kind):
+def test_every_method_gives_the_values_of_the_dense_form(method, tau, p, kind):
   occurrences, pairs, edges = recipe()
   settings = {"method": method, "threshold": tau, "neighbour_weight": p}
   dense = propagation_matrix(occurrences, pairs, edges=edges, **settings)
@@ -60,7 +60,7 @@ def test_labels_without_neighbours(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_graph_that_no_array_could_hold(method):
+def test_a_graph_too_large_for_an_array(method):
   labels = 300_000  # 90 billion pairs
   sides = [np.ones(labels - 1)] * 2
   ring = scipy.sparse.diags_array(sides, offsets=[-1, 1], format="csr").astype(int)
@@ -70,7 +70,7 @@ def test_a_graph_that_no_array_could_hold(method):
   assert (matrix.diagonal() > 0).all()
 
 
-def test_sparse_counts_that_cannot_be():
+def test_impossible_sparse_counts():
   occurrences, pairs, _ = recipe()
   check_counts(occurrences, scipy.sparse.csr_array(pairs))
   for wrong in (-pairs, pairs + 100, pairs[:, :4]):
@@ -120,7 +120,7 @@ def test_a_damaged_sparse_matrix_is_named(tmp_path):
 
 
 def matrix_of(kind):
-  """A matrix with labels of no neighbour, of few and of very many."""
+  """Return a matrix with labels that have no, few and many neighbours."""
   random = np.random.default_rng(1)
   rows = 3 * WIDEST * WIDEST if kind == "hub" else 90
   dense = random.random((90, 90)) * (random.random((90, 90)) < 0.05)
@@ -130,7 +130,7 @@ def matrix_of(kind):
     dense[:] = 0
   if kind == "mixed":
     dense[3], dense[:, 5], dense[7] = random.random((3, 90))
-  if kind == "hub":  # so many that the sums of pieces are cut in pieces
+  if kind == "hub":  # so many neighbours that the sums of pieces are cut into pieces too
     hub = scipy.sparse.coo_array((random.random(rows), (np.zeros(rows, int), np.arange(rows))))
     return scipy.sparse.csr_array((hub.data, hub.coords), shape=(rows, rows), dtype=np.float32)
   return scipy.sparse.csr_array(dense.astype(np.float32))
@@ -152,7 +152,7 @@ def test_product_and_gradient(kind):
   np.testing.assert_allclose(transposed, exact.T @ back, rtol=1e-5, atol=1e-5)
 
 
-def test_no_array_of_edges_by_channels_is_kept():
+def test_no_array_of_edges_by_channels_is_allocated():
   labels, edges, channels = 2000, 60, 64
   random = np.random.default_rng(0)
   columns = random.integers(0, labels, labels * edges)
@@ -161,7 +161,7 @@ def test_no_array_of_edges_by_channels_is_kept():
     shape=(labels, labels),
   )
   product = sparse_product(matrix)
-  # What surrounds the sums must not be mixed with them either.
+  # The sums must not be fused with surrounding operations either.
   layer = jax.jit(jax.grad(lambda x: jax.nn.leaky_relu(product @ (3 * x)).sum()))
   memory = layer.lower(jnp.ones((labels, channels))).compile().memory_analysis()
   assert memory.temp_size_in_bytes < 12 * labels * channels * 4
@@ -230,7 +230,7 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
     assert "propagation_indptr" in stored
     assert "cooccurrences_indptr" in stored
     assert "propagation" not in stored
-  # What it wrote serves as counts again.
+  # The written file can be used as a file of counts.
   assert made("again.npz", counts="sparse.npz") == told
   again = load_counts(tmp_path / "again.npz", VOCABULARY)
   np.testing.assert_array_equal(again.cooccurrences.toarray(), pairs[::-1, ::-1])
@@ -257,7 +257,7 @@ def test_a_run_on_a_sparse_graph(large, tmp_path):
   assert "Label graph: edges:" in (workdir / "report.html").read_text()
   json.dumps(result)
 
-  # Going on compares the graph's content with that of the file.
+  # Resuming compares the content of the graph with that of the file.
   again = tiny_config(tmp_path, "graph.method=reweight", f"graph.source={tmp_path / 'g.npz'}")
   old = loaded._replace(run=dataclasses.replace(loaded.run, config=again))
   for factor in (1, 2):

@@ -36,7 +36,7 @@ def test_unknown_label_is_named_with_its_place():
   ("ids", "names"),
   [(("a", "b"), ("A",)), (("a", "a"), ("A", "B")), (("",), ("A",)), (("a,b",), ("A",))],
 )
-def test_vocabulary_refuses_what_is_none(ids, names):
+def test_vocabulary_refuses_invalid_ids(ids, names):
   with pytest.raises(ValueError, match="id"):
     Vocabulary(ids, names)
 
@@ -95,7 +95,7 @@ def test_lines_end_at_newlines_only(tmp_path):
   assert list(text_lines(tmp_path / "words.txt.gz")) == ["a\rb 1\n", "c\x85d 2"]
 
 
-def test_arrays_come_back_and_bad_files_are_named(tmp_path):
+def test_arrays_round_trip_and_bad_files_are_named(tmp_path):
   np.savez(tmp_path / "good.npz", a=np.arange(3), b=np.array(["x"]))
   arrays = read_arrays(tmp_path / "good.npz")
   assert sorted(arrays) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Intervals against the removal of each clip, on degenerate data, and their coverage."""
+"""Intervals compared with the removal of each clip, on degenerate data, and their coverage."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ from atgcn_jax.intervals import (
 )
 from atgcn_jax.metrics import CLASSES, tagging_metrics
 
-LEAST = 0.025  # what is left out at either end
+LEAST = 0.025  # probability outside the interval on each side
 
 
 def scored(clips, labels, seed, levels=20):
-  """Scores with ties, and labels of 0 to all clips, some with a single positive or negative."""
+  """Return scores with ties, and labels with 0 to all positives, some with 1 or all but 1."""
   r = np.random.default_rng(seed)
   counts = r.integers(0, clips + 1, labels)
   counts[:3] = (1, clips - 1, 2)[: len(counts[:3])]
@@ -29,7 +29,7 @@ def scored(clips, labels, seed, levels=20):
 
 
 def by_removal(scores, labels, key):
-  """The deviations of one label, from its metric without each clip in turn."""
+  """Return the deviations of one label, from its metric without each clip in turn."""
   whole = tagging_metrics(scores, labels)[key][0]
   without = [
     tagging_metrics(np.delete(scores, n, 0), np.delete(labels, n, 0))[key][0]
@@ -43,7 +43,7 @@ def by_removal(scores, labels, key):
 
 
 @pytest.mark.parametrize(("clips", "levels"), [(30, 8), (23, 1000), (12, 2)])
-def test_deviations_are_those_of_the_removal_of_each_clip(clips, levels):
+def test_deviations_equal_those_by_removing_each_clip(clips, levels):
   scores, labels = scored(clips, 9, clips, levels)
   found, metrics = sampled(scores, labels), tagging_metrics(scores, labels)
   for name, key in zip(METRICS, ("average_precision", "auc")):
@@ -51,7 +51,7 @@ def test_deviations_are_those_of_the_removal_of_each_clip(clips, levels):
     K, expected = len(values), np.zeros(clips)
     for k in np.flatnonzero(~np.isnan(metrics[key])):
       positives = labels[:, k].sum()
-      if positives in (1, clips - 1):  # the deviation from the other labels in place of its own
+      if positives in (1, clips - 1):  # the deviation from the other labels is used
         alone = labels[:, k] if positives == 1 else ~labels[:, k]
         expected[alone] += (metrics[key][k] - values.mean()) * np.sqrt(K / (K - 1))
       else:
@@ -60,7 +60,7 @@ def test_deviations_are_those_of_the_removal_of_each_clip(clips, levels):
     np.testing.assert_allclose(found[name].deviations, expected / K, rtol=0, atol=1e-12)
 
 
-def test_the_variance_of_auc_is_delongs():
+def test_the_variance_of_auc_agrees_with_delong():
   scores, labels = scored(40, 4, 1, 1000)
   scores, labels = scores[:, 3:], labels[:, 3:]
   positive, negative = scores[labels], scores[~labels]
@@ -70,7 +70,7 @@ def test_the_variance_of_auc_is_delongs():
   assert (found.deviations**2).sum() == pytest.approx(delong)
 
 
-def test_more_labels_than_a_block():
+def test_more_labels_than_one_block():
   r = np.random.default_rng(2)
   labels = r.random((50, CLASSES + 9)) < 0.2
   scores = r.random(labels.shape)
@@ -81,7 +81,7 @@ def test_more_labels_than_a_block():
   np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-15)
 
 
-def test_the_estimate_is_always_inside():
+def test_the_interval_contains_the_estimate():
   r = np.random.default_rng(0)
   for seed in range(400):
     clips, labels, levels = r.integers(1, 30), r.integers(1, 9), int(r.choice([1, 3, 1000]))
@@ -117,23 +117,24 @@ def test_a_single_system_by_hand(name, factor):
   assert list(found) == ["mAP_low", "mAP_high", "mAUC_low", "mAUC_high"]
 
 
-def test_no_class_has_no_interval():
+def test_no_interval_without_classes():
   for shape in ((0, 3), (1, 3), (4, 0), (4, 3)):
     found = intervals(np.zeros(shape), np.zeros(shape))
     assert np.isnan(list(found.values())).all()
 
 
-def test_a_perfect_ranking_is_not_certain():
+def test_a_perfect_ranking_has_a_wide_interval():
   labels = np.eye(10, dtype=bool)[:, :6]
   found = intervals(labels + 0.0, labels)
-  # Six clips have a positive: with a chance below .025^(1/6) each, all six were right too rarely.
+  # Six clips have a positive. If each were ranked perfectly with a probability below .025^(1/6),
+  # a perfect ranking of all six would be too rare.
   assert (found["mAP_low"], found["mAP_high"]) == (pytest.approx(LEAST ** (1 / 6)), 1)
   assert (found["mAUC_low"], found["mAUC_high"]) == (pytest.approx(LEAST ** (1 / 6)), 1)
   worst = intervals(-1.0 * labels, labels)
   assert (worst["mAUC_low"], worst["mAUC_high"]) == (0, pytest.approx(1 - LEAST ** (1 / 6)))
 
 
-def test_a_single_positive_says_little():
+def test_a_single_positive_gives_a_wide_interval():
   labels = np.arange(9)[:, None] == 4
   found = intervals(-np.arange(9.0)[:, None], labels)  # four negatives above
   assert found["mAP_low"] < 0.01
@@ -148,7 +149,7 @@ def test_systems_that_rank_alike():
   one, other = sampled(scores, labels)["mAP"], sampled(2 * scores + 1, labels)["mAP"]
   assert interval([difference(one, other)], -1) == (0, 0)
   perfect = sampled(labels + 0.0, labels)["mAP"]
-  low, high = interval([difference(perfect, perfect)], -1)  # further clips may tell them apart
+  low, high = interval([difference(perfect, perfect)], -1)  # more clips may show a difference
   assert (low, high) == (pytest.approx(-high), pytest.approx(1 - LEAST ** (1 / perfect.clips)))
 
 
@@ -162,7 +163,7 @@ def test_a_difference_is_paired():
   assert turned == (pytest.approx(-high), pytest.approx(-low))
 
 
-def test_seeds_are_covered_as_well():
+def test_intervals_cover_seeds():
   scores, labels = scored(80, 5, 6, 1000)
   one = sampled(scores, labels)["mAP"]
   alike = interval([one, one, one])
@@ -176,7 +177,7 @@ def test_seeds_are_covered_as_well():
   half = quantile * np.sqrt(variances.sum()) / (one.value * (1 - one.value))
   expected = expit(logit(one.value) + np.array([-half, half]))
   assert interval(apart) == pytest.approx(tuple(expected))
-  # What seeds differ by clip by clip explains what their values differ by: nothing is added.
+  # The different deviations of clips explain the different values of the seeds: nothing is added.
   signs = np.random.default_rng(7).choice([-1.1, 1.1], len(labels)) / np.sqrt(len(labels))
   noisy = [
     one._replace(deviations=one.deviations + change * signs, value=one.value + change)
@@ -194,16 +195,16 @@ def test_folds_are_separate_test_sets():
   assert both.clips == sum(fold.clips for fold in folds)
 
 
-def test_refuses_what_cannot_be_ranked():
-  with pytest.raises(ValueError, match="must be one"):
+def test_invalid_scores_and_labels_are_refused():
+  with pytest.raises(ValueError, match="must have one shape"):
     sampled(np.zeros((3, 2)), np.zeros((3, 1)))
   with pytest.raises(ValueError, match="NaN"):
     sampled(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))
 
 
 @pytest.mark.parametrize(("clips", "positives"), [(137, "1-6"), (400, "10")])
-def test_the_truth_is_covered(clips, positives):
-  """250 data sets each; a coverage of 95 % is within four of its standard errors."""
+def test_coverage_of_the_true_value(clips, positives):
+  """Check on 250 data sets that the coverage is within four standard errors of 95 %."""
   found = cell(population(clips, positives, labels=12), 250)
   for name in ("mAP", "mAUC", "mAP difference", "mAUC difference"):
     assert found[name].inside > 0.895, name

@@ -1,4 +1,4 @@
-"""The metrics against scikit-learn's."""
+"""The metrics compared with those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from atgcn_jax.metrics import CLASSES, CLIPS, tagging_metrics
 
 
 def expected(scores, labels):
-  """Per-class AP and AUC of scikit-learn; NaN where a class has one kind of clip only."""
+  """Return AP and AUC per class from scikit-learn; NaN if a class has only one kind of clip."""
   values = np.full((2, labels.shape[1]), np.nan)
   for k in np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0)):
     values[0, k] = average_precision_score(labels[:, k], scores[:, k])
@@ -45,7 +45,7 @@ def test_equal_to_scikit_learn_with_ties(levels):
 @pytest.mark.parametrize("label_type", ["bool", "uint8", "int64", "float32"])
 def test_any_type_and_more_positives_than_negatives(score_type, label_type):
   r = np.random.default_rng(1)
-  clips, classes = 2 * CLIPS + 7, CLASSES + 5  # neither fills whole blocks
+  clips, classes = 2 * CLIPS + 7, CLASSES + 5  # neither is a multiple of the block size
   labels = r.random((clips, classes)) < np.linspace(0.004, 0.996, classes)
   labels[0], labels[1] = True, False
   logits = 2 * r.standard_normal(labels.shape) - 3 + labels
@@ -55,7 +55,7 @@ def test_any_type_and_more_positives_than_negatives(score_type, label_type):
   np.testing.assert_array_equal(tagging_metrics(turned, labels)["auc"], found["auc"])
 
 
-def test_classes_of_one_kind_are_left_out():
+def test_classes_with_one_kind_of_clip_are_left_out():
   r = np.random.default_rng(0)
   labels = r.random((50, 4)) < 0.3
   labels[:, 1], labels[:, 2] = False, True
@@ -104,7 +104,7 @@ def test_d_prime_of_the_mean_and_mean_of_d_primes():
   classes = np.sqrt(2) * norm.ppf(found["auc"])
   assert found["mean_class_d_prime"] == pytest.approx(classes.mean(), abs=1e-9)
   assert found["d_prime"] != pytest.approx(found["mean_class_d_prime"], abs=1e-3)
-  # The paper's pair of mAUC .974 and d' 2.736 agrees to the digits that it prints.
+  # The mAUC .974 and d' 2.736 of the paper agree to the printed digits.
   assert np.sqrt(2) * norm.ppf(0.974) == pytest.approx(2.736, abs=0.02)
 
 
@@ -119,10 +119,10 @@ def test_logits_rank_as_their_sigmoids_and_infinities_tie():
   assert tagging_metrics(infinite, labels)["mAP"] == tagging_metrics(check_like, labels)["mAP"]
 
 
-def test_refuses_what_cannot_be_ranked():
-  with pytest.raises(ValueError, match="must be one"):
+def test_invalid_scores_and_labels_are_refused():
+  with pytest.raises(ValueError, match="must have one shape"):
     tagging_metrics(np.zeros((3, 2)), np.zeros((3, 1)))
-  with pytest.raises(ValueError, match="must be one"):
+  with pytest.raises(ValueError, match="must have one shape"):
     tagging_metrics(np.zeros(3), np.zeros(3))
   with pytest.raises(ValueError, match="NaN"):
     tagging_metrics(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))

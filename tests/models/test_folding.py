@@ -1,4 +1,4 @@
-"""Convolutions of clips that are cut into parts."""
+"""Convolutions of folded clips."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_parts_are_convolved_as_the_whole(channels, parts):
+def test_convolution_of_parts_equals_that_of_the_clip(channels, parts):
   x = RANDOM.standard_normal((2, 16, 5, channels)).astype("f")
   kernel = RANDOM.standard_normal((3, 3, channels, 4)).astype("f")
 
@@ -33,13 +33,13 @@ def test_parts_are_convolved_as_the_whole(channels, parts):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)
 
 
-def test_the_kernels_gradient_keeps_its_type():
+def test_the_gradient_of_the_kernel_keeps_the_type_of_the_kernel():
   x, kernel = jnp.ones((2, 4, 3, 1), jnp.bfloat16), jnp.full((3, 3, 1, 2), 0.1)
   of_x, of_kernel = jax.grad(lambda x, k: convolve_parts(x, k, 2).sum(dtype="f"), (0, 1))(x, kernel)
   assert (of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_folding_keeps_every_frame_in_its_place():
+def test_folding_keeps_the_order_of_frames():
   x = np.arange(2 * 8 * 3).reshape(2, 8, 3)
   np.testing.assert_array_equal(fold(x, 4)[5], x[1, 2:4])
   np.testing.assert_array_equal(unfold(fold(x, 4), 4), x)

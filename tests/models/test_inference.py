@@ -1,4 +1,4 @@
-"""What inference knows beforehand: folded batch norms, label vectors without their graph."""
+"""Precomputed constants of inference: folded batch norms, and label vectors without the graph."""
 
 import functools
 import re
@@ -38,7 +38,7 @@ def model_of(head):
 
 @pytest.fixture(scope="module", params=["linear", "graph"])
 def tagger(request):
-  """A model and variables of no special value."""
+  """Return a model and variables with random values."""
   model = model_of(request.param)
   shape = jnp.zeros((1, FRAMES, BANDS))
   variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), shape)
@@ -96,7 +96,7 @@ def test_gradients_are_the_same_in_every_form(tagger):
 
 
 @pytest.mark.parametrize("placement", [ONE, TWO])
-def test_a_graph_costs_inference_nothing(placement):
+def test_inference_does_not_compute_the_graph(placement):
   def compiled(head):
     model = model_of(head)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, FRAMES, BANDS)))

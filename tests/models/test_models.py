@@ -1,4 +1,4 @@
-"""CNN10 and AT-GCN: sizes, shapes, types, and what a logit depends on."""
+"""CNN10 and AT-GCN: sizes, shapes, types, and the dependencies of a logit."""
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +36,14 @@ def count(tree):
 
 @pytest.fixture(scope="module")
 def initial():
-  """The variables of a small AT-GCN before training."""
+  """Return the variables of a small AT-GCN before training."""
   compiled = jax.jit(small("graph").init, compiler_options={"xla_backend_optimization_level": 0})
   return compiled(jax.random.key(0), LOG_MEL)
 
 
 @pytest.fixture(scope="module")
 def features():
-  """Variables and features of both small systems by the name of their head."""
+  """Return variables and features of both small systems by the name of their head."""
 
   def compute(head):
     model, random = small(head), np.random.default_rng(2)
@@ -61,8 +61,8 @@ def features():
   return {head: compute(head) for head in ("linear", "graph")}
 
 
-# PANNs counts 5,219,279 for CNN10. Of these 527 x 512 + 527 are its classifier's; the graph head
-# has instead 300 x 512, or 300 x 256 + 256 x 512, or 300 x 256 + 256 x 256 + 256 x 512.
+# PANNs reports 5,219,279 parameters for CNN10, of which 527 x 512 + 527 belong to the classifier.
+# The graph head has 300 x 512, or 300 x 256 + 256 x 512, or 300 x 256 + 256 x 256 + 256 x 512.
 @pytest.mark.parametrize(
   ("head", "layers", "parameters"),
   [
@@ -78,7 +78,7 @@ def test_parameter_counts(head, layers, parameters):
   assert count(shapes_of(model, np.zeros((1, 400, 64)))["params"]) == parameters
 
 
-def test_graph_and_vectors_are_no_variables():
+def test_graph_and_vectors_are_not_variables():
   model = small("graph")
   assert shapes_of(model).keys() == {"params", "batch_stats"}
   assert shapes_of(model)["params"]["head"].keys() == {"gc1", "gc2"}
@@ -135,11 +135,11 @@ def test_one_layer_on_the_identity_is_a_linear_map():
   np.testing.assert_allclose(made["logits"], embedding @ (VECTORS @ weight).T, atol=1e-5)
 
 
-def test_a_logit_depends_on_the_label_and_its_neighbours_alone():
+def test_a_logit_depends_only_on_the_label_and_its_neighbours():
   embedding = LOG_MEL[:1, 0]
 
   def influence(propagation):
-    """bool[K, K]: whether the logit of label i changes with the vector of label j."""
+    """Return bool[K, K]: whether the logit of label i depends on the vector of label j."""
 
     def logits(vectors):
       head = GraphHead(propagation, vectors, layers=2, hidden=8)
@@ -153,9 +153,9 @@ def test_a_logit_depends_on_the_label_and_its_neighbours_alone():
 
   np.testing.assert_array_equal(influence(np.eye(LABELS)), np.eye(LABELS, dtype=bool))
   one_edge = np.eye(LABELS)
-  one_edge[1, 4] = 0.3  # label 1 hears label 4, not the other way round
+  one_edge[1, 4] = 0.3  # label 1 gathers from label 4, but not vice versa
   np.testing.assert_array_equal(influence(one_edge), one_edge > 0)
-  # Two layers reach the neighbours' neighbours.
+  # Two layers reach the neighbours of neighbours.
   np.testing.assert_array_equal(influence(RING), RING @ RING > 0)
 
 
@@ -196,7 +196,7 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
   apply = jax.jit(lambda v, x: model.apply(v, x, return_features=True))
   made = apply(variables, LOG_MEL)
   assert {name: x.dtype for name, x in made.items()} == dict.fromkeys(made, jnp.dtype("float32"))
-  # The embedding came out of bfloat16 arithmetic, so that type holds it without loss.
+  # The embedding is the result of bfloat16 arithmetic, so a cast to bfloat16 is lossless.
   np.testing.assert_array_equal(
     made["embedding"], made["embedding"].astype(jnp.bfloat16).astype(jnp.float32)
   )
@@ -211,11 +211,11 @@ def test_bfloat16_computes_narrow_and_keeps_float32_parameters(features, head):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"encoder": "cnn9"}, "model.encoder 'cnn9'"),
-    ({"head": "forest"}, "model.head 'forest'"),
-    ({"dtype": "float8"}, "model.dtype 'float8'"),
-    ({"layers": 0}, "model.layers 0"),
-    ({"batch_norm": "none"}, "model.batch_norm 'none'"),
+    ({"encoder": "cnn9"}, "model.encoder must be .* got 'cnn9'"),
+    ({"head": "forest"}, "model.head must be .* got 'forest'"),
+    ({"dtype": "float8"}, "model.dtype must be .* got 'float8'"),
+    ({"layers": 0}, "model.layers must be at least 1, got 0"),
+    ({"batch_norm": "none"}, "model.batch_norm must be .* got 'none'"),
   ],
 )
 def test_build_refuses_unknown_settings(changes, message):
@@ -228,11 +228,11 @@ def test_build_refuses_unknown_settings(changes, message):
   [
     ({}, "needs a propagation matrix"),
     ({"propagation": RING}, "needs a propagation matrix"),
-    ({"propagation": RING[:3, :3], "label_embeddings": VECTORS}, r"propagation is \(3, 3\) for 6"),
-    ({"propagation": RING, "label_embeddings": VECTORS[:5]}, r"embeddings are \(5, 5\) for 6"),
-    ({"propagation": RING, "label_embeddings": VECTORS[0]}, r"embeddings are \(5,\) for 6"),
+    ({"propagation": RING[:3, :3], "label_embeddings": VECTORS}, r"shape \(6, 6\), got \(3, 3\)"),
+    ({"propagation": RING, "label_embeddings": VECTORS[:5]}, r"shape \[6, E\], got \(5, 5\)"),
+    ({"propagation": RING, "label_embeddings": VECTORS[0]}, r"shape \[6, E\], got \(5,\)"),
   ],
 )
-def test_build_refuses_graphs_that_do_not_fit(graph, message):
+def test_build_refuses_graphs_of_another_size(graph, message):
   with pytest.raises(ValueError, match=message):
     models.build(config_of("graph"), num_classes=LABELS, **graph)

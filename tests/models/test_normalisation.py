@@ -1,4 +1,4 @@
-"""Batch norm against flax.linen's, and statistics of each device's own clips."""
+"""Batch norm compared with flax.linen, and separate statistics on each device."""
 
 import functools
 import pathlib
@@ -29,7 +29,7 @@ RUNNING = {"mean": np.array([1.0, 2.0, 3.0], "f"), "var": np.array([0.5, 2.0, 4.
 
 
 def compute(module, x, train, weights=WEIGHTS):
-  """What comes out, the new running statistics, and gradients of x and the weights."""
+  """Return the output, the new running statistics, and the gradients of x and the weights."""
 
   def total(x, weights):
     variables = {"params": weights, "batch_stats": RUNNING}
@@ -46,7 +46,7 @@ def linen(train, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("train", [True, False])
-def test_values_and_gradients_are_those_of_linen(train, dtype):
+def test_values_and_gradients_agree_with_linen(train, dtype):
   dtype = jnp.dtype(dtype)
   ours = compute(BatchNorm(3, dtype), X.astype(dtype), {"train": train})
   theirs = compute(linen(train, dtype), X.astype(dtype), {})
@@ -69,7 +69,7 @@ def test_each_group_has_its_own_statistics():
 
 
 class PlainBlock(nn.Module):
-  """ConvBlock from linen's parts, with nothing computed twice."""
+  """ConvBlock from flax.linen layers, without rematerialisation."""
 
   channels: int
 
@@ -83,7 +83,7 @@ class PlainBlock(nn.Module):
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
-def test_a_block_is_that_of_linens_parts(inputs):
+def test_a_block_agrees_with_one_from_linen_layers(inputs):
   block = ConvBlock(4, jnp.dtype("float32"), Placement(8, "cpu"))
   x = np.random.default_rng(1).standard_normal((4, 8, 6, inputs)).astype("f")
   variables = block.init(jax.random.key(0), x, False)
@@ -137,7 +137,7 @@ def batch():
 
 
 def loss_and_more(state, clips, devices, batch_norm, dropout=0.0, augment=NOTHING):
-  """Loss, gradients and batch statistics of one step on so many devices."""
+  """Return the loss, gradients and batch statistics of one step on `devices` devices."""
   mesh = data_mesh(jax.devices()[:devices])
   compute = functools.partial(
     loss_and_gradients,
@@ -158,7 +158,7 @@ def loss_and_more(state, clips, devices, batch_norm, dropout=0.0, augment=NOTHIN
 
 @pytest.fixture(scope="module")
 def with_chance(state):
-  """Steps with dropout and augmentation, by devices and kind."""
+  """Return steps with dropout and augmentation, by number of devices and kind of batch norm."""
   return {
     key: loss_and_more(state, batch(), *key, dropout=0.3, augment=CONFIG.augment)
     for key in ((1, "global"), (1, "local"), (8, "local"))
@@ -171,7 +171,8 @@ def test_on_one_device_local_is_global(with_chance):
 
 def test_local_draws_the_same_random_numbers(with_chance):
   (_, _, one), (loss, _, eight) = with_chance[1, "global"], with_chance[8, "local"]
-  # Before the first batch norm lie mixup and SpecAugment, and a mean of means is the mean.
+  # The input of the first batch norm depends on mixup and SpecAugment. The mean of the means over
+  # devices is the mean over the batch.
   means = [stats["encoder"]["bn0"]["mean"] for stats in (one, eight)]
   np.testing.assert_allclose(*means, rtol=1e-5, atol=1e-7)
   deviations = [stats["encoder"]["bn0"]["var"] for stats in (one, eight)]
@@ -199,7 +200,7 @@ def test_local_on_eight_devices_is_the_mean_of_eight_batches(state):
   )
 
 
-def test_the_training_step_tells_the_model_its_devices(state):
+def test_the_training_step_passes_the_placement_to_the_model(state):
   mesh, stats = data_mesh(), {}
   for kind in ("global", "local"):
     step = make_train_step(
@@ -217,6 +218,6 @@ def test_the_training_step_tells_the_model_its_devices(state):
   assert np.abs(stats["global"] - stats["local"]).max() > 1e-3
 
 
-def test_scoring_knows_no_devices(state):
+def test_scoring_does_not_depend_on_devices(state):
   logits = [model_of(k, 0.3).apply(state.variables, batch()["log_mel"]) for k in models.BATCH_NORMS]
   np.testing.assert_array_equal(*logits)

@@ -1,4 +1,4 @@
-"""Poolings of frame probabilities against their definitions in NumPy."""
+"""Poolings of frame probabilities compared with their definitions in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ FRAMES = RANDOM.standard_normal((3, 7, 4)).astype("f")
 
 
 def by_definition(kind, y, attention):
-  """Clip probabilities [B, K] of frame probabilities [B, T, K]."""
+  """Return the clip probabilities [B, K] from frame probabilities [B, T, K]."""
   if kind == "max":
     return y.max(axis=1)
   weights = {
@@ -35,7 +35,7 @@ def pooled(kind, logits=LOGITS, frames=FRAMES):
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
-def test_poolings_are_their_definitions(kind):
+def test_poolings_agree_with_their_definitions(kind):
   _, variables, found = pooled(kind)
   attention = np.zeros_like(LOGITS)
   if "attention" in kind:
@@ -46,7 +46,7 @@ def test_poolings_are_their_definitions(kind):
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
-def test_a_clip_of_equal_frames_scores_as_they_do(kind):
+def test_a_clip_of_equal_frames_has_their_score(kind):
   same = np.repeat(LOGITS[:, :1], 7, axis=1)
   _, _, found = pooled(kind, same)
   assert np.abs(found - same[:, 0]).max() < 2e-4
@@ -66,5 +66,5 @@ def test_extreme_logits_give_finite_scores_and_gradients(kind):
 
 
 def test_an_unknown_pooling_is_refused():
-  with pytest.raises(ValueError, match=r"model\.pooling 'sum'"):
+  with pytest.raises(ValueError, match=r"model\.pooling must be .* got 'sum'"):
     pooled("sum")

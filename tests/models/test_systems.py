@@ -1,4 +1,4 @@
-"""The systems of Table I: sizes by hand, layers against PyTorch, either head, every config."""
+"""The systems of Table I: parameter counts, comparison with PyTorch, both heads, all configs."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ RECIPES = [
   *(str(path) for path in TABLE1),
   *(f"{path}:original" for path in TABLE1 if path.stem != "atgcn_restart"),
 ]
-# One of each program: the others differ in the graph, or in figures that a step is given.
+# One recipe per compiled program. The others differ only in the graph or in inputs of the step.
 STEPS = [path for path in RECIPES if not ("atgcn_" in path and path.endswith(":original"))]
 LABELS = 6
 RING = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)
@@ -70,7 +70,7 @@ def conv_norm(size, inputs, outputs):
 
 
 def residual_trunk(depth):
-  """Parameters of ResNet-34 or -50 on one channel, without a classifier."""
+  """Return the number of parameters of ResNet-34 or -50 for one channel, without a classifier."""
   total, inputs = conv_norm(7, 1, 64), 64
   for channels, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3)):
     outputs = channels if depth == 34 else 4 * channels
@@ -90,7 +90,7 @@ def residual_trunk(depth):
 def test_parameters_of_talnet():
   widths = (1, 32, 32, 64, 64, 128, 128, 256, 256, 512, 512)
   convolutions = sum(conv_norm(3, a, b) + b for a, b in itertools.pairwise(widths))
-  # A direction: three gates from 1024 and from 512, one bias a gate and one inside the new state.
+  # Per direction: three gates from 1024 and from 512, one bias per gate and one in the new state.
   recurrent = 2 * (3 * (1024 * 512 + 512 * 512) + 4 * 512)
   assert parameters("talnet") == 9_978_479
   assert convolutions + recurrent + 1024 * 527 + 527 == 9_978_479
@@ -118,7 +118,7 @@ def test_parameters_of_the_google_cnn():
 
 @functools.cache
 def features_of(encoder, head):
-  """Variables, features of three clips, and of the same with other clips beside the first."""
+  """Return variables, features of three clips, and features after replacing all but the first."""
   model = build(config_of(encoder, head))
   clips = clips_of(encoder)
   variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), clips)
@@ -129,12 +129,12 @@ def features_of(encoder, head):
 
 @pytest.mark.parametrize("head", ["linear", "graph"])
 @pytest.mark.parametrize("encoder", models.ENCODERS)
-def test_every_encoder_carries_either_head(encoder, head):
+def test_every_encoder_works_with_either_head(encoder, head):
   _, found, beside_others = features_of(encoder, head)
   logits = np.asarray(found["logits"])
   assert logits.shape == (3, LABELS)
   assert logits.dtype == np.float32
-  assert np.ptp(logits, axis=0).min() > 0  # clips differ, label by label
+  assert np.ptp(logits, axis=0).min() > 0  # for each label, clips differ
   assert np.abs(logits[0] - beside_others["logits"][0]).max() < 1e-5
   assert found["label_vectors"].shape == (LABELS, found["embedding"].shape[1])
   if encoder in FRAME_WISE:
@@ -156,7 +156,7 @@ def test_the_clip_is_the_pooling_of_its_frames(encoder):
   assert (clip >= frames.min(1) - 1e-5).all()
 
 
-def test_ten_seconds_are_a_hundred_frames_of_talnet():
+def test_ten_seconds_give_a_hundred_frames_of_talnet():
   model = models.build(config_of("talnet"), num_classes=LABELS)
   found = jax.eval_shape(
     lambda x: model.init_with_output(jax.random.key(0), x, return_features=True)[0],
@@ -175,9 +175,9 @@ def test_the_poolings_of_a_config_are_used():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"encoder": "vgg"}, "model.encoder 'vgg': one of cnn10, talnet"),
-    ({"encoder": "talnet", "pooling": "sum"}, "model.pooling 'sum'"),
-    ({"encoder": "deepres", "depth": 18}, "model.depth 18: one of 34, 50"),
+    ({"encoder": "vgg"}, "model.encoder must be one of cnn10, talnet, .* got 'vgg'"),
+    ({"encoder": "talnet", "pooling": "sum"}, "model.pooling must be .* got 'sum'"),
+    ({"encoder": "deepres", "depth": 18}, "model.depth must be one of 34, 50, got 18"),
   ],
 )
 def test_unknown_settings_are_refused(changes, message):
@@ -236,17 +236,17 @@ def test_every_config_takes_a_step(path):
   assert not still  # every parameter has a gradient
 
 
-def test_table1s_own_rows_have_the_settings_of_the_audioset_configs():
+def test_table1_rows_have_the_settings_of_the_audioset_configs():
   for row, named in (("cnn10", "cnn10_audioset"), ("atgcn_2", "atgcn_audioset")):
     ours = load_config(CONFIGS / "table1" / f"{row}.py").to_dict()
     theirs = load_config(CONFIGS / f"{named}.py").to_dict()
     theirs["model"]["dtype"] = "float32"
     if row == "cnn10":
-      theirs["graph"] = ours["graph"]  # which a linear head does not have
+      theirs["graph"] = ours["graph"]  # a linear head has no graph
     assert ours == theirs
 
 
-def test_a_recipe_is_named_behind_the_file():
+def test_a_recipe_is_named_after_the_file():
   path = CONFIGS / "table1" / "talnet.py"
   assert load_config(path).data.batch_size == 64
   assert load_config(f"{path}:original").data.batch_size == 250
@@ -258,7 +258,7 @@ def test_a_recipe_is_named_behind_the_file():
     load_config(f"{path}x:original")
 
 
-def test_a_stage_of_the_resnet_is_pytorchs():
+def test_a_resnet_stage_agrees_with_pytorch():
   torch = pytest.importorskip("torch")
   width = 1 / 16
   model = ResNet(50, width)
@@ -302,7 +302,7 @@ def test_a_stage_of_the_resnet_is_pytorchs():
   assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_talnet_is_pytorchs():
+def test_talnet_agrees_with_pytorch():
   torch = pytest.importorskip("torch")
   model = build(config_of("talnet", width=1 / 16))
   clips = clips_of("talnet", 2)

@@ -1,4 +1,4 @@
-"""The CPU's form of 3x3 convolutions and of CNN10's block, against XLA's own and its gradients."""
+"""The CPU form of 3x3 convolutions and CNN10 blocks, compared with XLA in values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from atgcn_jax.models.fast import cpu_block, tiled_convolution
 from atgcn_jax.models.fast.cpu_block import Layer, Statistics
 
 EPSILON = {"float32": 1e-5, "float64": 1e-13}
-# Clips, height, width, channels in and out: sizes that tiles fill and do not fill, a chunk of some
-# clips and of one, one channel in and many.
+# Clips, height, width, channels in and out: sizes that are and are not multiples of the tile,
+# chunks of several clips and of one, one input channel and many.
 CASES = [
   ("float64", (4, 20, 16, 1, 16)),
   ("float32", (3, 50, 8, 16, 32)),
@@ -69,7 +69,7 @@ def assert_close(actual, expected, dtype):
     ("float64", (3, 4, 4, 16, 16)),
   ],
 )
-def test_a_convolution_in_tiles_is_the_convolution(dtype, shape):
+def test_tiled_convolution_equals_xla_convolution(dtype, shape):
   clips, height, width, ins, channels = shape
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
   kernel = normal(3, 3, ins, channels, seed=1, dtype=dtype)
@@ -78,7 +78,7 @@ def test_a_convolution_in_tiles_is_the_convolution(dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_kernels_gradient_in_tiles_is_its_gradient(dtype):
+def test_tiled_kernel_gradient_equals_xla_gradient(dtype):
   x, dy = (normal(2, 10, 7, n, seed=n, dtype=dtype) for n in (16, 20))
   kernel = normal(3, 3, 16, 20, seed=1, dtype=dtype)
   _, pull = jax.vjp(lambda kernel: convolution(x, kernel), kernel)
@@ -88,7 +88,7 @@ def test_a_kernels_gradient_in_tiles_is_its_gradient(dtype):
 
 
 @pytest.mark.parametrize(("dtype", "shape"), CASES)
-def test_the_block_and_its_gradients_are_the_plain_ones(dtype, shape, monkeypatch):
+def test_the_block_and_its_gradients_equal_the_plain_form(dtype, shape, monkeypatch):
   clips, height, width, ins, channels = shape
   monkeypatch.setattr(cpu_block, "CHUNK_BYTES", 2 * 36 * 4 * 8 * 65 * max(ins, channels))
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
@@ -105,7 +105,7 @@ def test_the_block_and_its_gradients_are_the_plain_ones(dtype, shape, monkeypatc
 
 
 @pytest.mark.parametrize(("dtype", "shape"), CASES)
-def test_inference_is_the_plain_block_with_the_running_statistics(dtype, shape):
+def test_inference_equals_the_plain_block_with_running_statistics(dtype, shape):
   clips, height, width, ins, channels = shape
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
   layers = layer(ins, channels, 1, dtype), layer(channels, channels, 4, dtype)
@@ -117,7 +117,7 @@ def test_inference_is_the_plain_block_with_the_running_statistics(dtype, shape):
   assert_close(actual, plain_block(x, *layers, statistics)[0], dtype)
 
 
-def test_clips_do_not_change_each_other_in_inference():
+def test_clips_do_not_influence_each_other_in_inference():
   x = normal(3, 12, 8, 16, seed=0, dtype="float32")
   layers = [layer(16, 16, seed, "float32") for seed in (1, 4)]
   statistics = Statistics(jnp.zeros(16, "f"), jnp.ones(16, "f"))

@@ -151,7 +151,7 @@ def test_samples_beyond_all_sound(tmp_path, capsys, monkeypatch):
 def test_log_mels_that_cannot_be_stored():
   log_mels = np.zeros((1, 4, 3), "f")
   log_mels[0, 1, 1] = 1e6
-  with pytest.raises(ValueError, match=r"reaches 1e\+06, float16 only 65504"):
+  with pytest.raises(ValueError, match=r"reaches 1e\+06, beyond the float16 limit of 65504"):
     quantise(log_mels, "float16")
   assert quantise(log_mels, "uint8")[1] == 1e6
   for value in (NAN, np.inf, -np.inf):

@@ -48,7 +48,7 @@ def unstarted(tmp_path, monkeypatch):
     ("start.run=missing", "missing: no run"),
     ("sharding.label_parts=3", "sharding.label_parts"),
     ("model.batch_norm=odd", "model.batch_norm"),
-    ("model.activation=odd", "activation 'odd'"),
+    ("model.activation=odd", "model.activation must be .* got 'odd'"),
     ("optim.steps=4", "--profile 9:1"),
   ],
 )

@@ -1,1 +1,1 @@
-"""The convolutions of CNN10 in forms that are faster on CPUs and on TPUs."""
+"""Faster forms of the convolutions of CNN10 for CPUs and TPUs."""

@@ -1,7 +1,7 @@
-"""The 3x3 convolution as TPUs want it: clips cut into parts, and a float32 gradient of the kernel.
+"""The 3x3 convolution for TPUs: clips are cut into parts, and the kernel gradient is float32.
 
-A TPU keeps arrays in tiles of 128 along one axis. The first block's 64 channels would leave half of
-each tile empty, as would 64 clips; 64 clips in 2 parts each fill it.
+A TPU stores arrays in tiles of 128 along one axis. The 64 channels of the first block would leave
+half of each tile empty, and so would 64 clips. 64 clips in 2 parts each fill the tiles.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import jax.numpy as jnp
 
 Array = jax.Array
 LANES = 128
-WHOLE, ROWS = (
-  ((1, 1), (1, 1)),
-  ((0, 0), (1, 1)),
-)  # zeros around clips; at their lowest and top bands
+# Zero padding at all edges of a clip; zero padding at the lowest and highest bands only.
+WHOLE, ROWS = ((1, 1), (1, 1)), ((0, 0), (1, 1))
 
 
 def parts_to_fill(clips: int, frames: int) -> int:
-  """Into how many parts to cut each clip so that parts fill a TPU's tiles.
+  """Return the number of parts per clip with which the parts fill the tiles of a TPU.
 
   Args:
-    clips: on each device.
-    frames: of a clip; a part has an even number of them, since pairs are pooled.
+    clips: The number of clips on each device.
+    frames: The number of frames of a clip. A part has an even number of frames, because pairs are
+      pooled.
   """
   parts = LANES // math.gcd(clips, LANES)
   while parts > 1 and frames % (2 * parts):
@@ -35,21 +34,22 @@ def parts_to_fill(clips: int, frames: int) -> int:
 
 
 def fold(x: Array, parts: int) -> Array:
-  """[B, T, …] to [B * parts, T // parts, …]."""
+  """Reshape [B, T, …] to [B * parts, T // parts, …]."""
   return x.reshape(len(x) * parts, x.shape[1] // parts, *x.shape[2:])
 
 
 def unfold(x: Array, parts: int) -> Array:
-  """What `fold` was given."""
+  """Reshape [B * parts, T // parts, …] to [B, T, …]."""
   return x.reshape(len(x) // parts, x.shape[1] * parts, *x.shape[2:])
 
 
 def folded_convolve(x: Array, kernel: Array, padding: Any = WHOLE) -> Array:
-  """[B, T, F, D], each clip convolved with zeros around it; `kernel` takes the type of x.
+  """Return the zero-padded convolution of each clip, [B, T, F, D], in the type of x.
 
   Args:
     x: [B, T, F, C].
-    kernel: [3, 3, C, D].
+    kernel: [3, 3, C, D]. It is cast to the type of x.
+    padding: The zero padding of frames and bands.
   """
   return jax.lax.conv_general_dilated(
     x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -58,54 +58,60 @@ def folded_convolve(x: Array, kernel: Array, padding: Any = WHOLE) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_parts(x: Array, kernel: Array, parts: int) -> Array:
-  """What `convolve` makes of clips, for clips that are folded; no other rounding but at the seams.
+  """Return the convolution of folded clips, [B * parts, T // parts, F, D].
 
-  The gradient of the kernel has the kernel's type even where x is narrower, so that it is summed
-  over devices in it.
+  The result equals that of `folded_convolve` on unfolded clips. Rounding differs only at the edges
+  of parts. The gradient of the kernel has the type of the kernel even if x is narrower, so that it
+  is summed over devices in this type.
 
   Args:
     x: [B * parts, T // parts, F, C].
     kernel: [3, 3, C, D].
+    parts: The number of parts per clip.
   """
-  if parts > 1 and x.shape[-1] == 1:  # a small array: it is copied with its neighbours' frames
+  if parts > 1 and x.shape[-1] == 1:  # small enough to be copied together with adjacent frames
     return folded_convolve(_with_neighbours(x, parts), kernel, ROWS)
   y = folded_convolve(x, kernel)
   if parts == 1:
     return y
-  before, behind = (
+  before, after = (
     folded_convolve(x[:, -1:], kernel[:1], ROWS),
     folded_convolve(x[:, :1], kernel[2:], ROWS),
   )
-  return _added_at_ends(y, _to_next(before, parts), _to_previous(behind, parts))
+  return _added_at_ends(y, _to_next(before, parts), _to_previous(after, parts))
 
 
 def _forward(x, kernel, parts):
   return convolve_parts(x, kernel, parts), (x, kernel)
 
 
-def _backward(parts, kept, dy):
-  x, kernel = kept
+def _backward(parts, residuals, dy):
+  x, kernel = residuals
   if parts > 1 and x.shape[-1] == 1:
     widen = functools.partial(_with_neighbours, parts=parts)
     dx, dkernel = _gradients(widen(x), kernel, dy, ROWS)
     return jax.linear_transpose(widen, x)(dx)[0], dkernel
-  # With x there before dx is computed, the kernel's gradient comes first and x is then given up.
+  # The barrier schedules the gradient of the kernel before dx, so that x can be freed early.
   x, dy = jax.lax.optimization_barrier((x, dy))
   dx, dkernel = _gradients(x, kernel, dy, WHOLE)
   if parts == 1:
     return dx, dkernel
-  # What a part's first frame got from the part before goes back there, and so for its last frame.
-  before, behind = _to_previous(dy[:, :1], parts), _to_next(dy[:, -1:], parts)
+  # The first frame of a part also depends on the previous part, and the last frame on the next.
+  # Their gradients go back to these parts.
+  before, after = _to_previous(dy[:, :1], parts), _to_next(dy[:, -1:], parts)
   last, dkernel_before = _gradients(x[:, -1:], kernel[:1], before, ROWS, ((0, 2), (1, 1)))
-  first, dkernel_behind = _gradients(x[:, :1], kernel[2:], behind, ROWS, ((2, 0), (1, 1)))
-  return _added_at_ends(dx, first, last), dkernel + dkernel_before + dkernel_behind
+  first, dkernel_after = _gradients(x[:, :1], kernel[2:], after, ROWS, ((2, 0), (1, 1)))
+  return _added_at_ends(dx, first, last), dkernel + dkernel_before + dkernel_after
 
 
 convolve_parts.defvjp(_forward, _backward)
 
 
 def _gradients(x, kernel, dy, padding, kernel_padding=None):
-  """Gradients of `convolve`; with another `kernel_padding` the kernel's has zeros added to it."""
+  """Return the gradients of `folded_convolve` for x and the kernel.
+
+  A different `kernel_padding` pads the gradient of the kernel with zeros.
+  """
   (dx,) = jax.linear_transpose(lambda x: folded_convolve(x, kernel, padding), x)(dy)
   dkernel = jax.lax.conv_general_dilated(
     x,
@@ -119,22 +125,24 @@ def _gradients(x, kernel, dy, padding, kernel_padding=None):
 
 
 def _added_at_ends(x, first, last):
-  """x with these added to its first and last frame."""
+  """Return x with values added to the first and last frame of each part."""
   frame = jnp.arange(x.shape[1])[:, None, None]
   return x + jnp.where(frame == 0, first, 0) + jnp.where(frame == x.shape[1] - 1, last, 0)
 
 
 def _with_neighbours(x, parts):
-  before, behind = _to_next(x[:, -1:], parts), _to_previous(x[:, :1], parts)
-  return jnp.concatenate([before, x, behind], axis=1)
+  """Return each part with the adjacent frames of the previous and the next part."""
+  before, after = _to_next(x[:, -1:], parts), _to_previous(x[:, :1], parts)
+  return jnp.concatenate([before, x, after], axis=1)
 
 
 def _to_next(frames, parts):
-  """Each part's frame [N, 1, …] handed on to the clip's next part; zeros to its first."""
+  """Shift frames [N, 1, …] to the next part of the clip; the first part gets zeros."""
   by_clip = frames.reshape(-1, parts, *frames.shape[2:])
   return jnp.zeros_like(by_clip).at[:, 1:].set(by_clip[:, :-1]).reshape(frames.shape)
 
 
 def _to_previous(frames, parts):
+  """Shift frames [N, 1, …] to the previous part of the clip; the last part gets zeros."""
   by_clip = frames.reshape(-1, parts, *frames.shape[2:])
   return jnp.zeros_like(by_clip).at[:, :-1].set(by_clip[:, 1:]).reshape(frames.shape)
