@@ -88,7 +88,7 @@ check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples})
   done = subprocess.run(
     words, cwd=exported, env=environment, capture_output=True, text=True, check=False
   )
-  assert "ValueError: the scores of what was converted differ by 0.001" in done.stderr
+  assert "ValueError: the scores of the converted model differ by 0.001" in done.stderr
 
 
 def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capfd):

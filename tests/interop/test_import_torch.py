@@ -75,7 +75,7 @@ def test_a_run_from_weights(tmp_path, head):
   ("overrides", "changes", "message"),
   [
     (["data.vocabulary="], {}, "data.vocabulary: name the CSV"),
-    (["model.width=0.125"], {}, "set model.width or the vocabulary"),
+    (["model.width=0.125"], {}, "set model.width and data.vocabulary"),
     (["model.layers=3"], {}, "state.npz: .*missing .*gcn.gc3.weight.*config.model"),
     (["model.head=linear"], {}, "state.npz: .*missing .*fc_audioset.weight.*config.model"),
     ([], {"extra.weight": np.zeros(2, "f")}, "state.npz: .*unknown .*extra.weight"),
