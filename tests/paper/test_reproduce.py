@@ -177,8 +177,8 @@ def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("table1", "--rows", "vgg"), "--rows vgg: not a row; there are google_cnn,"),
-    (("table1", "--seeds", "0"), "--seeds 0: ask for at least one"),
+    (("table1", "--rows", "vgg"), "--rows vgg: not a row; choose from google_cnn,"),
+    (("table1", "--seeds", "0"), "--seeds 0: must be at least 1"),
     (("figure3", "--points", "0,x"), "--points 0,x: give numbers"),
     (("figure3", "--points", "2"), "--points 2: give numbers"),
     (("table1", "--folds", "9"), "has no fold 9; it has test, train, validation"),
