@@ -21,7 +21,7 @@ def test_run_json_takes_the_last_line():
 
 
 def test_run_json_tells_why_a_command_failed():
-  with pytest.raises(WorkFailed, match="ended with 3"):
+  with pytest.raises(WorkFailed, match="exit status 3"):
     steps.run_json(says("{}", status=3))
 
 
