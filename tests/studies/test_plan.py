@@ -114,8 +114,8 @@ def test_what_does_not_fit_ends_with_1_and_names_what_does(found, monkeypatch, c
   assert run(*PLAN, "--batch", 96) == 1
   printed = capfd.readouterr()
   (line,) = printed.err.splitlines()
-  assert line.startswith("atgcn plan: does not fit: 96 clips a step on v5e:2x2 ask ")
-  assert line.endswith("; the largest batch that does is 64")
+  assert line.startswith("atgcn plan: does not fit: 96 clips per step on v5e:2x2 need ")
+  assert line.endswith("; the largest batch that fits is 64")
   assert printed.out == ""
 
 
@@ -124,11 +124,11 @@ def test_what_does_not_fit_ends_with_1_and_names_what_does(found, monkeypatch, c
 def test_a_real_chip_can_have_too_little(capfd):
   assert run(*PLAN, "--batch", 280_000) == 1
   (line,) = capfd.readouterr().err.splitlines()
-  assert "does not fit: 280000 clips a step" in line
+  assert "does not fit: 280000 clips per step" in line
   fits = int(line.rsplit(" ", 1)[1])
   assert 200_000 < fits < 280_000
   assert run(*PLAN, "--batch", fits) == 0
-  assert f"{fits} clips a step" in capfd.readouterr().out
+  assert f"{fits} clips per step" in capfd.readouterr().out
 
 
 @needs_libtpu
@@ -160,9 +160,9 @@ def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_roun
 @pytest.mark.parametrize(
   ("arguments", "told"),
   [
-    (("--topology", "v5e:16x16"), "take 256 or 512"),
-    (("--topology", "v5e:2x2", "--batch", 3), "3 clips a step do not split over 4 chips"),
-    (("--topology", "v5e:2x2", "--batch", 0), "take 4"),
+    (("--topology", "v5e:16x16"), "use 256 or 512"),
+    (("--topology", "v5e:2x2", "--batch", 3), "3 clips per step cannot be split over 4 chips"),
+    (("--topology", "v5e:2x2", "--batch", 0), "use 4"),
     (("--topology", "v5e"), "--topology v5e: not a TPU topology"),
     (("--topology", "v99:2x2"), "one of v4, v5e, v5p, v6e"),
     (("--topology", "v5e:32x32"), "1 to 256"),
