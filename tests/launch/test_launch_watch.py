@@ -67,7 +67,7 @@ def test_a_killed_process_is_named_and_the_others_end_by_themselves(hosts):
   assert status == 137
   assert re.fullmatch(
     r"process 2 of 4 \(pid \d+, logs/process-2.log\) was killed by SIGKILL; "
-    r"the others are given 50 s to end; the same command resumes\n",
+    r"the others have 50 s to end; the same command resumes\n",
     err,
   )
 
@@ -79,7 +79,7 @@ def test_a_process_that_fails_is_named_with_its_last_words(hosts):
   )
   assert status == 1
   assert re.fullmatch(
-    r"process 1 of 2 \(pid \d+, \S+\) ended with status 1; the others are given 1 s to end; "
+    r"process 1 of 2 \(pid \d+, \S+\) ended with status 1; the others have 1 s to end; "
     r"last line of its log: bad store\n",
     err,
   )
