@@ -19,7 +19,8 @@ source "$(dirname "$0")/common.sh"
 json() {
   local word list=''
   for word; do
-    [[ $word != *[[:cntrl:]]* ]] || fail "arguments after --: '${word//[[:cntrl:]]/?}' contains a line break or control character"
+    [[ $word != *[[:cntrl:]]* ]] ||
+      fail "arguments after --: '${word//[[:cntrl:]]/?}' contains a line break or control character"
     word=${word//\\/\\\\}
     list+=", \"${word//\"/\\\"}\""
   done

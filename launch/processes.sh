@@ -14,10 +14,10 @@ joined() {
 }
 
 # watch COUNT LOGS GRACE: starts COUNT processes and waits for all of them. `command_of I` sets `words` to the command
-# of process I. Each process has its own log in the folder LOGS; the log of process 0 is also printed. SIGTERM, SIGHUP and
-# Ctrl-C are forwarded. When a process fails, a line names it. The others then have GRACE seconds to end by themselves;
-# after that they get SIGTERM, and ten seconds later SIGKILL. The status is that of the first process that failed,
-# otherwise that of the first process that ended on the forwarded signal, otherwise 0.
+# of process I. Each process has its own log in the folder LOGS; the log of process 0 is also printed. SIGTERM, SIGHUP
+# and Ctrl-C are forwarded. When a process fails, a line names it. The others then have GRACE seconds to end by
+# themselves; after that they get SIGTERM, and ten seconds later SIGKILL. The status is that of the first process that
+# failed, otherwise that of the first process that ended on the forwarded signal, otherwise 0.
 watch() {
   local count=$1 logs=$2 grace=$3 i
   if [ "$dry_run" ]; then

@@ -117,7 +117,8 @@ logs() {
   elif [ "$status" -ne 0 ]; then
     # The clocks of the workers are synchronised. The first worker that ended caused the others to end.
     ends=$(on_workers all "atgcn/launch/worker.sh ended" | grep ' ended with status ' | sort || true)
-    [ ! "$ends" ] || echo "${0##*/}: the first to end: ${ends%%$'\n'*}; the others ended after it; repeat train to resume" >&2
+    [ ! "$ends" ] ||
+      echo "${0##*/}: the first to end: ${ends%%$'\n'*}; the others ended after it; repeat train to resume" >&2
   fi
   return "$status"
 }
