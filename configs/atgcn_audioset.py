@@ -1,10 +1,11 @@
 """AT-GCN (two layers) on AudioSet with the settings of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .434, mAUC .974, d' 2.736 (the paper's Table I). Not trained by this project so far.
+Published: mAP .434, mAUC .974, d' 2.736 (the paper's Table I). This project has not trained it yet.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`, `cooccurrence.npz` (counts of labels and
-pairs) and `glove_300d.npz` (word vectors of the label names).
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`,
+`cooccurrence.npz` (counts of labels and pairs) and `glove_300d.npz` (word vectors of the label
+names).
 
   atgcn train --config configs/atgcn_audioset.py --workdir runs/atgcn --config.data.root=DATA
 """
@@ -13,7 +14,7 @@ import ml_collections
 
 
 def get_config():
-  """Returns the settings; what is not named here keeps its default."""
+  """Return the settings; other keys keep their defaults."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

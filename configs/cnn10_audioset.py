@@ -1,9 +1,9 @@
 """CNN10 on AudioSet with the settings of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .422, mAUC .970, d' 2.653 (the paper's Table I). Not trained by this project so far.
+Published: mAP .422, mAUC .970, d' 2.653 (the paper's Table I). This project has not trained it yet.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`.
 
   atgcn train --config configs/cnn10_audioset.py --workdir runs/cnn10 --config.data.root=DATA
 """
@@ -12,7 +12,7 @@ import ml_collections
 
 
 def get_config():
-  """Returns the settings; what is not named here keeps its default."""
+  """Return the settings; other keys keep their defaults."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

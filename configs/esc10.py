@@ -1,14 +1,15 @@
-"""AT-GCN or CNN10 on ESC-10: 400 real recordings, folds 1 to 4 train and fold 5 tests.
+"""AT-GCN or CNN10 on ESC-10: 400 recordings, folds 1 to 4 for training and fold 5 for testing.
 
-The folder `data.root` has the clip store `esc10.h5`, made with
+The folder `data.root` must contain the clip store `esc10.h5`, written by
 
   atgcn prepare --audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5 \\
     --vocabulary DATA/audioset/class_labels_indices.csv --used-labels-only
 
-and, in `audioset/`, `cooccurrence.npz` (the graph is that of AudioSet's full counts, restricted to
-the 26 labels) and `glove_300d.npz`. The ten classes are of equal size, so clips are drawn in
-shuffled passes: a queue a label would favour classes with many ancestors. There is no fold to
-choose a checkpoint by: fold 5 is only watched while training, and the last step is what counts.
+The subfolder `audioset/` must contain `cooccurrence.npz` and `glove_300d.npz`. The graph uses the
+counts of all of AudioSet, restricted to the 26 labels. The ten classes have equal size, so clips
+are drawn in shuffled passes; one queue per label would favour classes with many ancestors. There is
+no fold to select a checkpoint with: fold 5 is only monitored during training, and the last step is
+the result.
 
   atgcn train --config configs/esc10.py --workdir runs/esc10-atgcn --config.data.root=DATA
   atgcn train --config configs/esc10.py --workdir runs/esc10-cnn10 --config.data.root=DATA \\
@@ -19,7 +20,7 @@ import ml_collections
 
 
 def get_config():
-  """Returns the settings; what is not named here keeps its default."""
+  """Return the settings; other keys keep their defaults."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

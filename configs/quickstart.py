@@ -1,4 +1,4 @@
-"""AT-GCN or CNN10 at a small width on the built-in soundscapes: minutes on two cores.
+"""AT-GCN or CNN10 at a small width on the built-in soundscapes; trains in minutes on two cores.
 
 atgcn train --config configs/quickstart.py --workdir runs/atgcn
 atgcn train --config configs/quickstart.py --workdir runs/cnn10 --config.model.head=linear
@@ -8,7 +8,7 @@ import ml_collections
 
 
 def get_config():
-  """Returns the settings; what is not named here keeps its default."""
+  """Return the settings; other keys keep their defaults."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: their options, --dry-run, and an environment with pinned versions in .venv.
+# Sourced by the other scripts: option parsing, --dry-run, and installation of pinned versions into .venv.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 dry_run=
 
-# fail MESSAGE: one line on stderr, status 2.
+# fail MESSAGE: prints one line on stderr and exits with status 2.
 fail() {
   echo "${0##*/}: $1" >&2
   exit 2
 }
 
-# quoted WORD …: prints the words so that a shell reads them back as they are.
+# quoted WORD …: prints the words, quoted for a shell.
 quoted() {
   local word words=()
   for word; do
@@ -20,15 +20,15 @@ quoted() {
   echo "${words[*]}"
 }
 
-# run WORD …: runs the command, or with --dry-run prints it.
+# run WORD …: runs the command, or prints it with --dry-run.
 run() {
   if [ "$dry_run" ]; then quoted "$@"; else "$@"; fi
 }
 
-# parse NAMES FLAGS ARGUMENT …: sets a variable for each option given (--type v5p-8: type=v5p-8; --spot: spot=yes) and
-# the array `arguments` from what comes after --. --help prints the comment the script begins with.
+# parse NAMES FLAGS ARGUMENT …: sets a variable for each option (--type v5p-8: type=v5p-8; --spot: spot=yes), and the
+# array `arguments` to everything after --. --help prints the first comment of the script.
 parse() {
-  # Names that no option has.
+  # The underscores keep these names apart from those of options.
   local _names=" $1 " _flags=" $2 dry-run " _name
   shift 2
   arguments=()
@@ -45,33 +45,33 @@ parse() {
     elif [[ $1 = --*=* && $_names = *" $_name "* ]]; then
       printf -v "${_name//-/_}" %s "${1#*=}"
     elif [[ $1 = --* && $_names = *" $_name "* ]]; then
-      [[ $# -gt 1 && $2 != --* ]] || fail "$1: a value must follow"
+      [[ $# -gt 1 && $2 != --* ]] || fail "$1: needs a value"
       printf -v "${_name//-/_}" %s "$2"
       shift
     else
-      fail "$1: no such option (see --help); arguments of atgcn come after --"
+      fail "$1: unknown option (see --help); arguments of atgcn come after --"
     fi
     shift
   done
 }
 
-# complete_arguments: `arguments` must be a command of atgcn; where it begins with an option, `train` is meant.
+# complete_arguments: checks that `arguments` is not empty, and inserts `train` if it starts with an option.
 complete_arguments() {
-  [ ${#arguments[@]} -gt 0 ] || fail "arguments of atgcn must follow after --, such as -- --config FILE --workdir DIR"
+  [ ${#arguments[@]} -gt 0 ] || fail "arguments of atgcn must follow --, such as -- --config FILE --workdir DIR"
   [[ ${arguments[0]} != -* ]] || arguments=(train "${arguments[@]}")
 }
 
-# need_number OPTION VALUE: a whole number above 0.
+# need_number OPTION VALUE: checks that the value is a positive integer.
 need_number() {
-  [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: a whole number above 0, not '$2'"
+  [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: must be a positive integer, got '$2'"
 }
 
-# install EXTRAS: make or complete .venv; does nothing where it is already as asked for.
+# install EXTRAS: creates or updates .venv; does nothing if it is up to date.
 install() {
   local extras=$1 venv=$root/.venv wanted
   local stamp=$venv/installed-$extras
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "Python 3.11 or later is needed; name one in PYTHON"
+    fail "PYTHON: $PYTHON must be Python 3.11 or later; set PYTHON to another interpreter"
   wanted=$(cat "$root/setup.cfg" "$root/launch/constraints.txt" | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     return
@@ -83,7 +83,7 @@ install() {
   [ "$dry_run" ] || echo "$wanted" >"$stamp"
 }
 
-# install_onnx: the converter to ONNX as an environment of its own, .venv/onnx; does nothing where it is as asked for.
+# install_onnx: installs the converter to ONNX into its own environment, .venv/onnx; does nothing if it is up to date.
 install_onnx() {
   local venv=$root/.venv/onnx wanted
   wanted=$(cksum <"$root/launch/onnx.txt")
@@ -97,22 +97,22 @@ install_onnx() {
   [ "$dry_run" ] || echo "$wanted" >"$venv/installed"
 }
 
-# find_atgcn EXTRAS: sets atgcn, from the environment variable ATGCN or by installing.
+# find_atgcn EXTRAS: sets `atgcn` to the program named in the environment variable ATGCN, or installs it into .venv.
 # shellcheck disable=SC2034
 find_atgcn() {
   atgcn=${ATGCN:-$root/.venv/bin/atgcn}
   [ "${ATGCN:-}" ] || install "$1"
 }
 
-# install_libtpu: the compiler for TPUs into .venv/tpu, for who puts that on PYTHONPATH. Within .venv
-# itself, JAX would look for a TPU with it in every process and complain that there is none.
+# install_libtpu: installs the compiler for TPUs into .venv/tpu. To use it, add this folder to PYTHONPATH. With libtpu
+# in .venv itself, JAX would search for a TPU in every process and print that there is none.
 install_libtpu() {
   local version
   version=$(sed -n 's/^libtpu==//p' "$root/launch/constraints.txt")
   if [ "$(uname -sm)" != "Linux x86_64" ] || [ -d "$root/.venv/tpu/libtpu-$version.dist-info" ]; then
     return
   fi
-  echo "installing libtpu (213 MB to fetch, 0.7 GB on disk) …"
+  echo "installing libtpu into .venv/tpu (213 MB download, 0.7 GB on disk) …"
   rm -rf "$root/.venv/tpu"
   "$root/.venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
     --target "$root/.venv/tpu" "libtpu==$version"

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# All GPUs of this machine, driven by one process or by one process each.
+# Run atgcn on all GPUs of this machine, with one process or with one process per GPU.
 #
 #   launch/gpu.sh [OPTION …] -- ARGUMENTS
 #
-#   --processes one|each   one process in all, or one for each GPU (one)
-#   --gpus N               how many GPUs there are, for `each` (default: as CUDA_VISIBLE_DEVICES or nvidia-smi tells)
-#   --port P               where the processes find each other (default: a free one)
-#   --logs DIR             process-0.log, process-1.log, … are written there (logs)
-#   --grace S              seconds that the others have to end once one is lost (50)
-#   --dry-run              print the commands, run nothing
+#   --processes one|each   one process for all GPUs, or one process per GPU (default: one)
+#   --gpus N               number of GPUs, for `each` (default: from CUDA_VISIBLE_DEVICES or nvidia-smi)
+#   --port P               TCP port of process 0 (default: a free port)
+#   --logs DIR             folder of the logs process-0.log, process-1.log, … (default: logs)
+#   --grace S              seconds that the other processes have to end after one has failed (default: 50)
+#   --dry-run              print the commands without running them
 #
-# ARGUMENTS are those of `atgcn train`, or a whole command such as `evaluate --workdir DIR`. The program is
-# .venv/bin/atgcn, installed first where needed; the environment variable ATGCN names another.
+# ARGUMENTS are arguments of `atgcn train`, or a complete command such as `evaluate --workdir DIR`. The program is
+# .venv/bin/atgcn, which is installed first if necessary. The environment variable ATGCN names another program.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 # shellcheck source=launch/processes.sh
 source "$(dirname "$0")/processes.sh"
 
-# count_gpus: those that a process started here would see.
+# count_gpus: prints the number of GPUs that a process of this shell would see.
 count_gpus() {
   if [ "${CUDA_VISIBLE_DEVICES:-}" ]; then
     tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l
@@ -37,7 +37,7 @@ case $processes in
     gpus=${gpus:-$(count_gpus 2>/dev/null || true)}
     need_number --gpus "${gpus:-0}"
     ;;
-  *) fail "--processes: one or each, not '$processes'" ;;
+  *) fail "--processes: must be one or each, got '$processes'" ;;
 esac
 find_atgcn "[cuda]"
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Several processes of atgcn on this machine's CPU, as if each were a host of its own.
+# Run several processes of atgcn on the CPU of this machine, as if each were a separate host.
 #
 #   launch/local_hosts.sh [OPTION …] -- ARGUMENTS
 #
-#   --processes N   how many processes (2)
-#   --devices M     CPU devices of each (1)
-#   --port P        where they find each other (default: a free one)
-#   --logs DIR      process-0.log, process-1.log, … are written there (logs)
-#   --grace S       seconds that the others have to end once one is lost (50)
-#   --dry-run       print the commands, run nothing
+#   --processes N   number of processes (default: 2)
+#   --devices M     number of CPU devices per process (default: 1)
+#   --port P        TCP port of process 0 (default: a free port)
+#   --logs DIR      folder of the logs process-0.log, process-1.log, … (default: logs)
+#   --grace S       seconds that the other processes have to end after one has failed (default: 50)
+#   --dry-run       print the commands without running them
 #
-# ARGUMENTS are those of `atgcn train`, or a whole command such as `evaluate --workdir DIR`. The program is
-# .venv/bin/atgcn, installed first where needed; the environment variable ATGCN names another.
+# ARGUMENTS are arguments of `atgcn train`, or a complete command such as `evaluate --workdir DIR`. The program is
+# .venv/bin/atgcn, which is installed first if necessary. The environment variable ATGCN names another program.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the environment of the converter to ONNX, .venv/onnx, for `atgcn export --to onnx`.
-# Option: --dry-run prints the commands.
+# Create the environment of the converter to ONNX, .venv/onnx, for `atgcn export --to onnx`.
+# Option: --dry-run prints the commands without running them.
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"

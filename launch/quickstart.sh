@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to two trained systems, side by side: CNN10 and AT-GCN on the built-in soundscapes.
+# Install atgcn, then train and compare two systems on the built-in soundscapes: CNN10 and AT-GCN.
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 cd "$root"
@@ -11,7 +11,7 @@ say "1/5 environment"
 install ""
 atgcn=.venv/bin/atgcn
 
-say "2/5 training CNN10 in $out/cnn10 (the built-in soundscapes are made first, once)"
+say "2/5 training CNN10 in $out/cnn10 (the first start generates the built-in soundscapes)"
 "$atgcn" train --config configs/quickstart.py --workdir $out/cnn10 --config.model.head=linear
 say "3/5 training AT-GCN in $out/atgcn"
 "$atgcn" train --config configs/quickstart.py --workdir $out/atgcn --config.model.head=graph
@@ -35,7 +35,7 @@ PY
 
 say "5/5 tagging one soundscape that neither was trained on"
 "$atgcn" soundscapes --out "$out/sound" --clips 10 >/dev/null
-grep '^000009' "$out/sound/labels.csv" | sed 's/^/what is in it: /'
+grep '^000009' "$out/sound/labels.csv" | sed 's/^/true labels: /'
 "$atgcn" tag --workdir "$out/atgcn" "$out/sound/audio/000009.flac"
 
-say "done; open the pages $out/cnn10/report.html and $out/atgcn/report.html"
+say "done; open $out/cnn10/report.html and $out/atgcn/report.html in a browser"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the tests need and run them; --all runs the slow ones too. Further arguments go to pytest.
+# Install the requirements of the tests and run them. All arguments are passed to pytest; --all includes slow tests.
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 cd "$root"

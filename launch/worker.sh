@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One worker of a TPU slice: what tpu.sh asks of it through ssh. Training goes on when the connection is lost.
+# The commands that tpu.sh runs on each worker of a TPU slice over ssh. Training continues if the connection is lost.
 #
-#   launch/worker.sh install           make .venv, with a Python of its own where there is none that is new enough
-#   launch/worker.sh start ARGUMENTS   begin `atgcn ARGUMENTS` in the background, unless it runs already
-#   launch/worker.sh stop              ask it to save and end, and wait for that
-#   launch/worker.sh follow            show its log until it ends; the status is the program's
-#   launch/worker.sh ended             how it ended, in a line with the time and the host's name
+#   launch/worker.sh install           create .venv, with a newer Python if that of the image is too old
+#   launch/worker.sh start ARGUMENTS   start `atgcn ARGUMENTS` in the background, unless it is already running
+#   launch/worker.sh stop              make the program save and end, and wait until it has ended
+#   launch/worker.sh follow            print the log until the program ends, and exit with its status
+#   launch/worker.sh ended             print the time, the name of the host and the status with which the program ended
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -16,13 +16,14 @@ ended() {
   grep --text ' ended with status [0-9]*$' "$log" | tail --lines 1 | grep .
 }
 
-# running: whether `work` is; sets the two process ids. After a restart another process may have the number.
+# running: succeeds if `work` is running; sets the two process ids. After a restart of the host, another process may
+# have the same id, so the command line is checked.
 running() {
   [ -e "$pid_file" ] && read -r work_pid program_pid <"$pid_file" &&
     grep --quiet worker.sh "/proc/$work_pid/cmdline" 2>/dev/null
 }
 
-# work ARGUMENTS: what `start` leaves behind; it is there until the log says how the program ended.
+# work ARGUMENTS: the background process of `start`; runs until the program has ended and its status is in the log.
 work() {
   local status=0
   "${ATGCN:-.venv/bin/atgcn}" "$@" </dev/null >"$log" 2>&1 &
@@ -33,7 +34,7 @@ work() {
 
 start() {
   if running; then
-    echo "$(hostname) is at work already"
+    echo "$(hostname): already running"
     return
   fi
   [ ! -e "$log" ] || mv "$log" "$log.previous"
@@ -41,13 +42,13 @@ start() {
   rm -f "$pid_file"
   setsid nohup "$root/launch/worker.sh" work "$@" </dev/null >/dev/null 2>&1 &
   until [ -e "$pid_file" ] || ended >/dev/null; do sleep 0.1; done
-  echo "$(hostname) has begun"
+  echo "$(hostname): started"
 }
 
 verb=${1:-}
 case $verb in
   install)
-    # The images' own Python is 3.10.
+    # The Python of the images is 3.10.
     if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       python3 -m pip install --quiet --user uv
       ~/.local/bin/uv python install --quiet 3.11
@@ -63,12 +64,13 @@ case $verb in
     fi
     ;;
   follow)
-    [ -e "$log" ] || fail "$(hostname): nothing has begun here yet"
-    running || ended >/dev/null || fail "$(hostname): it ended without a word, as when a host restarts; begin again"
+    [ -e "$log" ] || fail "$(hostname): nothing has been started; run launch/tpu.sh train"
+    running || ended >/dev/null ||
+      fail "$(hostname): the program ended without a status, as after a restart of the host; run launch/tpu.sh train"
     tail --lines +1 --follow=name "$log" | sed --unbuffered '/ ended with status [0-9]*$/q' || true
     line=$(ended)
     exit "${line##* }"
     ;;
-  ended) ended || echo "$(hostname) is at work still, or ended without a word" ;;
-  *) fail "one of install, start, stop, follow, ended, not '$verb'" ;;
+  ended) ended || echo "$(hostname): still running, or ended without a status" ;;
+  *) fail "command must be one of install, start, stop, follow, ended, got '$verb'" ;;
 esac

@@ -1,1 +1,1 @@
-"""Benchmarks of this package and of its peers."""
+"""Benchmarks of this package and of comparable libraries."""

@@ -1,4 +1,4 @@
-"""Timing of the way of clips from a store to the device, beside the usual loader."""
+"""Benchmark of the transfer of clips from a store to the device, next to a reference loader."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ from atgcn_jax.training import sharding
 from atgcn_jax.training.step import normalised_log_mel
 
 TWIN = "../shared/bench/h5_loader.py"
-ROUNDS, BATCHES = 5, 1000  # of each round
-AUDIOSET = 2_041_789  # clips
+ROUNDS, BATCHES = 5, 1000  # number of rounds, batches per round
+AUDIOSET = 2_041_789  # clips in AudioSet's training set
 
 
 def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any]:
-  """Clips a second from a store of random 400x64 clips to float32 on the device, and beside it.
+  """Measure the rate of clips from a store of random 400x64 clips to float32 on the device.
 
-  The store is made for this and removed; its pages are in the system's cache. The batches are
-  class-balanced, of 527 labels.
+  The store is temporary, and its pages are in the system's cache. The batches are class-balanced,
+  of 527 labels.
 
   Args:
-    clips: of the store.
-    batch: clips a step, over all devices.
-    twin: the usual loader, a script that takes `--file`, `--dataset` and `--batch` and prints a
-      line of JSON; run in turn with ours. None: `TWIN`, if it is there and torch is.
+    clips: Number of clips in the store.
+    batch: Clips per step, over all devices.
+    twin: Script of the reference loader, which is run in turn. It takes `--file`, `--dataset` and
+      `--batch` and prints a line of JSON. By default `TWIN`, if it exists and torch is installed.
+
   Returns:
-    medians of the rounds `clips_per_second` and `seconds_per_step`,
-    `gather_clips_per_second` of nothing but the reading of rows of the mapped file,
-    `twin_clips_per_second` and `ratio` (None without a twin), `resident_bytes` of the process after
-    so many batches and `own_bytes`, which are those without the mapped file, `sampler_bytes`,
-    `sampler_seconds` and `sampler_peak_bytes` (while they are made) of the sampler's tables for all
-    of AudioSet, and `peak_bytes`.
+    Medians over the rounds: `clips_per_second`, `seconds_per_step`, `gather_clips_per_second` for
+    reading rows of the mapped file only, `twin_clips_per_second` and `ratio` (None without a twin).
+    Memory of the process by number of batches: `resident_bytes`, and `own_bytes` without the mapped
+    file. Tables of the balanced sampler for all of AudioSet: `sampler_bytes`, `sampler_seconds`
+    and `sampler_peak_bytes` while they are built. `peak_bytes` of the process.
+
   Raises:
-    UserError: if the twin cannot be run or the store does not fit on the disk.
-    WorkFailed: if the twin fails.
+    UserError: The twin cannot be run, or the store does not fit on the disk.
+    WorkFailed: The twin fails.
   """
   twin = checked_twin(twin)
   with made_up_store(clips) as store:
@@ -94,11 +95,14 @@ def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any
 def _through(
   given: Iterator[Any], decoded: Callable, first: int, memory: dict[str, dict[int, int]]
 ) -> float:
-  """Seconds a batch of a round; notes the memory after its half and at its end."""
+  """Run one round and return the seconds per batch.
+
+  The memory of the process is recorded after half of the batches and after all of them.
+  """
   start, before = time.perf_counter(), None
   for number in range(first + 1, first + BATCHES + 1):
     values = decoded(next(given))
-    jax.block_until_ready(before)  # one batch is under way while the next is asked for
+    jax.block_until_ready(before)  # one batch is in progress while the next is requested
     before = values
     if number % (BATCHES // 2) == 0:
       for name, line in (("resident_bytes", "VmRSS:"), ("own_bytes", "RssAnon:")):
@@ -108,7 +112,7 @@ def _through(
 
 
 def gather_rate(store: ClipStore, batch: int, batches: int = 200) -> float:
-  """Clips a second of reading random rows of the mapped file, a batch at a time."""
+  """Return the clips per second of reading random rows of the mapped file in batches."""
   picks = np.random.default_rng(0).integers(0, len(store), (batches, batch))
   start = time.perf_counter()
   for rows in picks:
@@ -117,7 +121,7 @@ def gather_rate(store: ClipStore, batch: int, batches: int = 200) -> float:
 
 
 def sampler_figures(clips: int) -> dict[str, Any]:
-  """Bytes of the balanced sampler's tables, seconds to make them, and the most bytes meanwhile."""
+  """Measure the size of the balanced sampler's tables, and the time and memory to build them."""
   offsets, labels = made_up_clips(clips, CLASSES)
   start = time.perf_counter()
   sampler = clip_order.balanced_sampler(np.arange(clips), offsets, labels, 0)
@@ -136,25 +140,25 @@ def sampler_figures(clips: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def made_up_store(clips: int) -> Iterator[ClipStore]:
-  """A store of random bytes as log-mels 400x64 and of labels as `made_up_clips` has them.
+  """Yield a temporary store of random 400x64 log-mels, with the labels of `made_up_clips`.
 
-  It lies in a folder within the cache folder, which is removed.
+  The store is written to a temporary folder in the cache folder.
 
   Raises:
-    UserError: if the disk has no room for it.
+    UserError: The disk has too little free space.
   """
   cache = cache_folder()
   needed, free = int(1.02 * clips * FRAMES * BANDS), shutil.disk_usage(cache).free
   if needed > free:
     raise UserError(
-      f"--clips {clips}: need {needed / 1e9:.1f} GB in {cache}, which has {free / 1e9:.1f} free; "
-      "take fewer, or name another disk's folder in XDG_CACHE_HOME"
+      f"--clips {clips}: need {needed / 1e9:.1f} GB, but {cache} has {free / 1e9:.1f} GB free; "
+      "use fewer clips, or set XDG_CACHE_HOME to a folder on another disk"
     )
   with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as folder:
     path = pathlib.Path(folder) / "store.h5"
     _write(path, clips)
     store = open_store(path)
-    for first in range(0, clips, 2000):  # into the system's cache, and mapped
+    for first in range(0, clips, 2000):  # reads and maps all pages
       store.log_mel[np.arange(first, min(first + 2000, clips))].max()
     yield store
 
@@ -169,9 +173,9 @@ def _write(path: pathlib.Path, clips: int) -> None:
   def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for first in range(0, clips, chunk):
       count = min(chunk, clips - first)
-      # The same bytes moved on by a number, which is as random and far quicker.
-      moved = log_mel[:count] + np.uint8(first // chunk % 256)
-      yield moved, random.uniform(-40, 20, count).astype(np.float32)
+      # Adding a number to the same bytes is as random and far faster than new random bytes.
+      shifted = log_mel[:count] + np.uint8(first // chunk % 256)
+      yield shifted, random.uniform(-40, 20, count).astype(np.float32)
 
   write_store(
     path,
@@ -186,14 +190,14 @@ def _write(path: pathlib.Path, clips: int) -> None:
 
 
 def checked_twin(twin: str | None) -> str | None:
-  """The script to run, or None where the usual one or torch is not there.
+  """Return the script to run, or None if the default script or torch is missing.
 
   Raises:
-    UserError: if a script was named and cannot be run.
+    UserError: A script was named and cannot be run.
   """
   named, twin = twin is not None, twin or TWIN
   for missing, why in (
-    (not pathlib.Path(twin).is_file(), "no such file; name the script of the usual loader"),
+    (not pathlib.Path(twin).is_file(), "no such file; name the script of the reference loader"),
     (importlib.util.find_spec("torch") is None, "needs torch; install it or leave --twin out"),
   ):
     if missing and named:
@@ -204,7 +208,7 @@ def checked_twin(twin: str | None) -> str | None:
 
 
 def memory_now(name: str) -> int:
-  """Bytes of this process's memory by its name in Linux's /proc/self/status; else 0."""
+  """Return a memory entry of Linux's /proc/self/status in bytes, or 0 if it does not exist."""
   try:
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
   except OSError:

@@ -1,4 +1,4 @@
-"""Timing of a training step that is fed in the ways there are."""
+"""Benchmark of the ways to feed a training step with clips."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from atgcn_jax.runtime.process_setup import peak_bytes
 
 
 def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) -> dict[str, Any]:
-  """A training step fed with one constant batch, by the host and from the device's memory.
+  """Measure a training step fed with a constant batch, by the host, and from the device's memory.
 
-  Rounds of `steps` steps of each are run in turn.
+  Rounds of the three feeds are run in turn.
 
   Args:
-    clips: of the store, which is made for this and removed.
+    clips: Number of clips in the store, which is temporary.
     model_name: `cnn10` or `atgcn`, at full size.
-    batch: clips a step, over all devices.
+    batch: Clips per step, over all devices.
+    steps: Steps per round.
+    dtype: Compute type, `float32` or `bfloat16`.
+
   Returns:
-    `seconds_per_step` and `clips_per_second` of the step that the host feeds, and for
-    `host` and `device` each the median `_seconds`, `_slowdown` against `constant_seconds` (0: none)
-    and `_wait`, the share of the time that the step waits for its input; `peak_bytes`.
+    `seconds_per_step` and `clips_per_second` of the step that the host feeds;
+    `constant_seconds` of the step with a constant batch; for `host` and `device` each the median
+    `_seconds`, the `_slowdown` relative to `constant_seconds` (0 for none) and `_wait`, the
+    fraction of the time that the step waits for its input; `peak_bytes`.
   """
   with made_up_store(clips) as store:
     system = system_of(model_name, dtype)
@@ -75,7 +79,11 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
 def _fed(
   train_step: Callable, state: Any, given: Iterator[Any], steps: int
 ) -> tuple[Any, float, float]:
-  """(new state, seconds of these steps, those of them that waited for input), as a run does it."""
+  """Run some steps in the same way as a run.
+
+  Returns:
+    The new state, the seconds of the steps, and the seconds of waiting for input.
+  """
   start, waited, before = time.perf_counter(), 0.0, None
   for _ in range(steps):
     asked = time.perf_counter()

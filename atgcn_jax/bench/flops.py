@@ -1,4 +1,4 @@
-"""FLOPs of models and steps: counted by hand of CNN10, and of anything that can be traced."""
+"""FLOPs of models and steps: by formula for CNN10, and for any function that can be traced."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from atgcn_jax.models.layers import scaled_channels
 
 
 def product_flops(jaxpr: Any) -> int:
-  """FLOPs of the convolutions and matrix products in a traced function, on all devices together.
+  """Return the FLOPs of the convolutions and matrix products in a traced function.
 
-  A multiplication and an addition count two, the body of a scan as often as it runs; zeros at the
-  edges of a convolution are counted like other inputs.
+  The result is the sum over all devices. A multiplication with its addition counts as two. The body
+  of a scan counts once per iteration. Zero padding of convolutions counts like other inputs.
   """
   total = 0
   for equation in jaxpr.eqns:
@@ -37,13 +37,17 @@ def product_flops(jaxpr: Any) -> int:
 
 
 def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int = 527) -> int:
-  """FLOPs of one clip's way forward through the convolutions and products of the encoder and head.
+  """Return the FLOPs of the forward pass of one clip through the encoder and head of CNN10.
 
-  A multiplication and an addition count two; zeros at the edges are counted like other inputs.
-  The label graph's products are not here, since all clips share them: `graph_flops`.
+  Convolutions and matrix products are counted. A multiplication with its addition counts as two.
+  Zero padding counts like other inputs. The products of the label graph are not included, because
+  all clips share them: see `graph_flops`.
 
   Args:
-    config: a config's `model` section.
+    config: The `model` section of a config.
+    frames: Number of frames in a clip.
+    bands: Number of mel bands.
+    classes: Number of labels.
   """
   total, inputs, height, width = 0, 1, frames, bands
   for channels in CHANNELS:
@@ -55,10 +59,12 @@ def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int
 
 
 def graph_flops(config: Any, embedding_size: int, *, classes: int = 527) -> int:
-  """FLOPs of one way forward through the label graph; none for a linear head.
+  """Return the FLOPs of one forward pass through the label graph; 0 for a linear head.
 
   Args:
-    config: a config's `model` section.
+    config: The `model` section of a config.
+    embedding_size: Length of the label embeddings.
+    classes: Number of labels.
   """
   if config.head != "graph":
     return 0
@@ -68,10 +74,13 @@ def graph_flops(config: Any, embedding_size: int, *, classes: int = 527) -> int:
 
 
 def step_flops(config: Any, clips: int, *, classes: int = 527, **sizes: int) -> int:
-  """FLOPs of one training step's layers: forward, and twice that backward.
+  """Return the FLOPs of one training step, counting the backward pass as two forward passes.
 
   Args:
-    config: a whole config.
+    config: A complete config.
+    clips: Clips per step.
+    classes: Number of labels.
+    **sizes: `frames` and `bands`, as for `layer_flops`.
   """
   model = config.model
   forward = clips * layer_flops(model, classes=classes, **sizes)

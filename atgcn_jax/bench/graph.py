@@ -1,4 +1,4 @@
-"""Timing and memory of the label graph and of counting, on made-up labels of any number."""
+"""Benchmarks of the label graph and of label counting, on synthetic labels of any number."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from atgcn_jax.models.sparse_product import sparse_product
 from atgcn_jax.runtime.process_setup import peak_bytes
 
 VECTOR, HIDDEN, EMBEDDING = 300, 256, 512  # widths of the paper's two layers
-CLIPS = 32  # in a batch
-OCCURRENCES = 1000  # of every label
+CLIPS = 32  # clips per batch
+OCCURRENCES = 1000  # clips with each label
 
 
 def bench_graph(labels: int, edges: int, repeats: int, hubs: bool = False) -> dict[str, Any]:
-  """Time and memory of the graph network over a made-up graph, in a process of its own.
+  """Measure time and memory of the graph network over a synthetic graph, in a separate process.
 
   Args:
-    labels: K.
-    edges: edges a label, on average where there are hubs.
-    repeats: timings of each part, taken in turns; medians come back.
-    hubs: few labels have very many edges; else all have the same number.
+    labels: K, the number of labels.
+    edges: Number of edges per label, on average if there are hubs.
+    repeats: Number of timings of each part, taken in turn; the result has the medians.
+    hubs: If true, few labels have very many edges; otherwise all labels have the same number.
+
   Returns:
-    seconds to make the matrix from counts, of the propagation and of the layers' products
-    of nodes and weights (`_seconds` forward, `_and_back_seconds` with gradients), their `ratio`s,
-    of the first and of a later gradient of the whole head, `peak_bytes` of the process, and the
-    `floats_per_second` of a product of large matrices and `bytes_per_second` of a copy beside
-    what the two parts reach.
+    Seconds to compute the matrix from counts; seconds of the propagation and of the products of
+    nodes and weights, forward (`_seconds`) and with gradients (`_and_back_seconds`), and the
+    `ratio` of both; seconds of the first and of later gradients of the complete head; `peak_bytes`
+    of the process; the rates that the two parts reach, and the limits of `machine_limits` to
+    compare them with.
   """
   found = _alone(_graph_figures, labels, edges, repeats, hubs)
   limits = machine_limits(repeats)
@@ -47,20 +48,22 @@ def bench_graph(labels: int, edges: int, repeats: int, hubs: bool = False) -> di
 
 
 def bench_counts(clips: int, labels: int) -> dict[str, Any]:
-  """Time and memory of counting labels and pairs in made-up clips, in a process of its own.
+  """Measure time and memory of counting labels and pairs in synthetic clips, in a separate process.
 
   Args:
-    clips: N, with about two labels a clip, a few labels being far more frequent than others.
-    labels: K.
+    clips: N, the number of clips. Each has about two labels, and a few labels are far more frequent
+      than the others.
+    labels: K, the number of labels.
+
   Returns:
-    `seconds`, the `pairs` that occur together, `input_bytes` of the lists and `peak_bytes`
-    of the process.
+    `seconds`, number of `pairs` that occur together, `input_bytes` of the label lists, and
+    `peak_bytes` of the process.
   """
   return _alone(_counts_figures, clips, labels)
 
 
 def _alone(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-  """What a function returns in a fresh process."""
+  """Call a function in a new process and return its result."""
   fresh = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
     return pool.submit(work, *args).result()
@@ -70,7 +73,7 @@ def _graph_figures(labels: int, edges: int, repeats: int, hubs: bool) -> dict[st
   random = np.random.default_rng(0)
   counts = sized(made_up_counts(labels, edges, hubs))
   start = time.perf_counter()
-  # Without a threshold all edges stay.
+  # The method reweight has no threshold, so all edges remain.
   matrix = propagation_matrix(np.full(labels, OCCURRENCES), counts, method="reweight")
   matrix_seconds = time.perf_counter() - start
   sparse = scipy.sparse.issparse(matrix)
@@ -82,7 +85,7 @@ def _graph_figures(labels: int, edges: int, repeats: int, hubs: bool) -> dict[st
 
   vectors, hidden = numbers(labels, VECTOR), numbers(labels, HIDDEN)
   first, second = numbers(VECTOR, HIDDEN), numbers(HIDDEN, EMBEDDING)
-  # Sparse, the second layer propagates its narrower side.
+  # With a sparse graph, the second layer propagates its narrower side.
   wide = hidden if sparse else numbers(labels, EMBEDDING)
 
   def propagation(one, two):
@@ -129,7 +132,7 @@ def _jitted(function: Callable, *args: Any) -> Callable[[], Any]:
 
 
 def _and_back(function: Callable) -> Callable:
-  """The values of a function and the gradients of all its arguments."""
+  """Return a function that computes the values of a function and the gradients of all arguments."""
 
   def both(*args):
     values, gradients = jax.vjp(function, *args)
@@ -141,7 +144,12 @@ def _and_back(function: Callable) -> Callable:
 def timed(
   runs: dict[str, Callable[[], Any]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-  """Seconds of the first run of each function, and medians of later ones taken in turns."""
+  """Return the seconds of the first call of each function, and the medians of later calls in turn.
+
+  Args:
+    runs: Functions by name.
+    repeats: Number of calls after the first.
+  """
   taken: dict[str, list[float]] = {name: [] for name in runs}
   for _ in range(repeats + 1):
     for name, run in runs.items():
@@ -153,11 +161,11 @@ def timed(
 
 
 def machine_limits(repeats: int, size: int = 3000) -> dict[str, float]:
-  """What the device reaches: operations a second of a float32 matrix product, bytes of a copy.
+  """Measure the FLOP/s of a float32 matrix product and the bytes per second of a copy.
 
   Args:
-    repeats: timings, of which the medians count.
-    size: rows and columns of the matrices.
+    repeats: Number of timings; the result has the medians.
+    size: Number of rows and columns of the matrices.
   """
   matrix = jnp.ones((size, size), jnp.float32)
   many = jnp.ones((12 * size, size), jnp.float32)
@@ -173,12 +181,15 @@ def machine_limits(repeats: int, size: int = 3000) -> dict[str, float]:
 
 
 def made_up_counts(labels: int, edges: int, hubs: bool) -> scipy.sparse.csr_array:
-  """Symmetric counts of pairs, int64[K, K], 1 to `OCCURRENCES`, zero on the diagonal.
+  """Return synthetic symmetric counts of pairs, int64[K, K].
+
+  Counts are below `OCCURRENCES`. The diagonal is empty.
 
   Args:
-    labels: K.
-    edges: edges a label (an even number below K); with hubs about so many on average.
-    hubs: one end of each edge falls on label k with a probability that falls as (k + 10)^-0.8.
+    labels: K, the number of labels.
+    edges: Number of edges per label, an even number below K; with hubs, the approximate average.
+    hubs: If true, one end of each edge is label k with a probability proportional to
+      (k + 10)^-0.8.
   """
   random = np.random.default_rng(0)
   if hubs:
@@ -186,7 +197,7 @@ def made_up_counts(labels: int, edges: int, hubs: bool) -> scipy.sparse.csr_arra
     one = random.choice(labels, labels * edges // 2, p=popularity / popularity.sum())
     other = random.integers(0, labels, len(one))
   else:
-    # In a random order of the labels, each with those that stand some distances ahead.
+    # In a random order, each label is paired with the labels at some distances after it.
     order = random.permutation(labels)
     distances = random.choice(np.arange(1, (labels + 1) // 2), edges // 2, replace=False)
     one = np.tile(order, len(distances))
@@ -217,11 +228,11 @@ def _counts_figures(clips: int, labels: int) -> dict[str, Any]:
 
 
 def made_up_clips(clips: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
-  """Offsets int64[N + 1] and label indices int64[M] of clips with one to three labels each.
+  """Return offsets int64[N + 1] and label indices int64[M] of clips with one to three labels each.
 
   Args:
-    clips: N.
-    labels: K; label k occurs with a probability that falls as 1 / (k + 10).
+    clips: N, the number of clips.
+    labels: K, the number of labels; label k has a probability proportional to 1 / (k + 10).
   """
   random = np.random.default_rng(0)
   offsets = np.append(0, np.cumsum(random.integers(1, 4, clips)))

@@ -1,4 +1,4 @@
-"""Timing of what runs on the host's processor: the metrics and the front ends, and their twins."""
+"""Benchmarks of the metrics and the front ends, and of scikit-learn and librosa as references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atgcn_jax.runtime.process_setup import peak_bytes
 
 
 def bench_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> dict[str, Any]:
-  """Median seconds of `tagging_metrics`; the sizes of AudioSet's evaluation set by default."""
+  """Measure the median time of `tagging_metrics`, by default at the size of AudioSet's test set."""
   scores, labels = made_up_scores(clips, classes)
   seconds = _median(lambda: tagging_metrics(scores, labels), repeats)
   return _figures(
@@ -28,7 +28,7 @@ def bench_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> d
 
 
 def reference_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) -> dict[str, Any]:
-  """The same of scikit-learn's two functions."""
+  """Measure the median time of scikit-learn's two functions on the same scores."""
   import sklearn
   from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -44,12 +44,12 @@ def reference_metrics(clips: int = 20371, classes: int = 527, repeats: int = 5) 
 
 
 def bench_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) -> dict[str, Any]:
-  """Median seconds of a jitted `log_mel` of full clips of noise, after one call to compile.
+  """Measure the median time of a jitted `log_mel` on full clips of noise, after a first call.
 
   Args:
-    name: of `FRONTENDS`.
-    batch: clips a call.
-    repeats: calls.
+    name: Name of a front end in `FRONTENDS`.
+    batch: Clips per call.
+    repeats: Number of calls.
   """
   waveforms = made_up_waveforms(name, batch)
   jitted = jax.jit(functools.partial(log_mel, frontend=name))
@@ -63,7 +63,7 @@ def bench_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) -> d
 
 
 def reference_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) -> dict[str, Any]:
-  """The same of librosa, clip by clip as its users call it.
+  """Measure the median time of librosa on the same clips, with one call per clip.
 
   Raises:
     UserError: librosa is not installed.
@@ -71,9 +71,7 @@ def reference_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) 
   try:
     librosa = importlib.import_module("librosa")
   except ImportError:
-    raise UserError(
-      'librosa: not installed; to compare with it, pip install "atgcn_jax[test]"'
-    ) from None
+    raise UserError("librosa: not installed; run pip install 'atgcn_jax[test]'") from None
   settings, waveforms = FRONTENDS[name], made_up_waveforms(name, batch)
   spectrogram = functools.partial(
     librosa.feature.melspectrogram,
@@ -103,22 +101,22 @@ def reference_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) 
 
 
 def made_up_scores(clips: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-  """Sigmoid scores float32[N, K] and labels bool[N, K], 0.4 % of them positive."""
+  """Return random scores float32[N, K] and labels bool[N, K], of which 0.4 % are positive."""
   rng = np.random.default_rng(0)
   labels = rng.random((clips, classes)) < 0.004
-  labels[0], labels[-1] = True, False  # every class has both
+  labels[0], labels[-1] = True, False  # every class has a positive and a negative
   logits = 1.5 * rng.standard_normal((clips, classes), np.float32) - 5 + 3 * labels
   return (1 / (1 + np.exp(-logits))).astype(np.float32), labels
 
 
 def made_up_waveforms(name: str, batch: int) -> np.ndarray:
-  """Noise, float32[B, S]."""
+  """Return noise, float32[B, S], at the length of a front end's clips."""
   rng = np.random.default_rng(0)
   return 0.1 * rng.standard_normal((batch, FRONTENDS[name].samples), np.float32)
 
 
 def _median(work: Callable[[], object], repeats: int) -> float:
-  """Median seconds of the calls after the first."""
+  """Return the median seconds of the calls after the first."""
   seconds = []
   for _ in range(repeats + 1):
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where the time of CNN10's training goes: each convolution alone, and each block whole."""
+"""Benchmark of the parts of CNN10: each convolution, and each block."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from atgcn_jax.models.layers import ONE_CPU, placement_here
 
 
 def bench_layers(batch: int, steps: int, dtype: str = "float32") -> dict[str, Any]:
-  """Time of the parts of CNN10 at full size, each on its own.
+  """Measure each part of CNN10 at full size separately.
+
+  Args:
+    batch: Clips per batch.
+    steps: Number of timings; the result has the medians.
+    dtype: Compute type, `float32` or `bfloat16`.
 
   Returns:
     `matrix_product`, the FLOP/s of a large matrix product of this type, and for each part in
-    `layers` its `name`, `flops` forward (every multiplication counted), `forward_seconds`,
-    `backward_seconds` (both gradients) and its `share` of the matrix product's FLOP/s. A block has
-    its batch norms and pooling beside its convolutions.
+    `layers` its `name`, `flops` of the forward pass, `forward_seconds`, `backward_seconds` (both
+    gradients), and its `share` of the matrix product's FLOP/s. A block includes its batch norms and
+    its pooling.
   """
   peak = matrix_product_rate(dtype)
   layers: list[dict[str, Any]] = []
@@ -30,7 +35,7 @@ def bench_layers(batch: int, steps: int, dtype: str = "float32") -> dict[str, An
     wide = jax.random.normal(jax.random.key(1), (batch, height, width, channels), dtype)
     flops = [18 * x.size * channels, 18 * wide.size * channels]
     for name, clips, count in (("conv1", x, flops[0]), ("conv2", wide, flops[1])):
-      if placement_here() != ONE_CPU:  # there convolutions are not apart from their block
+      if placement_here() != ONE_CPU:  # on one CPU, convolutions are fused into their block
         layers.append(
           {"name": f"conv_block{i}.{name}", "flops": count, **_convolution(clips, channels, steps)}
         )
@@ -50,7 +55,7 @@ def bench_layers(batch: int, steps: int, dtype: str = "float32") -> dict[str, An
 
 
 def _convolution(x, channels: int, steps: int) -> dict[str, float]:
-  """Seconds of a convolution and of both its gradients."""
+  """Measure a convolution and its two gradients."""
   kernel = jax.random.normal(jax.random.key(2), (3, 3, x.shape[-1], channels), x.dtype)
 
   def backward(x, kernel, dy):
@@ -66,7 +71,7 @@ def _convolution(x, channels: int, steps: int) -> dict[str, float]:
 
 
 def _block(x, channels: int, steps: int) -> dict[str, float]:
-  """Seconds of a block and of its gradients, as the model has it."""
+  """Measure a block of the model and its gradients."""
   block = ConvBlock(channels, x.dtype, placement_here())
   variables = block.init(jax.random.key(3), x[:1], False)
 
@@ -78,13 +83,16 @@ def _block(x, channels: int, steps: int) -> dict[str, float]:
     return jax.grad(lambda *args: forward(*args).astype("float32").sum(), (0, 1))(params, x)
 
   arguments = variables["params"], x
-  alone = median_seconds(jax.jit(forward), arguments, steps)
-  whole = median_seconds(jax.jit(both), arguments, steps)
-  return {"forward_seconds": alone, "backward_seconds": whole - alone}
+  forward_seconds = median_seconds(jax.jit(forward), arguments, steps)
+  both_seconds = median_seconds(jax.jit(both), arguments, steps)
+  return {
+    "forward_seconds": forward_seconds,
+    "backward_seconds": both_seconds - forward_seconds,
+  }
 
 
 def layer_table(result: dict[str, Any]) -> str:
-  """The result of `bench_layers` in Markdown."""
+  """Return the result of `bench_layers` as a Markdown table."""
   lines = ["| part | GFLOP | forward | backward | of the matrix product |", "|---|---|---|---|---|"]
   for layer in result["layers"]:
     times = [f"{layer[key] * 1e3:.2f} ms" for key in ("forward_seconds", "backward_seconds")]

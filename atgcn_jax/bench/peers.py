@@ -1,4 +1,4 @@
-"""Our benches and their peers' in turn: PyTorch twins, scikit-learn, librosa."""
+"""Comparison of this package with PyTorch, scikit-learn and librosa, run in turn."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ OURS = [sys.executable, "-m", "atgcn_jax", "bench"]
 
 
 def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
-  """Every comparison that this machine allows, each process in turn with its peer's.
+  """Run all comparisons that this machine supports, this package in turn with its peer.
 
   Args:
-    twin: PyTorch's side, a script that takes `--what`, `--model`, `--batch`, `--steps` and, on a
+    twin: Script of the PyTorch side. It takes `--what`, `--model`, `--batch`, `--steps` and, on a
       GPU, `--device cuda --amp --compile`, and prints a line of JSON.
-    rounds: how often each is run; medians come back.
+    rounds: Number of runs of each side; the result has the medians.
+
   Returns:
-    `machine`, and `rows` with `name`, `ours`, `peer`, `ratio` (above 1 where we are faster,
-    or take less memory), `unit` and `limit`: what the device's matrix products would allow if each
-    multiplication of the layers were done, None where that is not the measure.
+    `machine`, and `rows` with `name`, `ours`, `peer`, `ratio` (above 1 if this package is faster or
+    takes less memory), `unit` and `limit`. The limit is the rate that the device's matrix products
+    allow for all multiplications of the layers, or None if the row is not limited by them.
+
   Raises:
-    UserError: if there is no such script.
-    WorkFailed: if a side fails.
+    UserError: The script does not exist.
+    WorkFailed: A side fails.
   """
   if not pathlib.Path(twin).is_file():
-    raise UserError(f"--twin {twin}: no such file; name the script of PyTorch's side")
+    raise UserError(f"--twin {twin}: no such file; name the script of the PyTorch side")
   rows: list[dict[str, Any]] = []
   on_gpu = jax.default_backend() == "gpu"
   dtype = "bfloat16" if on_gpu else "float32"
@@ -59,7 +61,7 @@ def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
     ("mAP and mAUC, 20,371 x 527", [*OURS, "metrics", "--json"]),
     *(
       (f"log-mel {name}, batch 16", [*OURS, "frontend", "--json", "--frontend", name])
-      for name in ("talnet", "panns")  # librosa has no front end like vggish
+      for name in ("talnet", "panns")  # librosa has no equivalent of vggish
     ),
   ):
     results = in_turn(command, [*command, "--reference"], rounds)
@@ -68,7 +70,11 @@ def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
 
 
 def in_turn(ours: list[str], peer: list[str], rounds: int) -> tuple[list[dict], list[dict]]:
-  """What both commands print in each round, after one of ours to fill the compilation cache."""
+  """Run both commands in each round, after one run of `ours` to fill the compilation cache.
+
+  Returns:
+    The JSON objects that the commands print, for each side.
+  """
   run_json(ours)
   pairs = [(run_json(ours), run_json(peer)) for _ in range(rounds)]
   return [first for first, _ in pairs], [second for _, second in pairs]
@@ -81,7 +87,7 @@ def _row(name, results, key, unit, limit=None) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-  """What a figure depends on: date, processor, device, system, Python and package versions."""
+  """Return what results depend on: date, processor, device, system, Python, package versions."""
   found = {"date": datetime.date.today().isoformat(), "processor": _processor()}
   found["cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?")
   found["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -104,7 +110,7 @@ def _processor() -> str:
 
 
 def peer_table(result: dict[str, Any]) -> str:
-  """The result of `compare` in Markdown."""
+  """Return the result of `compare_with_peers` as a Markdown table."""
   lines = ["| what | ours | peer | ratio | limit |", "|---|---|---|---|---|"]
   for row in result["rows"]:
     cells = [_number(row[key], row["unit"]) for key in ("ours", "peer")]

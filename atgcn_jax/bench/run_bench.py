@@ -1,4 +1,4 @@
-"""`atgcn bench`: from its options to one bench, and what that says as text."""
+"""`atgcn bench`: run the benchmark that the options name and format its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 
 def run(options: Any) -> tuple[dict[str, Any], str]:
-  """The result of the bench that the options of the command name, and a text for people."""
+  """Run a benchmark.
+
+  Args:
+    options: Options of the command line.
+
+  Returns:
+    The result as plain data for JSON, and as text.
+  """
   what = options.what
   if what in ("train", "infer"):
     from atgcn_jax.bench.steps import bench

@@ -1,4 +1,4 @@
-"""Timing of the training step, of inference and of the parts of both, on made-up clips."""
+"""Benchmarks of the training step and of inference on random clips, and shared helpers."""
 
 from __future__ import annotations
 
@@ -44,18 +44,21 @@ def bench(
   dtype: str = "float32",
   trace: str | None = None,
 ) -> dict[str, Any]:
-  """Median time of a step at full size, 400x64 log-mels and 527 labels, after one to compile.
+  """Measure the median time of a step at full size: 400x64 log-mels, 527 labels.
 
   Args:
     what: `train` or `infer`.
     model_name: `cnn10` or `atgcn`.
-    batch: clips a step, over all devices.
-    trace: a folder for a profile of one more step, for TensorBoard or Perfetto.
+    batch: Clips per step, over all devices.
+    steps: Number of timed steps, after a first step that compiles.
+    dtype: Compute type, `float32` or `bfloat16`.
+    trace: Folder for a profile of one more step, for TensorBoard or Perfetto.
+
   Returns:
-    `seconds_per_step`, `clips_per_second`, `peak_bytes` (of the process on CPU, of the
-    first device elsewhere), `first_step_seconds` (with its compilation), `start_to_first_step`
-    (from the start of the process until the first step was submitted), `flops` of the layers'
-    convolutions and products in a step as counted by hand, and what was measured.
+    `seconds_per_step`; `clips_per_second`; `peak_bytes`, of the process on CPU and of the first
+    device otherwise; `first_step_seconds`, including compilation; `start_to_first_step`, from the
+    start of the process to the submission of the first step; `flops` of a step, by formula, and
+    `flops_per_second`; and the settings.
   """
   system = system_of(model_name, dtype)
   state: Any = system.state
@@ -112,7 +115,7 @@ def bench(
 
 
 class System(NamedTuple):
-  """A system at full size, before its first step."""
+  """A system at full size, in its initial state."""
 
   config: Any
   model: nn.Module
@@ -120,7 +123,7 @@ class System(NamedTuple):
   state: TrainState
 
   def train_step(self, **more: Any) -> Callable:
-    """`make_train_step` of it."""
+    """Return the training step of the system; `more` are arguments of `make_train_step`."""
     return make_train_step(
       self.model,
       optimiser(self.config.optim),
@@ -133,7 +136,7 @@ class System(NamedTuple):
 
 
 def system_of(model_name: str, dtype: str) -> System:
-  """This system for 527 labels, on a made-up graph and word vectors."""
+  """Return a system for 527 labels with a random graph and random word vectors."""
   config = bench_config(model_name, dtype)
   rng = np.random.RandomState(0)
   graph = rng.rand(CLASSES, CLASSES).astype("f")
@@ -152,7 +155,7 @@ def system_of(model_name: str, dtype: str) -> System:
 
 
 def bench_config(model_name: str, dtype: str) -> Any:
-  """The defaults with this system and type, without augmentation of the clips."""
+  """Return the default config with a system and compute type, without augmentation."""
   import ml_collections
 
   config = ml_collections.ConfigDict(DEFAULTS)
@@ -162,14 +165,14 @@ def bench_config(model_name: str, dtype: str) -> Any:
 
 
 def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
-  """FLOP/s of the product of two square matrices that are large for the device."""
+  """Measure the FLOP/s of a product of two large square matrices."""
   size = 3072 if jax.default_backend() == "cpu" else 8192
   a = jnp.ones((size, size), dtype)
   return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
 
 
 def median_seconds(function: Callable, arguments: tuple, repeats: int) -> float:
-  """Of so many calls, after one to compile."""
+  """Return the median seconds of `repeats` calls, after a first call that compiles."""
   jax.block_until_ready(function(*arguments))
   seconds = []
   for _ in range(repeats):
@@ -180,11 +183,16 @@ def median_seconds(function: Callable, arguments: tuple, repeats: int) -> float:
 
 
 def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32") -> dict[str, Any]:
-  """A training step in two new processes: with an empty compilation cache, then with a warm one.
+  """Measure a training step in two new processes, with an empty and with a filled compile cache.
 
   Args:
-    what: `compile` or `memory`, for the name of the result.
-  Returns: `cold` and `warm`, each the result of `bench`, and the `peak_bytes` of the warm one.
+    what: `compile` or `memory`, the name of the result.
+    model_name: `cnn10` or `atgcn`.
+    batch: Clips per step.
+    dtype: Compute type, `float32` or `bfloat16`.
+
+  Returns:
+    `cold` and `warm`, each a result of `bench`, and the `peak_bytes` of the warm process.
   """
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "atgcn_jax", "bench", "train", "--json", "--steps", "3"]
@@ -196,24 +204,24 @@ def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32")
 
 
 def run_json(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:
-  """The JSON object that a command prints last.
+  """Run a command and return the JSON object on its last line of output.
 
   Raises:
-    WorkFailed: if the command fails.
+    WorkFailed: The command fails.
   """
   done = subprocess.run(command, env=environment, capture_output=True, text=True)
   lines = done.stdout.strip().splitlines()
   if done.returncode or not lines:
-    said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-    raise WorkFailed(f"{' '.join(command)} ended with {done.returncode} and said: {said}")
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise WorkFailed(f"{' '.join(command)} failed with exit status {done.returncode}: {last}")
   return json.loads(lines[-1])
 
 
 def seconds_since_start() -> float | None:
-  """Since the start of this process, where the system tells."""
+  """Return the seconds since the start of this process, or None if /proc is not available."""
   try:
-    told = pathlib.Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
+    fields = pathlib.Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()
   except OSError:
     return None
-  began = int(told[19]) / os.sysconf("SC_CLK_TCK")
+  began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
   return time.clock_gettime(time.CLOCK_BOOTTIME) - began

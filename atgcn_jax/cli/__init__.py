@@ -1,4 +1,4 @@
-"""The `atgcn` command: arguments in, one call a verb."""
+"""The `atgcn` command: parse the arguments and call the function of the verb."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 
 @any_streams
 def main(arguments: list[str] | None = None) -> int:
-  """Run one verb; returns the exit status.
+  """Run one verb and return the exit status.
 
-  0 after success, 1 if the work failed, 2 on bad arguments or input (one line on stderr), 130 and
-  143 after Ctrl-C and SIGTERM, 141 once the reader of its output has gone.
+  Args:
+    arguments: Command-line arguments without the program name, by default those of `sys.argv`.
+
+  Returns:
+    0 on success; 1 if the work failed; 2 for invalid arguments or input, with one line on stderr;
+    130 after Ctrl-C; 143 after SIGTERM; 141 if the reader of the output has closed its pipe.
   """
-  # What the libraries have to say is not for users.
+  # Users do not need the log messages of the libraries.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised too
+  logging.getLogger("absl").setLevel(logging.CRITICAL)  # absl also raises what it logs
   logging.getLogger("matplotlib").setLevel(logging.ERROR)
-  # Orbax stops reading a damaged checkpoint at its first fault, which is told; what it had begun to
-  # read besides fails later, where nobody waits for it.
+  # Orbax stops at the first error in a damaged checkpoint, which is reported. The reads that are
+  # still pending fail later, and nothing waits for them.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   sys.unraisablehook = lambda unraisable: None
   warnings.showwarning = _show_warning
@@ -41,18 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
       status = _status(options, stop)
       if stop.signal_number is None or status > 128:
         return status
-      print(f"{program}: a signal to stop came too late, the work is complete", file=sys.stderr)
+      print(f"{program}: the work was complete before the stop signal arrived", file=sys.stderr)
       return 128 + stop.signal_number
     except KeyboardInterrupt as error:
       by = f" by {error}" if isinstance(error, signals.Interrupted) else ""
-      kept = "; ".join(getattr(error, "__notes__", ()))
-      kept = f"; {kept}; the same command continues" if kept else ""
-      print(f"{program}: stopped{by}{kept}", file=sys.stderr)
+      notes = "; ".join(getattr(error, "__notes__", ()))
+      notes = f"; {notes}; the same command continues" if notes else ""
+      print(f"{program}: stopped{by}{notes}", file=sys.stderr)
       return 128 + getattr(error, "signal_number", signals.SIGINT)
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-  """The options of a verb; its `overrides` are those of the config."""
+  """Parse the options of a verb; `overrides` holds the arguments --config.KEY=VALUE."""
   parser = command_parser()
   options, rest = parser.parse_known_args(arguments)
   overrides = [argument for argument in rest if argument.startswith("--config.")]
@@ -65,7 +69,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
-  """Run a verb with its options; returns the exit status."""
+  """Run a verb with its options and return the exit status."""
   try:
     return options.run(options) or 0
   except UserError as error:
@@ -75,30 +79,30 @@ def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
     print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)
     return 1
   except Exception as error:
-    stop.raise_if_stopped()  # its exception may have been turned into this one
+    stop.raise_if_stopped()  # a library may have replaced the exception of the signal by this one
     which = _which_process()
-    if fault := _what_is_missing(error):
-      print(f"atgcn {options.verb}{which}: {fault}", file=sys.stderr)
+    if reason := _what_is_missing(error):
+      print(f"atgcn {options.verb}{which}: {reason}", file=sys.stderr)
       return 2
     if reason := _lost_bucket(getattr(options, "workdir", "")):
       print(f"atgcn {options.verb}{which}: {reason}", file=sys.stderr, flush=True)
     elif which:
       traceback.print_exc()
       print(
-        f"atgcn {options.verb}{which}: ended; whoever failed first has said why, or is gone; the "
-        "same command goes on from the last checkpoint",
+        f"atgcn {options.verb}{which}: failed; the process that failed first reports the cause, "
+        "unless it was killed; the same command resumes from the last checkpoint",
         file=sys.stderr,
         flush=True,
       )
     else:
       raise
-    if which:  # leaving in order would wait for the others, who may be the reason
+    if which:  # a regular exit waits for the other processes, and one of them may be the cause
       os._exit(1)
     return 1
 
 
 def _which_process() -> str:
-  """Of many, for messages."""
+  """Return which of the processes this is, for messages; empty for a single process."""
   if "jax" not in sys.modules:
     return ""
   from atgcn_jax.runtime.processes import which
@@ -107,10 +111,11 @@ def _which_process() -> str:
 
 
 def _what_is_missing(error: Exception) -> str:
-  """What this machine lacks, of which an error is: a name of the user, a device; else empty."""
-  if isinstance(error, KeyError) and "uid not found" in str(error):  # of `pwd`, through etils
+  """Return a message if the cause is a missing user name or device, otherwise an empty string."""
+  if isinstance(error, KeyError) and "uid not found" in str(error):  # etils calls `pwd`
     return (
-      f"the user id {os.getuid()} has no name here, which this command needs; add it to /etc/passwd"
+      f"user id {os.getuid()} has no name on this machine, which this command needs; add it to "
+      "/etc/passwd"
     )
   if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
     return ""
@@ -118,20 +123,20 @@ def _what_is_missing(error: Exception) -> str:
 
   try:
     jax.devices()
-  except (RuntimeError, AssertionError) as fault:  # the latter, without a word, for cuda
-    named = os.environ.get("JAX_PLATFORMS", "")
-    said = str(fault).split("(set JAX")[0].split("(you may")[0]
-    reason = " ".join(said.split()).rstrip(".") or "JAX finds no such device"
-    extra = "tpu" if "tpu" in named else "cuda"
+  except (RuntimeError, AssertionError) as fault:  # for cuda, an AssertionError without a message
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    message = str(fault).split("(set JAX")[0].split("(you may")[0]
+    reason = " ".join(message.split()).rstrip(".") or "JAX finds no such device"
+    extra = "tpu" if "tpu" in platforms else "cuda"
     return (
-      f"JAX_PLATFORMS={named}: {reason}; set JAX_PLATFORMS=cpu, or where there is such a device "
-      f"pip install 'atgcn_jax[{extra}]'"
+      f"JAX_PLATFORMS={platforms}: {reason}; set JAX_PLATFORMS=cpu, or, if the machine has such a "
+      f"device, run pip install 'atgcn_jax[{extra}]'"
     )
   return ""
 
 
 def _lost_bucket(workdir: str) -> str:
-  """Why a bucket that the work began in cannot be reached any more; empty if it is none or can."""
+  """Return why the bucket of a run can no longer be reached; empty if it can, or is no bucket."""
   if in_bucket(workdir):
     try:
       check_reachable(workdir)
@@ -141,7 +146,7 @@ def _lost_bucket(workdir: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-  """Usage errors in one line."""
+  """A parser that reports a usage error in one line."""
 
   def error(self, message: str) -> NoReturn:
     dashed = [word for word in sys.argv[1:] if word.startswith("-") and os.path.isfile(word)]
@@ -152,15 +157,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def command_parser() -> argparse.ArgumentParser:
-  """The parser of all verbs; what it returns has `run`, which takes it and returns the status."""
+  """Return the parser of all verbs.
+
+  The parsed options have an attribute `run`: the function of the verb, which takes the options and
+  returns the exit status, or None for 0.
+  """
   parser = _Parser(
     prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False
   )
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
   def verb(name, run, summary, epilog=None, takes_config=False):
+    description = summary[0].upper() + summary[1:]
     added = verbs.add_parser(
-      name, help=summary, description=summary, epilog=epilog, allow_abbrev=False
+      name, help=summary, description=description, epilog=epilog, allow_abbrev=False
     )
     added.set_defaults(run=run, takes_config=takes_config)
     return added

@@ -1,4 +1,4 @@
-"""`python -m atgcn_jax.cli` is the command `atgcn`."""
+"""Entry point of `python -m atgcn_jax.cli`, the same as the command `atgcn`."""
 
 import sys
 

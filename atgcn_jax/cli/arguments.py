@@ -1,64 +1,77 @@
-"""What several verbs take."""
+"""Arguments that several verbs share."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-CONFIG_HELP = "further arguments --config.KEY=VALUE override a key of the config"
-# Of (name, run, summary, epilog=None, takes_config=False).
+CONFIG_HELP = "Arguments of the form --config.KEY=VALUE override keys of the config."
+STEP_HELP = "checkpoint to load: a step number, latest or best (default: latest)"
+JSON_HELP = "print the result as one JSON object, on the last line of stdout"
+# Called as verb(name, run, summary, epilog=None, takes_config=False).
 AddVerb = Callable[..., argparse.ArgumentParser]
 
 
 def add_clips(verb: argparse.ArgumentParser) -> None:
-  """Which clips of which store, and which labels."""
+  """Add the options that select clips and labels."""
   verb.add_argument(
     "--store",
-    help="clip store or TFDS dataset with the run's labels or some of them, in any order; by "
-    "default the one trained on",
+    metavar="STORE",
+    help="clip store or TFDS dataset with all or some of the run's labels, in any order "
+    "(default: the one the run was trained on)",
   )
   verb.add_argument(
     "--split",
     default="test",
     choices=("train", "validation", "test", "all"),
-    help="by the folds in the run's config (default test); all: every clip of the store",
+    help="clips to score, by the folds in the run's config; all selects every clip of the store "
+    "(default: test)",
   )
   verb.add_argument(
     "--labels",
     metavar="FILE",
-    help="score only these labels: rows of a vocabulary, or an id a line",
+    help="score only the labels in this file: a vocabulary CSV, or one label id per line "
+    "(default: all labels of the run)",
   )
 
 
 def add_run(verb: argparse.ArgumentParser) -> None:
-  """A trained run, and which of its checkpoints."""
-  verb.add_argument("--workdir", required=True, help="folder of the run")
-  verb.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  """Add the options that select a trained run and one of its checkpoints."""
+  verb.add_argument("--workdir", metavar="DIR", required=True, help="run directory")
+  verb.add_argument("--step", default="latest", help=STEP_HELP)
 
 
 def add_strict(verb: argparse.ArgumentParser) -> None:
-  """Whether incomplete files are used."""
+  """Add the option that rejects incomplete sound files."""
   verb.add_argument(
     "--strict",
     action="store_true",
-    help="refuse files that are cut short or damaged (default: use what decodes, and warn)",
+    help="reject truncated or damaged files (default: use the part that decodes, with a warning)",
   )
 
 
 def add_training(verb: argparse.ArgumentParser) -> None:
-  """Where a run is trained, by whom, and what is traced."""
-  verb.add_argument("--workdir", required=True, help="folder of the run that is trained")
+  """Add the options of the verbs that train."""
   verb.add_argument(
-    "--profile", metavar="STEP:COUNT", help="trace so many steps from this one, for TensorBoard"
+    "--workdir", metavar="DIR", required=True, help="run directory; created if it does not exist"
+  )
+  verb.add_argument(
+    "--profile",
+    metavar="STEP:COUNT",
+    help="write a profiler trace of COUNT steps, starting at step STEP, for TensorBoard",
   )
   add_processes(verb)
 
 
 def add_processes(verb: argparse.ArgumentParser) -> None:
-  """The place of this process among several."""
+  """Add the options that place this process among the processes of the run."""
   many = verb.add_argument_group(
-    "many processes", "one or more a host; Slurm, Open MPI, Cloud TPU and GKE tell these themselves"
+    "multiple processes",
+    "one or more processes per host; detected automatically under Slurm, Open MPI, Cloud TPU and "
+    "GKE",
   )
-  many.add_argument("--coordinator", default="", help="HOST:PORT of process 0")
-  many.add_argument("--processes", type=int, help="how many")
-  many.add_argument("--process-id", type=int, help="which this is, from 0")
+  many.add_argument("--coordinator", metavar="HOST:PORT", default="", help="address of process 0")
+  many.add_argument("--processes", metavar="N", type=int, help="number of processes")
+  many.add_argument(
+    "--process-id", metavar="I", type=int, help="index of this process, from 0 to N - 1"
+  )

@@ -1,4 +1,4 @@
-"""Verbs that make clips, labels and graphs."""
+"""Verbs for clips and labels: prepare, soundscapes, mixtures, graph, data-card, metadata."""
 
 from __future__ import annotations
 
@@ -9,102 +9,203 @@ import sys
 from atgcn_jax.cli.arguments import AddVerb, add_strict
 from atgcn_jax.errors import UserError
 
+SETS = ("balanced", "unbalanced", "full")
+COUNTS_HELP = ".npz of label counts with the arrays mids, occurrences_SET and cooccurrences_SET"
+SET_HELP = "set of counts to read from --counts (default: the arrays without a suffix)"
+
 
 def add_data_verbs(verb: AddVerb) -> None:
-  """Give the parser these verbs."""
+  """Add the verbs to the parser."""
   prepare = verb(
     "prepare",
     _prepare,
-    "sound files and their labels to one clip store",
-    "After any stop the same command resumes. Files that cannot be read are left out and listed in "
-    "OUT.unreadable.csv; the exit status is then 1. Files that are used, but are longer than a "
-    "clip, incomplete, silent, out of range or out of phase, are listed in OUT.findings.csv.",
+    "write sound files and their labels to a clip store",
+    "After an interruption the same command resumes. Files that cannot be read are left out and "
+    "listed in OUT.unreadable.csv; the exit status is then 1. Files that are used although they "
+    "are longer than a clip, incomplete, silent, out of range or out of phase are listed in "
+    "OUT.findings.csv.",
   )
   prepare.add_argument(
     "--layout",
     default="list",
     choices=("list", "segments", "esc50", "sonyc", "panns", "talnet"),
-    help="list (default): a folder and a CSV; segments: clips named by YouTube id and AudioSet's "
-    "lists; esc50: its folder as downloaded; sonyc: SONYC-UST's recordings and annotations.csv; "
-    "panns: packed .h5 files; talnet: .mat files of log-mels",
+    help="layout of the input; list: a folder and a label CSV; segments: clips named by YouTube id "
+    "and AudioSet segment lists; esc50: the folder of ESC-50 as downloaded; sonyc: the recordings "
+    "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels "
+    "(default: list)",
   )
   prepare.add_argument(
-    "--audio", required=True, nargs="+", help="folder of sound files; of panns, talnet also files"
+    "--audio",
+    metavar="PATH",
+    required=True,
+    nargs="+",
+    help="folder of sound files; for panns and talnet, one or more files or folders",
   )
   prepare.add_argument(
     "--labels",
+    metavar="FILE",
     nargs="+",
-    help="list: CSV filename,fold,positive_labels; segments: lists, .csv or .csv.gz; "
-    "sonyc: annotations.csv",
+    help="for list, CSV with columns filename, fold, positive_labels; for segments, one or more "
+    "segment lists (.csv or .csv.gz); for sonyc, annotations.csv",
   )
   prepare.add_argument(
     "--vocabulary",
-    help="CSV: index,mid,display_name (default of list and segments: the ids that are met)",
+    metavar="FILE",
+    help="CSV with columns index, mid, display_name (default for list and segments: the label ids "
+    "of the clips)",
   )
-  prepare.add_argument("--ontology", help="esc50: AudioSet's ontology.json")
-  prepare.add_argument("--esc10", action="store_true", help="esc50: only the ESC-10 part")
+  prepare.add_argument("--ontology", metavar="FILE", help="for esc50, AudioSet's ontology.json")
   prepare.add_argument(
-    "--fold", help="segments, panns, talnet: of all clips (default: as the file names say)"
+    "--esc10", action="store_true", help="for esc50, use only the clips of ESC-10"
   )
   prepare.add_argument(
-    "--normaliser", help="talnet: pickle, .npz or .mat (default: normalizer.pkl in the folder)"
+    "--fold",
+    help="for segments, panns and talnet, fold of all clips (default: taken from the file names)",
   )
-  prepare.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
-  prepare.add_argument("--out", required=True, help="the store to write, .h5")
-  prepare.add_argument("--frontend", default="talnet", choices=("talnet", "panns", "vggish"))
-  prepare.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
-  prepare.add_argument("--workers", type=int, help="processes (default: one a core)")
+  prepare.add_argument(
+    "--normaliser",
+    metavar="FILE",
+    help="for talnet, file of mean and deviation: pickle, .npz or .mat (default: normalizer.pkl in "
+    "the folder)",
+  )
+  prepare.add_argument(
+    "--used-labels-only", action="store_true", help="drop labels that no file has"
+  )
+  prepare.add_argument("--out", metavar="FILE", required=True, help="clip store to write, .h5")
+  prepare.add_argument(
+    "--frontend",
+    default="talnet",
+    choices=("talnet", "panns", "vggish"),
+    help="front end that computes the log-mels (default: talnet)",
+  )
+  prepare.add_argument(
+    "--dtype",
+    choices=("uint8", "float16"),
+    help="type of the stored log-mels (default: uint8 if the front end gives dB, otherwise "
+    "float16)",
+  )
+  prepare.add_argument(
+    "--workers", metavar="N", type=int, help="number of processes (default: one per core)"
+  )
   prepare.add_argument(
     "--segment",
     action="store_true",
-    help="list, segments, esc50, sonyc: cut files longer than a clip into clips ID@SECONDS with "
-    "the file's labels (default: the first clip length is kept)",
+    help="for list, segments, esc50 and sonyc, cut files longer than a clip into clips ID@SECONDS "
+    "with the labels of the file (default: use the first clip length of each file)",
   )
   add_strict(prepare)
 
   soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
-  soundscapes.add_argument("--out", required=True, help="folder to write")
-  soundscapes.add_argument("--clips", type=int, default=10, help="how many (default 10)")
-  soundscapes.add_argument("--seed", type=int, default=0)
+  soundscapes.add_argument("--out", metavar="DIR", required=True, help="output folder")
+  soundscapes.add_argument(
+    "--clips", metavar="N", type=int, default=10, help="number of soundscapes (default: 10)"
+  )
+  soundscapes.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
-  mixtures = verb("mixtures", _mixtures, "mix recordings of one sound each to scenes of several")
-  mixtures.add_argument("--audio", required=True, help="folder of recordings")
-  mixtures.add_argument("--labels", required=True, help="CSV: filename,fold,positive_labels")
-  mixtures.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
-  mixtures.add_argument("--counts", required=True, help=".npz: how often labels occur together")
-  mixtures.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
-  mixtures.add_argument("--out", required=True, help="folder to write")
-  mixtures.add_argument("--clips", type=int, default=2000, help="how many (default 2000)")
-  mixtures.add_argument("--rate", type=int, default=32000, help="in Hz (default 32000)")
-  mixtures.add_argument("--seed", type=int, default=0)
+  mixtures = verb(
+    "mixtures", _mixtures, "mix recordings of single sounds into scenes of several sounds"
+  )
+  mixtures.add_argument("--audio", metavar="DIR", required=True, help="folder of recordings")
+  mixtures.add_argument(
+    "--labels",
+    metavar="FILE",
+    required=True,
+    help="CSV with columns filename, fold, positive_labels",
+  )
+  mixtures.add_argument(
+    "--vocabulary", metavar="FILE", required=True, help="CSV with columns index, mid, display_name"
+  )
+  mixtures.add_argument("--counts", metavar="FILE", required=True, help=COUNTS_HELP)
+  mixtures.add_argument("--set", choices=SETS, help=SET_HELP)
+  mixtures.add_argument("--out", metavar="DIR", required=True, help="output folder")
+  mixtures.add_argument(
+    "--clips", metavar="N", type=int, default=2000, help="number of mixtures (default: 2000)"
+  )
+  mixtures.add_argument(
+    "--rate",
+    metavar="HZ",
+    type=int,
+    default=32000,
+    help="sample rate of the mixtures in Hz (default: 32000)",
+  )
+  mixtures.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
-  graph = verb("graph", _graph, "write the label graph of counts or of a segment list")
+  graph = verb("graph", _graph, "write the label graph of label counts or of a segment list")
   source = graph.add_mutually_exclusive_group(required=True)
-  source.add_argument("--counts", help=".npz with mids, occurrences_SET, cooccurrences_SET")
-  source.add_argument("--segments", help="AudioSet segment list, .csv or .csv.gz")
-  graph.add_argument("--set", choices=("balanced", "unbalanced", "full"), help="which counts")
-  graph.add_argument("--vocabulary", required=True, help="CSV: index,mid,display_name")
-  graph.add_argument("--method", default="paper", help="see propagation_matrix (default paper)")
-  graph.add_argument("--threshold", type=float, default=0.3)
-  graph.add_argument("--neighbour-weight", type=float, default=0.2)
-  graph.add_argument("--ontology", default="", help="ontology.json, for the method ontology")
-  graph.add_argument("--out", required=True, help="the .npz to write")
-  graph.add_argument("--label", help="name or id: also print its row under two methods")
-  graph.add_argument("--against", help="the second method (default: author, for author paper)")
-  graph.add_argument("--plot", help="picture to write: .png, .svg or .pdf")
+  source.add_argument("--counts", metavar="FILE", help=COUNTS_HELP)
+  source.add_argument("--segments", metavar="FILE", help="AudioSet segment list, .csv or .csv.gz")
+  graph.add_argument("--set", choices=SETS, help=SET_HELP)
+  graph.add_argument(
+    "--vocabulary", metavar="FILE", required=True, help="CSV with columns index, mid, display_name"
+  )
+  graph.add_argument(
+    "--method",
+    default="paper",
+    help="how the graph is built from the counts: identity, none, threshold, reweight, paper, "
+    "binary, ontology or author (default: paper)",
+  )
+  graph.add_argument(
+    "--threshold", type=float, default=0.3, help="threshold τ of Eq. 6, 0 to 1 (default: 0.3)"
+  )
+  graph.add_argument(
+    "--neighbour-weight",
+    type=float,
+    default=0.2,
+    help="total weight p of the neighbours in Eq. 7, 0 to 1 (default: 0.2)",
+  )
+  graph.add_argument(
+    "--ontology",
+    metavar="FILE",
+    default="",
+    help="AudioSet's ontology.json; required by the method ontology, and sorts the labels in "
+    "--plot by category",
+  )
+  graph.add_argument("--out", metavar="FILE", required=True, help="graph to write, .npz")
+  graph.add_argument("--label", help="name or id of a label whose row is printed under two methods")
+  graph.add_argument(
+    "--against",
+    metavar="METHOD",
+    help="second method for --label (default: author, or paper if --method is author)",
+  )
+  graph.add_argument("--plot", metavar="FILE", help="plot to write, .png, .svg or .pdf")
 
-  card = verb("data-card", _data_card, "what is in a clip store, as an evaluation must state it")
+  card = verb(
+    "data-card", _data_card, "describe the contents of a clip store, for the report of a result"
+  )
   card.add_argument("store", metavar="STORE", help="clip store, .h5")
   card.add_argument(
-    "--segments", nargs="+", default=[], metavar="LIST", help="AudioSet segment lists to compare"
+    "--segments",
+    nargs="+",
+    default=[],
+    metavar="LIST",
+    help="AudioSet segment lists to compare the store with",
   )
-  card.add_argument("--vocabulary", help="labels of the lists (default: the store's)")
-  card.add_argument("--ratings", help="CSV: label_id,num_rated,num_true")
-  card.add_argument("--out", default=".", help="folder of the .md and .json (default: this one)")
+  card.add_argument(
+    "--vocabulary",
+    metavar="FILE",
+    help="vocabulary CSV of the segment lists (default: the labels of the store)",
+  )
+  card.add_argument(
+    "--ratings",
+    metavar="FILE",
+    help="CSV of label quality with columns label_id, num_rated, num_true",
+  )
+  card.add_argument(
+    "--out",
+    metavar="DIR",
+    default=".",
+    help="folder of the .md and .json files (default: the current folder)",
+  )
 
-  metadata = verb("metadata", _metadata, "fetch AudioSet's class list, segment lists and ontology")
-  metadata.add_argument("--out", required=True, help="folder to write")
-  metadata.add_argument("--mirror", help="web address of a folder that has the files")
+  metadata = verb(
+    "metadata", _metadata, "download AudioSet's class list, segment lists, ratings and ontology"
+  )
+  metadata.add_argument("--out", metavar="DIR", required=True, help="output folder")
+  metadata.add_argument(
+    "--mirror",
+    metavar="URL",
+    help="address of a folder that has all files (default: the addresses of AudioSet)",
+  )
 
 
 def _prepare(options) -> int:
@@ -112,7 +213,7 @@ def _prepare(options) -> int:
   from atgcn_jax.data.store.unfinished import report_path
 
   if options.workers is not None and options.workers < 1:
-    raise UserError(f"--workers {options.workers}: take at least one process")
+    raise UserError(f"--workers {options.workers}: must be at least 1")
   built = prepare(
     options.audio,
     options.labels,
@@ -132,9 +233,9 @@ def _prepare(options) -> int:
   )
   print(f"{options.out}: {built.clips} clips")
   if built.absent or built.unreadable:
-    lacking = ((built.absent, "not there"), (built.unreadable, "cannot be read"))
-    told = ", ".join(f"{count} {what}" for count, what in lacking if count)
-    print(f"atgcn prepare: {told}; see {report_path(options.out)}", file=sys.stderr)
+    left_out = ((built.absent, "not there"), (built.unreadable, "cannot be read"))
+    text = ", ".join(f"{count} {why}" for count, why in left_out if count)
+    print(f"atgcn prepare: {text}; see {report_path(options.out)}", file=sys.stderr)
   return 1 if built.unreadable else 0
 
 
@@ -142,7 +243,7 @@ def _soundscapes(options) -> None:
   from atgcn_jax.data.synthetic.soundscapes import write_soundscapes
 
   if options.clips < 1:
-    raise UserError(f"--clips {options.clips}: ask for at least one")
+    raise UserError(f"--clips {options.clips}: must be at least 1")
   write_soundscapes(options.out, options.clips, options.seed)
   print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
 
@@ -151,7 +252,7 @@ def _mixtures(options) -> None:
   from atgcn_jax.data.synthetic.mixtures import write_mixtures
 
   if options.clips < 1 or options.rate < 1000:
-    raise UserError("--clips and --rate: ask for at least one clip, at 1000 Hz or more")
+    raise UserError("--clips and --rate: must be at least 1 clip and at least 1000 Hz")
   write_mixtures(
     options.audio,
     options.labels,
@@ -172,11 +273,11 @@ def _graph(options) -> None:
   from atgcn_jax.reports import label_graph_file
 
   if options.plot and not options.plot.endswith((".png", ".svg", ".pdf")):
-    raise UserError(f"--plot {options.plot}: not a picture; end it in .png, .svg or .pdf")
+    raise UserError(f"--plot {options.plot}: must end in .png, .svg or .pdf")
   label = None
   if options.label:
     label = find_label(read_vocabulary(options.vocabulary), options.label)
-  made = functools.partial(
+  graph_by = functools.partial(
     label_graph_file.make_graph,
     vocabulary=options.vocabulary,
     counts=options.counts,
@@ -186,17 +287,17 @@ def _graph(options) -> None:
     neighbour_weight=options.neighbour_weight,
     ontology=options.ontology,
   )
-  found = made(method=options.method)
+  graph = graph_by(method=options.method)
   other = None
   if label is not None:
     against = options.against or ("paper" if options.method == "author" else "author")
-    other = made(method=against)
-  label_graph_file.write_graph(options.out, found, options.threshold, options.neighbour_weight)
-  print(f"{options.out}: {label_graph_file.graph_text(found)}")
+    other = graph_by(method=against)
+  label_graph_file.write_graph(options.out, graph, options.threshold, options.neighbour_weight)
+  print(f"{options.out}: {label_graph_file.graph_text(graph)}")
   if label is not None and other is not None:
-    print(label_graph_file.side_by_side(found, other, label))
+    print(label_graph_file.side_by_side(graph, other, label))
   if options.plot:
-    label_graph_file.plot(found, label, options.ontology, options.plot)
+    label_graph_file.plot(graph, label, options.ontology, options.plot)
     print(options.plot)
 
 
@@ -205,7 +306,7 @@ def _data_card(options) -> None:
   from atgcn_jax.reports.data_card_files import write_data_card
 
   if os.path.exists(options.out) and not os.path.isdir(options.out):
-    raise UserError(f"--out {options.out}: not a folder; name another")
+    raise UserError(f"--out {options.out}: not a folder; choose another")
   card = data_card(
     options.store,
     segments=options.segments,
@@ -224,6 +325,6 @@ def _metadata(options) -> int:
       failed = 1
       print(f"atgcn metadata: {file.failure}", file=sys.stderr)
     else:
-      what = "fetched" if file.new else "already there"
-      print(f"{file.path}: {what}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
+      state = "downloaded" if file.new else "already present"
+      print(f"{file.path}: {state}, {file.size} bytes, SHA-256 {file.sha256}", flush=True)
   return failed

@@ -1,4 +1,4 @@
-"""Verbs on a run that has been trained."""
+"""Verbs that use a trained run: evaluate, compare, tag, embed, thresholds, export."""
 
 from __future__ import annotations
 
@@ -7,99 +7,145 @@ import json
 import os
 import sys
 
-from atgcn_jax.cli.arguments import AddVerb, add_clips, add_processes, add_run, add_strict
+from atgcn_jax.cli.arguments import (
+  JSON_HELP,
+  AddVerb,
+  add_clips,
+  add_processes,
+  add_run,
+  add_strict,
+)
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import check_output_folder
 
-FILES_HELP = "sound of any length, rate and channel count, or a folder of such files"
+FILES_HELP = "sound file of any length, sample rate and channel count, or a folder of such files"
 EXPORT_HELP = """
-The folder has a config.json: the rate of the sound that is taken, and the labels in order.
-  stablehlo    model.stablehlo, for jax.export.deserialize; on CPUs, NVIDIA GPUs and TPUs
-  savedmodel   a SavedModel of TensorFlow
+Formats:
+  stablehlo    model.stablehlo, for jax.export.deserialize on CPUs, NVIDIA GPUs and TPUs
+  savedmodel   TensorFlow SavedModel
   onnx         model.onnx, for onnxruntime; launch/onnx.sh installs the converter
-  huggingface  model.safetensors and a model card; Tagger.restore and `atgcn tag` read it back
+  huggingface  model.safetensors and a model card, which Tagger.restore and `atgcn tag` can load
+In every format, config.json holds the sample rate of the input and the labels in the order of the
+scores.
 """
 
 
 def add_result_verbs(verb: AddVerb) -> None:
-  """Give the parser these verbs."""
-  evaluate = verb("evaluate", _evaluate, "mAP, mAUC and d' of a run, and its report.html")
+  """Add the verbs to the parser."""
+  evaluate = verb(
+    "evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write its report.html"
+  )
   add_run(evaluate)
   add_clips(evaluate)
   evaluate.add_argument(
-    "--out", help="folder of the files to write (default: the run's; where that is read-only, none)"
+    "--out",
+    metavar="DIR",
+    help="folder of the output files (default: the run directory; no files if it is read-only)",
   )
-  evaluate.add_argument("--json", action="store_true", help="print one JSON object, last")
+  evaluate.add_argument("--json", action="store_true", help=JSON_HELP)
   add_processes(evaluate)
 
   compare = verb(
     "compare",
     _compare,
-    "two runs on the same clips: AP by label, the difference and its interval, the label graph",
-    "Differences are B minus A. Without --store each run scores the store it was trained on: the "
-    "clips must be the same, front ends and vocabularies may differ. Labels that only one knows "
-    "are left out. compare.csv, compare.md and compare.png are written.",
+    "compare two runs on the same clips: AP per label, mAP difference with interval, label graph",
+    "Differences are B minus A. By default each run scores the store it was trained on. The clips "
+    "must be the same; front ends and vocabularies may differ. Labels that only one run has are "
+    "left out. The output files are compare.csv, compare.md and compare.png.",
   )
-  compare.add_argument("run_a", metavar="RUN_A", help="folder of a run")
-  compare.add_argument("run_b", metavar="RUN_B", help="folder of the run that is set against it")
-  compare.add_argument("--step", default="latest", help="of both: a step, latest (default) or best")
+  compare.add_argument("run_a", metavar="RUN_A", help="directory of the first run")
+  compare.add_argument("run_b", metavar="RUN_B", help="directory of the second run")
+  compare.add_argument(
+    "--step",
+    default="latest",
+    help="checkpoint of both runs: a step number, latest or best (default: latest)",
+  )
   add_clips(compare)
-  compare.add_argument("--out", help="folder of the files to write (default: RUN_B/compare)")
-  compare.add_argument("--json", action="store_true", help="print one JSON object, last")
+  compare.add_argument(
+    "--out", metavar="DIR", help="folder of the output files (default: RUN_B/compare)"
+  )
+  compare.add_argument("--json", action="store_true", help=JSON_HELP)
 
-  tag = verb("tag", _tag, "name what sounds in sound files, and when")
+  tag = verb("tag", _tag, "print the labels of sound files, for each file or over time")
   add_run(tag)
-  shown = tag.add_mutually_exclusive_group()
-  shown.add_argument("--top", type=int, default=5, help="labels a file, or a row (default 5)")
-  shown.add_argument(
-    "--above-threshold", action="store_true", help="all labels above those of `atgcn thresholds`"
+  choice = tag.add_mutually_exclusive_group()
+  choice.add_argument(
+    "--top",
+    metavar="N",
+    type=int,
+    default=5,
+    help="number of labels per file, or per row of a timeline (default: 5)",
+  )
+  choice.add_argument(
+    "--above-threshold",
+    action="store_true",
+    help="print all labels whose score reaches the threshold set by `atgcn thresholds`",
   )
   tag.add_argument(
-    "--timeline", action="store_true", help="frame by frame; of systems without frames by windows"
+    "--timeline",
+    action="store_true",
+    help="print labels over time: per frame, or per window if the system has no frame scores",
   )
   tag.add_argument(
-    "--hop-seconds", type=float, help="from window to window (default 1), also in place of frames"
+    "--hop-seconds",
+    metavar="SECONDS",
+    type=float,
+    help="with --timeline, score windows this far apart, in seconds, instead of frames (default: "
+    "1 if the system has no frame scores)",
   )
   tag.add_argument(
-    "--csv", help="write this file in place of a table; after a stop the same command continues it"
+    "--csv",
+    metavar="FILE",
+    help="write a CSV file instead of printing a table; after an interruption the same command "
+    "continues",
   )
   add_strict(tag)
-  tag.add_argument("--json", action="store_true", help="print one JSON object a file")
+  tag.add_argument("--json", action="store_true", help="print one JSON object per file")
   tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
-  embed = verb("embed", _embed, "sound files to vectors, one a file, in one .npz")
+  embed = verb("embed", _embed, "write one embedding vector per sound file to an .npz file")
   add_run(embed)
   embed.add_argument(
-    "--out", required=True, help="the .npz to write: embedding float32[N, C], file str[N]"
+    "--out",
+    metavar="FILE",
+    required=True,
+    help="output .npz with the arrays embedding, float32[N, C], and file, str[N]",
   )
   add_strict(embed)
   embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
   thresholds = verb(
-    "thresholds", _thresholds, "tune the score from which each label is told, on validation clips"
+    "thresholds", _thresholds, "tune the score threshold of each label on the validation clips"
   )
   add_run(thresholds)
   thresholds.add_argument(
-    "--store", help="clip store or TFDS dataset; by default the one trained on"
+    "--store",
+    metavar="STORE",
+    help="clip store or TFDS dataset (default: the one the run was trained on)",
   )
-  thresholds.add_argument("--json", action="store_true", help="print one JSON object, last")
+  thresholds.add_argument("--json", action="store_true", help=JSON_HELP)
 
-  export = verb("export", _export, "a run as a folder that other programs load", EXPORT_HELP)
+  export = verb("export", _export, "export a run to a format that other programs load", EXPORT_HELP)
   export.formatter_class = argparse.RawDescriptionHelpFormatter
-  export.add_argument("--workdir", required=True, help="folder of the run")
-  export.add_argument("--step", default="latest", help="a step, latest (default) or best")
+  add_run(export)
   export.add_argument(
-    "--to", required=True, choices=("stablehlo", "savedmodel", "onnx", "huggingface")
+    "--to",
+    required=True,
+    choices=("stablehlo", "savedmodel", "onnx", "huggingface"),
+    help="format of the export",
   )
   export.add_argument(
-    "--out", required=True, help="folder to write; an earlier export there is replaced"
+    "--out",
+    metavar="DIR",
+    required=True,
+    help="output folder; an earlier export in it is replaced",
   )
 
 
 def _evaluate(options) -> int:
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
-  keep_compiled_programs()  # before matplotlib is imported, which has a cache too
+  keep_compiled_programs()  # sets the cache of matplotlib too, so it precedes its import
   from atgcn_jax.reports.evaluation import evaluate_and_write
   from atgcn_jax.runtime.processes import is_first, join
 
@@ -128,7 +174,7 @@ def _compare(options) -> None:
 
   out = options.out or os.path.join(options.run_b, "compare")
   check_output_folder("--out", out)
-  keep_compiled_programs()  # before matplotlib is imported, which has a cache too
+  keep_compiled_programs()  # sets the cache of matplotlib too, so it precedes its import
   from atgcn_jax.reports.comparison import as_json, comparison_text, write_comparison
   from atgcn_jax.runs.compare import compare
   from atgcn_jax.runs.resumable_scores import kept_scores
@@ -152,9 +198,9 @@ def _compare(options) -> None:
 
 def _tag(options) -> int:
   if options.top < 1:
-    raise UserError(f"--top {options.top}: ask for at least one label")
+    raise UserError(f"--top {options.top}: must be at least 1")
   if options.hop_seconds is not None and not options.timeline:
-    raise UserError("--hop-seconds: is for --timeline")
+    raise UserError("--hop-seconds: only valid with --timeline; add it or leave this out")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.many_files import tag_files
   from atgcn_jax.serving.tagger import Tagger
@@ -186,7 +232,7 @@ def _embed(options) -> int:
 
 
 def _left_out(verb: str, bad: list[Exception]) -> int:
-  """The exit status when some files could not be used; says why."""
+  """Print why some files could not be used, and return the exit status."""
   for error in bad:
     print(f"atgcn {verb}: {error}", file=sys.stderr)
   return 1 if bad else 0

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: any encoding, closed pipes, closed from the start."""
+"""Handling of standard output and error: any encoding, closed pipes, closed descriptors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports a program that ends by it
+PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit status that a shell reports for SIGPIPE
 
 Main = Callable[..., int]
 
 
 def any_streams(main: Main) -> Main:
-  """Let a command work, or end in order, whatever its standard output and error are.
+  """Decorate the main function of a command to accept any standard output and error.
 
-  Characters that their encoding lacks are written as escapes (`\\u2026`). What is written to one
-  that was closed from the start is dropped. Once the reader of a pipe has gone, the command ends
-  without a message and returns PIPE_CLOSED.
+  Characters that the encoding lacks are written as escapes (`\\u2026`). Output to a stream that is
+  closed at the start is discarded. If the reader of a pipe closes it, the command ends without a
+  message and returns PIPE_CLOSED.
   """
 
   @functools.wraps(main)
@@ -38,9 +38,10 @@ def any_streams(main: Main) -> Main:
         sys.stderr.flush()
     except BrokenPipeError:
       closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed_pipe(stream)]
-      if not closed:  # another pipe
+      if not closed:  # the exception is about another pipe
         raise
-      for stream in closed:  # or Python would write the rest at its end, and complain
+      # Otherwise Python would try to flush the rest at exit and print an error.
+      for stream in closed:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
@@ -50,22 +51,22 @@ def any_streams(main: Main) -> Main:
 
 
 def _open_closed() -> None:
-  """Open the null device in place of a closed stream, or the next file would take its number."""
+  """Open the null device for each closed descriptor, so that no other file gets its number."""
   for descriptor in range(3):
     try:
       os.fstat(descriptor)
     except OSError:
-      os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+      os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
   for name, descriptor in (("stdout", 1), ("stderr", 2)):
     if getattr(sys, name) is None:
       setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
 
 
 def _is_closed_pipe(stream: TextIO) -> bool:
-  """Return whether the reader of this stream has closed it."""
+  """Return whether the reader of a stream has closed it."""
   poll = select.poll()
   try:
-    poll.register(stream.fileno(), 0)  # an error is reported without being asked for
+    poll.register(stream.fileno(), 0)  # poll reports errors whatever the mask
   except (OSError, ValueError):
     return False
   return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Verbs that measure: the paper's tables, time, memory."""
+"""Verbs for studies: reproduce, plan, bench."""
 
 from __future__ import annotations
 
@@ -7,86 +7,168 @@ import os
 import pathlib
 import signal
 
-from atgcn_jax.cli.arguments import CONFIG_HELP, AddVerb
+from atgcn_jax.cli.arguments import CONFIG_HELP, JSON_HELP, AddVerb
 from atgcn_jax.errors import UserError
 
 BENCHES = {
-  "train": "a training step",
-  "infer": "a batch of scores",
-  "layers": "each convolution, against the matrix product",
-  "compile": "the first step of a new process, cold and with the compiled program kept",
-  "memory": "the most memory a training process takes",
+  "train": "training step",
+  "infer": "scoring of one batch",
+  "layers": "each convolution of CNN10, relative to a matrix product",
+  "compile": "first step of a new process, with an empty and with a filled compilation cache",
+  "memory": "peak memory of a training process",
   "metrics": "mAP and mAUC of 20,371 clips and 527 labels",
-  "frontend": "log-mels of 10 s clips",
-  "graph": "label graphs of any size",
-  "counts": "counts of 2,041,789 clips",
-  "data": "clips from a store to the device, and the usual loader's in turn",
-  "feed": "a training step with one constant batch and fed from a store",
-  "compare": "ours and PyTorch's, scikit-learn's, librosa's, in turn",
+  "frontend": "log-mels of full clips",
+  "graph": "label graph with --labels labels",
+  "counts": "label and pair counts of 2,041,789 clips",
+  "data": "transfer of clips from a store to the device, in turn with a reference loader",
+  "feed": "training step with one constant batch, and fed from a store",
+  "compare": "this package in turn with PyTorch, scikit-learn and librosa",
 }
-PLAN_HELP = """
-Needs the package libtpu (extra tpu), but no TPU. The step is compiled for the topology, which takes
-minutes; times are a roofline's, not measured. Where the step does not fit, the exit status is 1 and
-the largest batch that does is named. Further arguments --config.KEY=VALUE override the config.
+PLAN_HELP = f"""
+Needs the package libtpu (extra tpu), but no TPU. Compiling the step for the topology takes minutes.
+Times are estimates of a roofline model, not measurements. If the step does not fit into the memory
+of a chip, the exit status is 1 and the message names the largest batch that fits.
+{CONFIG_HELP}
 """
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_study_verbs(verb: AddVerb) -> None:
-  """Give the parser these verbs."""
+  """Add the verbs to the parser."""
   reproduce = verb(
     "reproduce",
     _reproduce,
-    "a table or figure of the paper, on any clip store",
-    CONFIG_HELP,
+    "train the systems of a table or figure of the paper on a clip store, and write the result",
+    "Finished runs are kept, interrupted runs are resumed. " + CONFIG_HELP,
     takes_config=True,
   )
-  reproduce.add_argument("what", choices=("table1", "table2", "figure3", "figure4", "ablation"))
-  reproduce.add_argument("--store", required=True, help="clip store, or soundscapes")
-  reproduce.add_argument("--out", required=True, help="folder of the runs and of what is written")
   reproduce.add_argument(
-    "--configs", default="configs/table1", help="folder of the systems' configs"
+    "what",
+    choices=("table1", "table2", "figure3", "figure4", "ablation"),
+    help="table or figure to write",
   )
-  reproduce.add_argument("--seeds", type=int, default=1, help="runs of each system (default 1)")
   reproduce.add_argument(
-    "--folds", default="", help="test on each of these in turn, train on all others (1,2,…)"
+    "--store",
+    metavar="STORE",
+    required=True,
+    help="clip store or TFDS dataset, or soundscapes for the built-in soundscapes",
   )
-  reproduce.add_argument("--rows", default="", help="of a table, by name (default: all)")
-  reproduce.add_argument("--points", default="", help="of figure3 (default: 0,0.1,…,1)")
+  reproduce.add_argument(
+    "--out", metavar="DIR", required=True, help="folder of the runs and of the output files"
+  )
+  reproduce.add_argument(
+    "--configs",
+    metavar="DIR",
+    default="configs/table1",
+    help="folder of the systems' config files (default: configs/table1)",
+  )
+  reproduce.add_argument(
+    "--seeds",
+    metavar="N",
+    type=int,
+    default=1,
+    help="number of runs of each system, with seeds 0 to N - 1 (default: 1)",
+  )
+  reproduce.add_argument(
+    "--folds",
+    default="",
+    help="comma-separated folds to test on in turn, each time training on all other folds "
+    "(default: one split, by the names of the folds)",
+  )
+  reproduce.add_argument(
+    "--rows", default="", help="comma-separated names of table rows (default: all rows)"
+  )
+  reproduce.add_argument(
+    "--points",
+    default="",
+    help="comma-separated points of the curves in figure3, from 0 to 1 (default: 0,0.1,…,1)",
+  )
 
   plan = verb(
     "plan",
     _plan,
-    "what training on a TPU topology would take, found without one",
+    "estimate memory, time and disk of training on a TPU topology, without a TPU",
     PLAN_HELP,
     takes_config=True,
   )
-  plan.add_argument("--config", required=True, help="Python file with get_config()")
-  plan.add_argument("--topology", required=True, help="such as v5e:16x16, v6e:4x4, v5p:2x2x2")
-  plan.add_argument("--batch", type=int, help="clips a step over all chips (default: the config's)")
-  plan.add_argument("--json", action="store_true", help="print one JSON object, last")
+  plan.add_argument(
+    "--config", metavar="FILE", required=True, help="Python file that defines get_config()"
+  )
+  plan.add_argument(
+    "--topology", required=True, help="TPU topology, such as v5e:16x16, v6e:4x4 or v5p:2x2x2"
+  )
+  plan.add_argument(
+    "--batch",
+    metavar="N",
+    type=int,
+    help="clips per step over all chips (default: data.batch_size of the config)",
+  )
+  plan.add_argument("--json", action="store_true", help=JSON_HELP)
 
-  bench = verb("bench", _bench, "time and memory of steps and their parts, on made-up clips")
-  bench.add_argument(
-    "what", choices=tuple(BENCHES), help="; ".join(map(": ".join, BENCHES.items()))
+  bench = verb(
+    "bench", _bench, "measure time and memory of training, scoring and their parts on random clips"
   )
-  bench.add_argument("--model", default="atgcn", choices=("cnn10", "atgcn"))
-  bench.add_argument("--batch", type=int, help="clips a step (default 16; of data 64)")
   bench.add_argument(
-    "--steps", type=int, default=5, help="timings, whose median counts (default 5)"
+    "what",
+    choices=tuple(BENCHES),
+    help="benchmark to run; " + "; ".join(map(": ".join, BENCHES.items())),
   )
-  bench.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-  bench.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
-  bench.add_argument("--labels", type=int, default=10000, help="of graph and counts")
   bench.add_argument(
-    "--reference", action="store_true", help="time scikit-learn or librosa instead"
+    "--model",
+    default="atgcn",
+    choices=("cnn10", "atgcn"),
+    help="system for train, infer, compile, memory and feed (default: atgcn)",
   )
-  bench.add_argument("--clips", type=int, default=100_000, help="of data's and feed's store")
   bench.add_argument(
-    "--twin", help="script of the other side: of PyTorch for compare, of the usual loader for data"
+    "--batch", metavar="N", type=int, help="clips per batch (default: 64 for data, otherwise 16)"
   )
-  bench.add_argument("--trace", help="folder for a profile of a step of train or infer")
-  bench.add_argument("--json", action="store_true", help="print one JSON object, last")
+  bench.add_argument(
+    "--steps",
+    metavar="N",
+    type=int,
+    default=5,
+    help="number of timed repetitions, of which the median is reported (default: 5)",
+  )
+  bench.add_argument(
+    "--dtype",
+    default="float32",
+    choices=("float32", "bfloat16"),
+    help="type that the layers compute in (default: float32)",
+  )
+  bench.add_argument(
+    "--frontend",
+    default="talnet",
+    choices=("talnet", "panns"),
+    help="front end for frontend (default: talnet)",
+  )
+  bench.add_argument(
+    "--labels",
+    metavar="N",
+    type=int,
+    default=10000,
+    help="number of labels for graph and counts (default: 10000)",
+  )
+  bench.add_argument(
+    "--reference",
+    action="store_true",
+    help="for metrics and frontend, measure scikit-learn or librosa instead of this package",
+  )
+  bench.add_argument(
+    "--clips",
+    metavar="N",
+    type=int,
+    default=100_000,
+    help="number of clips in the store for data and feed (default: 100000)",
+  )
+  bench.add_argument(
+    "--twin",
+    metavar="SCRIPT",
+    help="script to compare with: PyTorch training for compare, a reference loader for data",
+  )
+  bench.add_argument(
+    "--trace", metavar="DIR", help="for train and infer, folder for a profiler trace of one step"
+  )
+  bench.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
 def _reproduce(options) -> int:
@@ -96,11 +178,11 @@ def _reproduce(options) -> int:
   from atgcn_jax.runtime.signals import Stopped
 
   if options.seeds < 1:
-    raise UserError(f"--seeds {options.seeds}: ask for at least one")
+    raise UserError(f"--seeds {options.seeds}: must be at least 1")
   try:
     points = [float(point) for point in _listed(options.points)]
   except ValueError:
-    raise UserError(f"--points {options.points}: give numbers from 0 to 1, as 0,0.3,1") from None
+    raise UserError(f"--points {options.points}: give numbers from 0 to 1, as in 0,0.3,1") from None
   if any(not 0 <= point <= 1 for point in points):
     raise UserError(f"--points {options.points}: give numbers from 0 to 1")
   keep_compiled_programs()
@@ -121,7 +203,7 @@ def _reproduce(options) -> int:
 
 
 def _listed(text: str) -> list[str]:
-  """The parts between commas."""
+  """Return the non-empty parts of a comma-separated text."""
   return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -129,9 +211,10 @@ def _plan(options) -> None:
   from atgcn_jax.runs.config import load_config
 
   config = load_config(options.config, options.overrides)
-  # A TPU that there may be is left to others.
+  # Planning leaves a TPU of this machine free for other processes.
   os.environ["JAX_PLATFORMS"] = "cpu"
-  # Nothing is to be saved, and the compiler would not let go before it is done.
+  # A signal ends the process at once: there is nothing to save, and Python would handle the signal
+  # only after the compiler has returned.
   handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
   try:
     from atgcn_jax.plan.estimate import plan_text, plan_training
@@ -150,7 +233,7 @@ def _bench(options) -> None:
   if options.batch is None:
     options.batch = 64 if options.what == "data" else 16
   if min(options.batch, options.steps, options.labels, options.clips) < 1:
-    raise UserError("--batch, --steps, --labels and --clips: take at least 1")
+    raise UserError("--batch, --steps, --labels and --clips: must be at least 1")
   keep_compiled_programs()
   keep_freed_memory()
   result, text = run(options)

@@ -1,4 +1,4 @@
-"""The verb that makes TFDS datasets."""
+"""The verb that writes TFDS datasets: tfds."""
 
 from __future__ import annotations
 
@@ -9,44 +9,81 @@ from atgcn_jax.cli.arguments import AddVerb, add_strict
 from atgcn_jax.errors import UserError
 
 TFDS_HELP = """
-Training reads what is written by --config.data.store=OUT/audioset_tfds/NAME/1.0.0.
+To train on the dataset, pass --config.data.store=OUT/audioset_tfds/NAME/1.0.0 to `atgcn train`.
 
-Apache Beam wants an environment of its own:
+--audio needs Apache Beam, which must be installed in an environment of its own:
   python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
---beam-pipeline-options, such as
-  direct_running_mode=multi_processing,direct_num_workers=8             this machine's cores
+Examples of --beam-pipeline-options:
+  direct_running_mode=multi_processing,direct_num_workers=8             8 processes on this machine
   runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…
   runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
 """
 
 
 def add_tfds_verb(verb: AddVerb) -> None:
-  """Give the parser this verb."""
+  """Add the verb to the parser."""
   tfds = verb(
-    "tfds", _tfds, "a clip store, or sound files by Apache Beam, to a TFDS dataset", TFDS_HELP
+    "tfds",
+    _tfds,
+    "write a TFDS dataset from a clip store, or from sound files with Apache Beam",
+    TFDS_HELP,
   )
   tfds.formatter_class = argparse.RawDescriptionHelpFormatter
-  taken = tfds.add_mutually_exclusive_group(required=True)
-  taken.add_argument("--store", help="clip store of `atgcn prepare`")
-  taken.add_argument("--audio", help="folder of sound files, also in a bucket (gs://…)")
-  tfds.add_argument("--labels", help="with --audio, CSV: filename,fold,positive_labels")
-  tfds.add_argument("--vocabulary", help="CSV: index,mid,display_name (default: the list's ids)")
-  tfds.add_argument("--used-labels-only", action="store_true", help="drop labels no file has")
-  tfds.add_argument("--frontend", choices=("talnet", "panns", "vggish"), help="default: talnet")
-  tfds.add_argument("--dtype", choices=("uint8", "float16"), help="default: uint8 for dB")
+  source = tfds.add_mutually_exclusive_group(required=True)
+  source.add_argument("--store", help="clip store written by `atgcn prepare`")
+  source.add_argument("--audio", metavar="DIR", help="folder of sound files, local or gs://…")
+  tfds.add_argument(
+    "--labels",
+    metavar="FILE",
+    help="CSV with columns filename, fold, positive_labels; required with --audio",
+  )
+  tfds.add_argument(
+    "--vocabulary",
+    metavar="FILE",
+    help="with --audio, CSV with columns index, mid, display_name (default: the label ids in "
+    "--labels)",
+  )
+  tfds.add_argument(
+    "--used-labels-only",
+    action="store_true",
+    help="with --audio, drop labels that no file has",
+  )
+  tfds.add_argument(
+    "--frontend",
+    choices=("talnet", "panns", "vggish"),
+    help="with --audio, front end that computes the log-mels (default: talnet)",
+  )
+  tfds.add_argument(
+    "--dtype",
+    choices=("uint8", "float16"),
+    help="with --audio, type of the stored log-mels (default: uint8 if the front end gives dB, "
+    "otherwise float16)",
+  )
   add_strict(tfds)
   tfds.add_argument(
-    "--beam-pipeline-options", "--beam_pipeline_options", help="of Beam, between commas"
+    "--beam-pipeline-options",
+    "--beam_pipeline_options",
+    metavar="OPTIONS",
+    help="with --audio, comma-separated options of Beam, without leading dashes (default: Beam's "
+    "direct runner)",
   )
-  tfds.add_argument("--out", required=True, help="folder for TFDS datasets, also in a bucket")
+  tfds.add_argument(
+    "--out", metavar="DIR", required=True, help="folder of TFDS datasets, local or gs://…"
+  )
   tfds.add_argument(
     "--file-format",
     "--file_format",
     default="array_record",
     choices=("array_record", "tfrecord"),
-    help="array_record (default): any clip at hand; tfrecord: read shard by shard, from a bucket",
+    help="array_record allows random access on a local disk; tfrecord is read shard by shard, "
+    "also from a bucket (default: array_record)",
   )
-  tfds.add_argument("--shards", type=int, help="files (default: of 64 MiB to 1 GiB)")
+  tfds.add_argument(
+    "--shards",
+    metavar="N",
+    type=int,
+    help="number of files (default: chosen so that each has 64 MiB to 1 GiB)",
+  )
 
 
 def _tfds(options) -> int:
@@ -54,7 +91,7 @@ def _tfds(options) -> int:
   from atgcn_jax.data.store.findings_table import summary
   from atgcn_jax.data.tfds.write import write_tfds
 
-  of_sound = {
+  audio_options = {
     "labels": options.labels,
     "vocabulary": options.vocabulary,
     "used_labels_only": options.used_labels_only,
@@ -62,15 +99,15 @@ def _tfds(options) -> int:
     "dtype": options.dtype,
     "strict": options.strict,
   }
-  of_sound = {name: value for name, value in of_sound.items() if value}
-  if options.store and (of_sound or options.beam_pipeline_options):
-    first = next(iter(of_sound), "beam_pipeline_options").replace("_", "-")
-    raise UserError(f"--{first}: is for --audio; a store has its own")
+  audio_options = {name: value for name, value in audio_options.items() if value}
+  if options.store and (audio_options or options.beam_pipeline_options):
+    first = next(iter(audio_options), "beam_pipeline_options").replace("_", "-")
+    raise UserError(f"--{first}: only valid with --audio; leave it out with --store")
   if options.audio and not options.labels:
-    raise UserError("--labels: give the label list of the sound files")
+    raise UserError("--labels: required with --audio; name the label list of the sound files")
   if options.shards is not None and options.shards < 1:
-    raise UserError(f"--shards {options.shards}: take at least one file")
-  source = {"store": options.store} if options.store else {"audio": options.audio} | of_sound
+    raise UserError(f"--shards {options.shards}: must be at least 1")
+  source = {"store": options.store} if options.store else {"audio": options.audio} | audio_options
   written = write_tfds(
     options.out,
     file_format=options.file_format,

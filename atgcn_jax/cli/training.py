@@ -1,4 +1,4 @@
-"""Verbs that make a run."""
+"""Verbs that create or train a run: train, finetune, import-torch."""
 
 from __future__ import annotations
 
@@ -10,43 +10,73 @@ from atgcn_jax.cli.arguments import CONFIG_HELP, AddVerb, add_training
 
 
 def add_training_verbs(verb: AddVerb) -> None:
-  """Give the parser these verbs."""
+  """Add the verbs to the parser."""
   train = verb(
     "train",
     _train,
-    "train a run, or go on with the one in a folder",
+    "train a new run, or resume the run in a directory",
     CONFIG_HELP,
     takes_config=True,
   )
-  train.add_argument("--config", required=True, help="Python file with get_config()")
+  train.add_argument(
+    "--config", metavar="FILE", required=True, help="Python file that defines get_config()"
+  )
   add_training(train)
 
   finetune = verb(
     "finetune",
     _finetune,
-    "train a run on other clips and labels from here on",
-    "The config is that of RUN, for 1000 steps at a lower rate; " + CONFIG_HELP + ". The same "
-    "command goes on after an interruption.",
+    "fine-tune a trained run on other clips and labels",
+    "The config is that of RUN, changed to 1000 steps with a cosine schedule. "
+    + CONFIG_HELP
+    + " After an interruption the same command resumes.",
     takes_config=True,
   )
-  finetune.add_argument("--from", dest="source", metavar="RUN", required=True, help="the run")
-  finetune.add_argument("--step", default="latest", help="of RUN: a step, latest (default) or best")
-  finetune.add_argument("--store", required=True, help="clip store or TFDS dataset to train on")
+  finetune.add_argument(
+    "--from",
+    dest="source",
+    metavar="RUN",
+    required=True,
+    help="directory of the run to start from, or of its export to huggingface",
+  )
+  finetune.add_argument(
+    "--step",
+    default="latest",
+    help="checkpoint of RUN to start from: a step number, latest or best (default: latest)",
+  )
+  finetune.add_argument(
+    "--store", metavar="STORE", required=True, help="clip store or TFDS dataset to train on"
+  )
   finetune.add_argument(
     "--graph",
     metavar="FILE",
-    help=".npz of counts or of `atgcn graph` (default: the clips' labels)",
+    help=".npz file of label counts, or of `atgcn graph` (default: count the training clips)",
   )
-  finetune.add_argument("--frozen", action="store_true", help="train the head alone")
+  finetune.add_argument(
+    "--frozen", action="store_true", help="train only the head and keep the encoder unchanged"
+  )
   add_training(finetune)
 
   torch = verb(
-    "import-torch", _import_torch, "a run from PyTorch weights", CONFIG_HELP, takes_config=True
+    "import-torch",
+    _import_torch,
+    "create a run from PyTorch weights",
+    CONFIG_HELP,
+    takes_config=True,
   )
-  torch.add_argument("state", help=".npz of tensors by name, or .pt")
-  torch.add_argument("--config", required=True, help="Python file with get_config()")
-  torch.add_argument("--workdir", required=True, help="folder of the new run")
-  torch.add_argument("--frontend", default="talnet", choices=("talnet", "panns"))
+  torch.add_argument(
+    "state", help="weights: .npz file of tensors by name, or .pt or .pth file of a state dict"
+  )
+  torch.add_argument(
+    "--config", metavar="FILE", required=True, help="Python file that defines get_config()"
+  )
+  torch.add_argument("--workdir", metavar="DIR", required=True, help="directory of the new run")
+  torch.add_argument(
+    "--frontend",
+    default="talnet",
+    choices=("talnet", "panns"),
+    help="front end that the weights were trained with (default: talnet)",
+  )
 
 
 def _train(options) -> int:
@@ -59,7 +89,8 @@ def _train(options) -> int:
 def _finetune(options) -> int:
   from atgcn_jax.runs.config import config_with_overrides, default_config
 
-  # That of the source can only be read once the processes have found each other.
+  # All processes read the source's config together, after they have joined. The flag of
+  # `deterministic` must be set before that, so it is read from the overrides.
   deterministic = config_with_overrides(default_config(), options.overrides).deterministic
 
   def config():
@@ -106,4 +137,4 @@ def _import_torch(options) -> None:
 
   config = load_config(options.config, options.overrides)
   import_torch(options.state, config, options.workdir, options.frontend)
-  print(f"{options.workdir}: a run at step 0 with the weights of {options.state}")
+  print(f"{options.workdir}: run at step 0 with the weights of {options.state}")

@@ -1,1 +1,1 @@
-"""Weights from other frameworks."""
+"""Import of weights from PyTorch, and export of runs to other formats."""

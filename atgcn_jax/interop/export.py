@@ -1,4 +1,4 @@
-"""A trained run as a folder that other programs load."""
+"""Export of a trained run to a folder that other programs load."""
 
 from __future__ import annotations
 
@@ -26,16 +26,20 @@ PRODUCER = "atgcn_jax"
 def export(
   workdir: str | os.PathLike, to: str, out: str | os.PathLike, step: str = "latest"
 ) -> None:
-  """Write a checkpoint of a run to a folder, in one of FORMATS, with a `config.json` beside.
+  """Export a checkpoint of a run to a folder, with a `config.json`.
 
-  The folder appears when it is whole. An earlier export in its place is replaced.
+  The folder appears under its name when it is complete. An earlier export there is replaced.
 
   Args:
-    step: a number, `latest` or `best`.
+    workdir: Run directory.
+    to: One of FORMATS.
+    out: Folder to write, on a disk.
+    step: Step number, `latest` or `best`.
+
   Raises:
-    UserError: for a run or checkpoint that is not there, a place that holds something else, or
-      want of a converter.
-    WorkFailed: if the folder cannot be written.
+    UserError: The run or checkpoint does not exist, `out` holds something else, or the converter to
+      ONNX is not installed.
+    WorkFailed: The folder cannot be written.
   """
   check_place(out)
   if to == "onnx":
@@ -45,40 +49,44 @@ def export(
   try:
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
   except OSError as error:
-    raise UserError(f"--out {out}: cannot be made ({error.strerror}); name another") from error
+    raise UserError(
+      f"--out {out}: cannot be created ({error.strerror}); choose another folder"
+    ) from error
   try:
     write_export(part, loaded, to, path_of(workdir))
     part.chmod(0o777 & ~_umask())
     put(part, place)
   except OSError as error:
-    raise WorkFailed(f"--out {out}: could not be written ({error}); make room") from error
+    raise WorkFailed(f"--out {out}: could not be written ({error}); free disk space") from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
 
 
 def check_place(out: str | os.PathLike) -> None:
-  """Refuse a place for an export that holds something else.
+  """Check that an export may be written to a path.
 
   Raises:
-    UserError: for a bucket, a file, a path that is not UTF-8, or a folder that is neither empty nor
-      an export.
+    UserError: The path is in a bucket, is a file or is not UTF-8, or the folder is neither empty
+      nor an export.
   """
   place = pathlib.Path(out)
   check_utf8(place.absolute())
   if in_bucket(out):
-    raise UserError(f"--out {out}: exports are written to a disk; name a folder there and copy it")
+    raise UserError(
+      f"--out {out}: exports are written to a disk; name a local folder and copy it to the bucket"
+    )
   if not place.absolute().parent.is_dir():
-    raise UserError(f"--out {out}: the folder that it is to lie in does not exist; make it")
+    raise UserError(f"--out {out}: its parent folder does not exist; create it")
   if not os.path.lexists(place):
     return
   if place.is_symlink() or not place.is_dir():
-    raise UserError(f"--out {out}: is there and no folder; name another")
+    raise UserError(f"--out {out}: exists and is not a folder; choose another")
   if any(place.iterdir()) and not is_own_export(place):
-    raise UserError(f"--out {out}: holds something else than an export; name another folder")
+    raise UserError(f"--out {out}: holds something other than an export; choose another folder")
 
 
 def is_own_export(folder: pathlib.Path) -> bool:
-  """Whether `export` wrote this folder."""
+  """Return whether `export` wrote a folder."""
   try:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
   except (OSError, ValueError):
@@ -87,7 +95,14 @@ def is_own_export(folder: pathlib.Path) -> bool:
 
 
 def write_export(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib.Path) -> None:
-  """The files of an export; `config.json` comes last."""
+  """Write the files of an export, `config.json` last.
+
+  Args:
+    folder: Existing folder to write to.
+    loaded: The checkpoint.
+    to: One of FORMATS.
+    workdir: Run directory.
+  """
   config = description(loaded, to)
   if to == "huggingface":
     config |= huggingface.write_huggingface(folder, loaded, workdir)
@@ -103,7 +118,7 @@ def write_export(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib
 
 
 def description(loaded: Loaded, to: str) -> dict[str, Any]:
-  """What whoever loads the export must know: the rate of its sound, and its labels in order."""
+  """Return the `config.json` of an export: sample rate of the input and labels in order."""
   frontend, vocabulary = loaded.run.frontend, loaded.run.vocabulary
   return {
     "producer": PRODUCER,
@@ -118,7 +133,7 @@ def description(loaded: Loaded, to: str) -> dict[str, Any]:
 
 
 def put(part: pathlib.Path, place: pathlib.Path) -> None:
-  """Move a finished folder to its place; what was there is deleted once the new one is there."""
+  """Move a finished folder to its place, then delete the export that was there before."""
   if place.is_dir() and any(place.iterdir()):
     before = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     place.rename(before)

@@ -1,4 +1,4 @@
-"""The function that is exported: sound of any length in, a score a label out."""
+"""The exported function: from sound of any length to one score per label."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from atgcn_jax.runs.window_outputs import window_outputs
 
 
 def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array]:
-  """The function from waveforms float32[B, S], S at least 1, to scores float32[B, K] in (0, 1).
+  """Return the function from waveforms float32[B, S] to scores float32[B, K].
 
-  It gives what `Tagger.scores` gives for each of B sounds of one length: they are padded with
-  silence or cut to windows of the trained length, whose scores are averaged. The parameters are
-  constants in it; B and S may be symbolic.
+  S is at least 1, the scores are in (0, 1). The function computes what `Tagger.scores` returns for
+  B sounds of equal length: it pads or cuts them to windows of the trained length and averages the
+  scores of the windows. The parameters are constants of the function; B and S may be symbolic.
 
   Args:
-    variables: params and batch_stats of the run.
+    run: The run.
+    variables: `params` and `batch_stats` of the run.
   """
   outputs = window_outputs(run, PORTABLE)
   variables = run.for_inference(PORTABLE)(variables)
@@ -37,10 +38,11 @@ def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array
 
 
 def windows_of(waveforms_BxS: Array, size: int) -> Array:
-  """Consecutive windows of each waveform, [B, N, size], cut as `Tagger` does it.
+  """Return consecutive windows of each waveform, [B, N, size], cut in the same way as in `Tagger`.
 
   Args:
-    size: samples in a window.
+    waveforms_BxS: Waveforms.
+    size: Number of samples in a window.
   """
   batch, samples = waveforms_BxS.shape
   count = jax.core.max_dim(1, (samples + size - shortest_tail(size)) // size)

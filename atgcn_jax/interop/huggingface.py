@@ -1,4 +1,4 @@
-"""A folder as model hubs keep them: safetensors, `config.json` and a model card."""
+"""Export in the form of model hubs: safetensors, `config.json` and a model card."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from atgcn_jax.runs.thresholds import read_thresholds
 def write_huggingface(
   folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path
 ) -> dict[str, Any]:
-  """Write `model.safetensors` and `README.md`; returns what `config.json` must hold besides.
+  """Write `model.safetensors` and `README.md`, and return further entries of `config.json`.
 
-  Tensors are named by their path, `params.encoder.fc1.kernel`; the normaliser and the label graph
-  are `constants.NAME`. Thresholds that were tuned at this step go along.
+  Tensors are named by their path, such as `params.encoder.fc1.kernel`; the normaliser and the label
+  graph are named `constants.NAME`. Thresholds that were tuned at this step are copied.
 
   Args:
-    workdir: of the run, for the figures of its evaluations.
+    folder: Existing folder to write to.
+    loaded: The checkpoint.
+    workdir: Run directory, from which the model card takes the results of evaluations.
   """
   from safetensors.numpy import save
 
@@ -44,7 +46,7 @@ def write_huggingface(
 
 
 def without_folders(config: dict[str, Any]) -> None:
-  """Leave of each path in a config its last name: folders of this machine are not for others."""
+  """Reduce each path in a config to its last component, to leave out folders of this machine."""
   for key in PATHS:
     section, name = key.split(".")
     path = config.get(section, {}).get(name)

@@ -1,4 +1,4 @@
-"""A run directory from a PyTorch checkpoint."""
+"""Creation of a run directory from a PyTorch checkpoint."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ from atgcn_jax.training.step import Normaliser
 def import_torch(
   state_path: str | os.PathLike, config, workdir: str | os.PathLike, frontend_name: str = "talnet"
 ) -> None:
-  """Write step 0 of a run with these weights, ready to tag, evaluate or train on.
+  """Write step 0 of a run with the given weights, to tag with, evaluate or train further.
 
-  Vocabulary and graph are those the config names. PANNs-style weights normalise their input with
-  the first batch norm, so the run's own normaliser does nothing.
+  The config names the vocabulary and the graph. PANNs-style weights normalise their input in the
+  first batch norm, so the normaliser of the run has mean 0 and deviation 1.
 
   Args:
-    state_path: an .npz of tensors by name, or a .pt / .pth of PyTorch.
-    frontend_name: what the weights were trained on.
+    state_path: An .npz file of tensors by name, or a .pt or .pth file of PyTorch.
+    config: A complete config.
+    workdir: Run directory to create.
+    frontend_name: Front end that the weights were trained with.
+
   Raises:
-    UserError: for weights that do not fit the config or are not finite, or a folder that holds
-      imported weights or a run that has made a step.
+    UserError: The weights do not fit the config or are not finite, or the folder holds imported
+      weights or a run that has taken a step.
   """
   check_workdir(workdir)
   refuse_if_held(workdir)
@@ -48,7 +51,7 @@ def import_torch(
   if found.sound is not None:
     is_imported = not read_run(workdir, found.sound).run.store_fingerprint
     if is_imported or found.steps != [0]:
-      raise UserError(f"--workdir {workdir}: holds a run; name another folder")
+      raise UserError(f"--workdir {workdir}: holds a run; choose another folder")
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
   vocabulary = read_vocabulary(data_path(config, config.data.vocabulary))
@@ -67,11 +70,14 @@ def import_torch(
   try:
     variables = convert(read_state_dict(state_path), config.model)
   except ValueError as error:
-    raise UserError(f"{state_path}: {error}; set --config.model to the system it is of") from error
+    raise UserError(
+      f"{state_path}: {error}; set --config.model to the system of the weights"
+    ) from error
   check_shapes(state_path, run, variables)
   if name := first_not_finite(variables):
     raise UserError(
-      f"{state_path}: the weights of {name} hold NaN or infinity; give those of a sound training"
+      f"{state_path}: the weights of {name} hold NaN or infinity; use a checkpoint with finite "
+      "weights"
     )
   state = start_state(jax.tree.map(jnp.asarray, variables), run.optimiser())
   with held(workdir):
@@ -83,29 +89,36 @@ def import_torch(
 
 
 def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -> None:
-  """Refuse weights of another width or number of labels.
+  """Check that weights have the width and number of labels of a run.
+
+  Args:
+    path: File of the weights, for messages.
+    run: The run.
+    variables: The weights, in Flax's layout.
 
   Raises:
-    UserError: naming the first parameter that differs.
+    UserError: A parameter is missing or has another shape; the message names the first.
   """
-  wanted = jax.tree.leaves_with_path(run.abstract_state().variables)
-  given = dict(jax.tree.leaves_with_path(variables))
-  for where, leaf in wanted:
+  expected = jax.tree.leaves_with_path(run.abstract_state().variables)
+  loaded = dict(jax.tree.leaves_with_path(variables))
+  for where, leaf in expected:
     name = jax.tree_util.keystr(where)
-    if where not in given:  # the slopes of PReLU: no checkpoint of a known name has them
+    if where not in loaded:  # the slopes of PReLU, which no supported checkpoint has
       raise UserError(f"{path}: has no {name}; set model.activation to leaky_relu or relu")
-    if given[where].shape != leaf.shape:
+    if loaded[where].shape != leaf.shape:
       raise UserError(
-        f"{path}: {name} has shape {given[where].shape}, the config's system {leaf.shape}; "
-        "set model.width or the vocabulary to those of the weights"
+        f"{path}: {name} has shape {loaded[where].shape}, but the config's system has "
+        f"{leaf.shape}; set model.width and data.vocabulary to those of the weights"
       )
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
-  """Tensors by name from an .npz or from a .pt / .pth (which needs PyTorch); never unpickled.
+  """Read tensors by name from an .npz file, or from a .pt or .pth file, which needs PyTorch.
+
+  Files are read without unpickling arbitrary objects.
 
   Raises:
-    UserError: if the file cannot be read so.
+    UserError: The file cannot be read.
   """
   if pathlib.Path(path).suffix == ".npz":
     return read_arrays(path)
@@ -115,13 +128,15 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
     import torch
   except ImportError:
     raise UserError(
-      f"{path}: reading it needs PyTorch (`pip install torch`); or save its tensors as an .npz"
+      f"{path}: reading it needs PyTorch; run pip install torch, or save the tensors as an .npz"
     ) from None
   try:
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-  except Exception as error:  # torch raises what its readers raise
+  except Exception as error:  # torch passes on any exception of its readers
     reason = " ".join(str(error).split())[:120]
-    raise UserError(f"{path}: not a file of plain PyTorch tensors ({reason}); give one") from None
+    raise UserError(
+      f"{path}: not a file of plain PyTorch tensors ({reason}); save `model.state_dict()`"
+    ) from None
   tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
   if not isinstance(tensors, dict):
     raise UserError(f"{path}: holds no state dict; save `model.state_dict()`")
@@ -129,5 +144,5 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
   for name, tensor in tensors.items():
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
     if not dense or tensor.is_quantized or tensor.is_complex():
-      raise UserError(f"{path}: {name} is no dense tensor of real numbers; save it as one")
+      raise UserError(f"{path}: {name} is not a dense tensor of real numbers; save it as one")
   return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}

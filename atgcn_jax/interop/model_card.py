@@ -1,4 +1,4 @@
-"""The model card of a run: what its own files say, and nothing else."""
+"""The model card of a run, made from the files of the run only."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ tags:
 
 
 def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
-  """Markdown: system, training, front end, figures, labels.
+  """Return the model card as Markdown: system, training, front end, evaluations, labels.
 
   Args:
-    workdir: of the run; the JSON files in its `evaluation` give the figures.
+    loaded: The checkpoint.
+    workdir: Run directory; the results are read from the JSON files in its `evaluation`.
   """
   run, config = loaded.run, loaded.run.config
   model, names = config.model, run.vocabulary.names
@@ -58,15 +59,15 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
     system["graph method"] = config.graph.method
   training = {
     "clips": os.path.basename(os.path.normpath(config.data.store)),
-    "fingerprint of the clips": run.store_fingerprint or "none: weights from elsewhere",
+    "fingerprint of the clips": run.store_fingerprint or "none: imported weights",
     "folds": ", ".join(map(str, config.data.train_folds)),
     "steps planned": config.optim.steps,
-    "clips a step": config.data.batch_size,
+    "clips per step": config.data.batch_size,
     "learning rate": config.optim.learning_rate,
     "seed": config.seed,
   }
   frontend = run.frontend
-  hearing = {
+  front_end = {
     "name": frontend.name,
     "sample rate": f"{frontend.sample_rate} Hz",
     "window": f"{frontend.seconds} s, {frontend.samples} samples",
@@ -78,14 +79,14 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
     [
       HEAD,
       f"# Audio tagging: {len(names)} labels, {model.encoder} with a {model.head} head\n",
-      "Scores between 0 and 1 for each label, of sound of any length: it is cut to windows, whose",
-      "scores are averaged; shorter sound is padded with silence.",
+      "The model gives each label a score between 0 and 1, for sound of any length. Sound is cut",
+      "into windows, whose scores are averaged; shorter sound is padded with silence.",
       USE,
       _table("System", system),
       _table("Training", training),
-      _table("Front end", hearing),
+      _table("Front end", front_end),
       _evaluations(loaded, workdir),
-      "## Licence\n\nNot stated: whoever publishes these weights states it here.\n",
+      "## Licence\n\nNot stated. If you publish these weights, state the licence here.\n",
       "## Labels\n",
       *(f"- {name} (`{label_id}`)" for label_id, name in zip(run.vocabulary.ids, names)),
       "",
@@ -94,14 +95,14 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
 
 
 def _evaluations(loaded: Loaded, workdir: pathlib.Path) -> str:
-  """The figures of this step: those on the run's own store first, all with what they are of."""
+  """Return the results at this step as tables, those on the store of the training first."""
   own, others = {}, {}
   for path in sorted((workdir / "evaluation").glob("*.json")):
     found = _read(path)
     if found.get("step") != loaded.step or "labels" in found:
       continue
     split, store, fingerprint = map(found.get, ("split", "store", "store_fingerprint"))
-    if fingerprint is None:  # of a version that did not store it
+    if fingerprint is None:  # written by a version that did not store it
       others[f"{split} of a store that was not recorded"] = found
     elif fingerprint == loaded.run.store_fingerprint:
       own[split] = found
@@ -123,7 +124,7 @@ def _evaluations(loaded: Loaded, workdir: pathlib.Path) -> str:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON object in a file; an empty one where there is something else."""
+  """Return the JSON object in a file, or an empty dict if the file holds anything else."""
   try:
     found = json.loads(path.read_bytes())
   except (OSError, ValueError):

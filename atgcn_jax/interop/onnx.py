@@ -1,6 +1,6 @@
-"""Export to ONNX, by a converter that lives in an environment of its own.
+"""Export to ONNX, by a converter in an environment of its own.
 
-The converter asks for an older Orbax than ours, so that it cannot be installed beside this package.
+The converter needs an older Orbax than this package, so both cannot share an environment.
 """
 
 from __future__ import annotations
@@ -21,29 +21,35 @@ CHILD = "atgcn_jax.interop.onnx_child"
 
 
 def converter() -> pathlib.Path:
-  """The Python of the converter's environment: that named in ATGCN_ONNX, or `onnx` in our own.
+  """Return the Python interpreter of the converter's environment.
+
+  The environment is the folder named in ATGCN_ONNX, by default `onnx` in the environment of this
+  process.
 
   Raises:
-    UserError: if it is not there.
+    UserError: The environment does not exist.
   """
   place = pathlib.Path(os.environ.get("ATGCN_ONNX") or pathlib.Path(sys.prefix, "onnx"))
   python = place / "bin" / "python"
   if not python.is_file():
     raise UserError(
-      f"--to onnx: the converter's environment is not in {place}; make it with ./launch/onnx.sh, "
+      f"--to onnx: the converter's environment is not in {place}; create it with ./launch/onnx.sh, "
       "or name its folder in ATGCN_ONNX"
     )
   return python.absolute()
 
 
 def write_onnx(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> None:
-  """Write `model.onnx`, from `waveforms` [B, S] to `scores` [B, K], of any B and S.
+  """Write `model.onnx`, from `waveforms` [B, S] to `scores` [B, K], for any B and S.
 
   Args:
-    workdir: of the run.
+    folder: Existing folder to write to.
+    loaded: The checkpoint.
+    workdir: Run directory.
+
   Raises:
-    UserError: if the converter's environment is not there.
-    WorkFailed: if it fails.
+    UserError: The converter's environment does not exist.
+    WorkFailed: The conversion fails.
   """
   python = converter()
   package = pathlib.Path(__file__).resolve().parents[2]
@@ -56,7 +62,7 @@ def write_onnx(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> N
         **os.environ,
         "PYTHONPATH": str(package),
         "JAX_PLATFORMS": "cpu",
-        "JAX_TRACEBACK_FILTERING": "off",  # else JAX's last line is about tracebacks
+        "JAX_TRACEBACK_FILTERING": "off",  # otherwise JAX's last line is about tracebacks
       },
       cwd=source,
       capture_output=True,
@@ -67,6 +73,6 @@ def write_onnx(folder: pathlib.Path, loaded: Loaded, workdir: pathlib.Path) -> N
     reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     system = loaded.run.config.model.encoder
     raise WorkFailed(
-      f"--to onnx: {system} could not be converted ({reason:.200}); make the converter's "
-      "environment anew with ./launch/onnx.sh, or export to stablehlo or savedmodel"
+      f"--to onnx: {system} could not be converted ({reason:.200}); recreate the converter's "
+      "environment with ./launch/onnx.sh, or export to stablehlo or savedmodel"
     )

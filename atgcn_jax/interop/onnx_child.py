@@ -1,6 +1,6 @@
-"""The conversion to ONNX, run as a program by the environment that has the converter.
+"""The conversion to ONNX, run as a program in the environment of the converter.
 
-What it imports must do without Orbax and TensorFlow: see `launch/onnx.sh`.
+Its imports must not need TensorFlow or this package's version of Orbax: see `launch/onnx.sh`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from atgcn_jax.runs.run import run_from_saved
 from atgcn_jax.runs.window_outputs import window_outputs
 
 OPSET, IR_VERSION = 21, 10
-TOLERANCE = 1e-4  # of scores
-# One window after another, so that sound of any length takes the memory of one window.
+TOLERANCE = 1e-4  # largest difference of a score
+# Windows are scored one after the other, so that sound of any length takes the memory of one.
 SOUND = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}], producer_name: "atgcn_jax">
 sound (float[batch, samples] waveforms) => (float[batch, {labels}] scores)
 <int64[1] one = {{1}}, int64[1] size = {{{size}}}, int64[1] shortest = {{{shortest}}},
- int64[1] zero = {{0}}, int64[4] behind = {{0, 0, 0, {size}}}>
+ int64[1] zero = {{0}}, int64[4] padding = {{0, 0, 0, {size}}}>
 {{
   batch = Shape<start = 0, end = 1>(waveforms)
   samples = Shape<start = 1, end = 2>(waveforms)
   filled = Add(samples, size)
   counted = Sub(filled, shortest)
-  whole = Div(counted, size)
-  count = Max(whole, one)
-  padded = Pad(waveforms, behind)
+  quotient = Div(counted, size)
+  count = Max(quotient, one)
+  padded = Pad(waveforms, padding)
   used = Mul(count, size)
   cut = Slice(padded, zero, used, one)
   windows = Mul(batch, count)
@@ -50,7 +50,12 @@ sound (float[batch, samples] waveforms) => (float[batch, {labels}] scores)
 
 
 def main(source: str, out: str) -> None:
-  """Write the model of a folder that `huggingface.write` wrote to a file."""
+  """Convert an export to `huggingface` and check the result.
+
+  Args:
+    source: Folder that `write_huggingface` wrote.
+    out: The .onnx file to write.
+  """
   import onnx
   from safetensors.numpy import load_file
 
@@ -67,27 +72,32 @@ def main(source: str, out: str) -> None:
 
 
 def one_window(outputs, variables, size: int):
-  """The network as an onnx.ModelProto from a window float32[size] to scores float32[K].
+  """Return the network as an onnx.ModelProto, from a window float32[size] to scores float32[K].
 
   Args:
-    outputs: as of `window_outputs`.
+    outputs: Function returned by `window_outputs`.
+    variables: The variables of that function.
+    size: Number of samples in a window.
   """
   from flax.core import axes_scan
   from jax2onnx import to_onnx
 
-  # The converter replaces functions of JAX while it traces; Flax's recurrent layers need the real.
+  # The converter replaces functions of jax.numpy while it traces. Flax's recurrent layers need the
+  # original functions.
   vars(axes_scan)["jnp"] = types.SimpleNamespace(**vars(jnp))
   return to_onnx(lambda window: outputs(variables, window[None])["clip"][0], [(size,)], opset=OPSET)
 
 
 def check_scores(model, scores, size: int) -> None:
-  """Run the model on noise, and a window of it cut short, beside what it was made of.
+  """Compare the scores of the model with those of JAX, on full and half windows of noise.
 
   Args:
-    scores: from windows float32[B, size] to scores float32[B, K].
+    model: The onnx.ModelProto.
+    scores: Function from windows float32[B, size] to scores float32[B, K].
+    size: Number of samples in a window.
+
   Raises:
-    ValueError: if they differ by more than TOLERANCE: the converter does not know an operation
-      as well as it thinks.
+    ValueError: The scores differ by more than TOLERANCE, so the converter made a mistake.
   """
   import onnxruntime
 
@@ -99,21 +109,24 @@ def check_scores(model, scores, size: int) -> None:
   (found,) = session.run(["scores"], {"waveforms": windows})
   if not np.allclose(found, scores(windows), rtol=0, atol=TOLERANCE):
     difference = np.abs(found - scores(windows)).max()
-    raise ValueError(f"the scores of what was converted differ by {difference:.2g}")
+    raise ValueError(f"the scores of the converted model differ by {difference:.2g}")
 
 
 def around(window, size: int, labels: int):
-  """A model of sound of any batch and length around that of one window.
+  """Return a model for sound of any batch size and length, made from the model of one window.
 
   Args:
-    window: as `one_window` gives it.
-    size: samples in a window.
-    labels: K.
+    window: The onnx.ModelProto of `one_window`.
+    size: Number of samples in a window.
+    labels: K, the number of labels.
+
+  Raises:
+    ValueError: `window` contains functions.
   """
   import onnx
 
   if len(window.functions):
-    raise ValueError("the converter made functions, which are not carried over")
+    raise ValueError("the converted model contains functions, which are not supported")
   text = SOUND.format(
     ir_version=IR_VERSION,
     opset=OPSET,

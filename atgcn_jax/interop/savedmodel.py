@@ -1,4 +1,4 @@
-"""Export to TensorFlow's SavedModel."""
+"""Export to a TensorFlow SavedModel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
 def write_savedmodel(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
-  """Write a SavedModel with one signature, `waveforms` [B, S] to `scores` [B, K], of any B and S.
+  """Write a SavedModel with one signature, `waveforms` [B, S] to `scores` [B, K], for any B and S.
 
   Args:
-    scores: from waveforms float32[B, S] to scores float32[B, K].
+    folder: Existing folder to write to.
+    scores: Function from waveforms float32[B, S] to scores float32[B, K].
   """
   tf = import_tensorflow()
   from jax.experimental import jax2tf

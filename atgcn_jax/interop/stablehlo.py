@@ -1,4 +1,4 @@
-"""Export to StableHLO, as `jax.export` reads it."""
+"""Export to StableHLO, in the form that `jax.export` reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_stablehlo(folder: pathlib.Path, scores: Callable[[Array], Array]) -> None:
-  """Write `model.stablehlo`: one program for all PLATFORMS, any batch and any length.
+  """Write `model.stablehlo`: one program for all PLATFORMS, any batch size and any length.
 
   Args:
-    scores: from waveforms float32[B, S] to scores float32[B, K].
+    folder: Existing folder to write to.
+    scores: Function from waveforms float32[B, S] to scores float32[B, K].
   """
   sizes = jax.export.symbolic_shape("batch, samples")
   waveforms = jax.ShapeDtypeStruct(sizes, jnp.float32)

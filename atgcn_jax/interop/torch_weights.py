@@ -1,4 +1,4 @@
-"""PyTorch state dicts of PANNs' CNN10 and of the authors' AT-GCN as Flax variables."""
+"""Conversion of PyTorch state dicts of PANNs' CNN10 and the authors' AT-GCN to Flax variables."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import Any
 
 import numpy as np
 
-# PANNs checkpoints carry their spectrogram extractor as (frozen) tensors.
+# PANNs checkpoints contain the frozen tensors of their spectrogram extractor.
 FRONT_END = re.compile(r"(spectrogram_extractor|logmel_extractor|spec_augmenter)\.")
-# The authors' AT-GCN keeps its graph as a parameter; here the graph comes with the run.
+# The authors' AT-GCN stores its graph as a parameter. Here the graph is part of the run.
 IGNORED = re.compile(r"(.*\.num_batches_tracked|(gcn\.)?(A|adj))$")
 
 
 def convert(state_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
-  """Variables (`params`, `batch_stats`) for `atgcn_jax.models.build(config, …)`.
+  """Return variables (`params`, `batch_stats`) for `atgcn_jax.models.build(config, …)`.
 
   Args:
-    state_dict: tensors by name, as NumPy arrays or PyTorch tensors: `bn0.*`,
+    state_dict: Tensors by name, as NumPy arrays or PyTorch tensors: `bn0.*`,
       `conv_block1.conv1.weight` [O, I, 3, 3], `conv_block1.bn1.*`, `fc1.*`, and `fc_audioset.*`
-      [K, C] (linear head) or `gcn.gc1.weight` [E, H] and on (graph head). Front-end tensors,
-      batch counters and a stored graph are passed over.
-    config: the `model` section of a config; says which head is meant.
-  Returns: float32 arrays in Flax's layout.
+      [K, C] for the linear head, or `gcn.gc1.weight` [E, H], `gcn.gc2.weight`, … for the graph
+      head. Front-end tensors, batch counters and a stored graph are ignored.
+    config: The `model` section of a config, which determines the head.
+
+  Returns:
+    float32 arrays in Flax's layout.
+
   Raises:
-    ValueError: for another encoder, and for tensors that are missing, of an unknown name, or of
+    ValueError: The encoder is not cnn10, or tensors are missing, have an unknown name or belong to
       the other head.
-  Source: names as in Kong et al., PANNs, 2020, and in the code of Wang et al., IEEE SPL 2020.
+
+  Source: Names as in Kong et al., PANNs, 2020, and in the code of Wang et al., IEEE SPL 2020.
   """
   if config.encoder != "cnn10":
-    raise ValueError(f"only weights of the encoder cnn10 are known, not of {config.encoder}")
+    raise ValueError(f"only weights of the encoder cnn10 can be imported, not of {config.encoder}")
   tensors = {
     name.removeprefix("module."): value
     for name, value in state_dict.items()
@@ -59,7 +63,7 @@ def convert(state_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 
 def _encoder_layout():
-  """(name, (collection, path, axes that turn PyTorch's layout into Flax's))."""
+  """Yield (name, (collection, path, axes that transpose PyTorch's layout to Flax's))."""
   yield from _batch_norm("bn0", ("encoder", "bn0"))
   for block in range(1, 5):
     for i in (1, 2):

@@ -1,4 +1,4 @@
-"""The runs behind a table or figure: trained where missing, taken up where cut, scored once."""
+"""The runs of a table or figure: training, resuming and scoring."""
 
 from __future__ import annotations
 
@@ -44,10 +44,16 @@ from atgcn_jax.training.step import Normaliser
 
 
 class Settings(NamedTuple):
-  """What all runs of a reproduction share.
+  """The settings that all runs of a reproduction share.
 
-  `folds` are the folds to test on in turn, each time trained on all others; empty where the config
-  names the folds. `overrides` are arguments --config.KEY=VALUE.
+  Attributes:
+    store: Clip store, or `soundscapes`.
+    out: Output folder.
+    configs: Folder of the systems' config files.
+    seeds: Number of seeds per system.
+    folds: Folds to test on in turn, each time training on all other folds. If empty, there is one
+      split, by the names of the folds.
+    overrides: Arguments of the form --config.KEY=VALUE.
   """
 
   store: str
@@ -59,7 +65,7 @@ class Settings(NamedTuple):
 
 
 class ScoredRun(NamedTuple):
-  """A finished run: its scores float32[N, K] of the test clips, their labels uint8[N, K]."""
+  """A finished run, with scores float32[N, K] and labels uint8[N, K] of its test clips."""
 
   experiment: Experiment
   seed: int
@@ -71,7 +77,7 @@ class ScoredRun(NamedTuple):
 
 
 class Wanted(NamedTuple):
-  """A run of a reproduction in the folder `out`."""
+  """A run that a reproduction in the folder `out` needs."""
 
   experiment: Experiment
   fold: str
@@ -81,26 +87,33 @@ class Wanted(NamedTuple):
 
   @property
   def workdir(self) -> pathlib.Path:
-    """Its run directory."""
+    """The run directory."""
     return self.out / "runs" / run_name(self.experiment, self.fold, self.seed)
 
   @property
   def scores(self) -> pathlib.Path:
-    """The file of its scores once it is done."""
+    """The file of the scores, written when the run is finished."""
     return self.out / "scores" / f"{self.workdir.name}.npz"
 
 
 def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[ScoredRun]]:
-  """The scores of these experiments by name, all seeds and folds of each; trains what is missing.
+  """Train the missing runs of the experiments and return all scored runs.
 
-  A run that is done is not touched, one that was interrupted is resumed. All are checked before the
-  first is trained.
+  The baseline is always included. Finished runs are kept, interrupted runs are resumed. All runs
+  are checked before the first one is trained.
+
+  Args:
+    wanted: The experiments.
+    settings: Settings of the reproduction.
+
+  Returns:
+    The runs of each experiment by its name, for all folds and seeds.
 
   Raises:
-    UserError: for settings, a store or a folder that cannot be used.
-    Stopped: after SIGTERM or Ctrl-C, once the run under way is saved.
+    UserError: The settings, the store or a folder cannot be used.
+    Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
-  # The baseline first: others may begin with its parameters.
+  # The baseline comes first, because other experiments may start from its parameters.
   by_name = {experiment.name: experiment for experiment in (CNN10, *wanted)}
   folds = settings.folds or ("",)
   store = open_experiment_store(settings)
@@ -128,7 +141,7 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
         train(run.config, run.workdir, title)
         scores = score_and_write(run.scores, run.workdir, run.config, store)
         took = f"in {datetime.timedelta(seconds=round(time.monotonic() - began))}"
-        jax.clear_caches()  # of programs that no further run uses
+        jax.clear_caches()  # no other run uses these compiled programs
       else:
         took = "was done"
       scored = ScoredRun(run.experiment, run.seed, run.fold, run.workdir, *scores)
@@ -139,13 +152,18 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
 
 
 def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -> None:
-  """Refuse what the training or scoring of a missing run would refuse, before any starts.
+  """Check that every missing run can be trained and scored, before the first one starts.
 
-  The graph and the sizes of a system are checked for its first run; start.run is not, as the
-  baseline that it names may not be trained yet.
+  The graph and the sizes of a system are checked for its first run. `start.run` is not checked,
+  because the baseline that it names may not be trained yet.
+
+  Args:
+    missing: The runs to train.
+    out: Output folder of the reproduction.
+    store: Clip store of the runs.
 
   Raises:
-    UserError: naming the key, file or folder.
+    UserError: A run cannot be trained or scored; the message names the key, file or folder.
   """
   if missing:
     refuse_if_held(out)
@@ -158,7 +176,9 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
     check_data(run.config, store)
     check_training_clips(run.config, store)
     if not len(split_clips(store, run.config.data, "test")):
-      raise UserError(f"data.test_folds: {store.path} has no clip to test on; name its folds")
+      raise UserError(
+        f"data.test_folds: {store.path} has no clip in these folds; name folds of the store"
+      )
     saved = beginning(run.config, store, run.workdir).saved
     if saved is not None:
       continued(saved, run.config, store, run.workdir)
@@ -169,47 +189,68 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
 
 
 def open_experiment_store(settings: Settings) -> ClipStore:
-  """The store; the built-in soundscapes are made where they are asked for."""
+  """Open the store of a reproduction; the built-in soundscapes are generated if they are named."""
   store = settings.store if settings.store == SOUNDSCAPES else os.path.abspath(settings.store)
-  given = [change for change in settings.overrides if change.startswith("--config.data.soundscape")]
-  return store_of(config_with_overrides(default_config(), [f"--config.data.store={store}", *given]))
+  sizes = [change for change in settings.overrides if change.startswith("--config.data.soundscape")]
+  return store_of(config_with_overrides(default_config(), [f"--config.data.store={store}", *sizes]))
 
 
 def run_name(experiment: Experiment, fold: str, seed: int) -> str:
-  """What the files of a run are called."""
+  """Return the name of a run, which its files have."""
   return f"{experiment.name}{f'-fold{fold}' if fold else ''}-seed{seed}"
 
 
 def experiment_config(
   experiment: Experiment, settings: Settings, store: ClipStore, fold, seed
 ) -> Any:
-  """The config of a run: the system's file, what the store needs, the user's, the experiment's."""
+  """Return the config of a run.
+
+  The config file of the system is changed by the settings of the store, then by the user's
+  overrides, then by the changes of the experiment.
+
+  Args:
+    experiment: The experiment.
+    settings: Settings of the reproduction.
+    store: Clip store of the runs.
+    fold: Fold to test on, or an empty string.
+    seed: Seed of the run.
+
+  Raises:
+    UserError: The config file does not exist, or a fold or override is invalid.
+  """
   file = settings.configs / f"{experiment.config}.py"
   if not file.is_file():
-    raise UserError(f"--configs {settings.configs}: has no {file.name}; name the folder table1")
+    raise UserError(
+      f"--configs {settings.configs}: has no {file.name}; name the folder configs/table1"
+    )
   baseline = settings.out.absolute() / "runs" / run_name(CNN10, fold, seed)
-  ours = [change.replace(BEGUN_WITH, f"start.run={baseline}") for change in experiment.changes]
-  # Counts are the training clips' unless the user names a file, as Eq. 5 has it; files are looked
-  # for where the store is, in the folder that one stands in.
+  own = [change.replace(BEGUN_WITH, f"start.run={baseline}") for change in experiment.changes]
+  # As in Eq. 5, the counts are those of the training clips, unless the user names a file. With an
+  # empty data.root, relative paths start from the current folder.
   first = ["data.root=", "data.vocabulary=", "graph.source=store", "graph.embeddings=builtin"]
   name = settings.store
   if name == SOUNDSCAPES:
     first.append("graph.ontology=soundscapes")
   else:
     name = os.path.abspath(name)
-  # Of a key given twice the last counts.
+  # The last override of a key takes effect.
   changes = [
     f"--config.{change}" for change in [*first, *split_of(store, fold), f"data.store={name}"]
   ]
-  ours = [f"--config.{change}" for change in [*ours, f"seed={seed}"]]
-  return load_config(file, [*changes, *settings.overrides, *ours])
+  own = [f"--config.{change}" for change in [*own, f"seed={seed}"]]
+  return load_config(file, [*changes, *settings.overrides, *own])
 
 
 def split_of(store: ClipStore, fold: str) -> list[str]:
-  """The changes that name the folds to train, validate and test on.
+  """Return the config changes that name the folds to train, validate and test on.
+
+  Args:
+    store: The clip store.
+    fold: Fold to test on, with all others for training. If empty, the folds must be named train
+      and eval, or train, validation and test.
 
   Raises:
-    UserError: for a fold that the store does not have, or folds whose use is not known.
+    UserError: The store does not have the fold, or its folds have other names.
   """
   present = sorted(set(store.folds.tolist()))
   split: tuple[tuple[str, ...], ...]
@@ -223,20 +264,24 @@ def split_of(store: ClipStore, fold: str) -> list[str]:
     split = ("train",), ("validation",), ("test",)
   else:
     raise UserError(
-      f"{store.path}: has the folds {', '.join(present)}; name those to test on in --folds"
+      f"{store.path}: has the folds {', '.join(present)}; name the folds to test on with --folds"
     )
   keys = ("train_folds", "validation_folds", "test_folds")
   return [f"data.{key}={folds!r}" for key, folds in zip(keys, split)]
 
 
 def read_scores(path: pathlib.Path, config: Any, store: ClipStore) -> tuple | None:
-  """Scores, labels and label names of a run that ended under this config; None for any other."""
+  """Read the scores, labels and label names of a run that finished under a config.
+
+  Returns:
+    None if the file does not exist, or the run has another config or store.
+  """
   if not path.is_file():
     return None
   with np.load(path) as saved:
     old = json.loads(str(saved["config"]))
-    ended = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
-    if not ended or contradictions(old, config):
+    finished = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
+    if not finished or contradictions(old, config):
       return None
     return saved["scores"], saved["labels"], tuple(saved["names"].tolist())
 
@@ -244,7 +289,13 @@ def read_scores(path: pathlib.Path, config: Any, store: ClipStore) -> tuple | No
 def score_and_write(
   path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore
 ) -> tuple:
-  """What `read_scores` gives, of a run that has just ended; written under its name when whole."""
+  """Score a finished run on its test clips and write the file that `read_scores` reads.
+
+  The file appears under its name when it is complete.
+
+  Returns:
+    Scores, labels and label names.
+  """
   scored = score_split(workdir, str(config.optim.steps), None, "test")
   names = scored.vocabulary.names
   path.parent.mkdir(parents=True, exist_ok=True)

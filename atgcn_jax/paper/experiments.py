@@ -1,4 +1,4 @@
-"""The rows and points of the paper's tables and figures: which system, with which settings."""
+"""The rows of the paper's tables and the points of its figures: systems and settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from atgcn_jax.errors import UserError
 THRESHOLD, NEIGHBOUR_WEIGHT = 0.3, 0.2  # τ and p of the paper
 POINTS = tuple(k / 10 for k in range(11))
 BASELINE = "cnn10"
-BEGUN_WITH = "start.run=BASELINE"  # in an experiment: the baseline's run of the same seed and fold
+BEGUN_WITH = "start.run=BASELINE"  # placeholder for the baseline's run of the same seed and fold
 
 
 class Published(NamedTuple):
-  """What the paper states for AudioSet's evaluation set."""
+  """Results that the paper reports for AudioSet's evaluation set."""
 
   map: float
   mauc: float
@@ -22,10 +22,14 @@ class Published(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """A config file of the folder of systems, changed.
+  """A system with changed settings.
 
-  `name` names the files of its runs, so that two experiments of one name are the same; `changes`
-  are KEY=VALUE.
+  Attributes:
+    name: Name of the files of its runs. Experiments of the same name share their runs.
+    title: Title of its row.
+    config: Name of its config file, without .py.
+    changes: Changes of the config, KEY=VALUE.
+    published: Results in the paper, or None.
   """
 
   name: str
@@ -49,7 +53,8 @@ AT_GCN = {
     (3, Published(0.430, 0.972, 2.715)),
   )
 }
-# The paper's own reruns where it has them; the first and the fourth are their authors' figures.
+# Published results are those of the paper's own reruns, except for Google CNN and DeepRes, whose
+# results are those of their authors.
 TABLE1 = (
   Experiment("google_cnn", "Google CNN", "google_cnn", (), Published(0.314, 0.959, 2.452)),
   Experiment(
@@ -73,7 +78,7 @@ TABLE1 = (
 
 
 def with_graph(method: str, title: str, published: Published | None = None) -> Experiment:
-  """AT-GCN of two layers on another graph."""
+  """Return AT-GCN with two layers on the graph of another method."""
   if method == "paper":
     return AT_GCN[2]._replace(title=title)
   return Experiment(f"graph_{method}", title, "atgcn_2", (f"graph.method={method}",), published)
@@ -95,12 +100,12 @@ TABLE2 = (
 
 
 def with_vectors(source: str, title: str) -> Experiment:
-  """AT-GCN of two layers from other label vectors."""
+  """Return AT-GCN with two layers and other label embeddings."""
   return Experiment(f"vectors_{source}", title, "atgcn_2", (f"graph.embeddings={source}",))
 
 
 def from_baseline(experiment: Experiment) -> Experiment:
-  """The same, begun with the parameters of the trained baseline as far as they fit."""
+  """Return an experiment that starts from the parameters of the trained baseline that fit it."""
   return experiment._replace(
     name=f"{experiment.name}_restart",
     title=f"{experiment.title}, from CNN10",
@@ -110,7 +115,12 @@ def from_baseline(experiment: Experiment) -> Experiment:
 
 
 def with_head_rate(experiment: Experiment, factor: float) -> Experiment:
-  """The same with another learning rate of the head's parameters."""
+  """Return an experiment whose head has its own learning rate.
+
+  Args:
+    experiment: The experiment to change.
+    factor: Learning rate of the head, relative to that of the other parameters.
+  """
   return experiment._replace(
     name=f"{experiment.name}_head_{factor:g}",
     title=f"{experiment.title}, head's rate x {factor:g}",
@@ -119,10 +129,11 @@ def with_head_rate(experiment: Experiment, factor: float) -> Experiment:
   )
 
 
-# Does the graph help? The paper's head with and without a graph, from other vectors, and at a rate
-# of its own: Adam moves label vectors that are sums of many products about ten times as far as free
-# ones, so that a classifier at ten times the rate is its match, or the head at a tenth CNN10's.
-# What begins as a trained CNN10 is compared with a CNN10 that goes on for as long.
+# Does the graph help? The ablation trains the paper's head with and without a graph, with other
+# label embeddings, and with its own learning rate. Adam moves label vectors that are sums of many
+# products about ten times as far as free parameters. A fair comparison therefore trains CNN10's
+# classifier at ten times the rate, or the graph head at a tenth. A system that starts from a
+# trained CNN10 is compared with a CNN10 that is trained for the same number of further steps.
 ABLATION = (
   CNN10,
   *AT_GCN.values(),
@@ -139,7 +150,7 @@ ABLATION = (
 
 
 class Curve(NamedTuple):
-  """One panel of Figure 3: the name of the setting, its key, and the paper's choice."""
+  """One panel of Figure 3: title of the setting, its config key, and the paper's choice."""
 
   title: str
   key: str
@@ -153,7 +164,7 @@ FIGURE3 = (
 
 
 def on_curve(curve: Curve, value: float) -> Experiment:
-  """The point of a curve."""
+  """Return the experiment of one point of a curve."""
   if value == curve.chosen:
     return AT_GCN[2]
   setting = curve.key.removeprefix("graph.")
@@ -162,12 +173,16 @@ def on_curve(curve: Curve, value: float) -> Experiment:
 
 
 def chosen(experiments: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:
-  """Those of these names, in their own order, behind the baseline; all where none is named.
+  """Select experiments by name; the baseline is always included, the order is kept.
+
+  Args:
+    experiments: The experiments to select from.
+    names: Names of the selected experiments; empty for all.
 
   Raises:
-    UserError: for a name that none of them has.
+    UserError: A name is unknown.
   """
   known = [experiment.name for experiment in experiments]
   if unknown := [name for name in names if name not in known]:
-    raise UserError(f"--rows {unknown[0]}: not a row; there are {', '.join(known)}")
+    raise UserError(f"--rows {unknown[0]}: not a row; choose from {', '.join(known)}")
   return [e for e in experiments if not names or e.name in names or e.name == BASELINE]

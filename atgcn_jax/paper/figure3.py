@@ -1,4 +1,4 @@
-"""Figure 3: mAP over the threshold τ of Eq. 6 and over the neighbours' weight p of Eq. 7."""
+"""Figure 3: mAP over the threshold τ of Eq. 6 and over the weight p of the neighbours in Eq. 7."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from matplotlib.figure import Figure
 from atgcn_jax.paper.experiments import FIGURE3
 from atgcn_jax.reports.figure_style import BLUE, DARK, ORANGE, drawing
 
-Points = Sequence[tuple[float, Sequence[float]]]  # a value of the setting, mAP by seed
+Points = Sequence[tuple[float, Sequence[float]]]  # (value of the setting, mAP of each seed)
 
 
 def draw_figure3(
   curves: Sequence[Points], baseline: Sequence[float], path: str | os.PathLike
 ) -> None:
-  """Write the picture: the means over seeds, their standard deviation as a band, CNN10's line.
+  """Draw the mean over seeds, a band of one standard deviation, and a line for CNN10.
 
   Args:
-    curves: of τ and of p, as in `FIGURE3`.
-    baseline: mAP of CNN10 by seed.
-    path: .png, .svg or .pdf.
+    curves: Points of the curves of `FIGURE3`, in the same order.
+    baseline: mAP of CNN10 for each seed.
+    path: Image to write, .png, .svg or .pdf.
   """
   with drawing():
     figure = Figure((10, 4.2), layout="constrained")
@@ -47,7 +47,16 @@ def draw_figure3(
 def write_figure3_csv(
   curves: Sequence[Points], baseline: Sequence[float], path: str | os.PathLike
 ) -> None:
-  """Write a row a point and one for CNN10: setting, value, mean, deviation, seeds."""
+  """Write a CSV file with one row per point and one for CNN10.
+
+  The columns are the setting, its value, the mean and standard deviation of mAP over seeds, and the
+  number of seeds.
+
+  Args:
+    curves: Points of the curves of `FIGURE3`, in the same order.
+    baseline: mAP of CNN10 for each seed.
+    path: File to write.
+  """
   with open(path, "w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["setting", "value", "mAP", "mAP_deviation", "seeds"])

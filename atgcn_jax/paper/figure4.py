@@ -1,4 +1,4 @@
-"""Figure 4: the vectors by which CNN10 and AT-GCN score labels, in the plane and in figures."""
+"""Figure 4: the label vectors of CNN10 and AT-GCN, as a t-SNE plot and as a table of measures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from atgcn_jax.reports.figure_style import DARK, drawing, embedded, write_names
 
 NEIGHBOURS = 10
-# The classes that the paper's text names, and three more, of categories it does not touch.
+# The labels that the paper's text names, and three more, of categories that it does not mention.
 NAMED = (
   "Piano",
   "Keyboard (musical)",
@@ -28,17 +28,21 @@ NAMED = (
   "Car",
   "Helicopter",
 )
-# Okabe and Ito's colours, told apart by the colour-blind, and a marker each for print in grey.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish, with a marker each for
+# greyscale prints.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 class LabelSpace(NamedTuple):
-  """How well label vectors fall into categories.
+  """Measures of how well label vectors separate categories.
 
-  `silhouette` is by category, over the labels whose first category it is, NaN for fewer than two;
-  `neighbours` is the mean share of a label's nearest neighbours that share a category with it,
-  `chance` that of all other labels.
+  Attributes:
+    silhouette: Mean silhouette of each category, over the labels whose first category it is; NaN
+      for fewer than two labels.
+    mean_silhouette: Mean silhouette of all labels.
+    neighbours: Mean fraction of a label's nearest neighbours that share a category with it.
+    chance: Mean fraction of all other labels that share a category with a label.
   """
 
   silhouette: dict[str, float]
@@ -48,15 +52,16 @@ class LabelSpace(NamedTuple):
 
 
 def label_space(vectors: np.ndarray, categories: Sequence[Sequence[str]]) -> LabelSpace:
-  """The figures of label vectors.
+  """Measure how well label vectors separate categories.
 
-  Distances are cosine distances: the length of a label's vector says how common it is, its
-  direction what it stands for. A label with several categories counts for the first where one is
-  needed (colours, silhouette) and for all of them among neighbours.
+  Distances are cosine distances: the length of a label's vector reflects how common the label is,
+  its direction what the label means. The silhouette uses the first category of each label; the
+  fraction of neighbours uses all of them.
 
   Args:
-    vectors: float[K, C].
-    categories: of each label, at least one.
+    vectors: Label vectors, float[K, C].
+    categories: Categories of each label, at least one.
+
   Source: scikit-learn's silhouette_samples and NearestNeighbors.
   """
   first = np.array([names[0] for names in categories])
@@ -87,13 +92,15 @@ def draw_figure4(
   names: Sequence[str],
   path: str | os.PathLike,
 ) -> None:
-  """Write the picture: a t-SNE of each panel's label vectors, coloured by category.
+  """Draw a t-SNE of the label vectors of each panel, coloured by category.
 
   Args:
-    panels: title to label vectors float[K, C].
-    categories: of each label; the first gives colour and marker.
-    names: of the K labels; nine are written, those of NAMED before the first others.
-    path: .png, .svg or .pdf.
+    panels: Label vectors float[K, C] by title.
+    categories: Categories of each label; the first determines colour and marker.
+    names: Names of the K labels. Nine are written into the plot: those in NAMED, then the first
+      others.
+    path: Image to write, .png, .svg or .pdf.
+
   Source: scikit-learn's TSNE.
   """
   first = [of_label[0] for of_label in categories]
@@ -130,7 +137,7 @@ def draw_figure4(
 
 
 def _styles(kinds: Sequence[str]) -> list[tuple[str, str, str]]:
-  """Category, colour and marker; colours come round again with other markers."""
+  """Return (category, colour, marker) for each category; repeated colours get other markers."""
   return [
     (kind, COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)])
     for i, kind in enumerate(kinds)
@@ -138,7 +145,15 @@ def _styles(kinds: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def write_figure4(spaces: Mapping[str, LabelSpace], path: str | os.PathLike) -> str:
-  """Write a row a figure and a column a panel as CSV; returns the same as a Markdown table."""
+  """Write the measures as CSV, one row per measure and one column per panel.
+
+  Args:
+    spaces: Measures by title of the panel.
+    path: File to write.
+
+  Returns:
+    The same table in Markdown.
+  """
   kinds = next(iter(spaces.values())).silhouette
   rows = [(f"silhouette, {kind}", [s.silhouette[kind] for s in spaces.values()]) for kind in kinds]
   rows += [

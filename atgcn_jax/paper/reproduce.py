@@ -1,4 +1,4 @@
-"""One call for each table and figure of the paper: the runs, then the files that show them."""
+"""`atgcn reproduce`: train the runs of a table or figure of the paper, then write it."""
 
 from __future__ import annotations
 
@@ -41,15 +41,20 @@ TABLES = {
 
 
 def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequence[float]) -> str:
-  """Train what is missing and write the files of `what` to `settings.out`; returns what to print.
+  """Train the missing runs of a table or figure and write its files to `settings.out`.
 
   Args:
     what: `table1`, `table2`, `ablation`, `figure3` or `figure4`.
-    rows: of a table; all where none is named.
-    points: of Figure 3's curves; all where none is given.
+    settings: Settings of the reproduction.
+    rows: Names of the rows of a table; empty for all.
+    points: Points of the curves of Figure 3; empty for `POINTS`.
+
+  Returns:
+    A text to print.
+
   Raises:
-    UserError: for settings, a store or a folder that cannot be used.
-    Stopped: after SIGTERM or Ctrl-C, once the run under way is saved.
+    UserError: The settings, the store or a folder cannot be used.
+    Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   if what in TABLES:
     title, experiments = TABLES[what]
@@ -62,13 +67,13 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
 
 
 def named(settings: Settings) -> str:
-  """The store and what the user changed, for the reader of a table."""
-  changed = " ".join(given.removeprefix("--config.") for given in settings.overrides)
+  """Return the name of the store and the user's overrides, for the note under a table."""
+  changed = " ".join(change.removeprefix("--config.") for change in settings.overrides)
   return pathlib.Path(settings.store).name + (f"; {changed}" if changed else "")
 
 
 def _figure3(settings: Settings, points: Sequence[float]) -> str:
-  """mAP over τ and over p, with CNN10's line."""
+  """Train the points of Figure 3, and write the figure and its CSV file."""
   curves = [[(value, on_curve(curve, value)) for value in points] for curve in FIGURE3]
   scored = run_all([experiment for curve in curves for _, experiment in curve], settings)
   drawn = [
@@ -82,7 +87,7 @@ def _figure3(settings: Settings, points: Sequence[float]) -> str:
 
 
 def seed_means(runs: list[ScoredRun]) -> list[float]:
-  """mAP by seed, the mean over folds."""
+  """Return mAP of each seed, averaged over folds."""
   return [
     float(np.mean([tagging_metrics(r.scores, r.labels)["mAP"] for r in runs if r.seed == seed]))
     for seed in sorted({run.seed for run in runs})
@@ -90,11 +95,11 @@ def seed_means(runs: list[ScoredRun]) -> list[float]:
 
 
 def _figure4(settings: Settings) -> str:
-  """The label spaces of CNN10 and AT-GCN, seed 0 of the first fold, and their figures."""
+  """Train CNN10 and AT-GCN with seed 0 on the first fold, and write Figure 4 and its table."""
   settings = settings._replace(seeds=1, folds=settings.folds[:1])
   store, shown = open_experiment_store(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
   fold = "".join(settings.folds)
-  # Before anything is trained: an ontology that cannot be used.
+  # An ontology that cannot be used must be reported before the training.
   config = experiment_config(CNN10, settings, store, fold, 0)
   ontology = ontology_at(ontology_path(config), "figure4")
   tops = top_categories(ontology, store.vocabulary.ids)
@@ -104,22 +109,22 @@ def _figure4(settings: Settings) -> str:
   panels = {title: label_vectors(one) for title, one in loaded.items()}
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
-  # How much of the order is in the vectors that the graph starts from?
-  given = {"word vectors": np.asarray(loaded["AT-GCN, 2 layers"].run.label_embeddings)}
+  # The table also shows how well the word vectors, the input of the graph, separate categories.
+  inputs = {"word vectors": np.asarray(loaded["AT-GCN, 2 layers"].run.label_embeddings)}
   spaces = {
     title: figure4.label_space(vectors, categories)
-    for title, vectors in {**panels, **given}.items()
+    for title, vectors in {**panels, **inputs}.items()
   }
   return figure4.write_figure4(spaces, path.with_suffix(".csv"))
 
 
 def _loaded(runs: list[ScoredRun]) -> Loaded:
-  """The newest checkpoint of the first run."""
+  """Load the latest checkpoint of the first run."""
   return load_run(runs[0].workdir, "latest", sharding.data_mesh())
 
 
 def label_vectors(loaded: Loaded) -> np.ndarray:
-  """The vectors float[K, C] by which a checkpoint scores its labels."""
+  """Return the label vectors float[K, C] of a checkpoint, which score the labels."""
   frontend = loaded.run.frontend
   silence = np.zeros((1, frontend.frames, frontend.n_mels), np.float32)
   features: Any = loaded.run.model().apply(loaded.state, silence, return_features=True)

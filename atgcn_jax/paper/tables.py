@@ -1,4 +1,4 @@
-"""Tables of systems: the paper's figures and ours, deviations over seeds, paired differences."""
+"""Tables of systems: published and own results, deviations over seeds, paired differences."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ INTERVALS = ("mAP_low", "mAP_high", "difference", "low", "high")
 
 
 class TableRow(NamedTuple):
-  """A system's figures.
+  """The results of one system.
 
-  `means` and `deviations` are of METRICS over seeds (after the mean over folds), the deviation NaN
-  for one seed; `map_low` to `map_high` is the interval of mAP. `difference` is mAP minus the
-  baseline's, `low` to `high` its interval; NaN for the baseline itself. Intervals are over clips
-  and seeds, with one seed over clips only.
+  Intervals are over clips and seeds; with one seed they are over clips only.
+
+  Attributes:
+    experiment: The system.
+    seeds: Number of seeds.
+    folds: Number of folds.
+    clips: Number of test clips, of all folds together.
+    means: Mean of each of METRICS over seeds, after averaging over folds.
+    deviations: Standard deviation of each of METRICS over seeds; NaN for one seed.
+    map_low: Lower limit of the 95 % interval of mAP.
+    map_high: Upper limit of that interval.
+    difference: mAP minus the baseline's; NaN for the baseline itself.
+    low: Lower limit of the 95 % interval of the difference.
+    high: Upper limit of that interval.
   """
 
   experiment: Experiment
@@ -43,12 +53,12 @@ class TableRow(NamedTuple):
 
 
 def table_rows(scored: dict[str, list[ScoredRun]], wanted: Sequence[Experiment]) -> list[TableRow]:
-  """A row an experiment, in the order they are wanted."""
+  """Return one row per experiment, in the order of `wanted`."""
   return [table_row(scored[experiment.name], scored[BASELINE], experiment) for experiment in wanted]
 
 
 def table_row(runs: list[ScoredRun], baseline: list[ScoredRun], experiment: Experiment) -> TableRow:
-  """The row of one experiment."""
+  """Return the row of one experiment."""
   seeds, folds = sorted({run.seed for run in runs}), sorted({run.fold for run in runs})
   figures = {(run.seed, run.fold): tagging_metrics(run.scores, run.labels) for run in runs}
   by_seed = np.array(
@@ -70,19 +80,24 @@ def table_row(runs: list[ScoredRun], baseline: list[ScoredRun], experiment: Expe
 def paired_difference(
   runs: list[ScoredRun], baseline: list[ScoredRun]
 ) -> tuple[float, float, float]:
-  """mAP of these runs minus the baseline's of the same seeds and clips, and its 95 % interval.
+  """Return the difference of mAP from the baseline of the same seeds and clips, with its interval.
 
-  The difference is the mean over folds and seeds; the interval is over clips, and from two seeds on
-  over seeds.
+  Args:
+    runs: The runs of one experiment.
+    baseline: The runs of the baseline, of the same seeds and folds.
+
+  Returns:
+    The mean difference over folds and seeds, and the lower and upper limit of its 95 % interval.
+    The interval is over clips and, with two or more seeds, over seeds.
   """
   pairs = zip(by_seeds(runs), by_seeds(baseline), strict=True)
-  of_seeds = [difference(ours, others) for ours, others in pairs]
+  of_seeds = [difference(own, other) for own, other in pairs]
   mean = float(np.mean([of_seed.value for of_seed in of_seeds]))
   return mean, *interval(of_seeds, lowest=-1)
 
 
 def by_seeds(runs: list[ScoredRun]) -> list[Sampled]:
-  """mAP with its deviations by seed, the mean over folds."""
+  """Return mAP and its deviations for each seed, averaged over folds."""
   ordered = sorted(runs, key=lambda run: (run.seed, run.fold))
   return [
     mean_over_folds([sampled(run.scores, run.labels)["mAP"] for run in of_seed])
@@ -91,10 +106,13 @@ def by_seeds(runs: list[ScoredRun]) -> list[Sampled]:
 
 
 def write_table(rows: list[TableRow], stem: pathlib.Path, title: str, note: str) -> str:
-  """Write STEM.md and STEM.csv; returns the Markdown.
+  """Write STEM.md and STEM.csv, and return the Markdown.
 
   Args:
-    note: what is said below the table: the store, the settings.
+    rows: Rows of the table.
+    stem: Path of the files, without suffix.
+    title: Title of the table.
+    note: Text below the table, such as the store and the settings.
   """
   stem.parent.mkdir(parents=True, exist_ok=True)
   text = table_markdown(rows, title, note)
@@ -116,7 +134,7 @@ def write_table(rows: list[TableRow], stem: pathlib.Path, title: str, note: str)
 
 
 def table_markdown(rows: list[TableRow], title: str, note: str) -> str:
-  """The table as Markdown."""
+  """Return the table as Markdown."""
   lines = [
     f"# {title}",
     "",
@@ -128,16 +146,16 @@ def table_markdown(rows: list[TableRow], title: str, note: str) -> str:
     paper = "–"
     if row.experiment.published:
       paper = "{:.3f}, {:.3f}, {:.3f}".format(*row.experiment.published)
-    ours = [
+    own = [
       f"{mean:.3f}" + ("" if math.isnan(deviation) else f" ± {deviation:.3f}")
       for mean, deviation in zip(row.means, row.deviations)
     ]
     if not math.isnan(row.map_low):
-      ours[0] += f" [{row.map_low:.3f}, {row.map_high:.3f}]"
+      own[0] += f" [{row.map_low:.3f}, {row.map_high:.3f}]"
     change = "–"
     if not math.isnan(row.difference):
       change = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-    lines.append(f"| {' | '.join([row.experiment.title, paper, *ours, change])} |")
+    lines.append(f"| {' | '.join([row.experiment.title, paper, *own, change])} |")
   first = rows[0]
   lines += [
     "",
@@ -149,7 +167,7 @@ def table_markdown(rows: list[TableRow], title: str, note: str) -> str:
 
 
 def about_intervals(seeds: int) -> str:
-  """What ± and the intervals of a table are over."""
+  """Return a sentence on what ± and the intervals of a table are computed over."""
   if seeds == 1:
     return "intervals are over clips only: one seed does not show how trainings differ."
   return "± is the standard deviation over seeds, intervals are over clips and seeds."

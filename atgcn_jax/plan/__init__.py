@@ -1,1 +1,1 @@
-"""The memory, time and disk that a training takes on TPUs, computed without one."""
+"""Estimates of the memory, time and disk that training takes on TPUs, computed without a TPU."""

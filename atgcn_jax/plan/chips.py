@@ -1,4 +1,4 @@
-"""What TPU chips can do at most, and what follows for a step: a roofline of three ceilings."""
+"""Peak rates of TPU chips, and a roofline model of a step with three limits."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import NamedTuple
 from atgcn_jax.errors import UserError
 
 GIB = 2**30
-HOP_SECONDS = 1e-6  # from chip to chip, before the first byte
+HOP_SECONDS = 1e-6  # latency from one chip to a neighbour
 
 
 class Chip(NamedTuple):
-  """One kind of chip; peaks as published, of which no program reaches all.
+  """One kind of chip, with its published peak rates, which no program reaches completely.
 
   Attributes:
-    flops: bfloat16 products a second. A float32 product takes one pass in bfloat16 too, which is
+    flops: FLOP/s of bfloat16 products. A float32 product also takes one pass in bfloat16, which is
       JAX's default precision on a TPU.
-    hbm: bytes of memory that the compiler leaves to a program.
-    hbm_rate: bytes a second from and to it.
-    link_rate: bytes a second over one link to a neighbour, one way.
-    ring: an axis of the topology whose length is a multiple of this closes to a ring; others are
-      lines.
-    most: chips in the largest topology.
-    host_rate: bytes a second of a host's network, None where it is not published.
+    hbm: Bytes of memory that the compiler makes available to a program.
+    hbm_rate: Bytes per second read from and written to this memory.
+    link_rate: Bytes per second over one link to a neighbour, in one direction.
+    ring: An axis of the topology is a ring if its length is a multiple of this number, otherwise a
+      line.
+    most: Number of chips in the largest topology.
+    host_rate: Bytes per second of a host's network; None if it is not published.
   """
 
   flops: float
@@ -40,7 +40,7 @@ class Chip(NamedTuple):
 # Source: Cloud TPU documentation, pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", read in
 # November 2026; links of v4 from Jouppi et al., ISCA 2023. The documentation gives the rate of all
 # links of a chip in both directions: 400, 1200 and 800 GB/s over 4, 6 and 4 links of v5e, v5p and
-# v6e. `hbm` is what the compiler of libtpu 0.0.42 says to a program that asks for more.
+# v6e. `hbm` is the limit in the error message of libtpu 0.0.42 for a program that needs more.
 CHIPS = {
   "v4": Chip(275e12, int(30.75 * GIB), 1200e9, 50e9, 4, 4096, None),
   "v5e": Chip(197e12, int(15.75 * GIB), 819e9, 50e9, 16, 256, 25e9),
@@ -50,22 +50,25 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> tuple[Chip, tuple[int, ...]]:
-  """The kind of chip of a topology such as `v5e:4x4`, and the chips along its axes.
+  """Parse a topology such as `v5e:4x4`.
+
+  Returns:
+    The kind of chip, and the number of chips along each axis.
 
   Raises:
-    UserError: for another form, an unknown kind, or more chips than there are together.
+    UserError: The text has another form, the kind is unknown, or the topology is too large.
   """
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
   if match is None or match[1] not in CHIPS:
     raise UserError(
       f"--topology {topology}: not a TPU topology; write KIND:AxB or KIND:AxBxC, such as "
-      f"v5e:4x4, the kind one of {', '.join(CHIPS)}"
+      f"v5e:4x4, where KIND is one of {', '.join(CHIPS)}"
     )
   chip, shape = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
   if not 0 < math.prod(shape) <= chip.most:
     raise UserError(
-      f"--topology {topology}: {math.prod(shape)} chips, of {match[1]} there are 1 to {chip.most} "
-      "together; take another"
+      f"--topology {topology}: has {math.prod(shape)} chips, but a {match[1]} topology has 1 to "
+      f"{chip.most}; choose another"
     )
   return chip, shape
 
@@ -77,16 +80,21 @@ def roofline(
   hbm_bytes: float,
   collectives: Iterable[tuple[str, int]],
 ) -> dict[str, float]:
-  """Seconds that a step takes at the least: `compute`, `memory`, `collectives`, and `step`.
+  """Return a lower bound of the time of a step.
 
-  The step is the longer of the first two, which overlap, and the third, which is taken not to
-  overlap with them.
+  Computation and memory access overlap. Collective operations are assumed not to overlap with them.
 
   Args:
-    shape: chips along the axes of the topology.
-    flops: of products, a chip.
-    hbm_bytes: read and written, a chip.
-    collectives: kind and bytes of the result on a chip, over all chips.
+    chip: Kind of chip.
+    shape: Number of chips along each axis of the topology.
+    flops: FLOPs of products per chip.
+    hbm_bytes: Bytes read and written per chip.
+    collectives: Kind and bytes of the result per chip, for each collective operation.
+
+  Returns:
+    Seconds of `compute`, `memory` and `collectives`, and of the `step`: the longer of the first two
+    plus the third.
+
   Source: Williams, Waterman and Patterson, Communications of the ACM 2009.
   """
   shape = tuple(shape)
@@ -101,16 +109,19 @@ def roofline(
 
 
 def collective_seconds(chip: Chip, shape: tuple[int, ...], kind: str, size: int) -> float:
-  """Seconds of one collective operation over all chips of a torus or mesh.
+  """Return the seconds of one collective operation over all chips of a torus or mesh.
 
-  The bytes go over all links of a chip at once: two an axis that is a ring, one an axis that is a
-  line. Beside them stands the way itself, of as many hops as the axes are long.
+  The data is sent over all links of a chip at once: two per axis that is a ring, one per axis that
+  is a line. The latency of the hops along all axes is added.
 
   Args:
-    kind: as XLA calls it.
-    size: bytes of the result on a chip.
+    chip: Kind of chip.
+    shape: Number of chips along each axis of the topology.
+    kind: Name of the operation in XLA.
+    size: Bytes of the result per chip.
+
   Source: Chan et al., Concurrency and Computation 2007, for the bytes; Austin et al., How to Scale
-    Your Model, 2025, for all axes at once and the time of a hop.
+    Your Model, 2025, for the use of all axes at once and the latency of a hop.
   """
   chips = math.prod(shape)
   if chips == 1:

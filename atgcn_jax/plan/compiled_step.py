@@ -1,4 +1,4 @@
-"""The training step compiled for TPUs that are not there: its memory, FLOPs and collectives."""
+"""The training step compiled for a TPU topology without TPUs: memory, FLOPs and collectives."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "
 
 
 def topology_devices(name: str) -> list[Any]:
-  """The devices of a TPU topology such as `v5e:4x4`; needs the `libtpu` package, but no TPU.
+  """Return the devices of a TPU topology such as `v5e:4x4`.
+
+  This needs the package libtpu, but no TPU.
 
   Raises:
-    UserError: without libtpu, or for a topology that there is not.
+    UserError: libtpu is not installed, or the topology does not exist.
   """
   from jax.experimental import topologies
 
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(f"topology {name}: needs the package libtpu; pip install 'atgcn_jax[tpu]'")
+    raise UserError(f"topology {name}: needs the package libtpu; run pip install 'atgcn_jax[tpu]'")
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  # Nothing runs on a TPU, so it does not matter what other processes do with the library.
+  # Nothing runs on a TPU, so other processes may use the library at the same time.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   form: dict[str, Any] = {}
   if name.startswith("v4:"):
@@ -55,24 +57,24 @@ def topology_devices(name: str) -> list[Any]:
     return found.devices
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
-    raise UserError(f"topology {name}: {reason}; name one such as v5e:4x4") from error
+    raise UserError(f"topology {name}: {reason}; choose one such as v5e:4x4") from error
   finally:
-    for number, handler in handlers.items():  # the library has put its own in their place
+    for number, handler in handlers.items():  # the library installs its own handlers
       if handler is not None:
         signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _no_stderr():
-  """The library complains there that it finds no TPU."""
-  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  """Discard stderr, where the library prints that it finds no TPU."""
+  saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   try:
-    os.dup2(nowhere, 2)
+    os.dup2(null, 2)
     yield
   finally:
-    os.dup2(kept, 2)
-    os.close(kept)
-    os.close(nowhere)
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(null)
 
 
 def traced_step(
@@ -88,15 +90,21 @@ def traced_step(
   relations: Mapping[str, Any] | None = None,
   resident_clips: int = 0,
 ) -> jax.stages.Traced:
-  """A config's training step on stored log-mels, traced for these devices from shapes alone.
+  """Trace the training step of a config for some devices, from shapes only.
 
   Args:
-    config: a whole config; `model`, `augment`, `loss`, `optim` and `sharding` are used of it.
-    devices: of a topology, or real ones.
-    dtype: of the stored log-mels.
-    propagation: of the graph head, of any form; by default made up and dense.
-    relations: what the loss asks for; see `label_relations`.
-    resident_clips: that lie in the memory of each device; by default batches come from the host.
+    config: A complete config, of which `model`, `augment`, `loss`, `optim` and `sharding` are used.
+    devices: Devices of a topology, or real devices.
+    clips_per_device: Clips per step and device.
+    frames: Number of frames in a clip.
+    bands: Number of mel bands.
+    classes: Number of labels.
+    dtype: Type of the stored log-mels.
+    propagation: Propagation matrix of the graph head, dense or sparse; by default a random dense
+      matrix.
+    relations: Label relations for the loss; see `label_relations`.
+    resident_clips: Number of clips stored in the memory of each device. If 0, batches come from
+      the host.
   """
   layout = layout_of(config, devices)
   mesh = layout.mesh
@@ -146,18 +154,22 @@ def traced_step(
 
 
 def compiled_step(config: Any, topology: str, clips_per_chip: int, **sizes: Any) -> dict[str, Any]:
-  """Compile a config's training step for a TPU topology and say what a chip is asked for.
+  """Compile the training step of a config for a TPU topology and return what it needs.
 
   Args:
-    config: as for `traced_step`, which also takes `sizes`.
-    topology: such as `v5e:4x4`.
+    config: A complete config.
+    topology: Topology such as `v5e:4x4`.
+    clips_per_chip: Clips per step and chip.
+    **sizes: Further arguments of `traced_step`.
+
   Returns:
-    per chip `memory`, bytes by kind as of `memory_by_kind`; `flops` and `hbm_bytes` as the
-    compiler counts them, the body of a loop once; `product_flops` of the traced products;
-    `collectives`, a list of (kind, bytes a chip); `compile_seconds` and the compiled program as
-    `compiled`. Of all chips together `chips`, `hosts` and `state_bytes`.
+    Per chip: `memory`, the result of `memory_by_kind`; `flops` and `hbm_bytes` as counted by the
+    compiler, which counts the body of a loop once; `product_flops` of the traced products;
+    `collectives`, a list of (kind, bytes). For all chips together: `chips`, `hosts` and
+    `state_bytes`. Also `compile_seconds`, and the compiled program as `compiled`.
+
   Raises:
-    jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, where the memory of a chip is too small.
+    jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, if the memory of a chip is too small.
   """
   devices = topology_devices(topology)
   traced = traced_step(config, devices, clips_per_chip, **sizes)
@@ -185,10 +197,11 @@ def compiled_step(config: Any, topology: str, clips_per_chip: int, **sizes: Any)
 
 
 def memory_by_kind(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes a chip of a compiled training step by what they hold; together, all that it asks for.
+  """Return the bytes per chip of a compiled training step by content.
 
-  `clips` are those that lie on the chips; `padding` is what the chip's tiles add to the arguments;
-  `outputs` those that do not take the place of an argument.
+  The values add up to all memory that the step needs. `clips` are the clips stored on the chips,
+  `padding` is what the chip's tiles add to the arguments, and `outputs` are those that do not reuse
+  the memory of an argument.
   """
   state, given, _ = traced.args_info[0]
   placed = compiled.input_shardings[0]
@@ -205,11 +218,11 @@ def memory_by_kind(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> 
     "batch statistics": size(state.batch_stats, placed[0].batch_stats),
     "optimiser state": size(state.opt_state, placed[0].opt_state),
   }
-  whole = size(given, placed[1])
+  batch = size(given, placed[1])
   if "clips" in given:
     kinds["clips"] = size(given["clips"], placed[1]["clips"])
-    whole -= kinds["clips"]
-  kinds["batch"] = whole
+    batch -= kinds["clips"]
+  kinds["batch"] = batch
   kinds["padding"] = memory.argument_size_in_bytes - sum(kinds.values())
   return kinds | {
     "activations and temporaries": memory.temp_size_in_bytes,
@@ -219,7 +232,7 @@ def memory_by_kind(traced: jax.stages.Traced, compiled: jax.stages.Compiled) -> 
 
 
 def collectives(hlo: str) -> list[tuple[str, int]]:
-  """Kind and bytes of each collective operation in the text of a compiled program."""
+  """Return the kind and bytes of each collective operation in the text of a compiled program."""
   found = re.findall(rf"= (\(?.*?) ({COLLECTIVES})(?:-start)?\(", hlo)
   return [(kind, _bytes(shape)) for shape, kind in found]
 

@@ -1,4 +1,4 @@
-"""What training a config on a TPU topology would take, found without having one."""
+"""Estimates of what training a config on a TPU topology takes, made without a TPU."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[str, Any]:
-  """Compile a config's training step for a topology and work out what training would take.
+  """Compile the training step of a config for a topology and estimate what training takes.
 
   Args:
-    config: a whole config.
-    topology: such as `v5e:16x16`.
-    batch: clips a step over all chips; by default the config's.
+    config: A complete config.
+    topology: Topology such as `v5e:16x16`.
+    batch: Clips per step over all chips; by default `data.batch_size` of the config.
+
   Returns:
-    plain data for JSON; memory, FLOPs, bytes and collectives are of one chip.
-    docs/scaling.md says how they are found.
+    Plain data for JSON. Memory, FLOPs, bytes and collectives are per chip. docs/scaling.md explains
+    how the numbers are computed.
+
   Raises:
-    UserError: for a topology, a batch or a config that cannot be.
-    WorkFailed: if it does not fit, naming the largest batch that does.
+    UserError: The topology, the batch or the config is invalid.
+    WorkFailed: The step does not fit; the message names the largest batch that fits.
   """
   chip, shape = chip_of(topology)
   chips = math.prod(shape)
@@ -42,7 +44,8 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
     below = max(batch, 0) // chips * chips
     near = " or ".join(str(size) for size in (below, below + chips) if size)
     raise UserError(
-      f"--batch: {batch} clips a step do not split over {chips} chips of {topology}; take {near}"
+      f"--batch: {batch} clips per step cannot be split over {chips} chips of {topology}; use "
+      f"{near}"
     )
   check_names(config)
   data = plan_data(config)
@@ -69,19 +72,21 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
   found = attempt(batch // chips)
   if found.step is None or found.bytes > chip.hbm:
     clips = largest_fitting(lambda n: attempt(n).bytes, chip.hbm, batch // chips, found.bytes)
-    asked = f"{_bytes(found.bytes)} " if math.isfinite(found.bytes) else ""
-    best = f"the largest batch that does is {clips * chips}" if clips else "nor does any batch"
+    needed = _bytes(found.bytes) if math.isfinite(found.bytes) else "too much memory"
+    best = f"the largest batch that fits is {clips * chips}" if clips else "no batch fits"
     raise WorkFailed(
-      f"does not fit: {batch} clips a step on {topology} ask {asked}of each chip, which has "
+      f"does not fit: {batch} clips per step on {topology} need {needed} on each chip, which has "
       f"{_bytes(chip.hbm)}; {best}"
     )
   return figures(config, topology, batch, data, found.step) | {"assumed": data.assumed + assumed}
 
 
 class Attempt(NamedTuple):
-  """A compiled step, None where the compiler gave up, and the bytes that it asks of a chip.
+  """The result of compiling a step.
 
-  The bytes are infinite where the compiler did not tell them.
+  Attributes:
+    step: Result of `compiled_step`, or None if the compiler failed for lack of memory.
+    bytes: Bytes that the step needs on a chip; infinite if the compiler does not report them.
   """
 
   step: dict[str, Any] | None
@@ -89,19 +94,25 @@ class Attempt(NamedTuple):
 
 
 def attempted(limit: float, *args: Any, **sizes: Any) -> Attempt:
-  """`compiled_step`, which may ask for more than `limit` bytes of a chip."""
+  """Call `compiled_step`, and accept that the step may need more memory than a chip has.
+
+  Args:
+    limit: Bytes of memory of a chip.
+    *args: Arguments of `compiled_step`.
+    **sizes: Further arguments of `compiled_step`.
+  """
   try:
     step = compiled_step(*args, **sizes)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    # The complaint rounds: of what the compiler gave up on, none fits.
+    # The message rounds the number of bytes, but a step that the compiler rejects never fits.
     return Attempt(None, max(bytes_asked(str(error)), math.nextafter(limit, math.inf)))
   return Attempt(step, sum(step["memory"].values()))
 
 
 def bytes_asked(complaint: str) -> float:
-  """What the compiler says that a program asks for, of its complaint that it is too much."""
+  """Return the bytes that a program needs, from the compiler's message that they are too many."""
   found = re.search(r"Used ([\d.]+)([KMGT])|\(([\d.]+)([KMGT])\) exceeds", complaint)
   if found is None:
     return math.inf
@@ -111,15 +122,16 @@ def bytes_asked(complaint: str) -> float:
 def largest_fitting(
   bytes_of: Callable[[int], float], limit: float, too_many: int, asked: float
 ) -> int:
-  """The largest number of clips a chip that fits, 0 for none.
+  """Return the largest number of clips per chip that fits, or 0.
 
-  Above 8 only multiples of 8 are tried, the size of a chip's tiles and of mixup's groups. As the
-  bytes grow nearly as the clips, a few tries do.
+  Above 8 only multiples of 8 are tried, the size of a chip's tiles and of mixup's groups. The bytes
+  grow almost linearly with the clips, so interpolation needs few trials.
 
   Args:
-    bytes_of: what some clips ask of a chip.
-    limit: the bytes that a chip has.
-    too_many: clips that ask for more, `asked`.
+    bytes_of: Function from clips per chip to the bytes that they need.
+    limit: Bytes of memory of a chip.
+    too_many: Number of clips that does not fit.
+    asked: Bytes that `too_many` clips need.
   """
   sizes = [n for n in (0, 1, 2, 4, *range(8, too_many, 8)) if n < too_many] + [too_many]
   low, high = 0, len(sizes) - 1  # sizes[low] fits, sizes[high] does not
@@ -133,7 +145,7 @@ def largest_fitting(
       guess = bisect.bisect_right(sizes, clips) - 1
     guess = min(max(guess, low + 1), high - 1)
     found = bytes_of(sizes[guess])
-    # A guess that leaves most of the range was a bad one.
+    # After a guess that leaves more than half of the range, the next step bisects.
     span = high - low
     if found <= limit:
       low, of_low = guess, found
@@ -146,15 +158,15 @@ def largest_fitting(
 def figures(
   config: Any, topology: str, batch: int, data: Data, step: dict[str, Any]
 ) -> dict[str, Any]:
-  """All that follows from a compiled step."""
+  """Return the estimates that follow from a compiled step."""
   chip, shape = chip_of(topology)
   memory, chips, hosts = step["memory"], step["chips"], step["hosts"]
   seconds = roofline(chip, shape, step["product_flops"], step["hbm_bytes"], step["collectives"])
-  alone = max(seconds["compute"], seconds["memory"])
+  single = max(seconds["compute"], seconds["memory"])
   per_clip = clip_bytes(data.classes, data.frames, data.bands, data.dtype)
   read = batch * augment.clips_per_example(config.augment) / hosts / seconds["step"]
   on_chips = config.data.placement == "device"
-  # Those kept, the best, and one that is being written.
+  # The retained checkpoints, the best one, and the one that is being written.
   checkpoints = (config.checkpoint.keep + 2) * step["state_bytes"]
   return {
     "topology": topology,
@@ -178,7 +190,7 @@ def figures(
     ],
     "seconds": seconds,
     "clips_per_second": batch / seconds["step"],
-    "scaling_efficiency": alone / seconds["step"],
+    "scaling_efficiency": single / seconds["step"],
     "steps": config.optim.steps,
     "hours": config.optim.steps * seconds["step"] / 3600,
     "input": {
@@ -198,36 +210,42 @@ def figures(
 
 
 def plan_text(found: Mapping[str, Any]) -> str:
-  """A plan in words, for people."""
-  disk, given, seconds = found["disk"], found["input"], found["seconds"]
+  """Return the result of `plan_training` as text."""
+  disk, inputs, seconds = found["disk"], found["input"], found["seconds"]
   rows: list[tuple[str, str]] = [
     ("topology", f"{found['topology']}: {found['chips']} chips, {found['hosts']} hosts"),
-    ("batch", f"{found['batch']} clips a step, {found['clips_per_chip']} a chip"),
+    ("batch", f"{found['batch']} clips per step, {found['clips_per_chip']} per chip"),
     *(("assumed", line) for line in found["assumed"]),
-    ("memory a chip", ""),
+    ("memory per chip", ""),
     *((f"  {kind}", _bytes(size)) for kind, size in found["memory"].items()),
-    ("  in all", f"{_bytes(found['memory_total'])} of {_bytes(found['memory_of_chip'])}"),
-    ("FLOPs a chip", f"{found['product_flops']:.4g} of products"),
-    ("", f"{found['compiler_flops']:.4g} as the compiler counts"),
-    ("bytes a chip", f"{_bytes(found['hbm_bytes'])} read and written, as the compiler counts"),
+    ("  total", f"{_bytes(found['memory_total'])} of {_bytes(found['memory_of_chip'])}"),
+    ("FLOPs per chip", f"{found['product_flops']:.4g} of products"),
+    ("", f"{found['compiler_flops']:.4g} as counted by the compiler"),
+    ("bytes per chip", f"{_bytes(found['hbm_bytes'])} read and written, counted by the compiler"),
     *(
       ("collectives", f"{row['count']} {row['kind']} of {_bytes(row['bytes'])}")
       for row in found["collectives"]
     ),
     ("step, predicted", f"{seconds['step'] * 1e3:.3g} ms: the longer of"),
-    ("", f"products {seconds['compute'] * 1e3:.3g} ms, memory {seconds['memory'] * 1e3:.3g} ms;"),
-    ("", f"and collectives {seconds['collectives'] * 1e3:.3g} ms, not overlapped"),
+    (
+      "",
+      f"products {seconds['compute'] * 1e3:.3g} ms and memory {seconds['memory'] * 1e3:.3g} ms,",
+    ),
+    ("", f"plus collectives {seconds['collectives'] * 1e3:.3g} ms, not overlapped"),
     ("rate, predicted", f"{found['clips_per_second']:,.0f} clips/s"),
-    ("scaling, predicted", f"{found['scaling_efficiency']:.1%} of as many single chips"),
+    (
+      "scaling, predicted",
+      f"{found['scaling_efficiency']:.1%} of the rate of as many single chips",
+    ),
     ("hours, predicted", f"{found['hours']:.3g} for {found['steps']:,} steps"),
     (
-      "input a host",
-      f"{given['clips_per_second_per_host']:,.0f} clips/s, "
-      f"{given['bytes_per_second_per_host'] / 1e6:,.0f} MB/s",
+      "input per host",
+      f"{inputs['clips_per_second_per_host']:,.0f} clips/s, "
+      f"{inputs['bytes_per_second_per_host'] / 1e6:,.0f} MB/s",
     ),
     (
       "disk: clips",
-      f"{_bytes(disk['store_bytes'])} for {disk['clips']:,}, of which a host reads "
+      f"{_bytes(disk['store_bytes'])} for {disk['clips']:,} clips; each host reads "
       f"{_bytes(disk['store_bytes_read_per_host'])}",
     ),
     (
@@ -236,12 +254,12 @@ def plan_text(found: Mapping[str, Any]) -> str:
     ),
   ]
   if found["compiler_flops"] < 0.8 * found["product_flops"]:
-    rows.append(("note", "the compiler counts the body of a loop once: there are more bytes"))
+    rows.append(("note", "the compiler counts the body of a loop once; the real bytes are higher"))
   return "\n".join(f"{name:30}{text}".rstrip() for name, text in rows)
 
 
 def _bytes(size: float) -> str:
-  """A number of bytes in the unit that suits it."""
+  """Format a number of bytes with a suitable unit."""
   for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
     if size >= scale:
       return f"{size / scale:.4g} {unit}"

@@ -1,4 +1,4 @@
-"""What a config trains on, as far as a program depends on it: sizes, graph, relations."""
+"""The inputs of a config's training that the compiled step depends on: sizes, graph, relations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.run import model_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
-EDGES = 30  # a label, of a large graph that is made up
+EDGES = 30  # edges per label of a random graph
 
 
 class Data(NamedTuple):
-  """Sizes of what a config trains on; `assumed` tells in words what was not at hand.
+  """Sizes of the data that a config trains on.
 
-  `stored_bytes` of all `clips` on disk; `train_clips` of them are trained on.
+  Attributes:
+    classes: Number of labels.
+    frames: Number of frames in a clip.
+    bands: Number of mel bands.
+    dtype: Type of the stored log-mels.
+    clips: Number of clips in the store.
+    train_clips: Number of training clips.
+    stored_bytes: Bytes of all clips on disk.
+    assumed: Assumptions made for files that do not exist, as text.
+    vocabulary: The labels, or None if no file names them.
+    store: The clip store, or None if it does not exist.
   """
 
   classes: int
@@ -44,7 +54,7 @@ class Data(NamedTuple):
 
 
 def plan_data(config: Any) -> Data:
-  """Sizes from the config's store or vocabulary, those of AudioSet where neither is there."""
+  """Return the sizes of the config's store or vocabulary, or those of AudioSet without either."""
   frontend = FRONTENDS["talnet"]
   frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS
   if config.model.encoder == "multilevel_attention_embeddings":
@@ -63,19 +73,22 @@ def plan_data(config: Any) -> Data:
     classes, size = len(store.vocabulary), stored_size(path)
     return Data(classes, frames, bands, dtype, clips, train, size, [], store.vocabulary, store)
   else:
-    assumed.append(f"{clips:,} clips of {frames} frames and {bands} bands, as {path} is not there")
+    assumed.append(
+      f"{clips:,} clips of {frames} frames and {bands} bands, as {path} does not exist"
+    )
     named = data_path(config, config.data.vocabulary)
     if config.data.vocabulary and os.path.exists(named):
       vocabulary = read_vocabulary(named)
     else:
-      assumed.append(f"AudioSet's {classes} labels, as {named or 'a vocabulary'} is not there")
+      missing = f"{named} does not exist" if named else "the config names no vocabulary"
+      assumed.append(f"AudioSet's {classes} labels, as {missing}")
   classes = len(vocabulary) if vocabulary else classes
   size = clips * clip_bytes(classes, frames, bands, "uint8")
   return Data(classes, frames, bands, "uint8", clips, clips, size, assumed, vocabulary)
 
 
 def stored_size(path: str) -> int:
-  """Bytes of a file, or of all files in a folder."""
+  """Return the bytes of a file, or of all files in a folder."""
   if os.path.isfile(path):
     return os.path.getsize(path)
   return sum(
@@ -86,14 +99,14 @@ def stored_size(path: str) -> int:
 
 
 def clip_bytes(classes: int, frames: int, bands: int, dtype: str) -> int:
-  """Bytes of one clip: its log-mels, its peak, and a bit a label."""
+  """Return the bytes of one clip: its log-mels, its peak, and one bit per label."""
   return frames * bands * np.dtype(dtype).itemsize + 4 + math.ceil(classes / 8)
 
 
 def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
-  """The label graph where the program depends on more than its size, and what was assumed.
+  """Return the label graph if the compiled step depends on it, and the assumptions made.
 
-  A dense graph's does not, so it is left to be made up, and None is returned.
+  With a dense graph, the step depends only on its size. In this case the graph is None.
   """
   if config.model.head != "graph" or data.classes <= DENSE_LABELS:
     return None, []
@@ -103,15 +116,15 @@ def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
   rows = np.repeat(np.arange(data.classes), EDGES)
   columns = random.integers(0, data.classes, rows.size)
   weights = np.full(rows.size, 1 / EDGES, "f")
-  made_up = scipy.sparse.csr_array((weights, (rows, columns)), shape=(data.classes,) * 2)
-  return made_up, [f"a graph of {EDGES} edges a label, as none is there"]
+  random_graph = scipy.sparse.csr_array((weights, (rows, columns)), shape=(data.classes,) * 2)
+  return random_graph, [f"a graph with {EDGES} edges per label, as its clips or counts are missing"]
 
 
 def check_model(config: Any, classes: int) -> None:
-  """Refuse a section `model` that no run can have.
+  """Check the section `model` of a config.
 
   Raises:
-    UserError: saying what it may be.
+    UserError: A key is invalid; the message names the valid values.
   """
   labels = tuple(map(str, range(classes)))
   graph = scipy.sparse.csr_array((classes, classes), dtype="f")
@@ -120,10 +133,10 @@ def check_model(config: Any, classes: int) -> None:
 
 
 def relations_of(config: Any, data: Data) -> Mapping[str, Any]:
-  """What the loss knows of the labels.
+  """Return the label relations that the loss of a config needs.
 
   Raises:
-    UserError: if it asks for something that is not there.
+    UserError: The loss needs labels or a file that the config does not name.
   """
   if not (config.loss.laplacian or config.loss.hierarchy):
     return {}

@@ -1,27 +1,30 @@
-"""AT-GCN with 2 layers: a row of Table I of Wang et al. (IEEE SPL 2020).
+"""AT-GCN with 2 layers, a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .434, mAUC .974, d' 2.736. The recipe `common` is that of the reruns in that table;
-its settings are the defaults. Not trained by this project so far.
+Published: mAP .434, mAUC .974, d' 2.736.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`, `cooccurrence.npz` (counts of labels and
-pairs) and `glove_300d.npz` (word vectors of the label names).
+The recipe `common` has the settings of the paper's reruns, which are the defaults of this package.
+This project has not trained it yet.
+
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`,
+`cooccurrence.npz` (counts of labels and pairs) and `glove_300d.npz` (word vectors of the label
+names).
 
   atgcn train --config configs/table1/atgcn_2.py --workdir runs/atgcn_2 \\
     --config.data.root=DATA
 
-The recipe `original` is that of the authors' released code: their form of the graph from the counts
-of the balanced set, from a trained CNN10 on (in `runs/cnn10`) at a rate of 3e-5, which is lowered
-by a tenth whenever three evaluations have brought nothing.
+The recipe `original` has the settings of the authors' released code. The graph has their form and
+uses the counts of the balanced set. Training starts from a trained CNN10 (in `runs/cnn10`) at a
+learning rate of 3e-5, which is reduced by 10 % after three evaluations without improvement.
 """
 
 import ml_collections
 
 
 def get_config(recipe="common"):
-  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  """Return the settings of a recipe, `common` or `original`; other keys keep their defaults."""
   if recipe not in ("common", "original"):
-    raise ValueError(f"recipe {recipe!r}: one of common, original")
+    raise ValueError(f"recipe {recipe!r}: must be common or original")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

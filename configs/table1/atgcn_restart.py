@@ -1,24 +1,25 @@
-"""AT-GCN with 2 layers that begins as a trained CNN10, as in the code of Wang et al. (2020).
+"""AT-GCN with 2 layers, started from a trained CNN10, as in the code of Wang et al. (2020).
 
-Not trained by this project so far.
+This project has not trained it yet.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`, `cooccurrence.npz` (counts of labels and
-pairs) and `glove_300d.npz` (word vectors of the label names).
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`,
+`cooccurrence.npz` (counts of labels and pairs) and `glove_300d.npz` (word vectors of the label
+names).
 
   atgcn train --config configs/table1/atgcn_restart.py --workdir runs/atgcn_restart \\
     --config.data.root=DATA
 
-The encoder begins with the parameters of the best step of the run in `start.run`; the rate is 3e-5
-and lowered by a tenth whenever three evaluations have brought nothing. The graph is the paper's;
-for the authors' own form see the recipe `original` of `atgcn_2.py`.
+The encoder starts with the parameters of the best step of the run in `start.run`. The learning rate
+is 3e-5; it is reduced by 10 % after three evaluations without improvement. The graph is that of the
+paper. For the graph of the authors' code see the recipe `original` of `atgcn_2.py`.
 """
 
 import ml_collections
 
 
 def get_config():
-  """Returns the settings; what is not named here keeps its default."""
+  """Return the settings; other keys keep their defaults."""
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -1,27 +1,28 @@
-"""CNN10: a row of Table I of Wang et al. (IEEE SPL 2020).
+"""CNN10, a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .422, mAUC .970, d' 2.653. The recipe `common` is that of the reruns in that table;
-its settings are the defaults. Not trained by this project so far.
+Published: mAP .422, mAUC .970, d' 2.653.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+The recipe `common` has the settings of the paper's reruns, which are the defaults of this package.
+This project has not trained it yet.
+
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`.
 
   atgcn train --config configs/table1/cnn10.py --workdir runs/cnn10 \\
     --config.data.root=DATA
 
-The recipe `original` (`--config configs/table1/cnn10.py:original`) is PANNs': 32 clips a step,
-mixup of pairs with Beta(1, 1) and SpecAugment behind the first batch norm, no dropout of the
-embedding; its log-mels are those of `atgcn prepare --frontend panns` (Kong et al., PANNs, 2020: mAP
-.380).
+The recipe `original` (`--config configs/table1/cnn10.py:original`) is that of Kong et al., PANNs,
+2020 (mAP .380): 32 clips per step, mixup of pairs with Beta(1, 1), SpecAugment after the first
+batch norm, and no dropout of the embedding. It needs a store of `atgcn prepare --frontend panns`.
 """
 
 import ml_collections
 
 
 def get_config(recipe="common"):
-  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  """Return the settings of a recipe, `common` or `original`; other keys keep their defaults."""
   if recipe not in ("common", "original"):
-    raise ValueError(f"recipe {recipe!r}: one of common, original")
+    raise ValueError(f"recipe {recipe!r}: must be common or original")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -1,25 +1,27 @@
-"""A ResNet with attention in the style of DeepRes: a row of Table I of Wang et al. (IEEE SPL 2020).
+"""A ResNet with attention in the style of DeepRes, a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .392, mAUC .971, d' 2.682 (by its authors). The recipe `common` is that of the reruns
-in that table; its settings are the defaults. Not trained by this project so far.
+Published: mAP .392, mAUC .971, d' 2.682, reported by its authors.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+The recipe `common` has the settings of the paper's reruns, which are the defaults of this package.
+This project has not trained it yet.
+
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`.
 
   atgcn train --config configs/table1/deepres.py --workdir runs/deepres \\
     --config.data.root=DATA
 
-The recipe `original`: what Ford et al. (Interspeech 2019) state of theirs does not make up a
-recipe; it is the common one without mixup and SpecAugment, which they do not mention.
+The recipe `original` is the recipe `common` without mixup and SpecAugment, which Ford et al.
+(Interspeech 2019) do not mention. They do not report all settings of their own recipe.
 """
 
 import ml_collections
 
 
 def get_config(recipe="common"):
-  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  """Return the settings of a recipe, `common` or `original`; other keys keep their defaults."""
   if recipe not in ("common", "original"):
-    raise ValueError(f"recipe {recipe!r}: one of common, original")
+    raise ValueError(f"recipe {recipe!r}: must be common or original")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -1,26 +1,28 @@
-"""The Google CNN: a row of Table I of Wang et al. (IEEE SPL 2020).
+"""The Google CNN, a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .314, mAUC .959, d' 2.452 (by its authors). The recipe `common` is that of the reruns
-in that table; its settings are the defaults. Not trained by this project so far.
+Published: mAP .314, mAUC .959, d' 2.452, reported by its authors.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+The recipe `common` has the settings of the paper's reruns, which are the defaults of this package.
+This project has not trained it yet.
+
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`.
 
   atgcn train --config configs/table1/google_cnn.py --workdir runs/google_cnn \\
     --config.data.root=DATA
 
-The recipe `original` needs a store of `atgcn prepare --frontend vggish` (patches of 96 frames).
-What Gemmeke et al. (ICASSP 2017) state of theirs does not make up a recipe; it is the common one
-without mixup and SpecAugment.
+The recipe `original` is the recipe `common` without mixup and SpecAugment. It needs a store of
+`atgcn prepare --frontend vggish` (patches of 96 frames). Gemmeke et al. (ICASSP 2017) do not report
+all settings of their own recipe.
 """
 
 import ml_collections
 
 
 def get_config(recipe="common"):
-  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  """Return the settings of a recipe, `common` or `original`; other keys keep their defaults."""
   if recipe not in ("common", "original"):
-    raise ValueError(f"recipe {recipe!r}: one of common, original")
+    raise ValueError(f"recipe {recipe!r}: must be common or original")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

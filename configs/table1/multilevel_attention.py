@@ -1,26 +1,28 @@
-"""Multi-level attention: a row of Table I of Wang et al. (IEEE SPL 2020).
+"""Multi-level attention, a row of Table I of Wang et al. (IEEE SPL 2020).
 
-Published: mAP .362, mAUC .970, d' 2.667 (the rerun; .360, .970, 2.660 by its authors). The recipe
-`common` is that of the reruns in that table; its settings are the defaults. Not trained by this
-project so far.
+Published: mAP .362, mAUC .970, d' 2.667 for the paper's rerun;
+.360, .970, 2.660 reported by its authors.
 
-The folder `data.root` has the clip store `audioset.h5` of `atgcn prepare` (folds `train` and
-`eval`) and, in `audioset/`, `class_labels_indices.csv`.
+The recipe `common` has the settings of the paper's reruns, which are the defaults of this package.
+This project has not trained it yet.
+
+The folder `data.root` must contain the clip store `audioset.h5`, written by `atgcn prepare` with
+the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labels_indices.csv`.
 
   atgcn train --config configs/table1/multilevel_attention.py --workdir runs/multilevel_attention \\
     --config.data.root=DATA
 
-The recipe `original` is that of Yu et al. (DCASE 2018): ten embeddings of 128 numbers a clip
-instead of log-mels (a clip store of that shape), 500 clips a step, no mixup, no SpecAugment.
+The recipe `original` is that of Yu et al. (DCASE 2018): 500 clips per step, no mixup, no
+SpecAugment. It needs a clip store of ten embeddings of 128 numbers per clip instead of log-mels.
 """
 
 import ml_collections
 
 
 def get_config(recipe="common"):
-  """Returns the settings of a recipe, `common` or `original`; what is not named has its default."""
+  """Return the settings of a recipe, `common` or `original`; other keys keep their defaults."""
   if recipe not in ("common", "original"):
-    raise ValueError(f"recipe {recipe!r}: one of common, original")
+    raise ValueError(f"recipe {recipe!r}: must be common or original")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -1,4 +1,4 @@
-"""The command line: help, exit status, and one line for every mistake."""
+"""Tests of the command line: help, exit status, one-line error messages."""
 
 import gzip
 import importlib.metadata
@@ -52,7 +52,7 @@ VERBS = (
 
 @pytest.fixture(autouse=True)
 def process():
-  """What `main` sets for the whole process is put back."""
+  """Restore the process-wide state that `main` changes."""
   levels = {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
   handler = signal.getsignal(signal.SIGTERM)
   level_of_tensorflow = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
@@ -67,7 +67,7 @@ def process():
 
 
 def run(*arguments):
-  """The exit status of `atgcn ARGUMENTS`."""
+  """Run `atgcn ARGUMENTS` and return the exit status."""
   try:
     return cli.main(list(map(str, arguments)))
   except SystemExit as end:
@@ -106,7 +106,7 @@ SOUND_ROWS = 'a, 0, 10, "/m/0,/m/1"\nb, 0, 10, "/m/1"\n'
 
 @pytest.fixture
 def place(tmp_path):
-  """A folder of files that are wrong in many ways, and the names that the commands use."""
+  """Create a folder of invalid files, and return the paths that the commands use by name."""
   store = trained().parent / "store.h5"
   names = {
     "config": write_config(tmp_path / "config.py", store),
@@ -320,12 +320,12 @@ def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
   assert checkpoint.saved_steps(place["new"]) == []
 
 
-def test_the_good_commands_behind_the_mistakes(place):
+def test_the_commands_work_without_the_mistakes(place):
   assert run(*COUNTED.format(**place).split()) == 0
   assert run(*(GRAPH + " --segments {segments}").format(**place).split()) == 0
 
 
-def test_broken_rows_of_a_segment_list_are_told_and_the_rest_is_used(place, tmp_path, capsys):
+def test_broken_rows_of_a_segment_list_are_reported_and_the_rest_is_used(place, tmp_path, capsys):
   names = place | {"segments": str(write(tmp_path / "rows.csv", SOUND_ROWS + "c, 10, 0, /m/0\n"))}
   with warnings.catch_warnings():
     warnings.simplefilter("default")
@@ -387,7 +387,7 @@ def test_the_graph_of_counts_and_of_segments(shared, tmp_path):
 
 
 def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):
-  # Another order of the labels, as the file keeps their ids.
+  # The file stores label ids, so the labels may be in another order.
   rows = [f'{k},/m/{5 - k},"{VOCABULARY.names[5 - k]}"' for k in range(6)]
   reversed_labels = write(
     tmp_path / "reversed.csv", "\n".join(["index,mid,display_name", *rows]) + "\n"
@@ -410,7 +410,7 @@ def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):
 
 
 @pytest.mark.slow
-def test_processes_say_only_what_is_theirs(tmp_path):
+def test_processes_print_no_messages_of_libraries(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   before, newest = checkpoint.saved_steps(workdir)[-2:]
   for path in (workdir / checkpoint.FOLDER / str(newest) / "variables").rglob("d/*"):

@@ -1,4 +1,4 @@
-"""Which part of the package may import which, and what none may import when it is imported."""
+"""Tests of imports: which package may import which, and what no module may import on import."""
 
 import ast
 import pathlib
@@ -13,7 +13,7 @@ import atgcn_jax
 PACKAGE = pathlib.Path(atgcn_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((PACKAGE.parent / "configs").glob("*.py"))
-# In the order in which a clip passes them; each may import those before it in its entry.
+# Each package may import those in its entry.
 RUNS = {"audio", "labels", "models", "metrics", "intervals", "data", "training"}
 TRAINED = {*RUNS, "runs"}
 EVERY = {*TRAINED, "reports", "interop", "serving"}
@@ -36,20 +36,20 @@ MAY_IMPORT = {
   "plan": {*EVERY, "bench"},
   "cli": {*EVERY, "paper", "bench", "plan"},
   "__main__": {"cli"},
-  "": {"serving"},  # the public names, when asked for
+  "": {"serving"},  # the public names, imported on first access
 }
 BY_ALL = {"errors", "runtime", "__version__"}
 HEAVY = ("tensorflow", "tensorflow_datasets", "ml_collections")
 
 
 def part_of(path):
-  """The folder or module below the package that a file belongs to."""
+  """Return the subpackage or top-level module that a file belongs to."""
   first = path.relative_to(PACKAGE).parts[0]
   return "" if first == "__init__.py" else first.removesuffix(".py")
 
 
 def imported(path):
-  """Every module a file imports, also inside functions, by its full name."""
+  """Yield the full name of every module that a file imports, also inside functions."""
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
@@ -71,11 +71,11 @@ def test_a_module_imports_only_what_its_part_may(path):
   assert set(imported_parts(path)) <= MAY_IMPORT[part] | {part} | BY_ALL
 
 
-def test_the_readers_of_imports_see_something():
+def test_imports_are_found():
   assert len(MODULES) > 30
   assert {"runs", "paper", "plan"} <= set(
     imported_parts(PACKAGE / "cli/studies.py")
-  )  # in functions
+  )  # imported in functions
   assert set(imported_parts(PACKAGE / "data/store/clip_store.py")) == {
     "audio",
     "data",
@@ -85,12 +85,12 @@ def test_the_readers_of_imports_see_something():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_configs_import_ml_collections_alone(path):
+def test_configs_import_only_ml_collections(path):
   assert {name.partition(".")[0] for name in imported(path)} <= {"ml_collections", "__future__"}
 
 
 def names(*parts):
-  """All modules of some parts of the package."""
+  """Return the names of all modules in some subpackages."""
   found = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "atgcn_jax.")]
   chosen = [name for name in found if not parts or name.split(".")[1] in parts]
   assert chosen
@@ -133,7 +133,7 @@ def test_the_package_and_its_command_are_quick_to_import():
   assert python(script) == []
 
 
-def test_a_label_side_needs_no_jax():
+def test_labels_and_metrics_need_no_jax():
   script = (
     "import importlib, sys\n"
     "sys.modules['jax'] = None\n"
@@ -142,7 +142,7 @@ def test_a_label_side_needs_no_jax():
   python(script, *names("labels", "metrics", "errors"))
 
 
-def test_tensorflow_comes_without_keras_and_keras_can_still_come():
+def test_importing_tensorflow_does_not_import_keras():
   script = (
     "import sys\n"
     "from atgcn_jax.runtime.tensorflow import import_tensorflow\n"

@@ -306,7 +306,7 @@ def test_ctrl_c_keeps_the_part_and_the_next_call_goes_on(server, tmp_path, capsy
   assert cli.main(command) == 0
   assert present(tmp_path) == CONTENTS
   assert server.asked[1] == ("labels.csv", f"bytes={len(part)}-" if part else None)
-  assert f"labels.csv: fetched, {len(CONTENTS['labels.csv'])} bytes" in capsys.readouterr().out
+  assert f"labels.csv: downloaded, {len(CONTENTS['labels.csv'])} bytes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The site builds without a warning, and its references have all that is in the code."""
+"""Tests that the site builds without warnings and that its reference pages are complete."""
 
 import html
 import pathlib
@@ -15,7 +15,7 @@ from atgcn_jax.runs.config import DEFAULTS, flat
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-  """The folder of the site."""
+  """Build the site and return its folder."""
   folder = tmp_path_factory.mktemp("site")
   done = subprocess.run(
     [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", folder],
@@ -32,13 +32,13 @@ def text(page: pathlib.Path) -> str:
   return html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
 
 
-def test_every_key_is_there_with_its_default(site):
+def test_every_key_is_listed_with_its_default(site):
   page = text(site / "config.html")
   for key, value in flat(DEFAULTS).items():
     assert re.search(rf"^{re.escape(key)}\n{re.escape(repr(value))}\n", page, re.MULTILINE), key
 
 
-def test_every_verb_is_there_with_its_options(site):
+def test_every_verb_is_listed_with_its_options(site):
   page = text(site / "commands.html")
   verbs = next(action for action in command_parser()._actions if action.dest == "verb").choices
   for name, parser in verbs.items():
@@ -48,7 +48,7 @@ def test_every_verb_is_there_with_its_options(site):
       assert all(option in page for option in shown), (name, shown)
 
 
-def test_every_module_is_there(site):
+def test_every_module_is_listed(site):
   page = text(site / "api.html")
   package = REPOSITORY / "atgcn_jax"
   for path in set(package.rglob("*.py")) - set(package.rglob("__main__.py")):
@@ -58,7 +58,7 @@ def test_every_module_is_there(site):
   assert "The log-mel spectrogram" in page or "Returns the log-mel spectrogram" in page
 
 
-def test_links_within_the_site_lead_somewhere(site):
+def test_links_within_the_site_exist(site):
   pages = {path.name: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
   for name, page in pages.items():
     for target, anchor in re.findall(r'href="([\w-]*(?:\.html)?)#([^"]+)"', page):

@@ -1,4 +1,4 @@
-"""The commands of the pages that make and use clips and runs, run on stand-ins and smaller."""
+"""Tests that run the commands of the pages on clips and runs, with small substitute files."""
 
 import functools
 import hashlib
@@ -36,12 +36,12 @@ SMALLER = [
   )
 ]
 NARROW = "--config.model.width=0.03125"
-TRAINED_ON = {  # of configs, what suits a dozen clips
-  "configs/quickstart.py": ["--config.data.store=clips.h5"],  # in place of soundscapes
+TRAINED_ON = {  # overrides of the configs for a dozen clips
+  "configs/quickstart.py": ["--config.data.store=clips.h5"],  # instead of soundscapes
   "configs/cnn10_audioset.py": ["--config.data.validation_share=0.3"],
   "configs/atgcn_audioset.py": ["--config.data.validation_share=0.3"],
 }
-PREPARED = (  # stores that pages presuppose
+PREPARED = (  # stores that the pages assume to exist
   "--audio clips/ --labels labels.csv --vocabulary vocabulary.csv --out clips.h5",
   "--audio DATA/esc10/audio --labels DATA/esc10/labels.csv --out DATA/esc10.h5 "
   "--vocabulary DATA/audioset/class_labels_indices.csv",
@@ -54,13 +54,13 @@ MORE = {
   "import-torch": ["--config.model.width=0.0625"],
   "mixtures": ["--clips", "12", "--rate", "4000"],
 }
-WRITTEN = {"--out", "--workdir", "--csv", "--plot"}  # options that name what is there afterwards
-MADE = {  # by pages, files that no option names
+WRITTEN = {"--out", "--workdir", "--csv", "--plot"}  # options that name an output
+MADE = {  # output files of each page that no option names
   "own-data.md": ("runs/mine/report.html", "runs/mine/compare/compare.png", "mine/README.md"),
 }
-LABELS = ("dog", "rain", "rooster", "sneezing", "helicopter")  # of ESC-50
+LABELS = ("dog", "rain", "rooster", "sneezing", "helicopter")  # categories of ESC-50
 IDS = [esc50.LABELS[name] for name in LABELS]
-CLIPS = [f"{kind}_clip_{i:04d}" for kind in "abe" for i in range(8)]  # of three segment lists
+CLIPS = [f"{kind}_clip_{i:04d}" for kind in "abe" for i in range(8)]  # clips of three segment lists
 LISTS = ("unbalanced_train_segments", "balanced_train_segments", "eval_segments")
 
 
@@ -74,7 +74,7 @@ def labels_of(i):
 
 
 def write_lists(folder):
-  """AudioSet's files, with five labels."""
+  """Write the files of AudioSet, with five labels."""
   names = [f"{k},{key},{('Bark', *LABELS[1:])[k].title()}" for k, key in enumerate(IDS)]
   table(folder / "class_labels_indices.csv", "index,mid,display_name", names)
   for k, name in enumerate(LISTS):
@@ -93,7 +93,7 @@ def write_lists(folder):
 
 
 def write_sounds(folder, names, folds):
-  """Recordings and a list of their labels."""
+  """Write recordings, and return the head and rows of their label list."""
   rows = []
   for i, name in enumerate(names):
     make_sound(folder / name, i)
@@ -103,7 +103,7 @@ def write_sounds(folder, names, folds):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  """A folder with what the pages speak of."""
+  """Return a folder with the files that the pages name."""
   folder = tmp_path_factory.mktemp("world")
   (folder / "configs").symlink_to(REPOSITORY / "configs")
   for name in ("recording.mp3", "recording.wav", "other.wav", "recordings/1.wav"):
@@ -139,7 +139,7 @@ def world(tmp_path_factory):
 
 
 def run(words):
-  """One command, where what it makes is not there yet, for it may be another way to make it."""
+  """Run one command, after removing an output that another command of the page may have written."""
   made = {"train": "--workdir", "finetune": "--workdir", "prepare": "--out"}.get(words[0])
   if made:
     path = pathlib.Path(words[words.index(made) + 1])
@@ -151,7 +151,7 @@ def run(words):
 
 @pytest.fixture(scope="module")
 def home(world):
-  """The same with a first run, which stands for all that a page presupposes."""
+  """Return the folder with a first run, copied to all runs that the pages assume to exist."""
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(world)
     prepare_here(patch)
@@ -167,7 +167,7 @@ def home(world):
 
 @pytest.fixture
 def mirror(world, monkeypatch):
-  """The address of a server that has AudioSet's files."""
+  """Yield the address of a server with the files of AudioSet."""
   folder = world / "audioset"
   files = [
     audioset_files.File(file.name, "", sha256=digest(folder / file.name))

@@ -1,4 +1,4 @@
-"""The commands of the pages that measure, plan or study, run small."""
+"""Tests that run the commands of the pages that measure, plan or reproduce, at small sizes."""
 
 import contextlib
 import functools
@@ -26,17 +26,17 @@ from atgcn_jax.runs.config import DEFAULTS
 
 COMMON, DROPOUT = DEFAULTS["optim"], DEFAULTS["model"]["dropout"]
 RECIPE = ("learning_rate", "schedule", "warmup_steps", "final_factor")
-# How commands begin, and what is put behind them to make them small.
+# Patterns of commands, and the arguments that make them small.
 SMALL = (
   ("bench", "--steps 1 --batch 8"),
   ("bench (graph|counts)", "--labels 60"),
   ("bench (data|feed)", "--clips 48"),
-  # The convolutions of the others take the compiler a minute or more.
+  # The convolutions of other systems take a minute or more to compile.
   ("plan", "--config.model.encoder=multilevel_attention_embeddings --config.model.head=linear"),
   ("plan", "--config.model.width=0.125"),
   ("reproduce", " ".join(word for word in SMALL_STUDY if "embedding_size" not in word)),
   ("reproduce", "--config.optim.steps=2 --seeds 1"),
-  # Of one recipe, so that a program is compiled once for all pages.
+  # One recipe for all, so that each program is compiled once for all pages.
   ("reproduce", " ".join(f"--config.optim.{key}={COMMON[key]}" for key in RECIPE)),
   ("reproduce", " ".join(f"--config.model.dropout.{k}={v}" for k, v in DROPOUT.items())),
   ("reproduce .* --folds", "--folds 5"),
@@ -45,18 +45,18 @@ SMALL = (
   ("reproduce figure3", "--points 0.3"),
   ("reproduce .* --store soundscapes", "--store clips.h5"),
 )
-RUN: set[str] = set()  # what leaves nothing behind need not be run again for another page
+RUN: set[str] = set()  # commands without output files, which need not run again for another page
 
 
 def smaller(words):
-  """What is put behind a command."""
+  """Return the arguments that make a command small."""
   text = " ".join(words)
   return [word for begin, more in SMALL if re.match(begin, text) for word in more.split()]
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-  """A folder with what the commands name; programs take longer to compile than to run there."""
+  """Create the files that the commands name, and turn off most optimisations of the compiler."""
   before = jax.config.values["jax_disable_most_optimizations"]
   jax.config.update("jax_disable_most_optimizations", True)
   write_home(tmp_path)
@@ -93,7 +93,7 @@ def write_home(folder):
 
 @pytest.fixture
 def narrow(monkeypatch):
-  """Benches of narrow systems and few batches; what they start of ours is run in this process."""
+  """Make benchmarks use narrow systems and few batches, and run subprocesses in this process."""
   full, run_json = steps.bench_config, steps.run_json
 
   def config_of(model_name, dtype):
@@ -108,7 +108,7 @@ def narrow(monkeypatch):
     return json.loads(said.getvalue().splitlines()[-1])
 
   def run_json_here(command, environment=None):
-    if "--reference" in command:  # scikit-learn's and librosa's side takes most of a minute
+    if "--reference" in command:  # scikit-learn and librosa take most of a minute
       return {"seconds": 1.0}
     if "atgcn_jax" in command:
       return here(tuple(command[command.index("atgcn_jax") + 1 :]))
@@ -123,7 +123,10 @@ def narrow(monkeypatch):
     (bench_layers, {"FRAMES": 16, "BANDS": 16, "CHANNELS": (2, 3)}),
     (bench_layers, {"matrix_product_rate": lambda dtype: 1e9}),
     (peers, {"run_json": run_json_here, "matrix_product_rate": lambda dtype: 1e9}),
-    (importlib.util, {"find_spec": with_torch}),  # the loader beside ours is a script here
+    (
+      importlib.util,
+      {"find_spec": with_torch},
+    ),  # the script that replaces the reference loader needs no torch
   ):
     for name, value in names.items():
       monkeypatch.setattr(module, name, value)

@@ -1,4 +1,4 @@
-"""The notebooks run top to bottom on a small setting, and are committed without outputs."""
+"""Tests that the notebooks run at a small size and are committed without outputs."""
 
 import ast
 import csv
@@ -13,7 +13,7 @@ from atgcn_jax.data.layouts.esc50 import LABELS
 
 NOTEBOOKS = sorted(pathlib.Path(__file__).parents[2].glob("notebooks/*.ipynb"))
 
-# What each must show: so many pictures, and these words on the way.
+# The number of images in the output of each notebook, and words in its text output.
 SHOWN = {
   "01_quickstart": (3, ("mAP",)),
   "02_label_graph": (5, ("527 labels", "Bark gathers with", "label_graph.npz")),
@@ -21,16 +21,16 @@ SHOWN = {
   "04_your_own_sounds": (2, ("50 clips, 26 labels", "fine-tuned    mAP", "from scratch  mAP")),
   "05_train_on_tpu": (1, ("compil", "clips/s")),
 }
-DEVICES = {"05_train_on_tpu": "4"}  # one elsewhere, which compiles fastest
+DEVICES = {"05_train_on_tpu": "4"}  # one device in other notebooks, which compiles fastest
 NEEDS_AUDIOSET = {"02_label_graph"}
 NEEDS_SOUNDS = {"04_your_own_sounds"}
-# ESC-10's categories, by the label that a recording has first.
+# The categories of ESC-10, by the first label of a recording.
 CATEGORIES = {label: category for category, label in LABELS.items()}
 
 
 @pytest.fixture(scope="module")
 def small_setting(tmp_path_factory):
-  """The environment of all notebooks; what one makes or compiles the others find."""
+  """Return environment variables for all notebooks, which share a cache."""
   home = tmp_path_factory.mktemp("notebooks")
   return {
     "ATGCN_NOTEBOOK_CLIPS": "60",
@@ -95,7 +95,7 @@ def test_notebook_runs(path, small_setting, request, tmp_path):
 
 
 def as_downloaded(data, folder):
-  """The folder, with a recording of each category and fold of ESC-10 in the layout of ESC-50."""
+  """Write one recording per category and fold of ESC-10 in the layout of ESC-50."""
   (folder / "esc50/audio").mkdir(parents=True)
   (folder / "esc50/meta").mkdir()
   for name in ("ontology.json", "class_labels_indices.csv"):

@@ -1,4 +1,4 @@
-"""Exported runs, loaded in processes of their own that cannot import this package."""
+"""Tests of exports, which are loaded in processes that cannot import this package."""
 
 import json
 import os
@@ -33,10 +33,10 @@ from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
 STEP = "30"
-FORMATS = ("stablehlo", "savedmodel", "huggingface")  # those that need no other environment
+FORMATS = ("stablehlo", "savedmodel", "huggingface")  # formats that need no other environment
 PAGE = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
-# The page's code, once for each sound, where the package cannot be imported.
+# Runs the code of docs/export.md for each sound, where the package cannot be imported.
 OUTSIDE = """
 import sys, numpy as np
 class Absent:
@@ -67,7 +67,7 @@ def tagger():
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-  """A folder with an export in each format, named as on the page."""
+  """Return a folder with an export in each format, named as in docs/export.md."""
   folder = tmp_path_factory.mktemp("exports")
   for to in FORMATS:
     export(trained(), to, folder / f"demo-{to}", STEP)
@@ -76,7 +76,7 @@ def exports(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sounds():
-  """Batches of sound by name, float32[B, S]: of one and three clips, of several lengths."""
+  """Return batches of sound float32[B, S] by name, of one and three clips and several lengths."""
   made = waveforms(6, 5)[0]
   found = {
     "one": made[:1],
@@ -92,7 +92,7 @@ def sounds():
 
 
 def outside(code, folder, sounds, python=sys.executable):
-  """What a snippet of the page makes of sounds, in a process that has not got the package."""
+  """Run a snippet of the page on sounds, in a process that cannot import the package."""
   np.savez(folder / "sounds.npz", **sounds)
   (folder / "snippet.py").write_text(code)
   (folder / "outside.py").write_text(OUTSIDE)
@@ -111,7 +111,7 @@ def outside(code, folder, sounds, python=sys.executable):
 
 
 def assert_scores_of(tagger, sounds, found):
-  """These are the tagger's scores of the sounds, by their names."""
+  """Check that `found` holds the scores of the tagger for each sound."""
   assert found.keys() == sounds.keys()
   for name, batch in sounds.items():
     expected = np.stack([tagger.scores(sound) for sound in batch])
@@ -122,12 +122,12 @@ def assert_scores_of(tagger, sounds, found):
 
 
 @pytest.mark.parametrize("format_", ["StableHLO", "SavedModel"])
-def test_scores_elsewhere_are_those_of_the_tagger(format_, exports, sounds, tagger):
+def test_exports_give_the_scores_of_the_tagger(format_, exports, sounds, tagger):
   found = outside(SNIPPETS[format_], exports, sounds)
   assert_scores_of(tagger, sounds, found)
 
 
-def test_a_folder_for_a_hub_gives_the_same_bits(exports, sounds, tagger, monkeypatch):
+def test_the_huggingface_export_gives_the_same_bits(exports, sounds, tagger, monkeypatch):
   monkeypatch.chdir(exports)
   names = {"sound": sounds["long"]}
   exec(SNIPPETS["Hugging Face"], names)
@@ -139,7 +139,7 @@ def test_a_folder_for_a_hub_gives_the_same_bits(exports, sounds, tagger, monkeyp
 
 
 @pytest.mark.parametrize(("tuned_at", "goes_along"), [(STEP, True), ("12", False)])
-def test_thresholds_of_this_step_go_along(tmp_path, tuned_at, goes_along):
+def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_along):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   tune(workdir, step=tuned_at)
   export(workdir, "huggingface", tmp_path / "exported", STEP)
@@ -171,7 +171,7 @@ def test_a_step_can_be_chosen(tmp_path, sounds, tagger):
   assert np.abs(expected - [tagger.scores(sound) for sound in sounds["three"]]).max() > 1e-3
 
 
-def test_the_labels_lie_beside(exports):
+def test_config_json_has_the_labels(exports):
   for to in FORMATS:
     config = json.loads((exports / f"demo-{to}" / "config.json").read_text())
     assert config["format"] == to
@@ -200,7 +200,7 @@ def test_the_model_card_is_of_the_run(exports, tmp_path):
     assert str(trained().parent).encode() not in path.read_bytes(), "folders of this machine"
 
 
-def test_the_model_card_says_what_evaluations_are_of(tmp_path):
+def test_the_model_card_names_the_data_of_evaluations(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   other = make_store(tmp_path / "other.h5", clips=41, seed=9)
   (tmp_path / "few.txt").write_text("/m/0\n")
@@ -231,7 +231,7 @@ def _labels():
   return VOCABULARY.ids, VOCABULARY.names
 
 
-# The command, and places that hold something.
+# The command, and output folders that are not empty.
 
 
 def run(*arguments):
@@ -241,7 +241,7 @@ def run(*arguments):
     return end.code
 
 
-def test_the_command_replaces_its_own_export_alone(tmp_path, capfd):
+def test_the_command_replaces_only_its_own_export(tmp_path, capfd):
   out = tmp_path / "out"
   arguments = ["--workdir", trained(), "--out", out]
   assert run(*arguments, "--to", "stablehlo", "--step", "best") == 0
@@ -292,7 +292,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(line, tmp_path, capfd):
   assert not place["new"].exists()
 
 
-def test_what_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch, capfd):
+def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch, capfd):
   def full(*_):
     raise OSError("no space left on device")
 

@@ -1,4 +1,4 @@
-"""Runs exported to ONNX, loaded by onnxruntime in processes that cannot import this package."""
+"""Tests of exports to ONNX, which onnxruntime loads in processes without this package."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from atgcn_jax.runs.training_loop import train
 
 @pytest.fixture(scope="module")
 def python():
-  """The Python of the converter's environment."""
+  """Return the Python interpreter of the converter's environment."""
   try:
     return onnx.converter()
   except UserError as error:
@@ -36,14 +36,14 @@ def python():
 
 @pytest.fixture(scope="module")
 def exported(python, tmp_path_factory):
-  """The folder that the export `demo-onnx` lies in."""
+  """Return the folder that contains the export `demo-onnx`."""
   folder = tmp_path_factory.mktemp("onnx")
   arguments = ["--workdir", trained(), "--out", folder / "demo-onnx", "--step", STEP]
   assert run("--to", "onnx", *arguments) == 0
   return folder
 
 
-def test_scores_elsewhere_are_those_of_the_tagger(exported, python, sounds, tagger):  # noqa: F811
+def test_exports_give_the_scores_of_the_tagger(exported, python, sounds, tagger):  # noqa: F811
   sounds = {**sounds, "one sample": sounds["one"][:, :1]}
   size = FRONTEND.samples
   tail = -(-size // 10)
@@ -88,12 +88,14 @@ check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples})
   done = subprocess.run(
     words, cwd=exported, env=environment, capture_output=True, text=True, check=False
   )
-  assert "ValueError: the scores of what was converted differ by 0.001" in done.stderr
+  assert "ValueError: the scores of the converted model differ by 0.001" in done.stderr
 
 
-def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capfd):
+def test_a_missing_environment_is_reported_with_the_command_that_creates_it(
+  tmp_path, monkeypatch, capfd
+):
   workdir = trained()
-  capfd.readouterr()  # what training printed
+  capfd.readouterr()  # discard the output of training
   monkeypatch.setenv("ATGCN_ONNX", str(tmp_path / "nowhere"))
   assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 2
   (error,) = capfd.readouterr().err.splitlines()
@@ -102,14 +104,14 @@ def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, mo
   assert not list(tmp_path.iterdir())
 
 
-def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch, capfd):
+def test_a_failing_converter_leaves_no_files(tmp_path, monkeypatch, capfd):
   place = tmp_path / "environment" / "bin"
   place.mkdir(parents=True)
   (place / "python").write_text("#!/bin/sh\necho 'ValueError: no such operator' >&2\nexit 1\n")
   (place / "python").chmod(0o755)
   monkeypatch.setenv("ATGCN_ONNX", str(place.parent))
   workdir = trained()
-  capfd.readouterr()  # what training printed
+  capfd.readouterr()  # discard the output of training
   assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 1
   (error,) = capfd.readouterr().err.splitlines()
   assert "cnn10" in error
@@ -118,7 +120,7 @@ def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
-def test_the_transform_by_matrix_is_the_fast_one(name):
+def test_the_matrix_transform_equals_the_fft(name):
   settings = FRONTENDS[name]
   stft = {k: getattr(settings, k) for k in ("n_fft", "win_length", "hop", "pad_mode")}
   sound = np.random.default_rng(0).uniform(-1, 1, 4000).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reading PyTorch's files, and a run made from one."""
+"""Tests of reading PyTorch files and of creating a run from one."""
 
 import pathlib
 
@@ -31,10 +31,10 @@ def get_config():
 
 
 def config_of(folder, head, *overrides):
-  """The config of a narrow system on five labels; its files lie in the folder."""
+  """Write the files of a narrow system on five labels to a folder and return its config."""
   write_vocabulary(folder / "labels.csv", VOCABULARY)
   propagation = np.random.default_rng(0).random((5, 5)).astype("f")
-  # The labels stand in another order in the graph's file.
+  # The file of the graph has the labels in another order.
   np.savez(folder / "graph.npz", propagation=propagation, mids=np.array(VOCABULARY.ids)[::-1])
   (folder / "config.py").write_text(CONFIG.format(head=head, root=str(folder)))
   return load_config(folder / "config.py", [f"--config.{item}" for item in overrides]), propagation
@@ -66,7 +66,7 @@ def test_a_run_from_weights(tmp_path, head):
     assert loaded.run.propagation is None
   restored = newest_sound(tmp_path / "run", Layout(data_mesh()))
   assert restored is not None
-  assert int(restored.state.step) == 0  # with an optimiser: training may go on from here
+  assert int(restored.state.step) == 0  # includes the optimiser state, so training can continue
   with pytest.raises(UserError, match="holds a run"):
     import_torch(saved_state(tmp_path, head), config, tmp_path / "run")
 
@@ -75,7 +75,7 @@ def test_a_run_from_weights(tmp_path, head):
   ("overrides", "changes", "message"),
   [
     (["data.vocabulary="], {}, "data.vocabulary: name the CSV"),
-    (["model.width=0.125"], {}, "set model.width or the vocabulary"),
+    (["model.width=0.125"], {}, "set model.width and data.vocabulary"),
     (["model.layers=3"], {}, "state.npz: .*missing .*gcn.gc3.weight.*config.model"),
     (["model.head=linear"], {}, "state.npz: .*missing .*fc_audioset.weight.*config.model"),
     ([], {"extra.weight": np.zeros(2, "f")}, "state.npz: .*unknown .*extra.weight"),
@@ -114,7 +114,7 @@ def test_torch_files(tmp_path):
 
 
 class Trap:
-  """Leaves a file behind when it is unpickled."""
+  """An object that creates a file when it is unpickled."""
 
   def __init__(self, path):
     self.path = path
@@ -139,7 +139,7 @@ def test_pickled_objects_are_refused_unread(tmp_path):
   assert not (tmp_path / "sprung").exists()
 
 
-def test_a_run_to_go_on_from(tmp_path):
+def test_an_imported_run_can_be_finetuned(tmp_path):
   config, _ = config_of(tmp_path, "graph")
   import_torch(saved_state(tmp_path, "graph"), config, tmp_path / "run", "panns")
   noise = np.random.default_rng(0).uniform(-0.1, 0.1, (12, 3200)).astype("f")

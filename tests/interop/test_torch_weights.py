@@ -1,4 +1,4 @@
-"""Converted PyTorch weights compute and train as they do in PyTorch."""
+"""Tests that converted PyTorch weights give the outputs and losses of PyTorch."""
 
 import functools
 import runpy
@@ -19,7 +19,7 @@ from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
-# One CPU has a form of CNN10's blocks of its own.
+# On one CPU, CNN10's blocks have a separate implementation.
 FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
 NO_DROPOUT = {"block": 0.0, "pooled": 0.0, "embedding": 0.0}
 NO_AUGMENT = {"form": "authors", "mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
@@ -32,7 +32,7 @@ def model_config(head, **changes):
 
 
 def adam_losses(model, variables, log_mel, labels, learning_rate, steps, devices=1):
-  """The loss before each of some updates of the project's own training step."""
+  """Return the loss before each update of the training step."""
   adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
   step = make_train_step(
     model,
@@ -50,12 +50,13 @@ def adam_losses(model, variables, log_mel, labels, learning_rate, steps, devices
   return losses
 
 
-# A fingerprint that needs no files. Five labels, width 1/16, label vectors of 6. Tensor n (from 0,
-# in the order of `tensor_shapes`) is r = sin(n + i² mod 1009), i being the flat index, changed so:
+# A reference that needs no files, for five labels, width 1/16 and label embeddings of length 6.
+# Tensor n (from 0, in the order of `tensor_shapes`) is r = sin(n + i² mod 1009), where i is the
+# flat index, transformed as follows:
 # - running variances are 1 + |r| / 10, batch norm weights 1 + r / 10;
 # - biases and running means are r / 10; all other tensors are 2 r / sqrt(fan in).
-# FINGERPRINT is what an independent PyTorch implementation makes of it in float64: logits of
-# three of four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
+# FINGERPRINT was computed with an independent PyTorch implementation in float64: logits of three of
+# four clips, and the loss before each of six Adam steps at 3e-4 in training mode.
 FINGERPRINT = {
   "linear": (
     [
@@ -141,7 +142,7 @@ def test_fingerprint(head, placement):
 
 
 def reference(shared, head):
-  """Model and variables of the full-width reference, and its numbers."""
+  """Return model, variables and expected values of the full-width reference."""
   maker = runpy.run_path(str(shared / "golden" / "state.py"))
   numbers = np.load(shared / "golden" / "models_seed1.npz")
   config = model_config(head)
@@ -187,7 +188,7 @@ def test_convert_fills_every_variable(head):
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, dict(wanted))
 
 
-def test_convert_passes_over_what_is_not_the_systems():
+def test_convert_ignores_other_tensors():
   plain = formula_state("graph")
   dressed = {f"module.{name}": value for name, value in plain.items()} | {
     "spectrogram_extractor.stft.conv_real.weight": np.zeros((3, 1, 4)),
@@ -212,7 +213,7 @@ def test_convert_refuses_what_does_not_fit():
     convert(formula_state("graph"), model_config("graph", layers=3))
 
 
-def test_torch_tensors_convert_alike(tmp_path):
+def test_torch_tensors_convert_like_arrays(tmp_path):
   torch = pytest.importorskip("torch")
   arrays = formula_state("linear")
   tensors = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in arrays.items()}

@@ -1,4 +1,4 @@
-"""The scripts in launch/: their commands, mistakes, the manifest, the Slurm job."""
+"""Tests of the scripts in launch/: printed commands, errors, the manifest, the Slurm job."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from launch_support import LAUNCH, ROOT, RUN, call, clean_environment, program
 GOLDEN = ROOT / "tests/launch/golden"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"])
 
-# File of tests/launch/golden: the command it was printed by.
+# The command that prints each file of tests/launch/golden.
 DRY_RUNS = {
   "tpu_create": ["tpu.sh", "create"],
   "tpu_create_spot": [
@@ -48,7 +48,7 @@ DRY_RUNS = {
 
 @functools.cache
 def dry_run(script, *arguments):
-  """What the command prints with --dry-run, with the folder of the checkout as ROOT."""
+  """Return the output of a command with --dry-run, with ROOT for the folder of the checkout."""
   place = arguments.index("--") if "--" in arguments else len(arguments)
   arguments = (*arguments[:place], "--dry-run", *arguments[place:])
   done = call(script, *arguments, ATGCN=".venv/bin/atgcn")
@@ -83,7 +83,7 @@ def commands_of_the_readme():
   return re.findall(r"(?:^|&& +|until )launch/(\S+\.sh[^&#\n]*)", text, re.M)
 
 
-def test_the_commands_of_the_readme_are_understood():
+def test_the_commands_of_the_readme_are_valid():
   commands = commands_of_the_readme()
   assert {command.split()[0] for command in commands} == {
     *("gpu.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
@@ -187,7 +187,7 @@ def test_the_manifest_agrees_with_itself(name, hosts):
   assert job_spec["parallelism"] == job_spec["completions"] == hosts
   assert container["resources"]["limits"] == container["resources"]["requests"]
   assert hosts * container["resources"]["limits"]["google.com/tpu"] == chips
-  # One lost pod is the end of its job, and the JobSet begins them all again.
+  # A lost pod ends its job, and the JobSet restarts all pods.
   assert (job["replicas"], job_spec["backoffLimit"], pod["restartPolicy"]) == (1, 0, "Never")
   assert filled["spec"]["failurePolicy"]["maxRestarts"] > 0
   (rule,) = filled["spec"]["failurePolicy"]["rules"]
@@ -206,7 +206,7 @@ def test_the_manifest_carries_the_options():
   assert pod["containers"][0]["args"] == ["train", *RUN[1:], 'gs://sounds/"a\\b"']
 
 
-def test_the_template_is_yaml_and_every_place_in_it_is_filled():
+def test_the_template_is_yaml_and_every_placeholder_is_filled():
   text = (LAUNCH / "jobset.yaml").read_text()
   assert yaml.safe_load(text)["metadata"]["name"] == "${NAME}"
   assert "${" not in json.dumps(manifest("jobset"))
@@ -226,7 +226,7 @@ def test_the_manifest_goes_to_kubectl(tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path):
-  """Runs the job as Slurm would, with commands that only say what they were given."""
+  """Return a function that runs the job as in Slurm, with commands that print their arguments."""
   program(tmp_path, "srun", 'echo "srun $* ids=${JAX_LOCAL_DEVICE_IDS:-}"; exit "$SRUN_STATUS"')
   program(tmp_path, "scontrol", 'echo "scontrol $*"')
   program(tmp_path, "squeue", 'echo "$STATE"')
@@ -257,7 +257,7 @@ def test_slurm_gives_each_task_its_gpu_or_one_task_all(slurm):
   assert each.returncode == alone.returncode == 0
 
 
-def test_a_job_that_was_told_to_stop_goes_back_to_the_queue_unless_cancelled(slurm):
+def test_a_stopped_job_is_requeued_unless_cancelled(slurm):
   assert slurm(143).stdout.endswith("scontrol requeue 7\n")
   assert "scontrol" not in slurm(143, state="COMPLETING").stdout
   lost = slurm(137)
@@ -265,7 +265,7 @@ def test_a_job_that_was_told_to_stop_goes_back_to_the_queue_unless_cancelled(slu
   assert lost.returncode == 137
 
 
-def test_the_converter_has_the_packages_of_the_rest_but_its_own():
+def test_the_converter_shares_the_pinned_versions_except_its_own():
   def pins(name):
     lines = (LAUNCH / name).read_text().splitlines()
     pairs = [line.replace("_", "-").split("==") for line in lines if "==" in line]

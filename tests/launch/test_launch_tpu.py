@@ -1,4 +1,4 @@
-"""launch/tpu.sh on a slice whose workers are folders, and whose gcloud is a few lines of shell."""
+"""Tests of launch/tpu.sh with folders as workers and a shell script as gcloud."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ import time
 import pytest
 from launch_support import LAUNCH, RUN, call, clean_environment, program
 
-# The request's states lie in a file, one a line; asking takes the first away, but not the last.
+# A file holds the states of the request, one per line. Each query removes the first, but not the
+# last.
 GCLOUD = """
 cd "$SLICE"
 echo "$*" >>calls
@@ -30,7 +31,7 @@ esac
 
 @pytest.fixture
 def tpu(tmp_path):
-  """Calls tpu.sh; its workers run a program that does as told, `$WORKER` in it is their number."""
+  """Return a function that calls tpu.sh; workers run the code in `do`, with their index $WORKER."""
   tools = tmp_path / "tools"
   tools.mkdir()
   program(tools, "gcloud", GCLOUD)
@@ -66,40 +67,40 @@ def calls(tpu, what):
   return [line for line in (tpu.folder / "calls").read_text().splitlines() if what in line]
 
 
-def test_create_waits_and_may_be_given_again(tpu):
+def test_create_waits_and_can_be_repeated(tpu):
   first = tpu("create", "--spot")
   lines = first.stdout.splitlines()
   assert (first.returncode, first.stderr) == (0, "")
   assert lines[:2] == ["atgcn: WAITING_FOR_RESOURCES", "atgcn: PROVISIONING"]
-  assert lines[2].endswith("it costs until: launch/tpu.sh delete --name atgcn --zone=z")
+  assert lines[2].endswith("to end its cost: launch/tpu.sh delete --name atgcn --zone=z")
   assert tpu("create", "--spot").stdout == lines[2] + "\n"
   assert len(calls(tpu, "resources create")) == 1
 
 
-def test_create_asks_anew_for_a_slice_that_was_taken_away(tpu):
+def test_create_requests_a_preempted_slice_again(tpu):
   (tpu.folder / "states").write_text("SUSPENDED\n")
   done = tpu("create", "--spot")
-  assert done.stdout.startswith("atgcn: SUSPENDED; asking anew\n")
+  assert done.stdout.startswith("atgcn: SUSPENDED; requesting it again\n")
   assert done.returncode == 0
   assert len(calls(tpu, "resources delete")) == len(calls(tpu, "resources create")) == 1
 
 
-def test_create_says_when_it_fails(tpu):
+def test_create_reports_a_failure(tpu):
   (tpu.folder / "states").write_text("PROVISIONING\nFAILED\n")
   done = tpu("create")
   assert done.returncode == 1
-  assert done.stderr == "tpu.sh: atgcn: FAILED; the same command asks anew\n"
+  assert done.stderr == "tpu.sh: atgcn: FAILED; the same command requests it again\n"
 
 
-def test_delete_may_be_given_again(tpu):
+def test_delete_can_be_repeated(tpu):
   tpu("create")
   assert tpu("delete").returncode == 0
   again = tpu("delete")
-  assert (again.returncode, again.stdout) == (0, "there is no 'atgcn'\n")
+  assert (again.returncode, again.stdout) == (0, "'atgcn' does not exist\n")
   assert len(calls(tpu, "resources delete")) == 1
 
 
-def test_what_gcloud_complains_of_is_not_taken_for_absence(tpu):
+def test_an_error_of_gcloud_is_not_taken_for_absence(tpu):
   program(tpu.tools, "gcloud", "echo 'ERROR: no credentials' >&2; exit 1")
   done = tpu("delete")
   assert done.returncode == 1
@@ -111,7 +112,7 @@ def test_setup_copies_the_checkout_and_installs_it(tpu):
   for i in range(2):
     for link in (tpu.folder / f"worker-{i}/atgcn/launch").iterdir():
       link.unlink()
-  # A Python that says what it is asked to do, and makes itself the one of the environment.
+  # A Python that logs its arguments and copies itself into the environment.
   program(
     tpu.tools,
     "python3",
@@ -135,9 +136,9 @@ def log(tpu, i):
   return (tpu.folder / f"worker-{i}" / "atgcn" / "train.log").read_text()
 
 
-def test_train_goes_on_alone_and_logs_show_it(tpu):
+def test_train_runs_in_the_background_and_logs_show_it(tpu):
   begun = tpu("train", *RUN, "gs://sounds/run 1", do="/bin/sleep 0.3; echo done")
-  assert begun.stdout == "host-0 has begun\nhost-1 has begun\n"
+  assert begun.stdout == "host-0: started\nhost-1: started\n"
   shown = tpu("logs", "--worker", "1")
   said = "1: train --config configs/atgcn_audioset.py --workdir gs://sounds/run 1"
   assert shown.stdout.splitlines()[:2] == [said, "done"]
@@ -146,12 +147,12 @@ def test_train_goes_on_alone_and_logs_show_it(tpu):
   assert tpu("logs", "--worker", "1").stdout == shown.stdout
 
 
-def test_train_again_leaves_those_at_work_alone_and_stop_lets_them_save(tpu):
+def test_train_skips_running_workers_and_stop_lets_them_save(tpu):
   do = "trap '/bin/sleep 0.2; echo saved; exit 143' TERM; while :; do /bin/sleep 0.05; done"
   tpu("train", *RUN, "gs://sounds/run", do=do)
   again = tpu("train", *RUN, "gs://sounds/run", do=do)
-  assert again.stdout == "host-0 is at work already\nhost-1 is at work already\n"
-  time.sleep(0.2)  # The shell that stands for the program sets its trap.
+  assert again.stdout == "host-0: already running\nhost-1: already running\n"
+  time.sleep(0.2)  # The shell that replaces the program sets its trap.
   assert tpu("stop").returncode == 0
   assert tpu("stop").returncode == 0
   ended = tpu("logs")
@@ -175,8 +176,9 @@ def test_logs_name_the_worker_that_was_lost(tpu):
   assert shown.returncode == 134
   line = shown.stderr.splitlines()[-1]
   assert line.startswith("tpu.sh: the first to end: 20")
-  assert line.endswith("Z host-1 ended with status 137; the others followed; train again resumes")
-  # The next start keeps what was said before.
+  end = "Z host-1 ended with status 137; the others ended after it; repeat train to resume"
+  assert line.endswith(end)
+  # The next start keeps the previous log.
   tpu("train", *RUN, "gs://sounds/run")
   assert (
     "host-1 ended with status 137"
@@ -184,14 +186,14 @@ def test_logs_name_the_worker_that_was_lost(tpu):
   )
 
 
-def test_a_worker_says_where_there_is_nothing_to_follow(tpu):
+def test_a_worker_reports_a_missing_log(tpu):
   done = tpu("logs")
   assert done.returncode == 2
-  assert "host-0: nothing has begun here yet" in done.stderr
-  # As after a restart of the host: a log without an end, and nobody at work.
+  assert "host-0: nothing has been started" in done.stderr
+  # As after a restart of the host: a log without a status, and no process.
   (tpu.folder / "worker-0/atgcn/train.log").write_text("step 1\n")
   (tpu.folder / "worker-0/atgcn/train.pid").write_text("999999999 999999998\n")
-  assert "it ended without a word" in tpu("logs").stderr
+  assert "ended without a status" in tpu("logs").stderr
 
 
 def test_a_worker_knows_its_verbs(tmp_path):
@@ -199,4 +201,7 @@ def test_a_worker_knows_its_verbs(tmp_path):
     ["bash", LAUNCH / "worker.sh", "dance"], env=clean_environment(), capture_output=True, text=True
   )
   assert done.returncode == 2
-  assert done.stderr == "worker.sh: one of install, start, stop, follow, ended, not 'dance'\n"
+  assert (
+    done.stderr
+    == "worker.sh: command must be one of install, start, stop, follow, ended, got 'dance'\n"
+  )

@@ -1,4 +1,4 @@
-"""The watcher of launch/processes.sh: who is named, what the others get, which status is left."""
+"""Tests of `watch` in launch/processes.sh: messages, signals, exit status."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from launch_support import LAUNCH, RUN, call, clean_environment, program
 
 @pytest.fixture
 def hosts(tmp_path):
-  """Starts local_hosts.sh with a program that does as told; `I` in it is the process's number."""
+  """Return a function that runs local_hosts.sh on the code in `do`, with the process index $I."""
   fake = program(tmp_path, "atgcn", 'I=${!#}; echo "$* $JAX_NUM_CPU_DEVICES"; eval "$DO"')
 
   def begin(do, *options, script="local_hosts.sh"):
     return subprocess.Popen(
-      # A shell begun with SIGHUP ignored, as under nohup, cannot trap it: these begin as in a
-      # terminal.
+      # A shell that starts with SIGHUP ignored, as under nohup, cannot trap it. Here the default
+      # is restored, as in a terminal.
       ["env", "--default-signal=HUP", "bash", LAUNCH / script, *options, *RUN, "runs/a"],
       cwd=tmp_path,
       env=clean_environment(ATGCN=str(fake), DO=do),
@@ -37,7 +37,7 @@ def hosts(tmp_path):
   return end
 
 
-def test_processes_are_told_where_they_meet(hosts):
+def test_processes_get_the_address_of_the_coordinator(hosts):
   status, out, err = hosts("exit 0", "--processes", "3", "--devices", "2", "--port", "1234")
   said = "train --config configs/atgcn_audioset.py --workdir runs/a --coordinator 127.0.0.1:1234"
   assert (status, err) == (0, "")
@@ -47,7 +47,7 @@ def test_processes_are_told_where_they_meet(hosts):
     assert log == f"{said} --processes 3 --process-id {i} 2\n"
 
 
-def test_logs_are_added_to_and_only_what_is_new_is_shown(hosts):
+def test_logs_are_appended_and_only_new_lines_are_printed(hosts):
   first = hosts("echo one")[1]
   second = hosts("echo two")[1]
   assert first.endswith("one\n")
@@ -67,31 +67,31 @@ def test_a_killed_process_is_named_and_the_others_end_by_themselves(hosts):
   assert status == 137
   assert re.fullmatch(
     r"process 2 of 4 \(pid \d+, logs/process-2.log\) was killed by SIGKILL; "
-    r"the others are given 50 s to end; the same command resumes\n",
+    r"the others have 50 s to end; the same command resumes\n",
     err,
   )
 
 
-def test_a_process_that_fails_is_named_with_its_last_words(hosts):
+def test_a_failed_process_is_named_with_its_last_line(hosts):
   status, _, err = hosts(
     r"if [ $I = 1 ]; then printf '10 %%\r20 %%\nbad store\n'; exit 1; fi; exec sleep 60",
     "--grace=1",
   )
   assert status == 1
   assert re.fullmatch(
-    r"process 1 of 2 \(pid \d+, \S+\) ended with status 1; the others are given 1 s to end; "
+    r"process 1 of 2 \(pid \d+, \S+\) ended with status 1; the others have 1 s to end; "
     r"last line of its log: bad store\n",
     err,
   )
 
 
-def test_all_that_fail_at_once_make_one_line(hosts):
+def test_simultaneous_failures_print_one_line(hosts):
   status, _, err = hosts("kill -KILL $$", "--processes", "6", "--grace", "1")
   assert status == 137
   assert len(err.splitlines()) == 1
 
 
-def test_those_that_hang_are_ended_after_the_grace(hosts):
+def test_hanging_processes_are_ended_after_the_grace(hosts):
   begun = hosts.begin("if [ $I = 0 ]; then exit 3; fi; exec sleep 600", "--grace", "1")
   _, err = begun.communicate(timeout=120)
   assert begun.returncode == 3
@@ -101,7 +101,7 @@ def test_those_that_hang_are_ended_after_the_grace(hosts):
 @pytest.mark.parametrize(
   ("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
 )
-def test_signals_are_passed_on_once_and_all_may_save(hosts, sent, status):
+def test_signals_are_forwarded_once_and_all_can_save(hosts, sent, status):
   begun = hosts.begin(
     "trap 'echo told; sleep 0.3; echo saved; exit 143' TERM; "
     "trap 'echo told; sleep 0.3; echo saved; exit 130' INT; "
@@ -119,13 +119,13 @@ def test_signals_are_passed_on_once_and_all_may_save(hosts, sent, status):
     assert log.read_text().splitlines()[-3:] == ["ready", "told", "saved"]
 
 
-def test_a_signal_that_comes_during_the_start_reaches_those_that_start_later(hosts):
+def test_a_signal_during_the_start_reaches_later_processes(hosts):
   status, _, err = hosts("[ $I = 0 ] && kill -TERM $PPID; exec sleep 600", "--processes", "20")
   assert (status, err) == (143, "")
 
 
 def ready_logs(hosts, count):
-  """The logs, once all are there."""
+  """Return the logs when all exist."""
   while len(logs := sorted(hosts.logs.glob("*.log"))) < count:
     time.sleep(0.05)
   return logs

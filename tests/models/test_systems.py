@@ -250,7 +250,7 @@ def test_a_recipe_is_named_after_the_file():
   path = CONFIGS / "table1" / "talnet.py"
   assert load_config(path).data.batch_size == 64
   assert load_config(f"{path}:original").data.batch_size == 250
-  with pytest.raises(UserError, match="recipe 'other': one of common, original"):
+  with pytest.raises(UserError, match="recipe 'other': must be common or original"):
     load_config(f"{path}:other")
   with pytest.raises(UserError, match="takes 0 positional arguments"):
     load_config(f"{CONFIGS / 'quickstart.py'}:original")

@@ -1,4 +1,4 @@
-"""The drawing halves of Figures 3 and 4, and the figures beside them."""
+"""Tests of drawing Figures 3 and 4 and of the tables written with them."""
 
 import csv
 
@@ -43,7 +43,7 @@ def test_figure3_is_drawn_and_written(tmp_path):
 
 
 def clusters(count=30, spread=0.05):
-  """Label vectors in three clusters by category, in turns."""
+  """Return label vectors in three clusters, one per category, with alternating categories."""
   random = np.random.default_rng(0)
   centres = np.eye(3, 8)
   kinds = [k % 3 for k in range(count)]
@@ -54,7 +54,7 @@ def clusters(count=30, spread=0.05):
 def test_label_space_of_clusters_and_of_noise():
   vectors, categories = clusters()
   tight = label_space(vectors, categories)
-  assert tight.neighbours > 0.85  # nine of a label's ten nearest are all there are of its kind
+  assert tight.neighbours > 0.85  # a label has only nine others of its category, so nine of ten
   assert tight.chance == pytest.approx(9 / 29)
   assert min(tight.silhouette.values()) > 0.8
   loose = label_space(clusters(spread=3.0)[0], categories)
@@ -65,11 +65,11 @@ def test_label_space_of_clusters_and_of_noise():
 def test_neighbours_by_hand():
   angles = np.radians([0, 10, 25, 90, 101])
   vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
-  # With four others each, all are neighbours; any shared category counts.
+  # Each label has four others, which are all neighbours. Any shared category counts.
   found = label_space(vectors, [["a"], ["a", "b"], ["b"], ["b"], ["c"]])
   shared = [1, 3, 2, 2, 0]
   assert found.neighbours == found.chance == pytest.approx(np.mean(shared) / 4)
-  assert np.isnan(found.silhouette["c"])  # one label alone
+  assert np.isnan(found.silhouette["c"])  # only one label
 
 
 def test_figure4_is_drawn_and_written(tmp_path):
@@ -79,7 +79,7 @@ def test_figure4_is_drawn_and_written(tmp_path):
   draw_figure4(panels, categories, names, tmp_path / "f.svg")
   text = (tmp_path / "f.svg").read_text()
   assert all(part in text for part in ("CNN10", "AT-GCN", "kind 0", "kind 2", "Piano", "Guitar"))
-  assert ">label 6<" in text  # nine names, those of NAMED first
+  assert ">label 6<" in text  # nine names, first those in NAMED
   assert ">label 7<" not in text
   draw_figure4(panels, categories, [*names[:28], "x", "y"], tmp_path / "g.svg")
   assert ">label 8<" in (tmp_path / "g.svg").read_text()

@@ -1,4 +1,4 @@
-"""The page that leads from the paper to the code names what is there, and leaves nothing out."""
+"""Tests that docs/paper.md covers the whole paper and names only code that exists."""
 
 import importlib
 import pathlib
@@ -20,7 +20,7 @@ COMMANDS = [code for code in NAMED if code.startswith("atgcn ") and " --" in cod
 FUNCTIONS = [code for code in NAMED if re.fullmatch(r"[a-z_]+(\.\w+)+", code)]
 
 
-def test_all_of_the_paper_is_there():
+def test_the_page_covers_the_paper():
   places = ", ".join(row[0] for row in ROWS)
   wanted = [f"Eq. {k}" for k in range(1, 8)] + [f"Fig. {k}" for k in range(1, 5)]
   assert not [
@@ -29,7 +29,7 @@ def test_all_of_the_paper_is_there():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_function_is_there(name):
+def test_function_exists(name):
   module, _, attribute = f"atgcn_jax.{name}".rpartition(".")
   try:
     importlib.import_module(f"{module}.{attribute}")
@@ -40,12 +40,12 @@ def test_function_is_there(name):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_is_understood(command):
+def test_command_is_valid(command):
   options, rest = command_parser().parse_known_args(shlex.split(command)[1:])
   assert options.run
   config_with_overrides(default_config(), rest)
 
 
-def test_a_name_that_is_not_there_is_found():
+def test_a_missing_function_is_detected():
   with pytest.raises(AttributeError):
-    test_function_is_there("labels.adjacency.nothing")
+    test_function_exists("labels.adjacency.nothing")

@@ -1,4 +1,4 @@
-"""Tables and figures of the paper on a tiny store: written, resumed, refused."""
+"""Tests of reproducing tables and figures on a tiny store: output, resuming, errors."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, store):
-  """A folder in which two rows were trained undisturbed with two seeds."""
+  """Return a folder in which two rows were trained with two seeds, without interruption."""
   out = tmp_path_factory.mktemp("done")
   assert run(*command("ablation", store, out)) == 0
   return out
@@ -60,7 +60,7 @@ def rows_of(path):
     return list(csv.DictReader(file))
 
 
-def test_a_table_states_what_the_scores_give(done):
+def test_a_table_agrees_with_the_scores(done):
   first, second = rows_of(done / "ablation.csv")
   assert (first["name"], second["name"]) == ("cnn10", "atgcn_1")
   assert first["mAP_paper"] == "0.422000"
@@ -83,7 +83,7 @@ def test_a_table_states_what_the_scores_give(done):
   assert "intervals are over clips and seeds" in text
 
 
-def test_what_is_done_is_not_done_again(done, store, capsys):
+def test_finished_runs_are_not_repeated(done, store, capsys):
   before = contents(done)
   assert run(*command("ablation", store, done)) == 0
   told = capsys.readouterr().err.splitlines()
@@ -93,7 +93,7 @@ def test_what_is_done_is_not_done_again(done, store, capsys):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*its save was cut off")
-def test_a_killed_reproduction_gives_the_table_it_would_have_given(done, store, tmp_path):
+def test_a_killed_reproduction_gives_the_same_table_after_resuming(done, store, tmp_path):
   process = start(*map(str, command("ablation", store, tmp_path)))
   saved = tmp_path / "runs" / "atgcn_1-seed0" / "checkpoints" / "3"
   while not saved.exists():
@@ -136,7 +136,7 @@ def test_a_fold_is_tested_on_and_the_others_train(store):
   assert (config.graph.source, config.graph.embeddings) == ("store", "builtin")
   given = settings._replace(overrides=(*SMALL, "--config.graph.embeddings=random"))
   assert experiment_config(AT_GCN[1], given, open_store(store), "", 0).graph.embeddings == "random"
-  vectors = with_vectors("one_hot", "")  # what the row is about counts
+  vectors = with_vectors("one_hot", "")  # the change of the row overrides the user
   assert experiment_config(vectors, given, open_store(store), "", 0).graph.embeddings == "one_hot"
 
 
@@ -158,7 +158,7 @@ def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
+def test_the_restart_starts_from_the_baseline_of_its_seed(store, tmp_path):
   more = ("--rows", "atgcn_restart", "--config.optim.steps=2")
   assert run(*command("table1", store, tmp_path, *more)) == 0
   with np.load(tmp_path / "scores" / "atgcn_restart-seed0.npz") as saved:
@@ -177,8 +177,8 @@ def test_the_restart_begins_with_the_baseline_of_its_seed(store, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("table1", "--rows", "vgg"), "--rows vgg: not a row; there are google_cnn,"),
-    (("table1", "--seeds", "0"), "--seeds 0: ask for at least one"),
+    (("table1", "--rows", "vgg"), "--rows vgg: not a row; choose from google_cnn,"),
+    (("table1", "--seeds", "0"), "--seeds 0: must be at least 1"),
     (("figure3", "--points", "0,x"), "--points 0,x: give numbers"),
     (("figure3", "--points", "2"), "--points 2: give numbers"),
     (("table1", "--folds", "9"), "has no fold 9; it has test, train, validation"),
@@ -227,7 +227,7 @@ def test_the_papers_rows():
 
 
 def scored_runs(experiment, shifts, folds=("",), clips=60):
-  """Runs of an experiment: a seed has more of the labels in its scores by its shift."""
+  """Return runs of an experiment; scores are noise plus the labels times the shift of the seed."""
   runs = []
   for fold in folds:
     random = np.random.default_rng(len(fold))
@@ -240,7 +240,7 @@ def scored_runs(experiment, shifts, folds=("",), clips=60):
   return runs
 
 
-def test_intervals_are_over_seeds_where_there_are_some():
+def test_intervals_are_over_seeds_if_there_are_several():
   baseline, ours = scored_runs(CNN10, (0.5, 0.5, 0.5)), scored_runs(AT_GCN[2], (0.2, 0.8, 2.0))
   widths = []
   for runs in (ours, [ours[1]._replace(seed=0)]):
@@ -267,7 +267,7 @@ def test_folds_add_clips():
 
 
 def test_the_interval_covers_a_known_difference():
-  """Two systems whose true difference is known, on many draws of clips."""
+  """Check the coverage for two systems of known true difference, over many draws of clips."""
   covered = []
   for draw in range(12):
     random = np.random.default_rng(draw)

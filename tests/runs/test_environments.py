@@ -422,4 +422,4 @@ def test_a_user_without_a_name(monkeypatch, capfd):
   monkeypatch.setattr("atgcn_jax.serving.tagger.Tagger.restore", failing)
   status, _, (line,) = called(capfd, "tag", "--workdir", "run", "sound.wav")
   assert status == 2
-  assert "has no name here" in line
+  assert "has no name on this machine" in line

@@ -1,4 +1,4 @@
-"""The benches on small sizes, and what stands around them."""
+"""Tests of the benchmarks at small sizes, and of their helpers."""
 
 import json
 import sys
@@ -20,8 +20,8 @@ def test_run_json_takes_the_last_line():
   assert steps.run_json(says('first\n{"seconds": 2}')) == {"seconds": 2}
 
 
-def test_run_json_tells_why_a_command_failed():
-  with pytest.raises(WorkFailed, match="ended with 3"):
+def test_run_json_reports_why_a_command_failed():
+  with pytest.raises(WorkFailed, match="exit status 3"):
     steps.run_json(says("{}", status=3))
 
 
@@ -36,20 +36,20 @@ def test_in_turn_leaves_out_the_first(tmp_path):
   ("key", "unit", "ours", "peer"),
   [("clips_per_second", "clips/s", 30.0, 10.0), ("seconds", "s", 1.0, 3.0)],
 )
-def test_a_ratio_above_one_is_in_our_favour(key, unit, ours, peer):
+def test_a_ratio_above_one_favours_this_package(key, unit, ours, peer):
   results = [{key: ours}] * 3, [{key: peer}] * 3
   row = peers._row("name", results, key, unit)
   assert row["ratio"] == pytest.approx(3)
 
 
-def test_the_table_has_a_line_a_row():
+def test_the_table_has_one_line_per_row():
   row = {"name": "train", "ours": 8.1234, "peer": 4.0, "ratio": 2.031, "unit": "clips/s"}
   text = peers.peer_table({"rows": [row | {"limit": None}], "machine": peers.machine()})
   assert "| train | 8.123 clips/s | 4 clips/s | 2.03 | – |" in text.splitlines()
   assert f"jax {jax.__version__}" in text
 
 
-def test_compare_names_a_twin_that_is_not_there(tmp_path):
+def test_compare_reports_a_missing_twin(tmp_path):
   with pytest.raises(UserError, match="no such file"):
     peers.compare_with_peers(str(tmp_path / "twin.py"), 1)
 

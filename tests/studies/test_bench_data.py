@@ -1,4 +1,4 @@
-"""The benches of the way of clips to the device, on small stores."""
+"""Tests of the benchmarks that move clips to the device, on small stores."""
 
 import importlib.util
 import json
@@ -55,7 +55,7 @@ def test_data_with_a_twin(tmp_path, monkeypatch, capsys):
   assert min(result["gather_clips_per_second"], result["peak_bytes"]) > 0
   for name in ("resident_bytes", "own_bytes"):
     assert list(result[name]) == ["2", "4", "6", "8"]
-  # Two labels a clip, of 4 bytes each, and where each class begins.
+  # Two labels per clip, of 4 bytes each, and the start of each class.
   assert result["sampler_bytes"] == pytest.approx(5000 * 2 * 4 + 528 * 8, rel=0.05)
   assert result["sampler_peak_bytes"] > result["sampler_bytes"]
   assert not left_behind(tmp_path)
@@ -68,7 +68,7 @@ def test_data_without_a_twin(monkeypatch, tmp_path):
   assert result["twin_clips_per_second"] is None
 
 
-def test_a_named_twin_must_be_there(monkeypatch, tmp_path):
+def test_a_named_twin_must_exist(monkeypatch, tmp_path):
   with pytest.raises(UserError, match="no such file"):
     bench_data.checked_twin(str(tmp_path / "twin.py"))
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -78,7 +78,7 @@ def test_a_named_twin_must_be_there(monkeypatch, tmp_path):
     bench_data.checked_twin(str(script))
 
 
-def test_the_store_is_random_and_goes(tmp_path):
+def test_the_store_is_random_and_temporary(tmp_path):
   with bench_data.made_up_store(2100) as store:
     path = pathlib.Path(store.path)
     assert len(store) == 2100
@@ -90,7 +90,7 @@ def test_the_store_is_random_and_goes(tmp_path):
   assert not left_behind(tmp_path)
 
 
-def test_the_store_goes_also_when_stopped(tmp_path):
+def test_the_store_is_removed_after_an_interrupt(tmp_path):
   def stopped():
     with bench_data.made_up_store(3):
       assert left_behind(tmp_path)

@@ -1,4 +1,4 @@
-"""The benches of the graph and of counting, on small sizes."""
+"""Tests of the benchmarks of the label graph and of counting, at small sizes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the training step asks of a TPU; compiled for one that is not there."""
+"""Tests of the resources of a training step that is compiled for a TPU topology."""
 
 import pathlib
 
@@ -34,7 +34,7 @@ def test_flops_by_hand_are_those_of_the_traced_layers(head, width):
   assert step_flops(config, clips, **sizes) == 3 * by_hand
 
 
-def test_cnn10_has_ten_gigaflops_a_clip():
+def test_cnn10_has_ten_gigaflops_per_clip():
   assert layer_flops(ml_collections.ConfigDict(DEFAULTS["model"])) == pytest.approx(
     10.4e9, rel=0.01
   )
@@ -51,7 +51,7 @@ def test_collectives_are_read_from_the_program():
   assert collectives(text) == [("all-reduce", 268), ("all-reduce", 4), ("all-gather", 32)]
 
 
-def test_a_topology_without_libtpu_is_a_users_mistake(monkeypatch):
+def test_a_topology_without_libtpu_is_a_user_error(monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(UserError, match="libtpu") as error:
     topology_devices("v5e:2x2")
@@ -60,14 +60,14 @@ def test_a_topology_without_libtpu_is_a_users_mistake(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_norm", "reductions"), [("global", 18), ("local", 1)])
-def test_what_a_v5e_chip_is_asked_for(batch_norm, reductions):
+def test_resources_of_a_v5e_chip(batch_norm, reductions):
   pytest.importorskip("libtpu", reason="no libtpu: pip install 'atgcn_jax[tpu]'")
   override = f"--config.model.batch_norm={batch_norm}"
   config = load_config(CONFIGS / "atgcn_audioset.py", [override])
   figures = compiled_step(config, "v5e:2x2", 64)
   assert figures["chips"] == 4
-  # The nine batch norms reduce their statistics one after the other, eight of them also on the way
-  # back; everything else is summed at once.
+  # The nine batch norms reduce their statistics one after the other, eight of them also in the
+  # backward pass. Everything else is summed in one operation.
   assert [kind for kind, _ in figures["collectives"]] == ["all-reduce"] * reductions
   assert figures["memory"]["activations and temporaries"] <= 1e9
   assert 0.9 < figures["flops"] / figures["product_flops"] <= 1.05

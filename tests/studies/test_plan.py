@@ -1,4 +1,4 @@
-"""What training on a TPU topology would take, from the programs that libtpu compiles for it."""
+"""Tests of `atgcn plan`, partly with programs that libtpu compiles."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ from atgcn_jax.runs.config import load_config
 from atgcn_jax.training.sharding import data_mesh
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-# Five seconds to compile; the convolutions of the other systems take a minute or more.
+# This system compiles in five seconds; the convolutions of the others take a minute or more.
 SMALL = f"{CONFIGS / 'table1' / 'multilevel_attention.py'}:original"
 PLAN = ("plan", "--config", SMALL, "--topology", "v5e:2x2")
 needs_libtpu = pytest.mark.skipif(
@@ -33,7 +33,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def run(*arguments):
-  """The exit status of `atgcn ARGUMENTS`."""
+  """Run `atgcn ARGUMENTS` and return the exit status."""
   try:
     return cli.main(list(map(str, arguments)))
   except SystemExit as end:
@@ -42,7 +42,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def found():
-  """The plan of a small system on four chips, as a user gets it."""
+  """Return the plan of a small system on four chips, from the command line."""
   command = [sys.executable, "-m", "atgcn_jax", *PLAN, "--batch", "64", "--json"]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert (done.returncode, done.stderr) == (0, "")
@@ -55,12 +55,12 @@ def test_memory_by_kind_adds_up(found):
   memory, disk = found["memory"], found["disk"]
   assert sum(memory.values()) == found["memory_total"] < found["memory_of_chip"]
   assert all(size >= 0 for size in memory.values())
-  # Adam keeps two numbers a parameter; it and the schedule of its rate count the steps.
+  # Adam stores two numbers per parameter. Adam and the learning rate schedule count the steps.
   assert memory["optimiser state"] == 2 * memory["parameters"] + 8
   state = memory["parameters"] + memory["batch statistics"] + memory["optimiser state"]
   assert disk["checkpoint_bytes"] == state + 4
   assert disk["checkpoints_bytes"] == (2 + 2) * disk["checkpoint_bytes"]
-  # A chip's 16 clips: 10 embeddings of 128 numbers, a peak, a byte a label.
+  # Each of the 16 clips of a chip has 10 embeddings of 128 numbers, a peak, and a byte per label.
   assert memory["batch"] == 16 * (1280 + 4 + 527)
 
 
@@ -70,12 +70,12 @@ def test_the_chips_sum_the_gradients_the_statistics_and_the_loss(found):
   assert {row["kind"] for row in reductions} == {"all-reduce"}
   total = sum(row["count"] * row["bytes"] for row in reductions)
   assert total == memory["parameters"] + memory["batch statistics"] + 4
-  # One for what the batch norms' own sums do not bring, so nearly all.
+  # One all-reduce sums almost everything, except the statistics of the batch norms.
   assert max(row["bytes"] for row in reductions) > 0.99 * memory["parameters"]
 
 
 @needs_libtpu
-def test_what_follows_from_a_step(found):
+def test_estimates_from_a_step(found):
   seconds = found["seconds"]
   pairs = [(row["kind"], row["bytes"]) for row in found["collectives"] for _ in range(row["count"])]
   again = roofline(CHIPS["v5e"], (2, 2), found["product_flops"], found["hbm_bytes"], pairs)
@@ -92,7 +92,7 @@ def test_what_follows_from_a_step(found):
 
 
 @needs_libtpu
-def test_the_plan_in_words(found):
+def test_the_plan_as_text(found):
   text = plan_text(found)
   for word in (
     "4 chips, 1 hosts",
@@ -107,28 +107,28 @@ def test_the_plan_in_words(found):
 
 @pytest.mark.slow
 @needs_libtpu
-def test_what_does_not_fit_ends_with_1_and_names_what_does(found, monkeypatch, capfd):
-  # A chip that has just the memory for the 16 clips of 64 in all.
+def test_a_batch_that_does_not_fit_ends_with_1_and_names_the_largest(found, monkeypatch, capfd):
+  # The memory of a chip suffices exactly for its 16 clips of a batch of 64.
   small = CHIPS["v5e"]._replace(hbm=found["memory_total"])
   monkeypatch.setitem(chips.CHIPS, "v5e", small)
   assert run(*PLAN, "--batch", 96) == 1
   printed = capfd.readouterr()
   (line,) = printed.err.splitlines()
-  assert line.startswith("atgcn plan: does not fit: 96 clips a step on v5e:2x2 ask ")
-  assert line.endswith("; the largest batch that does is 64")
+  assert line.startswith("atgcn plan: does not fit: 96 clips per step on v5e:2x2 need ")
+  assert line.endswith("; the largest batch that fits is 64")
   assert printed.out == ""
 
 
 @needs_libtpu
 @pytest.mark.slow
-def test_a_real_chip_can_have_too_little(capfd):
+def test_a_real_chip_can_have_too_little_memory(capfd):
   assert run(*PLAN, "--batch", 280_000) == 1
   (line,) = capfd.readouterr().err.splitlines()
-  assert "does not fit: 280000 clips a step" in line
+  assert "does not fit: 280000 clips per step" in line
   fits = int(line.rsplit(" ", 1)[1])
   assert 200_000 < fits < 280_000
   assert run(*PLAN, "--batch", fits) == 0
-  assert f"{fits} clips a step" in capfd.readouterr().out
+  assert f"{fits} clips per step" in capfd.readouterr().out
 
 
 @needs_libtpu
@@ -144,9 +144,7 @@ def test_convolutions_and_clips_on_the_chips(capfd):
 
 
 @pytest.mark.parametrize(("told", "asked"), [("15.75G", 15.75), ("16.50G", 16.5)])
-def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_rounded(
-  monkeypatch, told, asked
-):
+def test_a_step_that_the_compiler_rejects_never_fits(monkeypatch, told, asked):
   def gives_up():
     raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Used {told} of 15.75G hbm")
 
@@ -160,9 +158,9 @@ def test_what_the_compiler_gave_up_on_does_not_fit_however_its_complaint_is_roun
 @pytest.mark.parametrize(
   ("arguments", "told"),
   [
-    (("--topology", "v5e:16x16"), "take 256 or 512"),
-    (("--topology", "v5e:2x2", "--batch", 3), "3 clips a step do not split over 4 chips"),
-    (("--topology", "v5e:2x2", "--batch", 0), "take 4"),
+    (("--topology", "v5e:16x16"), "use 256 or 512"),
+    (("--topology", "v5e:2x2", "--batch", 3), "3 clips per step cannot be split over 4 chips"),
+    (("--topology", "v5e:2x2", "--batch", 0), "use 4"),
     (("--topology", "v5e"), "--topology v5e: not a TPU topology"),
     (("--topology", "v99:2x2"), "one of v4, v5e, v5p, v6e"),
     (("--topology", "v5e:32x32"), "1 to 256"),
@@ -207,7 +205,7 @@ def test_the_roofline_by_hand():
   assert roofline(chip, (1, 1), 197e9, 0, [gradients])["step"] == pytest.approx(1e-3)
 
 
-def test_rings_have_two_links_an_axis_and_lines_one():
+def test_rings_have_two_links_per_axis_and_lines_one():
   chip = CHIPS["v5e"]
   way = 2 * (15 + 15) * HOP_SECONDS
   ring = collective_seconds(chip, (16, 16), "all-reduce", 256_000_000) - way
@@ -238,14 +236,14 @@ def test_the_search_finds_the_largest_that_fits(limit, told):
   assert len(tried) <= 24
 
 
-def test_the_compilers_complaints_are_read():
+def test_the_messages_of_the_compiler_are_parsed():
   temporaries = "the total memory required for HLO temporaries (251.48G) exceeds available HBM"
   assert bytes_asked(temporaries) == 251.48 * 2**30
   assert bytes_asked("in memory space hbm. Used 17.5G of 15.75G hbm") == 17.5 * 2**30
   assert bytes_asked("nothing told") == float("inf")
 
 
-def test_sizes_come_from_the_store_where_there_is_one():
+def test_sizes_come_from_an_existing_store():
   config = tiny_config(trained().parent)
   data = plan_data(config)
   assert data.assumed == []
@@ -257,7 +255,7 @@ def test_sizes_come_from_the_store_where_there_is_one():
 
 
 def test_flops_of_a_recurrent_layer_count_every_frame():
-  """TALNet's products of twice the frames are twice as many; its head has one of each clip."""
+  """Check that twice the frames have twice the products of TALNet, except for its head."""
   overrides = ["--config.model.width=0.0625"]
   config = load_config(CONFIGS / "table1" / "talnet.py", overrides)
 
