@@ -96,7 +96,7 @@ def narrow(monkeypatch):
   """Make benchmarks use narrow systems and few batches, and run subprocesses in this process."""
   full, run_json = steps.bench_config, steps.run_json
 
-  def config_of(model_name, dtype):
+  def bench_config(model_name, dtype):
     config = full(model_name, dtype)
     config.model.width = 1 / 32
     return config
@@ -117,7 +117,7 @@ def narrow(monkeypatch):
   found = importlib.util.find_spec
   with_torch = lambda name, *at: found(name, *at) or (name == "torch" or None)  # noqa: E731
   for module, names in (
-    (steps, {"config_of": config_of, "run_json": run_json_here, "FRAMES": 48}),
+    (steps, {"bench_config": bench_config, "run_json": run_json_here, "FRAMES": 48}),
     (bench_data, {"ROUNDS": 2, "BATCHES": 4, "AUDIOSET": 5000, "FRAMES": 48}),
     (bench_feed, {"ROUNDS": 1}),
     (bench_layers, {"FRAMES": 16, "BANDS": 16, "CHANNELS": (2, 3)}),

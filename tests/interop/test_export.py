@@ -298,7 +298,7 @@ def test_a_failed_export_leaves_no_files(tmp_path, monkeypatch, capfd):
 
   export(trained(), "huggingface", tmp_path / "out", STEP)
   before = contents(tmp_path)
-  monkeypatch.setattr(exporting.stablehlo, "write", full)
+  monkeypatch.setattr(exporting.stablehlo, "write_stablehlo", full)
   assert run("--workdir", trained(), "--to", "stablehlo", "--out", tmp_path / "out") == 1
   assert len(capfd.readouterr().err.splitlines()) == 1
   assert contents(tmp_path) == before

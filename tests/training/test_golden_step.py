@@ -1,7 +1,7 @@
 """The numbers of one training step of the paper's AT-GCN, so that no change alters them unseen.
 
-The numbers below were computed on 2026-11-29 on an x86-64 CPU with jax 0.10.2. They change only with
-a deliberate change of the model, its initialisation, the augmentation, the loss or the random
+The numbers below were computed on 2026-11-29 on an x86-64 CPU with jax 0.10.2. They change only
+with a deliberate change of the model, its initialisation, the augmentation, the loss or the random
 numbers. After such a change, run this file, copy the numbers from the failure, and say in the
 commit and in CHANGELOG.md why they changed. Another kind of CPU rounds differently, within the
 tolerance; a new version of a library that needs another number is a finding, not an update.
