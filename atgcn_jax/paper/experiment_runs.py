@@ -218,7 +218,8 @@ def experiment_config(
   Raises:
     UserError: The config file does not exist, or a fold or override is invalid.
   """
-  file = settings.configs / f"{experiment.config}.py"
+  system, *recipe = experiment.config.split(":")
+  file = settings.configs / f"{system}.py"
   if not file.is_file():
     raise UserError(
       f"--configs {settings.configs}: has no {file.name}; name the folder configs/table1"
@@ -238,7 +239,7 @@ def experiment_config(
     f"--config.{change}" for change in [*first, *split_of(store, fold), f"data.store={name}"]
   ]
   own = [f"--config.{change}" for change in [*own, f"seed={seed}"]]
-  return load_config(file, [*changes, *settings.overrides, *own])
+  return load_config(":".join([str(file), *recipe]), [*changes, *settings.overrides, *own])
 
 
 def split_of(store: ClipStore, fold: str) -> list[str]:

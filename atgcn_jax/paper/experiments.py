@@ -27,7 +27,7 @@ class Experiment(NamedTuple):
   Attributes:
     name: Name of the files of its runs. Experiments of the same name share their runs.
     title: Title of its row.
-    config: Name of its config file, without .py.
+    config: Name of its config file without .py, and after a colon the recipe.
     changes: Changes of the config, KEY=VALUE.
     published: Results in the paper, or None.
   """
@@ -44,8 +44,9 @@ AT_GCN = {
   layers: Experiment(
     f"atgcn_{layers}",
     f"AT-GCN, {layers} layer{'s' * (layers > 1)}",
-    f"atgcn_{layers}",
-    published=figures,
+    "atgcn",
+    (f"model.layers={layers}",),
+    figures,
   )
   for layers, figures in (
     (1, Published(0.428, 0.971, 2.711)),
@@ -71,7 +72,7 @@ TABLE1 = (
   Experiment(
     "atgcn_restart",
     "AT-GCN, 2 layers, from CNN10",
-    "atgcn_restart",
+    "atgcn:restart",
     (BEGUN_WITH,),
   ),
 )
@@ -81,7 +82,7 @@ def with_graph(method: str, title: str, published: Published | None = None) -> E
   """Return AT-GCN with two layers on the graph of another method."""
   if method == "paper":
     return AT_GCN[2]._replace(title=title)
-  return Experiment(f"graph_{method}", title, "atgcn_2", (f"graph.method={method}",), published)
+  return Experiment(f"graph_{method}", title, "atgcn", (f"graph.method={method}",), published)
 
 
 TABLE2 = (
@@ -101,7 +102,7 @@ TABLE2 = (
 
 def with_vectors(source: str, title: str) -> Experiment:
   """Return AT-GCN with two layers and other label embeddings."""
-  return Experiment(f"vectors_{source}", title, "atgcn_2", (f"graph.embeddings={source}",))
+  return Experiment(f"vectors_{source}", title, "atgcn", (f"graph.embeddings={source}",))
 
 
 def from_baseline(experiment: Experiment) -> Experiment:
@@ -169,7 +170,7 @@ def on_curve(curve: Curve, value: float) -> Experiment:
     return AT_GCN[2]
   setting = curve.key.removeprefix("graph.")
   name = f"{setting}_{value:g}"
-  return Experiment(name, f"{setting} {value:g}", "atgcn_2", (f"{curve.key}={value:g}",))
+  return Experiment(name, f"{setting} {value:g}", "atgcn", (f"{curve.key}={value:g}",))
 
 
 def chosen(experiments: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:
