@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
-from atgcn_jax.models.fast import cpu_block, folded_convolution
+from atgcn_jax.models.convolution import Convolution
+from atgcn_jax.models.fast import block_forms
 from atgcn_jax.models.layers import (
-  ONE_CPU,
   Array,
   Dropout,
   Placement,
   SpectrogramTransform,
-  constant,
   groups_of,
   parameter_dtype,
   placement_here,
   scaled_channels,
 )
-from atgcn_jax.models.normalisation import STATISTICS, BatchNorm
+from atgcn_jax.models.normalisation import BatchNorm
 
 CHANNELS = (64, 128, 256, 512)
-CONVOLUTION = "convolution"
-# The policy for the values of a block that are saved for the backward pass besides its input. The
-# backward pass recomputes everything between convolutions at little cost. Saved, these values
-# would take most of the memory of a training step.
-_keep = jax.checkpoint_policies.save_only_these_names
-
-
-class Convolution(nn.Module):
-  """A 3x3 convolution without bias, with zero padding around each clip."""
-
-  inputs: int
-  channels: int
-  dtype: jnp.dtype
-
-  def setup(self):
-    """Create the kernel."""
-    shape, init = (3, 3, self.inputs, self.channels), nn.initializers.xavier_uniform()
-    self.kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
-
-  def __call__(self, x: Array, parts: int | None = None) -> Array:
-    """Return the convolution, [B, T, F, channels].
-
-    Args:
-      x: [B, T, F, inputs].
-      parts: The number of parts into which clips are folded, for the form for TPUs. None for the
-        default form.
-    """
-    x = x.astype(self.dtype)
-    if parts:
-      return folded_convolution.convolve_parts(x, self.kernel, parts)
-    return folded_convolution.folded_convolve(x, self.kernel)
 
 
 class ConvBlock(nn.Module):
-  """Twice (3x3 convolution, batch norm, ReLU), then 2x2 average pooling."""
+  """Twice (3x3 convolution, batch norm, ReLU), then 2x2 average pooling.
+
+  `plain_block` is its definition. The forms in `models/fast/` compute the same in less time or
+  memory.
+  """
 
   channels: int
   dtype: jnp.dtype
@@ -69,72 +37,17 @@ class ConvBlock(nn.Module):
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, T // 2, F // 2, channels]."""
-    x = x_BxTxFxC
-    one_group = self.placement == ONE_CPU and self.dtype == parameter_dtype(self.dtype)
-    if one_group and cpu_block.suits(x.shape[-1], self.channels):
-      return _on_cpu(self, x, train)
-    if not train:
-      return _layers(self, x, train, None)
-    keep = _keep(CONVOLUTION, STATISTICS)
-    layers = nn.remat(_layers, policy=keep, static_argnums=(2, 3))
-    if self.placement.platform != "tpu":
-      return layers(self, x, train, None)
-    parts = 1
-    if x.shape[-1] == 1:
-      parts = folded_convolution.parts_to_fill(len(x) // self.placement.devices, x.shape[1])
-    return folded_convolution.unfold(
-      layers(self, folded_convolution.fold(x, parts), train, parts), parts
-    )
+    form = block_forms.fast_form(self, x_BxTxFxC, train) or plain_block
+    return form(self, x_BxTxFxC, train)
 
 
-def _on_cpu(block: ConvBlock, x: Array, train: bool) -> Array:
-  """Apply a block in the form for one CPU."""
-  sizes = (x.shape[-1], block.channels), (block.channels, block.channels)
-  convs = [Convolution(*size, block.dtype, name=f"conv{i}") for i, size in enumerate(sizes, 1)]
-  norms = [BatchNorm(block.channels, block.dtype, name=f"bn{i}") for i in (1, 2)]
-  layers = [cpu_block.Layer(conv.kernel, norm.scale, norm.bias) for conv, norm in zip(convs, norms)]
-  x = x.astype(block.dtype)
-  if train:
-    y, statistics = cpu_block.block(x, *layers)
-    for norm, of_batch in zip(norms, statistics):
-      norm.follow(*of_batch)
-    return y
-  running = [
-    cpu_block.Statistics(norm.running_mean.value, norm.running_variance.value) for norm in norms
-  ]
-  folded = constant(block, "folded", lambda: [*map(cpu_block.folded, layers, running)])
-  return cpu_block.infer(x, *folded)
-
-
-def _layers(block: ConvBlock, x: Array, train: bool, parts: int | None) -> Array:
-  """Apply both layers of a block."""
-  first = _layer
-  if x.shape[-1] == 1:
-    # The convolution of one channel costs little. Its result is not saved, and not held in memory
-    # while the gradients of the second layer are computed.
-    first = nn.remat(_layer, policy=_keep(STATISTICS), static_argnums=(2, 3, 4, 5))
-  x = first(block, x, 1, train, parts, nn.relu)
-  return _layer(block, x, 2, train, parts, _relu_and_pool)
-
-
-def _layer(
-  block: ConvBlock,
-  x: Array,
-  i: int,
-  train: bool,
-  parts: int | None,
-  after: Callable[[Array], Array],
-) -> Array:
-  """Apply the i-th convolution of a block, its batch norm, and the function `after` them."""
-  y = Convolution(x.shape[-1], block.channels, block.dtype, name=f"conv{i}")(x, parts)
-  if x.shape[-1] > 1:
-    y = checkpoint_name(y, CONVOLUTION)
-  norm = BatchNorm(block.channels, block.dtype, block.groups, after, name=f"bn{i}")
-  return norm(y, train=train)
-
-
-def _relu_and_pool(x: Array) -> Array:
-  return nn.avg_pool(nn.relu(x), window_shape=(2, 2), strides=(2, 2))
+def plain_block(block: ConvBlock, x: Array, train: bool) -> Array:
+  """Apply a block layer by layer."""
+  for i in (1, 2):
+    x = Convolution(x.shape[-1], block.channels, block.dtype, name=f"conv{i}")(x)
+    norm = BatchNorm(block.channels, block.dtype, block.groups, name=f"bn{i}")
+    x = nn.relu(norm(x, train=train))
+  return nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 class Cnn10(nn.Module):

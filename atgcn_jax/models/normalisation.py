@@ -27,13 +27,13 @@ class BatchNorm(nn.Module):
 
   The statistics have the type of the parameters, float32 or wider. In training, each of `groups`
   equal runs of clips has separate statistics. The running statistics follow the mean over the
-  groups. The function `behind` is applied after the batch norm.
+  groups. The function `after` is applied after the batch norm.
   """
 
   channels: int
   dtype: jnp.dtype = jnp.float32
   groups: int = 1
-  behind: Callable[[Array], Array] = unchanged
+  after: Callable[[Array], Array] = unchanged
 
   def setup(self):
     """Create the variables."""
@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
     self.running_variance = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
 
   def __call__(self, x: Array, *, train: bool) -> Array:
-    """Return `behind` of the normalised x in the compute type.
+    """Return `after` of the normalised x in the compute type.
 
     Args:
       x: [B, …, C].
@@ -52,9 +52,9 @@ class BatchNorm(nn.Module):
     """
     if not train:
       mean, factor = self.running_mean.value, jax.lax.rsqrt(self.running_variance.value + EPSILON)
-      return self.behind(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
+      return self.after(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
     y, mean_GxC, variance_GxC = batch_norm(
-      x, self.scale, self.bias, self.dtype, self.groups, self.behind
+      x, self.scale, self.bias, self.dtype, self.groups, self.after
     )
     self.follow(mean_GxC.mean(axis=0), variance_GxC.mean(axis=0))
     return y
@@ -73,9 +73,9 @@ def batch_norm(
   bias_C: Array,
   dtype: jnp.dtype,
   groups: int,
-  behind: Callable[[Array], Array] = unchanged,
+  after: Callable[[Array], Array] = unchanged,
 ) -> tuple[Array, Array, Array]:
-  """Normalise x by the statistics of the batch and apply `behind`.
+  """Normalise x by the statistics of the batch and apply `after`.
 
   No gradient flows through the returned statistics. The backward pass needs only x and reduces
   over the batch once: the two sums are the gradients of bias and scale.
@@ -86,16 +86,16 @@ def batch_norm(
     bias_C: [C].
     dtype: The type of the normalised x. The statistics have the type of scale and bias.
     groups: The number of equal runs of clips that are normalised separately.
-    behind: The function that is applied to the normalised x. The backward pass recomputes it, so
+    after: The function that is applied to the normalised x. The backward pass recomputes it, so
       it should be cheap.
 
   Returns:
-    The result of `behind` [B, …, C], and the mean and biased variance [groups, C].
+    The result of `after` [B, …, C], and the mean and biased variance [groups, C].
   """
-  return _forward(x, scale_C, bias_C, dtype, groups, behind)[0]
+  return _forward(x, scale_C, bias_C, dtype, groups, after)[0]
 
 
-def _forward(x, scale, bias, dtype, groups, behind):
+def _forward(x, scale, bias, dtype, groups, after):
   wide = _grouped(x, groups).astype(scale.dtype)
   axes = tuple(range(1, wide.ndim - 1))
   mean, mean_square = wide.mean(axes, keepdims=True), jnp.square(wide).mean(axes, keepdims=True)
@@ -105,17 +105,17 @@ def _forward(x, scale, bias, dtype, groups, behind):
   y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
   channels = (groups, x.shape[-1])
   statistics = mean.reshape(channels), var.reshape(channels)
-  return (behind(y), *statistics), (x, mean, factor, scale, bias)
+  return (after(y), *statistics), (x, mean, factor, scale, bias)
 
 
-def _backward(dtype, groups, behind, residuals, cotangents):
+def _backward(dtype, groups, after, residuals, cotangents):
   x, mean, factor, scale, bias = residuals
 
   def at_norm(x, cotangent):
     """Return the gradient of the normalised x, and the whitened x."""
     wide = _grouped(x, groups).astype(scale.dtype)
     y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
-    (gradient,) = jax.vjp(behind, y)[1](cotangent)
+    (gradient,) = jax.vjp(after, y)[1](cotangent)
     return _grouped(gradient, groups).astype(scale.dtype), (wide - mean) * factor
 
   gradient, whitened = at_norm(x, cotangents[0])

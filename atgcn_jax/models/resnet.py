@@ -41,8 +41,8 @@ class ConvNorm(nn.Module):
       param_dtype=parameter_dtype(self.dtype),
       name="conv",
     )(x)
-    behind = nn.relu if self.relu else unchanged
-    return BatchNorm(self.channels, self.dtype, self.groups, behind, name="bn")(x, train=train)
+    after = nn.relu if self.relu else unchanged
+    return BatchNorm(self.channels, self.dtype, self.groups, after, name="bn")(x, train=train)
 
 
 class ResNet(nn.Module):
