@@ -29,9 +29,10 @@ def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str
   """Write compare.csv, compare.md and compare.png, each whole or not at all; returns their paths.
 
   Args:
-    out: the folder, made where absent.
+    out: The folder, made where absent.
+
   Raises:
-    UserError: if it cannot be written.
+    UserError: If it cannot be written.
   """
   contents = {
     "compare.csv": as_csv(comparison).encode(),

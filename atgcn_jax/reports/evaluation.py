@@ -53,13 +53,13 @@ def evaluate(
   none of the labels stay, as negatives of all.
 
   Args:
-    step: a number, `latest` or `best`.
-    store_path: a clip store or TFDS dataset of the run's vocabulary or a part of it, in any order;
+    step: A number, `latest` or `best`.
+    store_path: A clip store or TFDS dataset of the run's vocabulary or a part of it, in any order;
       by default the one trained on.
     split: `train`, `validation` or `test`, by the folds of the run's config, or `all` clips.
-    labels_path: a file of label ids, as `read_label_ids` takes it; the store may then have labels
+    labels_path: A file of label ids, as `read_label_ids` takes it; the store may then have labels
       that the run does not know.
-    out: a folder to write the files to, in place of the run directory.
+    out: A folder to write the files to, in place of the run directory.
 
   Scores of finished batches survive any stop: the same call continues, to the same bits.
 
@@ -69,9 +69,10 @@ def evaluate(
     `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
     `clip_ids_sha256` (`clip_ids_hash`), the `store` by its name and its `store_fingerprint`, and
     the file of `labels` where there is one.
+
   Raises:
-    UserError: for a run, step, store, split, labels or `out` that cannot be used.
-    WorkFailed: if a score is not finite.
+    UserError: For a run, step, store, split, labels or `out` that cannot be used.
+    WorkFailed: If a score is not finite.
   """
   return evaluate_and_write(workdir, step, store_path, split, labels_path, out)[0]
 
@@ -152,10 +153,11 @@ def write_files(
   """Write the JSON, the per-class CSV and the page of an evaluation; returns the page's path.
 
   Args:
-    out: the folder of all files; by default the run directory and the folder of evaluations in it.
-    is_own: whether the clips are of the store that the run was trained on.
+    out: The folder of all files; by default the run directory and the folder of evaluations in it.
+    is_own: Whether the clips are of the store that the run was trained on.
+
   Raises:
-    OSError: if a file cannot be written.
+    OSError: If a file cannot be written.
   """
   folder = workdir / FOLDER if out is None else path_of(out)
   folder.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,8 @@ def arrows(
 def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: int) -> np.ndarray:
   """Places in the unit square, float64[count, 2]: edges pull, all labels push.
 
-  Source: Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; with a pull
+  Source:
+    Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; with a pull
     to the middle that keeps the parts of the graph together.
   """
   linked = np.zeros((count, count))
@@ -168,8 +169,10 @@ def embedded(vectors: np.ndarray, seed: int) -> np.ndarray:
 
   Args:
     vectors: float[K, C], finite, at least three of them distinct.
-    seed: of t-SNE.
-  Source: scikit-learn's TSNE.
+    seed: Of t-SNE.
+
+  Source:
+    scikit-learn's TSNE.
   """
   from sklearn.manifold import TSNE  # half a second
 

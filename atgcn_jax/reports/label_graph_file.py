@@ -47,7 +47,7 @@ def make_graph(
   """The graph of some counts or of a segment list.
 
   Raises:
-    UserError: for files or settings that cannot be used.
+    UserError: For files or settings that cannot be used.
   """
   labels = read_vocabulary(vocabulary)
   if counts is not None:
@@ -80,7 +80,7 @@ def write_graph(
   (`labels.sparse.packed`).
 
   Raises:
-    UserError: if it cannot be written.
+    UserError: If it cannot be written.
   """
   matrices: dict[str, Any] = pack_matrices(
     {"propagation": graph.propagation, "cooccurrences": graph.counts.cooccurrences}
@@ -110,9 +110,10 @@ def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.Pat
   """Draw the heat map and the neighbourhood of a label, by default the one with most neighbours.
 
   Args:
-    ontology: by whose top categories the heat map is ordered; empty for none.
+    ontology: By whose top categories the heat map is ordered; empty for none.
+
   Raises:
-    UserError: for an ontology that cannot be used, or a picture that cannot be written.
+    UserError: For an ontology that cannot be used, or a picture that cannot be written.
   """
   from atgcn_jax.reports.label_graph_plots import draw_graph
 

@@ -41,10 +41,10 @@ def draw_graph(
 
   Args:
     propagation: float[K, K].
-    names: of the K labels.
-    label: whose neighbourhood is drawn.
+    names: Of the K labels.
+    label: Whose neighbourhood is drawn.
     path: .png, .svg or .pdf.
-    categories: of the K labels, by which the heat map is ordered; by similarity without.
+    categories: Of the K labels, by which the heat map is ordered; by similarity without.
   """
   with drawing():
     figure = Figure((17, 8), layout="constrained")
@@ -102,7 +102,9 @@ def ordered(weights: np.ndarray, categories: Sequence[str] | None) -> np.ndarray
 
   Args:
     weights: float[K, K] with a zero diagonal.
-  Source: average linkage, scipy.cluster.hierarchy.
+
+  Source:
+    average linkage, scipy.cluster.hierarchy.
   """
   linked = (weights + weights.T)[np.triu_indices(len(weights), 1)]
   if len(weights) < 3:

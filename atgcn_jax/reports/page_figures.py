@@ -160,7 +160,8 @@ def label_map(
     average_precision: float[K], the colours.
     seed: Of t-SNE.
 
-  Source: scikit-learn's TSNE.
+  Source:
+    scikit-learn's TSNE.
   """
   places = embedded(vectors, seed)
   with drawing():

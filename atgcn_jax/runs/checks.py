@@ -35,7 +35,7 @@ def check_config(config) -> None:
   """Refuse settings that no run can have.
 
   Raises:
-    UserError: with the key and what it may be.
+    UserError: With the key and what it may be.
   """
   configs.check_ranges(config)
   per_step = config.data.batch_size * augment.clips_per_example(config.augment)
@@ -55,7 +55,7 @@ def check_names(config) -> None:
   """Refuse a name that stands for nothing in the sections data, optim and augment.
 
   Raises:
-    UserError: with the key and what it may be.
+    UserError: With the key and what it may be.
   """
   if config.data.sampling not in clip_order.MODES:
     raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(clip_order.MODES)}")
@@ -74,7 +74,7 @@ def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layou
   """How a run with this config lies on these devices (default: all).
 
   Raises:
-    UserError: if the devices do not make whole rows of the parts that labels fall into.
+    UserError: If the devices do not make whole rows of the parts that labels fall into.
   """
   devices, parts = devices or jax.devices(), config.sharding.label_parts
   if len(devices) % parts:
@@ -88,7 +88,7 @@ def check_data(config, store: ClipStore) -> None:
   """Refuse clips that this config cannot train and validate on.
 
   Raises:
-    UserError: naming the key.
+    UserError: Naming the key.
   """
   check_sampling(config, store)
   split_clips(store, config.data, "validation")  # refuses folds that the store does not have
@@ -98,7 +98,7 @@ def check_sampling(config, store: ClipStore) -> None:
   """Refuse an order of clips that the host cannot read their store in.
 
   Raises:
-    UserError: naming the key.
+    UserError: Naming the key.
   """
   from_host = config.data.placement == "host"
   if from_host and store.shard_starts is not None and config.data.sampling != "shuffled":
@@ -113,7 +113,7 @@ def check_workdir(workdir: str | os.PathLike) -> None:
   """Refuse a folder that cannot be made or written to; it is made once all is checked.
 
   Raises:
-    UserError: naming it.
+    UserError: Naming it.
   """
   check_output_folder("--workdir", workdir)
 
@@ -126,7 +126,7 @@ def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   statistics never adapt; any other run standardises by its own training clips.
 
   Raises:
-    UserError: for a start.run that cannot be read, has another front end or another encoder.
+    UserError: For a start.run that cannot be read, has another front end or another encoder.
   """
   start, abstract = run.config.start, run.abstract_state()
   kept = sharding.where_kept(layout, abstract, len(run.vocabulary))
@@ -183,7 +183,7 @@ def beginning(config, store: ClipStore, workdir: str | os.PathLike) -> Beginning
   and runs with a checkpoint of a later step, sound or not, are not.
 
   Raises:
-    UserError: if none of the checkpoints in the folder is sound.
+    UserError: If none of the checkpoints in the folder is sound.
   """
   found = first_only(lambda: find_checkpoints(workdir))
   if found.sound is None:
@@ -209,7 +209,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
   """The saved run under a config that may differ in what is free on resume.
 
   Raises:
-    UserError: naming the keys that contradict the saved ones, or the file of other content; or if
+    UserError: Naming the keys that contradict the saved ones, or the file of other content; or if
       the run drew its clips in an order that is no longer there.
   """
   if not saved.run.store_fingerprint:

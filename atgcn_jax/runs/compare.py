@@ -70,11 +70,11 @@ def compare(
   know, in B's order; see `evaluate` for what figures of some labels are.
 
   Args:
-    keep: as `kept_scores` gives it.
+    keep: As `kept_scores` gives it.
 
   Raises:
-    UserError: for runs, a step, a store, a split or labels that cannot be used, or compared.
-    WorkFailed: if a score is not finite.
+    UserError: For runs, a step, a store, a split or labels that cannot be used, or compared.
+    WorkFailed: If a score is not finite.
   """
   mesh = sharding.data_mesh()
   a, b = (open_split(run, step, store_path, split, mesh) for run in (run_a, run_b))
@@ -94,10 +94,11 @@ def same_clips(a: Opened, b: Opened, ids: Sequence[str], runs: tuple[str, str]) 
   """Where the clips of A stand among those of B, int64[N].
 
   Args:
-    ids: of labels that both stores know.
-    runs: what the two are called, for the message.
+    ids: Of labels that both stores know.
+    runs: What the two are called, for the message.
+
   Raises:
-    UserError: if the clips are not the same, or have other labels.
+    UserError: If the clips are not the same, or have other labels.
   """
   ours, theirs = (opened.store.clip_ids[opened.clips] for opened in (a, b))
   if clip_ids_hash(ours) != clip_ids_hash(theirs):
@@ -131,7 +132,7 @@ def compared(
   """The comparison of two runs' scores.
 
   Args:
-    order: where the clips of A stand among those of B, int64[N].
+    order: Where the clips of A stand among those of B, int64[N].
   """
   # The labels of both are the same, but each in the order of its own run.
   vocabulary, labels = b.vocabulary, b.labels[order]
@@ -188,7 +189,9 @@ def rank_correlation(changes: np.ndarray, neighbours: np.ndarray | None) -> dict
   Args:
     changes: float[K]; labels with NaN are left out.
     neighbours: int[K], or None.
-  Source: scipy.stats.spearmanr.
+
+  Source:
+    scipy.stats.spearmanr.
   """
   defined = np.isfinite(changes)
   if neighbours is not None:

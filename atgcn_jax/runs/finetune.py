@@ -56,13 +56,14 @@ def finetuning_config(
   the ontology stay the source's.
 
   Args:
-    step: of the source: a number, `latest` or `best`.
-    store: the clips to train on, with a vocabulary of their own.
+    step: Of the source: a number, `latest` or `best`.
+    store: The clips to train on, with a vocabulary of their own.
     graph: .npz of counts or of `atgcn graph`; where empty, the labels of the clips are counted.
-    frozen: whether the encoder stays as it is.
-    overrides: arguments like `--config.optim.steps=100`.
+    frozen: Whether the encoder stays as it is.
+    overrides: Arguments like `--config.optim.steps=100`.
+
   Raises:
-    UserError: for a source that cannot be used or whose files are not found, or a folder with a run
+    UserError: For a source that cannot be used or whose files are not found, or a folder with a run
       that began with another one.
   """
   number, config = saved_config(source, step)
@@ -94,7 +95,7 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
   """Step and config of a checkpoint, of a run or of an export to `huggingface`.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is none.
   """
   if is_safetensors_export(source):
     exported = read_export(source)
@@ -110,7 +111,7 @@ def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.Pat
   A run that has made no step is not refused: the training replaces it.
 
   Raises:
-    UserError: naming both.
+    UserError: Naming both.
   """
   steps = first_only(lambda: checkpoint.saved_steps(workdir))
   if not steps or steps == [0]:

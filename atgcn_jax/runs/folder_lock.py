@@ -46,8 +46,8 @@ class FolderLock:
     """Take the lock.
 
     Raises:
-      UserError: naming the process that holds it.
-      WorkFailed: if the file cannot be written.
+      UserError: Naming the process that holds it.
+      WorkFailed: If the file cannot be written.
     """
     self._workdir = workdir
     self._lock = (_BucketLock if in_bucket(workdir) else _DiskLock)(workdir)
@@ -63,7 +63,7 @@ class FolderLock:
     DEAD_AFTER.
 
     Raises:
-      WorkFailed: naming the process that has taken it.
+      WorkFailed: Naming the process that has taken it.
     """
     if time.time() - self._renewed > 2 * BEAT_SECONDS:
       self._renew()
@@ -179,8 +179,8 @@ def held(workdir: str | os.PathLike) -> Iterator[Callable[[], None]]:
   Yields `FolderLock.check`, in processes other than the first what does nothing.
 
   Raises:
-    UserError: naming the process that holds it.
-    WorkFailed: if the folder or the lock cannot be written.
+    UserError: Naming the process that holds it.
+    WorkFailed: If the folder or the lock cannot be written.
   """
   taken: list[FolderLock] = []
   first_only(lambda: taken.append(FolderLock(workdir)))
@@ -197,7 +197,7 @@ def refuse_if_held(workdir: str | os.PathLike) -> None:
   What takes time to know is left to `held`.
 
   Raises:
-    UserError: naming the process.
+    UserError: Naming the process.
   """
   has_system_lock = False
   if not in_bucket(workdir):
@@ -218,7 +218,7 @@ def _opened(path: pathlib.Path, workdir: str | os.PathLike) -> tuple[int, bool]:
   """The file, open and with the system's lock on it; whether the file system has such locks.
 
   Raises:
-    UserError: if another process has the lock.
+    UserError: If another process has the lock.
   """
   while True:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def _refuse_if_alive(workdir: str | os.PathLike, *, has_system_lock: bool) -> in
   """Refuse a lock whose holder is alive; returns the version of one whose holder is not, or None.
 
   Args:
-    has_system_lock: as `is_given_up` takes it.
+    has_system_lock: As `is_given_up` takes it.
   """
   found = read_lock(workdir)
   if is_given_up(found, has_system_lock=has_system_lock):

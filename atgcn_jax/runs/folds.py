@@ -13,7 +13,7 @@ def shared_folds(data: Any, one: str, other: str) -> list[str]:
   """The names of the folds that two splits have in common.
 
   Args:
-    data: a `data` section.
+    data: A `data` section.
     one, other: `train`, `validation` or `test`; `validation` includes the training folds where a
       share of their clips validates.
   """
@@ -31,7 +31,7 @@ def check_folds(config: Any) -> None:
   """Refuse to train on the test clips; warn if the plateau rule follows their mAP.
 
   Raises:
-    UserError: naming the folds, unless `data.allow_test_overlap` is set.
+    UserError: Naming the folds, unless `data.allow_test_overlap` is set.
   """
   shared = shared_folds(config.data, "train", "test")
   if shared and not config.data.allow_test_overlap:
@@ -47,7 +47,7 @@ def warn_if_test_clips(config: Any, what: str) -> None:
   """Warn, in the first process, if what the validation clips decide is decided by test clips.
 
   Args:
-    what: the start of the message, up to the clips.
+    what: The start of the message, up to the clips.
   """
   shared = shared_folds(config.data, "validation", "test")
   if shared and is_first():

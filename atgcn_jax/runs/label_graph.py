@@ -38,9 +38,10 @@ def label_graph(
   """Propagation matrix and label embeddings as a config names them; None for a linear head.
 
   Args:
-    store: its training clips are counted for `graph.source="store"`.
+    store: Its training clips are counted for `graph.source="store"`.
+
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: For a file that cannot be used, or without a store where one is needed.
   """
   if config.model.head != "graph":
     return None, None
@@ -75,7 +76,7 @@ def label_relations(
   `members` int32[2, M]: pairs of a category of the ontology and a label at or below it.
 
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: For a file that cannot be used, or without a store where one is needed.
   """
   relations: dict[str, Matrix | np.ndarray] = {}
   if config.loss.laplacian:
@@ -95,7 +96,7 @@ def counts_of(config, vocabulary: Vocabulary, store: ClipStore | None) -> Counts
   """The counts that `graph.source` names, those of the training clips for `store`.
 
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: For a file that cannot be used, or without a store where one is needed.
   """
   if config.graph.source != "store":
     path = data_path(config, config.graph.source)
@@ -116,7 +117,7 @@ def ontology_at(path: str, wanted_by: str) -> Ontology:
   """The ontology of an `ontology_path`.
 
   Raises:
-    UserError: if there is none, saying what it is wanted by, or it cannot be used.
+    UserError: If there is none, saying what it is wanted by, or it cannot be used.
   """
   if not path:
     raise UserError(f"graph.ontology: {wanted_by} needs the path of an ontology.json")
@@ -139,7 +140,7 @@ def propagation_of(
   """`propagation_matrix` of counts; the method `ontology` takes its edges from that file.
 
   Raises:
-    UserError: for an unknown method, a number out of range, or a missing ontology file.
+    UserError: For an unknown method, a number out of range, or a missing ontology file.
   """
   edges = None
   if method == "ontology":
@@ -161,7 +162,7 @@ def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary
   """The matrix of an `atgcn graph` file in the vocabulary's order.
 
   Raises:
-    UserError: if the file is for other labels, or a weight is not finite.
+    UserError: If the file is for other labels, or a weight is not finite.
   """
   rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
   propagation = arrays["propagation"]

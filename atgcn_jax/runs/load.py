@@ -42,7 +42,7 @@ def find_checkpoints(workdir: str | os.PathLike) -> Found:
   """Verify all checkpoints of a run, by the files only; nothing is changed.
 
   Raises:
-    UserError: if there are checkpoints, but none of them is sound.
+    UserError: If there are checkpoints, but none of them is sound.
   """
   steps = checkpoint.saved_steps(workdir)
   faults: dict[int, Damaged] = {}
@@ -68,7 +68,7 @@ def set_aside_damaged(workdir: str | os.PathLike, found: Found) -> None:
   One whose save was cut off before its checksums were written is moved as well.
 
   Raises:
-    WorkFailed: if one cannot be moved.
+    WorkFailed: If one cannot be moved.
   """
   for step, fault in found.faults.items():
     place = checkpoint.set_aside(workdir, step)
@@ -85,10 +85,11 @@ def make_way(workdir: str | os.PathLike, found: Found, *, replaced: bool) -> Non
   Damaged checkpoints are moved aside.
 
   Args:
-    replaced: whether the run, of which `found` has step 0 only, gives way to another.
+    replaced: Whether the run, of which `found` has step 0 only, gives way to another.
+
   Raises:
-    UserError: if the checkpoints are no longer those that were found.
-    WorkFailed: if one cannot be moved or deleted.
+    UserError: If the checkpoints are no longer those that were found.
+    WorkFailed: If one cannot be moved or deleted.
   """
   if checkpoint.saved_steps(workdir) != found.steps:
     raise UserError(
@@ -106,9 +107,10 @@ def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> 
   """A checkpoint for use, with its variables (params, batch_stats).
 
   Args:
-    step: as `sound_step` takes it.
+    step: As `sound_step` takes it.
+
   Raises:
-    UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
+    UserError: For a folder without a run, a step that it lacks, or a checkpoint that is damaged.
   """
   saved = read_run(workdir, sound_step(workdir, step))
   target = _target(saved.run, sharding.Layout(mesh)).variables
@@ -119,10 +121,11 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
   """The step that is meant, by the files alone; its checkpoint is sound.
 
   Args:
-    step: a number, `latest` (a damaged one is passed over with a warning) or `best` (the highest
+    step: A number, `latest` (a damaged one is passed over with a warning) or `best` (the highest
       validation mAP).
+
   Raises:
-    UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
+    UserError: For a folder without a run, a step that it lacks, or a checkpoint that is damaged.
   """
   steps = first_only(lambda: checkpoint.saved_steps(workdir))
   if not steps:
@@ -171,7 +174,7 @@ def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
   """A checkpoint without its state, read by all processes at once; its `state` is None.
 
   Raises:
-    UserError: if a checkpoint without checksums cannot be read, or one is not finite.
+    UserError: If a checkpoint without checksums cannot be read, or one is not finite.
   """
   description, constants = _guarded(checkpoint.read_description, workdir, step)
   try:
@@ -187,7 +190,7 @@ def with_training_state(
   """A checkpoint of `read_run` with its TrainState.
 
   Raises:
-    UserError: as `read_run`.
+    UserError: As `read_run`.
   """
   target = _target(saved.run, layout)
   return _with_state(saved, workdir, checkpoint.read_state, target)
@@ -197,7 +200,7 @@ def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, targe
   """A checkpoint of `read_run` with what `read` gives.
 
   Raises:
-    UserError: if it cannot be read or is not finite.
+    UserError: If it cannot be read or is not finite.
   """
   state = _guarded(read, workdir, saved.step, target)
   if name := first_not_finite(state):
@@ -226,7 +229,7 @@ def _guarded(read, workdir, step: int, *target):
   """What `read` gives.
 
   Raises:
-    UserError: if a checkpoint from before there were checksums cannot be read.
+    UserError: If a checkpoint from before there were checksums cannot be read.
   """
   try:
     return read(workdir, step, *target)

@@ -76,7 +76,7 @@ def is_given_up(found: Seen | None, *, has_system_lock: bool) -> bool:
   """Whether the holder of a lock no longer has the system's lock on it.
 
   Args:
-    has_system_lock: whether this process has that now: one of the same machine has not.
+    has_system_lock: Whether this process has that now: one of the same machine has not.
   """
   holder = _holder(found)
   return bool(holder) and has_system_lock and holder["system_lock"] and _is_here(holder)
@@ -85,7 +85,8 @@ def is_given_up(found: Seen | None, *, has_system_lock: bool) -> bool:
 def _started(process: int) -> str:
   """When a process of this machine started; empty where there is none.
 
-  Source: proc_pid_stat(5).
+  Source:
+    proc_pid_stat(5).
   """
   try:
     stat = pathlib.Path(f"/proc/{process}/stat").read_text()

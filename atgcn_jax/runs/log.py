@@ -111,9 +111,10 @@ class RunLog:
     """Open the files of a run that begins at step `start`; what lies beyond it is dropped.
 
     Args:
-      title: of one among many runs, set before all it says; it is then told by its bar alone.
+      title: Of one among many runs, set before all it says; it is then told by its bar alone.
+
     Raises:
-      WorkFailed: if they cannot be written; so do `record`, `evaluated` and `close`.
+      WorkFailed: If they cannot be written; so do `record`, `evaluated` and `close`.
     """
     self.workdir = workdir
     self.steps, self.batch, self.title = steps, batch, title

@@ -124,13 +124,14 @@ def partial_results(
   note of what is kept.
 
   Args:
-    identity: what decides the content of items, by the names that the user knows; JSON.
-    total: the number of items.
-    unit: what items are, in the plural.
-    heading: first bytes of the file of items.
+    identity: What decides the content of items, by the names that the user knows; JSON.
+    total: The number of items.
+    unit: What items are, in the plural.
+    heading: First bytes of the file of items.
+
   Raises:
-    UserError: if another process holds them, or they are of another command.
-    OSError: if they cannot be written.
+    UserError: If another process holds them, or they are of another command.
+    OSError: If they cannot be written.
   """
   place = place_of(out)
   with contextlib.ExitStack() as stack:

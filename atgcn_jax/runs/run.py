@@ -119,7 +119,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
   """The run that a checkpoint's items `run` and `constants` describe.
 
   Raises:
-    NotFinite: naming one of the constants.
+    NotFinite: Naming one of the constants.
   """
   if name := first_not_finite(constants):
     raise NotFinite(name)
@@ -146,7 +146,7 @@ def new_run(config, store: ClipStore) -> Run:
   A normaliser that came with the store's clips is taken as it is.
 
   Raises:
-    UserError: for clips, labels or a graph that the config cannot train on.
+    UserError: For clips, labels or a graph that the config cannot train on.
   """
   check_training_clips(config, store)
   clips, given = split_clips(store, config.data, "train"), store.normaliser
@@ -158,7 +158,7 @@ def check_training_clips(config, store: ClipStore) -> None:
   """Refuse a store without training clips, or with labels other than the config's vocabulary.
 
   Raises:
-    UserError: naming the key or the file.
+    UserError: Naming the key or the file.
   """
   if not len(split_clips(store, config.data, "train")):
     raise UserError(f"data.train_folds: {store.path} has no clip to train on; name its folds")
@@ -172,7 +172,7 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
   """The run of a config on a store with this normaliser.
 
   Raises:
-    UserError: for a graph that cannot be used.
+    UserError: For a graph that cannot be used.
   """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
   return Run(

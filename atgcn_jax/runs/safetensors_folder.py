@@ -28,9 +28,10 @@ def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -
   """A checkpoint for use, of a run directory or of an export to `huggingface`.
 
   Args:
-    step: a number, `latest` or `best`; an export has one.
+    step: A number, `latest` or `best`; an export has one.
+
   Raises:
-    UserError: if there is no such run or checkpoint, or it cannot be read.
+    UserError: If there is no such run or checkpoint, or it cannot be read.
   """
   if not is_safetensors_export(folder):
     return load_run(folder, step, mesh)
@@ -44,7 +45,7 @@ def read_export(folder: str | os.PathLike) -> Loaded:
   """The checkpoint that such a folder was made of, to the bit.
 
   Raises:
-    UserError: if a file is missing, damaged, or does not fit the others.
+    UserError: If a file is missing, damaged, or does not fit the others.
   """
   from safetensors import SafetensorError
   from safetensors.numpy import load_file

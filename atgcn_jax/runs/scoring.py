@@ -45,10 +45,10 @@ def score_clips(
   """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
 
   Args:
-    before_batch: called before each batch; may raise to stop.
-    after_batch: called with the number of each batch and its scores float32[batch, K].
-    finished: the scores of the first batches, where they are known.
-    title: of a bar that is shown on a terminal; no bar without.
+    before_batch: Called before each batch; may raise to stop.
+    after_batch: Called with the number of each batch and its scores float32[batch, K].
+    finished: The scores of the first batches, where they are known.
+    title: Of a bar that is shown on a terminal; no bar without.
   """
   clips_of, count = sequential(clips, batch)
   share = Share(jax.process_index(), jax.process_count())
@@ -104,7 +104,7 @@ def score_split(
   """The scores of a checkpoint for a split.
 
   Args:
-    keep: as `kept_scores` gives it. Other arguments and errors are those of `evaluate`.
+    keep: As `kept_scores` gives it. Other arguments and errors are those of `evaluate`.
   """
   mesh = sharding.data_mesh()
   opened = open_split(workdir, step, store_path, split, mesh)
@@ -125,7 +125,7 @@ def open_split(
   """A checkpoint and the clips that it is to score; arguments are those of `evaluate`.
 
   Raises:
-    UserError: for a run, step, store or split that cannot be used, whatever the store's labels.
+    UserError: For a run, step, store or split that cannot be used, whatever the store's labels.
   """
   loaded = load_run(workdir, step, mesh)
   run = loaded.run
@@ -145,7 +145,7 @@ def own_store(config, workdir: str | os.PathLike) -> ClipStore:
   """The store that a run was trained on.
 
   Raises:
-    UserError: if it is not where the run's config says, or cannot be used.
+    UserError: If it is not where the run's config says, or cannot be used.
   """
   path = data_path(config, config.data.store)
   if config.data.store != SOUNDSCAPES and not in_bucket(path) and not os.path.exists(path):
@@ -161,7 +161,7 @@ def check_vocabulary(run: Run, store: ClipStore) -> None:
   """Refuse a store with labels that the run does not know.
 
   Raises:
-    UserError: naming the first of them.
+    UserError: Naming the first of them.
   """
   for label_id, name in zip(store.vocabulary.ids, store.vocabulary.names):
     if label_id not in run.vocabulary.index:
@@ -176,9 +176,10 @@ def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -
   """The ids of the labels that all vocabularies have, in the order of the first.
 
   Args:
-    labels_path: a file as `read_label_ids` takes it; then only the labels in it.
+    labels_path: A file as `read_label_ids` takes it; then only the labels in it.
+
   Raises:
-    UserError: for a file that cannot be used, or a label in it that one of them lacks.
+    UserError: For a file that cannot be used, or a label in it that one of them lacks.
   """
   shared = set.intersection(*(set(vocabulary.ids) for vocabulary in vocabularies))
   if labels_path:
@@ -203,10 +204,11 @@ def score_labels(
   """The scores of these labels, all of them known to the run and to the store.
 
   Args:
-    title: of the bar.
-    keep: as `kept_scores` gives it.
+    title: Of the bar.
+    keep: As `kept_scores` gives it.
+
   Raises:
-    WorkFailed: if a score is not finite.
+    WorkFailed: If a score is not finite.
   """
   loaded, store, clips = opened
   run = loaded.run

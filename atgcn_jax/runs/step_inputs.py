@@ -31,7 +31,7 @@ def feed_of(config, store: ClipStore, mesh: jax.sharding.Mesh, start: int) -> Fe
   """The feed of a run from its step `start` to its last.
 
   Raises:
-    UserError: for training folds without a clip to draw, or too many for the devices' memory.
+    UserError: For training folds without a clip to draw, or too many for the devices' memory.
   """
   clips = split_clips(store, config.data, "train")
   balanced, steps = config.data.sampling == "balanced", range(start, config.optim.steps)
@@ -56,7 +56,7 @@ def host_feed(
   """Batches of these clips that the host reads ahead; shard by shard where the store is so read.
 
   Raises:
-    ValueError: if there is no clip to draw.
+    ValueError: If there is no clip to draw.
   """
   if store.shard_starts is not None:
     clips_of = shard_order(clips, store.shard_starts, seed, batch)
@@ -85,8 +85,8 @@ def device_feed(
   The clips are placed now, unless there is no step.
 
   Raises:
-    UserError: if they are too many for the memory.
-    ValueError: if there is no clip to draw.
+    UserError: If they are too many for the memory.
+    ValueError: If there is no clip to draw.
   """
   offsets, labels = store.labels_of(clips)
   dealt = [
@@ -139,7 +139,7 @@ def check_memory(store: ClipStore, rows: int, mesh: jax.sharding.Mesh) -> None:
   """Refuse a store that is too big for the devices that are to hold so many clips each.
 
   Raises:
-    UserError: with the bytes that it needs and those that are free.
+    UserError: With the bytes that it needs and those that are free.
   """
   local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
   clip = resident.pack_clips(store.read(np.zeros(1, np.int64)))

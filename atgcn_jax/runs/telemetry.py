@@ -97,8 +97,8 @@ class Telemetry:
     """Watch a training that starts at this step.
 
     Args:
-      stop: of this process.
-      batch: clips in a step.
+      stop: Of this process.
+      batch: Clips in a step.
     """
     self.log, self._trace, self._stop = log, trace, stop
     self._pulse, self._hosts, self._start = Pulse(mesh, 3), host_names(), start
@@ -109,7 +109,7 @@ class Telemetry:
     """Exchange the seconds of the step before with the other processes: float32[2, processes].
 
     Raises:
-      Stopped: after a signal in any process.
+      Stopped: After a signal in any process.
     """
     known = self._pulse.beat([self._stop.signal_number or 0, self._busy, self._waited])
     if number := int(known[:, 0].max()):
@@ -136,8 +136,8 @@ class Telemetry:
     """Add the step to the pace, end the trace, move the bar, and print a line where it is time.
 
     Args:
-      before: the metrics of the step before, which has ended.
-      metrics: those of this step, which may still run.
+      before: The metrics of the step before, which has ended.
+      metrics: Those of this step, which may still run.
     """
     if step == self._start + 1:  # the first step was compiled
       self._restart_pace(step)
@@ -205,7 +205,7 @@ def profile_of(
   """The trace that is asked for, or one that never begins.
 
   Raises:
-    UserError: if the run does not come by its first step.
+    UserError: If the run does not come by its first step.
   """
   first, count = asked or (-1, 0)
   if asked and not start <= first < steps:
@@ -224,7 +224,7 @@ def parsed_profile(text: str) -> tuple[int, int]:
   """STEP:COUNT as numbers.
 
   Raises:
-    UserError: for anything else.
+    UserError: For anything else.
   """
   first, _, count = text.partition(":")
   if not (first.isdecimal() and count.isdecimal() and int(count) > 0):

@@ -21,7 +21,7 @@ def open_scalars(folder: str | os.PathLike, purge_step: int) -> EventsWriter:
   """A new file in a folder; what others there have of `purge_step` and beyond is not shown.
 
   Raises:
-    OSError: if it cannot be made.
+    OSError: If it cannot be made.
   """
   path_of(folder).mkdir(parents=True, exist_ok=True)
   writer = EventsWriter(os.path.join(folder, "events"))
@@ -34,7 +34,7 @@ def write_scalars(writer: EventsWriter, values: Mapping[str, float], step: int) 
   """Write named values of a step; they reach the disk with the writer's `flush`, or `close`.
 
   Raises:
-    OSError: if they cannot be written.
+    OSError: If they cannot be written.
   """
   for name, value in values.items():
     writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))

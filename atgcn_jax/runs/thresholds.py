@@ -74,10 +74,11 @@ def tune(
   Returns:
     `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, by
     label id: `name`, `positives`, `threshold` and `f1`, both None for a label that no clip has.
+
   Raises:
-    UserError: for a run, step or store that cannot be used, a run without validation clips, or one
+    UserError: For a run, step or store that cannot be used, a run without validation clips, or one
       that cannot be written to.
-    WorkFailed: if a score is not finite.
+    WorkFailed: If a score is not finite.
   """
   check_output_folder(
     "--workdir", workdir, "thresholds are stored with the run: copy it to another folder"
@@ -137,7 +138,7 @@ def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
   """The thresholds kept with a run; None where there are none.
 
   Raises:
-    UserError: for a file that is something else.
+    UserError: For a file that is something else.
   """
   path = path_of(workdir) / NAME
   if not path.exists():

@@ -57,12 +57,13 @@ def train(
   """Train a run, or go on with the one in `workdir`, to its last step; returns the state there.
 
   Args:
-    title: of one among many runs; see `RunLog`.
-    profile: the first step of an XLA trace, and how many steps it has.
+    title: Of one among many runs; see `RunLog`.
+    profile: The first step of an XLA trace, and how many steps it has.
+
   Raises:
-    UserError: for a config or data that cannot be used, or that contradicts the run.
-    WorkFailed: if the loss is not finite; the checkpoints from before stay.
-    Stopped: after SIGTERM or Ctrl-C, in any process, once the state is saved by all.
+    UserError: For a config or data that cannot be used, or that contradicts the run.
+    WorkFailed: If the loss is not finite; the checkpoints from before stay.
+    Stopped: After SIGTERM or Ctrl-C, in any process, once the state is saved by all.
   """
   check_config(config)
   check_workdir(workdir)
@@ -120,15 +121,15 @@ def train_to_end(
   """Evaluate, save, take the next batch, step and log, up to the last step of the config.
 
   Args:
-    state: where training starts or resumes.
-    history: the evaluations so far; those of this training are added.
+    state: Where training starts or resumes.
+    history: The evaluations so far; those of this training are added.
 
   Returns:
     The state after the last step.
 
   Raises:
-    WorkFailed: if a loss, a score or a parameter is not finite, or the folder is lost.
-    Stopped: after SIGTERM or Ctrl-C in any process, once the state is saved.
+    WorkFailed: If a loss, a score or a parameter is not finite, or the folder is lost.
+    Stopped: After SIGTERM or Ctrl-C in any process, once the state is saved.
   """
   config, start = checkpoints.run.config, int(state.step)
   steps, rate = config.optim.steps, learning_rate_schedule(config.optim)
@@ -190,8 +191,8 @@ def compiled_programs(
   """Return the programs of a run.
 
   Args:
-    validation: the store, and the clips in it to validate on.
-    before_batch: called before each batch of a validation; may raise to stop.
+    validation: The store, and the clips in it to validate on.
+    before_batch: Called before each batch of a validation; may raise to stop.
   """
   config, model, mesh = run.config, run.model(), layout.mesh
   train_step = make_train_step(
@@ -275,7 +276,7 @@ class Checkpoints(NamedTuple):
     """Raise if the last save has failed or another process has taken the directory.
 
     Raises:
-      WorkFailed: naming the directory and the fault.
+      WorkFailed: Naming the directory and the fault.
     """
     checkpoint.raise_if_save_failed(self.manager)
     self.check_lock()
@@ -284,7 +285,7 @@ class Checkpoints(NamedTuple):
     """Start to save the state, unless its step has a checkpoint.
 
     Raises:
-      WorkFailed: if a value of the state is not finite; nothing is written then.
+      WorkFailed: If a value of the state is not finite; nothing is written then.
     """
     self.check_lock()
     save_checkpoint(self.manager, self.run, state, history)
@@ -297,7 +298,7 @@ class Checkpoints(NamedTuple):
     """Stop the run if a metric of this step is NaN or infinite.
 
     Raises:
-      WorkFailed: naming the step, and the last good checkpoint.
+      WorkFailed: Naming the step, and the last good checkpoint.
     """
     for name, value in metrics.items():
       if not math.isfinite(float(value)):
@@ -311,7 +312,7 @@ def save_checkpoint(
   """Begin a checkpoint, unless this step has one.
 
   Raises:
-    WorkFailed: if a value of the state is not finite; nothing is written then.
+    WorkFailed: If a value of the state is not finite; nothing is written then.
   """
   step = int(state.step)
   if step in manager.all_steps():

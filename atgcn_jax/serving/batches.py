@@ -67,12 +67,12 @@ def scored(
   it has taken a second.
 
   Args:
-    pieces_of: reads a sound; is called in a thread. A UserError is that sound's end alone. What it
+    pieces_of: Reads a sound; is called in a thread. A UserError is that sound's end alone. What it
       finds wrong with the sound may stand among the pieces.
     score: float32[size, S] windows (or [1, S], if there is one window in all) to values
       [size, ...] on the device, without waiting for them.
-    size: windows of a batch.
-    alone: whether there are no sounds besides these; else one window is a batch of `size` too, in
+    size: Windows of a batch.
+    alone: Whether there are no sounds besides these; else one window is a batch of `size` too, in
       which it gets the same bits as among others.
   """
   unfinished: collections.deque[ScoredSound] = collections.deque()

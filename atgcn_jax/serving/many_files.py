@@ -47,14 +47,15 @@ def tag_files(
   """Prints the tags of sound files, or writes them as CSV; returns why some could not be used.
 
   Args:
-    files: also folders.
-    top: labels a file, or a row of its timeline, unless all above their threshold are asked for.
-    hop_seconds: as for `Tagger.timeline`.
-    csv_file: written whole, in place of a table; rows of finished files survive any stop before
+    files: Also folders.
+    top: Labels a file, or a row of its timeline, unless all above their threshold are asked for.
+    hop_seconds: As for `Tagger.timeline`.
+    csv_file: Written whole, in place of a table; rows of finished files survive any stop before
       that, and the same call continues (see `partial_results`).
-    as_json: print a JSON object a file in place of a table.
+    as_json: Print a JSON object a file in place of a table.
+
   Raises:
-    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+    UserError, WorkFailed: If none of the files could be used, with the last reason; nothing is
       written then.
   """
   chosen = tagger.choice(top, above_threshold)
@@ -104,11 +105,12 @@ def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, li
   """Writes `embedding` float32[N, C] and `file` str[N]; returns N, and why some were left out.
 
   Args:
-    files: also folders.
-    out: the .npz to write, whole; vectors of finished files survive any stop before that, and the
+    files: Also folders.
+    out: The .npz to write, whole; vectors of finished files survive any stop before that, and the
       same call continues (see `partial_results`).
+
   Raises:
-    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
+    UserError, WorkFailed: If none of the files could be used, with the last reason; nothing is
       written then.
   """
   given, bad = spread(files)
@@ -167,8 +169,8 @@ def _finish(
   """Work on the files that are not finished.
 
   Args:
-    outcomes: from files, and whether there are no others, to what came of them.
-    finished: from what came of a file to its part of the output and what is printed of it.
+    outcomes: From files, and whether there are no others, to what came of them.
+    finished: From what came of a file to its part of the output and what is printed of it.
 
   Returns:
     Why some files could not be used; the others, each with its part of the output, in order.
@@ -222,8 +224,8 @@ def _each(
   """Uses what came of each file; returns why there are some of which nothing came.
 
   Args:
-    bad: reasons that are known before.
-    used: files of which something came before.
+    bad: Reasons that are known before.
+    used: Files of which something came before.
   """
   bad = list(bad)
   found: collections.Counter[str] = collections.Counter()

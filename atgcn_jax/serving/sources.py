@@ -25,14 +25,14 @@ def open_any_sound(source: Any, rate: int, *, strict: bool = False) -> Iterator[
   """The sound, to be read block by block within the context.
 
   Args:
-    source: a path, the bytes of a sound file, a binary file object, or samples [S] or
+    source: A path, the bytes of a sound file, a binary file object, or samples [S] or
       [S, channels].
-    rate: of samples, in Hz.
-    strict: refuse a file of which a part is missing.
+    rate: Of samples, in Hz.
+    strict: Refuse a file of which a part is missing.
 
   Raises:
-    UserError: for a file that is not sound.
-    ValueError: for samples that are empty, not finite or of another shape, or such a rate.
+    UserError: For a file that is not sound.
+    ValueError: For samples that are empty, not finite or of another shape, or such a rate.
   """
   if not hasattr(source, "__array__"):
     with decoding.open_sound(source, strict=strict) as sound:
@@ -69,7 +69,7 @@ def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
   folders that cannot be read and broken links, but not files that hold no sound.
 
   Raises:
-    UserError: if there is no sound file.
+    UserError: If there is no sound file.
   """
   place, name = path_of(folder), one_line(folder)
   found = folders.contents(folder)
@@ -105,7 +105,7 @@ def float_samples(samples: np.ndarray) -> np.ndarray:
   """Samples [S] or [S, channels] as float32[S, channels]; integers are taken for full-scale PCM.
 
   Raises:
-    ValueError: for another shape, no samples, or samples that are not finite or above
+    ValueError: For another shape, no samples, or samples that are not finite or above
       `findings.LOUDEST`.
   """
   if samples.ndim not in (1, 2) or not samples.size:

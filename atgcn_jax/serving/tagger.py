@@ -83,7 +83,7 @@ class Tagger:
     """A tagger with these variables; see `restore`.
 
     Raises:
-      ValueError: if a variable is not finite.
+      ValueError: If a variable is not finite.
     """
     if name := first_not_finite(variables):
       raise ValueError(f"{name} holds values that are NaN or infinite")
@@ -101,10 +101,11 @@ class Tagger:
     It has the thresholds that `atgcn thresholds` has kept with the run, if any.
 
     Args:
-      step: a number, `latest` or `best`; an export has one step.
-      strict: refuse sounds of which a part is missing.
+      step: A number, `latest` or `best`; an export has one step.
+      strict: Refuse sounds of which a part is missing.
+
     Raises:
-      UserError: if there is no such run or checkpoint.
+      UserError: If there is no such run or checkpoint.
     """
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
@@ -126,9 +127,10 @@ class Tagger:
     """The `top` labels of a sound with the highest scores, list[Tag], best first.
 
     Args:
-      above_threshold: instead of the `top` labels all whose score reaches their threshold.
+      above_threshold: Instead of the `top` labels all whose score reaches their threshold.
+
     Raises:
-      UserError: also if there are no thresholds.
+      UserError: Also if there are no thresholds.
     """
     chosen = self.choice(top, above_threshold)
     return self._answer(self.clips, source, rate, lambda clip: chosen(clip.scores[0]))
@@ -144,10 +146,11 @@ class Tagger:
     the last of which ends with the sound.
 
     Args:
-      hop_seconds: from window to window (default 1 s); where given, windows are taken of any
+      hop_seconds: From window to window (default 1 s); where given, windows are taken of any
         system.
+
     Raises:
-      UserError: also for a hop that is not above 0 and at most a window's length.
+      UserError: Also for a hop that is not above 0 and at most a window's length.
     """
     return self._answer(
       lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line

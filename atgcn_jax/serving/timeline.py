@@ -21,7 +21,7 @@ def of_clip(spans: np.ndarray, scores: np.ndarray, rate: int) -> Timeline:
   Args:
     spans: int[N, 2], where sound begins and ends in each window, in samples.
     scores: float32[N, K].
-    rate: samples a second.
+    rate: Samples a second.
   """
   # Added in float64, since an hour has hundreds of windows.
   mean = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -37,11 +37,11 @@ def of_frames(spans: np.ndarray, scores: np.ndarray, step: int, hop: int, rate: 
   """A row a frame, as far as there is sound.
 
   Args:
-    spans: as for `of_clip`.
+    spans: As for `of_clip`.
     scores: float32[N, T, K], of the frames of each window.
-    step: samples from frame to frame.
-    hop: samples from window to window, at which a frame ends at the latest.
-    rate: samples a second.
+    step: Samples from frame to frame.
+    hop: Samples from window to window, at which a frame ends at the latest.
+    rate: Samples a second.
   """
   starts = spans[:, :1] + step * np.arange(scores.shape[1])
   ends = np.minimum(np.minimum(starts + step, spans[:, :1] + hop), spans[-1, 1])

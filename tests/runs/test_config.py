@@ -121,7 +121,7 @@ def test_overrides_that_cannot_be(small, override, named):
 )
 def test_numbers_that_no_run_can_have(small, override):
   key, _, _ = override.partition("=")
-  with pytest.raises(UserError, match=f"^{key}: .* it must be ") as error:
+  with pytest.raises(UserError, match=f"^{key} must be .*, got ") as error:
     load_config(small, [f"--config.{override}"])
   assert "\n" not in str(error.value)
 
