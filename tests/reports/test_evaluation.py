@@ -231,7 +231,7 @@ def test_a_run_without_a_graph(tmp_path):
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
   assert "CNN10" in (tmp_path / "report.html").read_text(encoding="utf-8")
-  with pytest.raises(UserError, match="none is best"):
+  with pytest.raises(UserError, match="to select the best"):
     evaluate(tmp_path, step="best")
 
 

@@ -194,7 +194,7 @@ def test_what_cannot_be(store, tmp_path, capsys):
   assert "data.train_folds" in refused(capsys, store, out, folds)
   odd = dataclasses.replace(FRONTEND, name="odd", fmax=1900.0)
   other = make_store(tmp_path / "odd.h5", vocabulary=OTHERS, frontend=odd)
-  assert "has the front end tiny, the store odd" in refused(capsys, other, out)
+  assert "has the front end tiny, the store has odd" in refused(capsys, other, out)
   assert not out.exists()
 
 
@@ -203,13 +203,13 @@ def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
   out = tmp_path / "run"
   assert finetune(store, out, "--config.optim.steps=1", source=source) == 0
   before = contents(out)
-  assert f"its run began with {source}" in refused(capsys, store, out)
+  assert f"its run started from {source}" in refused(capsys, store, out)
   assert "model.freeze_encoder" in refused(capsys, store, out, "--frozen", source=source)
-  assert "its run began with step 30" in refused(capsys, store, out, "--step", "28", source=source)
+  assert "run started from step 30" in refused(capsys, store, out, "--step", "28", source=source)
   assert contents(out) == before
   scratch = shutil.copytree(trained(), tmp_path / "scratch")
   before = contents(scratch)
-  assert "holds a run of another config" in refused(capsys, store, scratch, source=source)
+  assert "has a run with another config" in refused(capsys, store, scratch, source=source)
   assert contents(scratch) == before
 
 
@@ -219,7 +219,7 @@ def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
   folder.mkdir()
   config = tiny_config(folder, "model.encoder=multilevel_attention_embeddings", "optim.steps=1")
   train(config, folder / "run")
-  assert "fits no other number of them than 6" in refused(
+  assert "has parameters per label and only fits 6 labels" in refused(
     capsys, store, tmp_path / "run", source=folder / "run"
   )
 

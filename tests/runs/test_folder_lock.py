@@ -126,7 +126,7 @@ def test_a_process_that_is_gone_does_not_block(tmp_path):
 
 def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(tmp_path, monkeypatch, hasty):
   folder = left(tmp_path / "run", machine=["another", "pid:[1]"], host="far", process=7)
-  with pytest.warns(UserWarning, match=r"process 7 on far has left a lock; waiting 0.5 s"):
+  with pytest.warns(UserWarning, match=r"locked by process 7 on far; waiting up to 0.5 s"):
     FolderLock(folder).release()
   left(folder, machine=["another", "pid:[1]"], host="far", process=7)
   monkeypatch.setattr(folder_lock, "DEAD_AFTER", 600)
@@ -140,7 +140,7 @@ def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(tmp_path, mo
   thread.start()
   try:
     with (
-      pytest.warns(UserWarning, match="process 7 on far has left a lock"),
+      pytest.warns(UserWarning, match="locked by process 7 on far"),
       pytest.raises(UserError, match="process 7 on far has been"),
     ):
       FolderLock(folder)
@@ -179,7 +179,7 @@ def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_sys
 
   monkeypatch.setattr(training_loop.RunLog, "stepped", and_take)
   monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # it looks at each step
-  with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
+  with pytest.raises(WorkFailed, match="process 7 on far took over the folder"):
     training_loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
   assert saved(workdir).step in (0, 4)
   assert json.loads((workdir / NAME).read_text())["host"] == "far"  # and is left alone

@@ -139,7 +139,7 @@ def test_the_plateau_rule_on_test_clips_is_reported(config):
   ("command", "words"),
   [
     (("thresholds",), "the thresholds are tuned on the clips of fold test"),
-    (("evaluate", "--step", "best"), "its best step is the one with the highest mAP of fold test"),
+    (("evaluate", "--step", "best"), "the best step is the one with the highest mAP of fold test"),
     (("evaluate",), None),
     (("evaluate", "--split", "validation"), None),
   ],

@@ -66,14 +66,14 @@ def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
   with pytest.raises(UserError, match=r"data.validation_folds"):
     training_loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)
   assert contents(unstarted) == before
-  with pytest.warns(UserWarning, match="run of another config that had made no step; replaced"):
+  with pytest.warns(UserWarning, match="replaced a run with another config and no training step"):
     training_loop.train(other, unstarted)
   fresh = unstarted.with_name("fresh")
   training_loop.train(other, fresh)
   assert same_bits(saved(unstarted).state, saved(fresh).state)
   assert records(unstarted) == records(fresh)
   assert saved(unstarted).run.config.model.layers == 2
-  with pytest.raises(UserError, match=r"holds a run of another config: model.layers: 2 → 3"):
+  with pytest.raises(UserError, match=r"has a run with another config: model.layers: 2 → 3"):
     training_loop.train(same, unstarted)
 
 
@@ -88,11 +88,11 @@ def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
   assert saved(unstarted).step == 1
 
 
-@pytest.mark.filterwarnings("always:.*had made no step")
+@pytest.mark.filterwarnings("always:.*no training step")
 def test_a_run_without_a_step_gives_way_to_a_finetuning(unstarted, tmp_path, capsys):
   store = make_store(tmp_path / "others.h5", seed=1)
   assert finetune(store, unstarted, "--config.optim.steps=1") == 0
-  assert "run of another config that had made no step; replaced" in capsys.readouterr().err
+  assert "replaced a run with another config and no training step" in capsys.readouterr().err
   assert saved(unstarted).run.config.start.run == str(trained())
 
 
@@ -116,7 +116,7 @@ def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
   with pytest.warns(UserWarning, match="replaced"):
     import_torch(weights, config, unstarted, "panns")
   before = contents(unstarted)
-  with pytest.raises(UserError, match=r"holds imported weights, .* finetune --from"):
+  with pytest.raises(UserError, match=r"has imported weights, .* finetune --from"):
     training_loop.train(tiny_config(trained().parent), unstarted)
   with pytest.raises(UserError, match="holds a run"):
     import_torch(weights, config, unstarted, "panns")

@@ -317,11 +317,11 @@ def test_a_graph_file_is_compared_by_content(tmp_path, config):
   same = shutil.copy(one, tmp_path / "same.npz")
   training_loop.train(config(f"graph.source={same}", "optim.steps=1"), workdir)
   other = write_graph(tmp_path / "other.npz", propagation + np.eye(6))
-  with pytest.raises(UserError, match=r"graph.source: another content"):
+  with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
   # Also where the file of the old name has changed.
   shutil.copy(other, one)
-  with pytest.raises(UserError, match=r"graph.source: another content"):
+  with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
 
 

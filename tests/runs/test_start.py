@@ -62,14 +62,12 @@ def test_of_other_labels_the_head_of_a_graph_alone_is_taken(tmp_path, head):
 
 def test_another_front_end_is_refused(tmp_path):
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, name="odd", fmax=1900.0))
-  with pytest.raises(UserError, match="has the front end tiny, the store odd"):
+  with pytest.raises(UserError, match="has the front end tiny, the store has odd"):
     begun_from(tmp_path, trained())
 
 
 def test_another_encoder_is_refused(tmp_path):
-  with pytest.raises(
-    UserError, match=r"the encoder in .* is another, .*conv_block1.* does not fit"
-  ):
+  with pytest.raises(UserError, match=r"the encoder of .* differs, .*conv_block1.* does not fit"):
     begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
 
 
