@@ -231,7 +231,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
     assert status == 2
     (line,) = said
     assert "clips.h5: not found" in line
-    assert "relative to the folder that it was trained from; give the store's path" in line
+    assert "relative to the folder where training ran; give its current path" in line
     assert line.endswith("--store")
   assert called(capfd, "evaluate", "--workdir", workdir, "--store", store)[0] == 0
   config.data.store = str(tmp_path / "gone.h5")

@@ -252,7 +252,7 @@ def test_a_graph_file(tmp_path):
 def test_thresholds(tmp_path, value):
   text = json.dumps({"step": 3, "labels": {"/m/0": {"threshold": 12345}}})
   (tmp_path / "thresholds.json").write_text(text.replace("12345", value))
-  with pytest.raises(UserError, match=r"thresholds\.json: no thresholds can be read"):
+  with pytest.raises(UserError, match=r"thresholds\.json: cannot be read as thresholds"):
     read_thresholds(tmp_path)
 
 

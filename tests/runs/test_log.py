@@ -77,9 +77,9 @@ def test_what_is_undefined_is_said_with_its_reason():
   )
   nothing = dict.fromkeys(whole)
   assert metrics_text(nothing, 1) == (
-    "mAP, mAUC and d_prime are undefined: the only validation clip cannot be both one with and one "
-    "without a label"
+    "mAP, mAUC and d_prime are undefined: there is only one validation clip, but a label needs a "
+    "clip with it and one without it"
   )
   assert metrics_text(nothing, 3) == (
-    "mAP, mAUC and d_prime are undefined: each label is on all or on none of the 3 validation clips"
+    "mAP, mAUC and d_prime are undefined: each label is in all or in none of the 3 validation clips"
   )

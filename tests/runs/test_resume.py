@@ -329,7 +329,7 @@ def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
   lines = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*other_vocabulary()))]
   path = tmp_path / "labels.csv"
   path.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
-  with pytest.raises(UserError, match="its vocabulary is not that of"):
+  with pytest.raises(UserError, match="its labels differ from those in"):
     training_loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
 
 

@@ -190,7 +190,7 @@ def test_what_is_in_the_way(sounds, tmp_path, capsys):
   rows, journal = partial_of(out)
   rows.write_text("of somebody")
   assert run("tag", "--csv", out, sounds) == 2
-  assert "is in the way" in capsys.readouterr().err
+  assert "would be overwritten by unfinished output" in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == [rows]
   rows.unlink()
   with start("tag", "--workdir", trained(), "--csv", out, *many(tmp_path, sounds)) as process:

@@ -108,7 +108,7 @@ def test_a_profile_is_written_where_tensorboard_looks_for_it(tmp_path, capsys):
   # Behind its first step, a run cannot be traced from there.
   capsys.readouterr()
   assert cli.main([*command, "--profile", "3:2", "--config.optim.steps=8"]) == 2
-  assert "--profile 3:2: the run goes from step 6 to 7" in capsys.readouterr().err
+  assert "--profile 3:2: training runs from step 6 to 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "3", "3:0", "a:2", "3:b", "-1:2", "3:2:1"])
