@@ -83,7 +83,7 @@ def test_duplicates_across_folds_are_told_apart(tmp_path):
   assert (leaks["groups"], leaks["clips"]) == (1, 3)
   assert leaks["first"][0][-1] == {"id": "g", "fold": "test"}
   text = card_markdown(card)
-  assert "in more than one fold, which leaks: clips 3, groups 1." in text
+  assert "in more than one fold (leakage between folds): clips 3, groups 1." in text
   assert r"- Ybbbbbbbbbb2.wav (train), e\|e (train), g (test)" in text
 
 
@@ -197,7 +197,7 @@ def test_durations_and_rates(tmp_path, monkeypatch):
 def test_a_store_that_knows_no_durations(tmp_path):
   card = data_card(make(tmp_path / "store.h5"))
   assert card["durations"] is card["rates_hz"] is None
-  assert "does not say how long" in card_markdown(card)
+  assert "has no durations" in card_markdown(card)
 
 
 RATINGS = "label_id,num_rated,num_true\n/m/a,10,9\n/m/b,20,5\n/m/d,0,0\n/m/x,4,4\n"

@@ -184,7 +184,7 @@ def test_stores_that_do_not_fit(run, tmp_path):
   before = contents(run)
   other = Vocabulary((*VOCABULARY.ids[:5], "/m/9"), VOCABULARY.names)
   path = make_store(tmp_path / "labels.h5", clips=8, vocabulary=other)
-  with pytest.raises(UserError, match=r"labels.h5: a store of another vocabulary"):
+  with pytest.raises(UserError, match=r"labels.h5: has another vocabulary"):
     evaluate(run, store_path=str(path))
   with pytest.raises(UserError, match=r"missing.h5: no such clip store"):
     evaluate(run, store_path=str(tmp_path / "missing.h5"))

@@ -149,7 +149,7 @@ def test_rank_correlation():
   ):
     assert np.isnan(list(undefined.values())).all()
     text = comparison_text(found()._replace(**undefined))
-    assert "no rank correlation is defined" in text
+    assert "the rank correlation is undefined" in text
 
 
 def test_labels_that_gain_and_lose_most():
@@ -294,7 +294,7 @@ def test_labels_that_a_run_does_not_know(tmp_path):
   more = Vocabulary((*VOCABULARY.ids, "/m/9"), (*VOCABULARY.names, "Thud"))
   store = make_store(tmp_path / "more.h5", vocabulary=more)
   there = shutil.copytree(trained(), tmp_path / "run")
-  with pytest.raises(UserError, match=r"more.h5: a store of another .* /m/9, Thud"):
+  with pytest.raises(UserError, match=r"more.h5: has another .* /m/9, Thud"):
     evaluate(there, store_path=str(store))
   (tmp_path / "known.txt").write_text("/m/1\n/m/3\n")
   result = evaluate(there, store_path=str(store), labels_path=str(tmp_path / "known.txt"))
