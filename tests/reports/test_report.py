@@ -140,7 +140,7 @@ def test_few_labels(tmp_path, K):
   source = written(tmp_path, K, propagation=np.full((K, K), 0.5))
   Page(source)
   assert len(cells(source)) == K
-  assert ("Too few labels to map" in source) == (K < 3)
+  assert ("requires at least three labels" in source) == (K < 3)
   assert ('class="map"' in source) == (K >= 3)
   assert ('class="graph"' in source) == (K >= 2)
 
@@ -165,8 +165,8 @@ def test_one_kind_of_records(tmp_path, kind):
 @pytest.mark.parametrize(
   ("vectors", "sentence"),
   [
-    (np.ones((6, 4)), "Too few labels to map"),
-    (np.full((6, 4), np.inf), "not finite"),
+    (np.ones((6, 4)), "requires at least three labels"),
+    (np.full((6, 4), np.inf), "NaN or infinite values"),
     (np.arange(6.0)[:, None], 'class="map"'),
     (np.eye(6) * 1e30, 'class="map"'),
   ],
@@ -177,12 +177,12 @@ def test_odd_vectors(tmp_path, vectors, sentence):
 
 def test_a_graph_without_edges(tmp_path):
   source = written(tmp_path, 6, propagation=np.eye(6))
-  assert "edges: 0; labels: 6, of these without a neighbour: 6." in source
+  assert "edges: 0; labels: 6; labels without a neighbour: 6." in source
   assert 'class="graph"' not in source
   propagation = np.eye(6)
   propagation[2, 0] = propagation[0, 1] = 0.1  # labels 2 and 0 receive
   source = written(tmp_path, 6, propagation=propagation)
-  assert "edges: 2; labels: 6, of these without a neighbour: 4." in source
+  assert "edges: 2; labels: 6; labels without a neighbour: 4." in source
 
 
 def test_same_bytes(tmp_path):
@@ -200,7 +200,7 @@ def test_many_labels(tmp_path):
   Page(source)
   assert len(source) < 600_000
   assert len(cells(source)) == K
-  assert {"The 20 best", "The 20 worst"} <= {*re.findall(r">(The 20 \w+)<", source)}
+  assert {"20 best labels", "20 worst labels"} <= {*re.findall(r">(20 \w+ labels)<", source)}
   assert source.partition('<svg class="map"')[2].count("<title>") == K
   graph = source.partition('<svg class="graph"')[2].partition("</svg>")[0]
   assert 0 < graph.count("<text") < 60
@@ -260,10 +260,10 @@ def test_an_older_page_survives_a_failure(tmp_path):
 
 
 def test_of_very_many_labels_the_most_frequent_are_mapped(tmp_path, monkeypatch):
-  assert "Mapped:" not in written(tmp_path, 12)
+  assert "The map shows" not in written(tmp_path, 12)
   monkeypatch.setattr(page_figures, "MAPPED", 5)
   source = written(tmp_path, 12, positives=np.arange(12))
-  assert "Mapped: of 12 labels the 5 with the most clips." in source
+  assert "The map shows the 5 of 12 labels with the most clips." in source
   drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
   assert "Label 11" in drawing
   assert NASTY[0] not in html.unescape(figure_style)
