@@ -150,7 +150,12 @@ def test_what_is_absent_is_said(tmp_path):
   changes: dict = {"records": [], "label_vectors": None, "propagation": None, "auc": nan}
   source = written(tmp_path, 5, average_precision=nan, **changes)
   Page(source)
-  for sentence in ("no label graph", "no label vectors", "no records", "undefined for 5 of 5"):
+  for sentence in (
+    "no label graph",
+    "no label vectors",
+    "no training records",
+    "undefined for 5 of 5",
+  ):
     assert sentence in source
   assert "<svg" not in source
 
