@@ -64,7 +64,7 @@ def test_clips_and_folds(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_silent_and_duplicate_clips_whatever_the_chunks(tmp_path, monkeypatch, dtype, rows):
+def test_silent_and_duplicate_clips_for_any_chunk_size(tmp_path, monkeypatch, dtype, rows):
   path = make(tmp_path / "store.h5", dtype=dtype)
   row_bytes = small_store.FRAMES * small_store.BANDS * np.dtype(dtype).itemsize
   monkeypatch.setattr(module, "CHUNK_BYTES", rows * row_bytes)
@@ -76,7 +76,7 @@ def test_silent_and_duplicate_clips_whatever_the_chunks(tmp_path, monkeypatch, d
   assert card["duplicates_across_folds"] == {"groups": 0, "clips": 0, "first": []}
 
 
-def test_duplicates_across_folds_are_told_apart(tmp_path):
+def test_duplicates_across_folds_are_distinguished(tmp_path):
   folds = [*FOLDS[:6], "test", FOLDS[7]]
   card = data_card(make(tmp_path / "store.h5", folds=folds))
   leaks = card["duplicates_across_folds"]
@@ -194,7 +194,7 @@ def test_durations_and_rates(tmp_path, monkeypatch):
   assert "| unknown | 1 |" in text
 
 
-def test_a_store_that_knows_no_durations(tmp_path):
+def test_a_store_without_durations(tmp_path):
   card = data_card(make(tmp_path / "store.h5"))
   assert card["durations"] is card["rates_hz"] is None
   assert "has no durations" in card_markdown(card)
@@ -246,7 +246,7 @@ def test_the_files(tmp_path):
   assert len(paths) == 2
 
 
-def test_tables_are_whole(tmp_path):
+def test_tables_are_complete(tmp_path):
   """Each row of a table has as many cells as its head, whatever the names hold."""
   vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c\nd", "e", "f"))
   text = card_markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
@@ -284,7 +284,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ("store.h5 --out file/below", "--out file/below"),
   ],
 )
-def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, line, part):
+def test_an_error_is_one_line(tmp_path, monkeypatch, capsys, line, part):
   make(tmp_path / "store.h5")
   (tmp_path / "file").write_text("a regular file")
   monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ def scored_by_hand(workdir, split, step="latest"):
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_figures_are_those_of_the_module(run, split):
+def test_metrics_match_those_of_the_module(run, split):
   scores, labels = scored_by_hand(run, split)
   assert len(scores) % 8, "a ragged last batch is part of the test"
   expected = tagging_metrics(scores, labels)
@@ -100,7 +100,7 @@ def test_the_command_prints_one_json_object_last(run, capsys):
   assert f"{printed['mAP']:.4f}" in capsys.readouterr().out
 
 
-def test_what_it_writes(run):
+def test_written_files(run):
   result = evaluate(run)
   with open(run / "evaluation" / "test-30.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
@@ -197,7 +197,7 @@ def test_a_split_without_clips(run, tmp_path):
     evaluate(run, store_path=str(path))
 
 
-def test_what_is_undefined_is_null(run, tmp_path, capsys):
+def test_undefined_values_are_null(run, tmp_path, capsys):
   # One test clip: no class has both a positive and a negative.
   path = make_store(tmp_path / "one.h5", clips=4)
   command = ["evaluate", "--workdir", str(run), "--store", str(path), "--json"]
@@ -210,7 +210,7 @@ def test_what_is_undefined_is_null(run, tmp_path, capsys):
   assert (result["clips"], result["classes_scored"]) == (1, 0)
 
 
-def test_scores_that_are_not_finite_are_no_result(run, monkeypatch):
+def test_scores_that_are_not_finite_are_refused(run, monkeypatch):
   made = scoring.make_score_step
 
   def with_nan(*arguments, **named):

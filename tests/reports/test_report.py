@@ -83,7 +83,7 @@ def cells(source: str) -> list[list[str]]:
   ]
 
 
-def test_needs_nothing_else(tmp_path):
+def test_page_is_self_contained(tmp_path):
   source = written(tmp_path, 12)
   page = Page(source)
   ids = [value for _, name, value in page.attributes if name == "id"]
@@ -145,7 +145,7 @@ def test_few_labels(tmp_path, K):
   assert ('class="graph"' in source) == (K >= 2)
 
 
-def test_what_is_absent_is_said(tmp_path):
+def test_missing_parts_are_reported(tmp_path):
   nan = np.full(5, np.nan)
   changes: dict = {"records": [], "label_vectors": None, "propagation": None, "auc": nan}
   source = written(tmp_path, 5, average_precision=nan, **changes)
@@ -264,7 +264,7 @@ def test_an_older_page_survives_a_failure(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
 
 
-def test_of_very_many_labels_the_most_frequent_are_mapped(tmp_path, monkeypatch):
+def test_the_map_shows_the_most_frequent_labels(tmp_path, monkeypatch):
   assert "The map shows" not in written(tmp_path, 12)
   monkeypatch.setattr(page_figures, "MAPPED", 5)
   source = written(tmp_path, 12, positives=np.arange(12))

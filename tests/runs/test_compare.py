@@ -93,7 +93,7 @@ def relabelled(path, vocabulary, **changes):
   return str(path)
 
 
-def test_figures_are_scikit_learns():
+def test_metrics_match_scikit_learn():
   a, b = scores_of(plain(), trained())
   for metrics, scored in zip(found().metrics, (a, b)):
     for key, measure in (("average_precision", average_precision_score), ("auc", roc_auc_score)):
@@ -105,7 +105,7 @@ def test_figures_are_scikit_learns():
   np.testing.assert_array_equal(found().positives, b.labels.sum(axis=0))
 
 
-def test_the_interval_is_that_of_the_papers_tables():
+def test_interval_matches_that_of_the_paper_tables():
   a, b = (
     ScoredRun(CNN10, 0, "", pathlib.Path(), s.scores, s.labels, s.vocabulary.names)
     for s in scores_of(plain(), trained())
@@ -211,13 +211,13 @@ def test_what_the_command_writes_and_prints(tmp_path, capsys):
   assert (contents(trained()), contents(plain())) == before
 
 
-def test_by_default_beside_the_second_run(tmp_path):
+def test_default_output_is_in_the_second_run(tmp_path):
   copy = shutil.copytree(plain(), tmp_path / "run")
   assert run("compare", plain(), copy) == 0
   assert sorted(contents(copy / "compare")) == ["compare.csv", "compare.md", "compare.png"]
 
 
-def test_a_picture_of_many_labels_of_many_neighbours():
+def test_plot_of_many_labels_with_many_neighbours():
   random = np.random.default_rng(0)
   K = 120
   values = random.uniform(0, 1, (2, K))
@@ -290,7 +290,7 @@ def test_named_labels(tmp_path, text, capsys):
   assert comparison.metrics[1]["mAP"] == pytest.approx(result["mAP"])
 
 
-def test_labels_that_a_run_does_not_know(tmp_path):
+def test_labels_that_a_run_does_not_have(tmp_path):
   more = Vocabulary((*VOCABULARY.ids, "/m/9"), (*VOCABULARY.names, "Thud"))
   store = make_store(tmp_path / "more.h5", vocabulary=more)
   there = shutil.copytree(trained(), tmp_path / "run")
@@ -302,7 +302,7 @@ def test_labels_that_a_run_does_not_know(tmp_path):
   assert compare(plain(), trained(), store_path=str(store)).difference == found().difference
 
 
-def test_all_clips_of_a_store_whatever_its_folds(tmp_path):
+def test_all_clips_of_a_store_in_any_fold(tmp_path):
   there = shutil.copytree(trained(), tmp_path / "run")
   result = evaluate(there, split="all")
   assert (result["clips"], result["folds"]) == (60, ["test", "train", "validation"])

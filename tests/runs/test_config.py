@@ -36,7 +36,7 @@ def test_every_config_of_the_project_loads(path):
   assert config.optim.steps > 0
 
 
-def test_the_papers_settings():
+def test_settings_of_the_paper():
   for name, head in (("atgcn_audioset", "graph"), ("cnn10_audioset", "linear")):
     config = load_config(REPOSITORY / "configs" / f"{name}.py")
     assert (config.model.encoder, config.model.head, config.model.width) == ("cnn10", head, 1.0)
@@ -44,7 +44,7 @@ def test_the_papers_settings():
     assert (config.graph.threshold, config.graph.neighbour_weight) == (0.3, 0.2)
 
 
-def test_what_a_file_leaves_out_is_the_default(small):
+def test_keys_missing_from_a_file_take_their_defaults(small):
   config = load_config(small)
   assert config.optim.steps == 7
   config.optim.steps = DEFAULTS["optim"]["steps"]
@@ -85,7 +85,7 @@ def test_overrides_have_the_type_of_the_key(small):
     ("--config.=3", "config"),
   ],
 )
-def test_overrides_that_cannot_be(small, override, named):
+def test_invalid_overrides(small, override, named):
   with pytest.raises(UserError, match=named) as error:
     load_config(small, [override])
   assert "\n" not in str(error.value)
@@ -119,7 +119,7 @@ def test_overrides_that_cannot_be(small, override, named):
     "log.every=-1",
   ],
 )
-def test_numbers_that_no_run_can_have(small, override):
+def test_numbers_out_of_range(small, override):
   key, _, _ = override.partition("=")
   with pytest.raises(UserError, match=f"^{key} must be .*, got ") as error:
     load_config(small, [f"--config.{override}"])
@@ -143,7 +143,7 @@ def test_numbers_that_no_run_can_have(small, override):
     ("", "get_config"),
   ],
 )
-def test_files_that_cannot_be_used(tmp_path, body, named):
+def test_invalid_files(tmp_path, body, named):
   path = write(tmp_path / "broken.py", body)
   with pytest.raises(UserError, match=named) as error:
     load_config(path)
@@ -151,7 +151,7 @@ def test_files_that_cannot_be_used(tmp_path, body, named):
   assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_missing_file(tmp_path):
   for path in (tmp_path / "missing.py", tmp_path):
     with pytest.raises(UserError, match="no such config file"):
       load_config(path)
@@ -161,7 +161,7 @@ def test_a_file_that_is_not_there(tmp_path):
     load_config(binary)
 
 
-def test_a_saved_config_comes_back(tmp_path):
+def test_saved_config_is_restored(tmp_path):
   config = tiny_config(tmp_path, "optim.steps=11")
   saved = json.loads(json.dumps(plain_config(config)))
   again = config_from_json(saved)

@@ -180,7 +180,7 @@ def test_evaluating_a_read_only_run(read_only, tmp_path, capfd):
 
 
 @pytest.mark.filterwarnings("default")
-def test_figures_are_printed_though_the_disk_is_full(run, tmp_path, capfd, monkeypatch):
+def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypatch):
   def full(path, content):
     raise OSError(28, os.strerror(28))
 
@@ -335,7 +335,7 @@ def closed_pipe():
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_closed_pipe_ends_a_command_without_a_word(closed, unbuffered):
+def test_a_closed_pipe_ends_a_command_silently(closed, unbuffered):
   pipe, other = closed_pipe(), "stderr" if closed == "stdout" else "stdout"
   ended = subprocess.run(
     [sys.executable, "-m", "atgcn_jax", "--help" if closed == "stdout" else "--nonsense"],
@@ -359,7 +359,7 @@ def test_a_pipe_that_is_closed_while_files_are_tagged(tmp_path, monkeypatch):
   assert not said.getvalue()
 
 
-def test_another_pipe_that_breaks_is_no_reason_to_be_silent():
+def test_an_error_of_another_pipe_is_reported():
   @streams.any_streams
   def main(arguments=None):
     raise BrokenPipeError
@@ -386,7 +386,7 @@ def test_streams_that_are_closed_from_the_start(tmp_path):
   ("platform", "reason", "extra"),
   [("cuda", "JAX finds no such device", "cuda"), ("nonsense", "'nonsense' is not in", "cuda")],
 )
-def test_a_device_that_is_not_there(platform, reason, extra, tmp_path):
+def test_a_missing_device(platform, reason, extra, tmp_path):
   processes = [
     start(*command, JAX_PLATFORMS=platform)
     for command in (
@@ -406,7 +406,7 @@ def test_a_device_that_is_not_there(platform, reason, extra, tmp_path):
   assert not (tmp_path / "new").exists()
 
 
-def test_errors_of_devices_that_are_there_keep_their_traceback(monkeypatch):
+def test_errors_of_present_devices_keep_their_traceback(monkeypatch):
   def failing(*args, **kwargs):
     raise RuntimeError("a fault of ours")
 

@@ -71,7 +71,7 @@ def encoder(state):
   return {kind: state[kind]["encoder"] for kind in kinds}
 
 
-def test_onto_other_labels(store, tmp_path):
+def test_finetune_on_other_labels(store, tmp_path):
   assert finetune(store, tmp_path / "run") == 0
   source, begun, done = saved(trained()), at(tmp_path / "run", "0"), saved(tmp_path / "run")
   assert done.run.vocabulary == OTHERS
@@ -105,7 +105,7 @@ def test_frozen_leaves_the_encoder(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cnn10", "talnet", "google_cnn", "deepres"])
-def test_a_frozen_step_has_no_way_back_through_the_encoder(tmp_path, name):
+def test_a_frozen_step_has_no_backward_pass_through_the_encoder(tmp_path, name):
   costs = []
   for frozen in (False, True):
     config = tiny_config(
@@ -157,7 +157,7 @@ def test_a_given_graph(store, tmp_path, capsys):
   assert not np.allclose(saved(tmp_path / "own").run.propagation, made)
 
 
-def test_goes_on_to_the_same_bits(store, tmp_path):
+def test_resumes_to_the_same_bits(store, tmp_path):
   assert finetune(store, tmp_path / "whole") == 0
   for steps in ("5", "12"):
     assert finetune(store, tmp_path / "cut", f"--config.optim.steps={steps}") == 0
@@ -184,7 +184,7 @@ def refused(capsys, *arguments, **options):
   return printed.err
 
 
-def test_what_cannot_be(store, tmp_path, capsys):
+def test_invalid_arguments(store, tmp_path, capsys):
   out = tmp_path / "run"
   assert "no run with a checkpoint" in refused(capsys, store, out, source=tmp_path / "nothing")
   assert "nothing.h5" in refused(capsys, tmp_path / "nothing.h5", out)
@@ -198,7 +198,7 @@ def test_what_cannot_be(store, tmp_path, capsys):
   assert not out.exists()
 
 
-def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
+def test_a_folder_with_another_start_is_not_changed(store, tmp_path, capsys):
   source = shutil.copytree(trained(), tmp_path / "source")
   out = tmp_path / "run"
   assert finetune(store, out, "--config.optim.steps=1", source=source) == 0
@@ -214,7 +214,7 @@ def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
+def test_an_encoder_with_parameters_per_label_requires_as_many_labels(store, tmp_path, capsys):
   folder = tmp_path / "given"
   folder.mkdir()
   config = tiny_config(folder, "model.encoder=multilevel_attention_embeddings", "optim.steps=1")
@@ -225,7 +225,7 @@ def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_begin_as_one_does(store, tmp_path):
+def test_two_processes_start_as_one_does(store, tmp_path):
   words = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run", *SMALL]
   for process in start_many(2, *words, "--config.optim.steps=3"):
     _, error = process.communicate(timeout=300)

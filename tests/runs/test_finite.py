@@ -124,7 +124,7 @@ def test_the_loudest_samples_have_finite_log_mels(frontend):
     assert np.isfinite(log_mel(sound.astype("f"), frontend, portable=portable)).all()
 
 
-def test_samples_beyond_all_sound(tmp_path, capsys, monkeypatch):
+def test_samples_beyond_the_range_of_sound(tmp_path, capsys, monkeypatch):
   runs_support.prepare_here(monkeypatch)
   folder, out = tmp_path / "audio", tmp_path / "s.h5"
   rng = np.random.default_rng(0)

@@ -100,7 +100,7 @@ def test_one_process_does_not_hold_a_folder_twice(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, WorkFailed, SystemExit])
-def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch, fault):
+def test_the_lock_is_released_however_training_ends(tmp_path, monkeypatch, fault):
   def fail(*_):
     assert (tmp_path / NAME).exists()
     raise fault
@@ -111,7 +111,7 @@ def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch
   assert not (tmp_path / NAME).exists()
 
 
-def test_a_process_that_is_gone_does_not_block(tmp_path):
+def test_a_dead_process_does_not_block(tmp_path):
   # Its number may be another's by now.
   for k, gone in enumerate((dict(started="1"), dict(process=2**22 + 1))):
     for has_locks in (False, True):
@@ -160,7 +160,7 @@ def test_a_holder_renews_its_lock(tmp_path, monkeypatch):
     assert (tmp_path / NAME).stat().st_mtime > 0
 
 
-def test_without_locks_of_the_system_the_record_decides(tmp_path, without_system_locks):
+def test_without_system_locks_the_record_decides(tmp_path, without_system_locks):
   with held(tmp_path), pytest.raises(UserError, match=REFUSAL):
     FolderLock(tmp_path)
   left(tmp_path, started="1", system_lock=False)
@@ -185,7 +185,7 @@ def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_sys
   assert json.loads((workdir / NAME).read_text())["host"] == "far"  # and is left alone
 
 
-def test_a_signal_that_ends_the_training_gives_the_lock_back(tmp_path, monkeypatch):
+def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
   stepped = training_loop.RunLog.stepped
 
   def and_signal(log, done):

@@ -85,7 +85,7 @@ def test_training_on_the_test_clips_is_refused(tmp_path, capsys):
   assert cli.main([*command, allowed, "--config.optim.steps=2"]) == 0
 
 
-def test_so_is_finetuning(tmp_path, capsys):
+def test_finetuning_on_the_test_clips_is_refused(tmp_path, capsys):
   store = make_store(tmp_path / "other.h5", seed=1)
   command = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run"]
   assert cli.main([*map(str, command), OVERLAP]) == 2
@@ -94,14 +94,14 @@ def test_so_is_finetuning(tmp_path, capsys):
   assert not (tmp_path / "run").exists()
 
 
-def test_so_is_reproducing(tmp_path, capsys):
+def test_reproducing_on_the_test_clips_is_refused(tmp_path, capsys):
   command = ["reproduce", "table1", "--store", trained().parent / "store.h5", "--out", tmp_path]
   assert cli.main([*map(str, command), "--rows", "cnn10", "--folds", "test", OVERLAP]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert "both name test" in line
 
 
-def test_the_option_of_a_source_is_not_taken_over(tmp_path, config, capsys):
+def test_the_option_of_a_source_is_not_inherited(tmp_path, config, capsys):
   changes = ("data.train_folds=('train','test')", "data.allow_test_overlap=True", "optim.steps=1")
   training_loop.train(config(*changes), tmp_path / "source")
   store = trained().parent / "store.h5"
@@ -144,9 +144,7 @@ def test_the_plateau_rule_on_test_clips_is_reported(config):
     (("evaluate", "--split", "validation"), None),
   ],
 )
-def test_what_is_chosen_on_test_clips_is_reported_in_a_line(
-  validated_on_test, capsys, command, words
-):
+def test_choices_made_on_test_clips_are_reported(validated_on_test, capsys, command, words):
   assert cli.main([command[0], "--workdir", str(validated_on_test), *command[1:]]) == 0
   lines = said(capsys)
   assert len(lines) == (words is not None)
@@ -154,7 +152,7 @@ def test_what_is_chosen_on_test_clips_is_reported_in_a_line(
 
 
 @pytest.mark.parametrize("command", [("thresholds",), ("evaluate", "--step", "best")])
-def test_other_clips_are_no_matter(command, capsys, tmp_path):
+def test_other_clips_are_not_reported(command, capsys, tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   assert cli.main([command[0], "--workdir", str(workdir), *command[1:]]) == 0
   assert said(capsys) == []

@@ -11,7 +11,7 @@ from atgcn_jax.runs.log import RunLog, metrics_text, read_records
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
-def test_tensorboard_has_what_the_log_has():
+def test_tensorboard_has_the_values_of_the_log():
   tf = import_tensorflow()
   (path,) = (trained() / "tensorboard").iterdir()
   shown = {
@@ -46,7 +46,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, clock, every):
+def test_the_bar_counts_steps_and_its_rate_excludes_compilation(tmp_path, clock, every):
   run_log, start, steps, seconds = RunLog(tmp_path, 10, 60, 64), 10, 60, 2.0
   bar = run_log._bar
   assert (bar.unit, bar.total, bar.n) == ("step", steps, start)
@@ -69,7 +69,7 @@ def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, cloc
   run_log.close()
 
 
-def test_what_is_undefined_is_said_with_its_reason():
+def test_undefined_metrics_are_reported_with_their_reason():
   whole = {"mAP": 0.25, "mAUC": 0.5, "d_prime": 0.0}
   assert metrics_text(whole, 9) == "mAP 0.2500, mAUC 0.5000, d_prime 0.0000"
   assert (

@@ -59,7 +59,7 @@ def test_a_refused_training_makes_no_folder(tmp_path, override, named):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
+def test_a_run_without_a_step_is_replaced_for_another_config(unstarted):
   same = tiny_config(trained().parent, "optim.steps=4", "model.layers=3")
   other = tiny_config(trained().parent, "optim.steps=4")
   before = contents(unstarted)
@@ -77,7 +77,7 @@ def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
     training_loop.train(same, unstarted)
 
 
-def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
+def test_a_run_without_a_step_is_replaced_for_another_store(unstarted, tmp_path):
   changes = [
     "optim.steps=1",
     "model.layers=3",
@@ -89,7 +89,7 @@ def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
 
 
 @pytest.mark.filterwarnings("always:.*no training step")
-def test_a_run_without_a_step_gives_way_to_a_finetuning(unstarted, tmp_path, capsys):
+def test_a_run_without_a_step_is_replaced_by_finetuning(unstarted, tmp_path, capsys):
   store = make_store(tmp_path / "others.h5", seed=1)
   assert finetune(store, unstarted, "--config.optim.steps=1") == 0
   assert "replaced a run with another config and no training step" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
   assert contents(copy) == before
 
 
-def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
+def test_imported_weights_are_never_replaced(unstarted, tmp_path):
   config, _ = torch_config(tmp_path, "graph")
   weights = saved_state(tmp_path, "graph")
   with held(unstarted), pytest.raises(UserError, match="has been training here"):

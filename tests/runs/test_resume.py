@@ -111,7 +111,7 @@ def train_command(folder, workdir):
   return "train", "--config", folder / "config.py", "--workdir", workdir
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
+def test_a_killed_run_equals_an_undisturbed_one(tmp_path):
   folder, workdir = trained().parent, tmp_path / "run"
   began = time.monotonic()
   conditions = [
@@ -149,7 +149,7 @@ def test_many_kills_at_random_moments(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
+def test_an_extended_run_equals_a_longer_one(tmp_path, config):
   training_loop.train(config("optim.steps=15"), tmp_path)
   assert records(tmp_path)[-1][0] == 15
   state = training_loop.train(config(), tmp_path)
@@ -163,7 +163,7 @@ def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
   ("number", "status"),
   [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
 )
-def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, number, status):
+def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   with monkeypatch.context() as patch:
     interrupt(patch, 10, number)
@@ -268,7 +268,7 @@ def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
 # What may differ when a run is resumed, and what may not.
 
 
-def test_contradictions_are_named_and_nothing_is_changed(copy, capsys):
+def test_contradictions_are_reported_and_nothing_is_changed(copy, capsys):
   before = contents(copy)
   overrides = [
     "--config.optim.learning_rate=0.5",
@@ -299,7 +299,7 @@ def test_free_keys_may_differ(copy, tmp_path, config):
   assert int(state.step) == 30
 
 
-def test_a_store_of_another_content_is_refused(copy, tmp_path, config):
+def test_a_store_with_other_content_is_refused(copy, tmp_path, config):
   other = make_store(tmp_path / "other.h5", seed=1)
   with pytest.raises(UserError, match=r"other.h5: not the clip store"):
     training_loop.train(config(f"data.store={other}"), copy)
@@ -363,7 +363,7 @@ def other_vocabulary():
     ("graph.threshold=7.0", "threshold"),
   ],
 )
-def test_settings_that_no_run_can_have(tmp_path, config, override, named):
+def test_invalid_settings(tmp_path, config, override, named):
   with pytest.raises(UserError, match=named) as error:
     training_loop.train(config(override), tmp_path / "run")
   assert "\n" not in str(error.value)

@@ -30,7 +30,7 @@ def same(one, other):
   return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
-def test_a_run_begins_with_what_fits(tmp_path):
+def test_a_run_starts_with_the_parameters_that_fit(tmp_path):
   # The trained run has a graph; the new one takes its encoder, and its head is new.
   given = saved(trained())
   loaded = begun_from(tmp_path, trained(), "model.head=linear", "start.step=latest")
@@ -40,13 +40,13 @@ def test_a_run_begins_with_what_fits(tmp_path):
   assert set(loaded.state["params"]["head"]) == {"fc"}
 
 
-def test_the_head_of_the_same_labels_is_taken(tmp_path):
+def test_the_head_is_copied_for_the_same_labels(tmp_path):
   loaded = begun_from(tmp_path, trained(), "start.step=latest")
   assert same(loaded.state["params"], saved(trained()).state.params)
 
 
 @pytest.mark.parametrize("head", ["linear", "graph"])
-def test_of_other_labels_the_head_of_a_graph_alone_is_taken(tmp_path, head):
+def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
   folder, run = tmp_path / "given", trained()
   if head == "linear":
     folder.mkdir()
@@ -76,7 +76,7 @@ def test_a_start_that_is_no_run_is_refused(tmp_path):
     begun_from(tmp_path, tmp_path / "nothing")
 
 
-def test_the_heads_rate_is_its_own():
+def test_the_head_has_its_own_learning_rate():
   config = tiny_optim(head_factor=0.25)
   params = {"encoder": {"w": np.ones(3, "f")}, "head": {"w": np.ones(3, "f")}}
   gradients = jax.tree.map(lambda x: 0.5 * x, params)

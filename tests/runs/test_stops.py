@@ -134,7 +134,7 @@ def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb,
 
 @pytest.mark.parametrize("lost", [0, 1, 50, 10_000])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_was_torn_is_done_again(sounds, tmp_path, monkeypatch, which, lost):
+def test_truncated_items_are_done_again(sounds, tmp_path, monkeypatch, which, lost):
   whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
   run("tag", "--csv", whole, sounds)
   with monkeypatch.context() as patch:
@@ -185,7 +185,7 @@ def test_another_command_continues_nothing(sounds, tmp_path, monkeypatch, capsys
     assert contents(tmp_path) == kept
 
 
-def test_what_is_in_the_way(sounds, tmp_path, capsys):
+def test_an_existing_file_is_not_overwritten(sounds, tmp_path, capsys):
   out = tmp_path / "out.csv"
   rows, journal = partial_of(out)
   rows.write_text("of somebody")

@@ -46,7 +46,7 @@ def unlabelled_share_of(config, store, placement):
 
 @pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.parametrize("file_format", ["clip store", "array_record", "tfrecord"])
-def test_every_store_gives_them_their_share(store, config, tmp_path, placement, file_format):
+def test_every_store_draws_their_share(store, config, tmp_path, placement, file_format):
   changed = config("optim.steps=96")
   if file_format == "tfrecord" and placement == "host":
     changed.data.sampling = "shuffled"
@@ -61,7 +61,7 @@ def test_every_store_gives_them_their_share(store, config, tmp_path, placement, 
 
 @pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_is_as_an_undisturbed_one(config, tmp_path, placement):
+def test_a_resumed_run_equals_an_undisturbed_one(config, tmp_path, placement):
   placed = f"data.placement={placement}"
   undisturbed = training_loop.train(config("optim.steps=8", placed), tmp_path / "one")
   training_loop.train(config("optim.steps=5", placed), tmp_path / "two")
@@ -89,7 +89,7 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   ("unlabelled", "sampled"), [(0, "balanced"), (20, "shuffled")], ids=["labelled", "shuffled"]
 )
-def test_a_run_whose_order_is_the_same_goes_on(config, tmp_path, monkeypatch, unlabelled, sampled):
+def test_a_run_with_the_same_order_resumes(config, tmp_path, monkeypatch, unlabelled, sampled):
   make_store(tmp_path / "store.h5", unlabelled=unlabelled)
   sampled = f"data.sampling={sampled}"
   with monkeypatch.context() as before:

@@ -47,7 +47,7 @@ def test_figures(monkeypatch):
     ([9.0], None),
   ],
 )
-def test_who_lags(monkeypatch, busy, named):
+def test_lagging_process(monkeypatch, busy, named):
   pace = pace_of(monkeypatch, busy, [0.5 * x for x in busy])
   told = pace.laggard([f"host-{i}" for i in range(len(busy))])
   if named is None:
@@ -58,7 +58,7 @@ def test_who_lags(monkeypatch, busy, named):
     assert f"for input {busy[named] / 20:.0%}" in told
 
 
-def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsys):
+def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, capsys):
   minute, now, folder = 60.0, [1000.0], trained().parent
   capsys.readouterr()  # what that run had to say
 
@@ -98,7 +98,7 @@ def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsy
   )
 
 
-def test_a_profile_is_written_where_tensorboard_looks_for_it(tmp_path, capsys):
+def test_a_profile_is_written_where_tensorboard_reads_it(tmp_path, capsys):
   workdir, folder = tmp_path / "run", trained().parent
   command = ["train", "--config", str(folder / "config.py"), "--workdir", str(workdir)]
   command += ["--config.optim.steps=6", "--config.evaluation.every=100"]
@@ -112,6 +112,6 @@ def test_a_profile_is_written_where_tensorboard_looks_for_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "3", "3:0", "a:2", "3:b", "-1:2", "3:2:1"])
-def test_a_profile_that_cannot_be(text):
+def test_invalid_profile(text):
   with pytest.raises(UserError, match=f"--profile {text}"):
     parsed_profile(text)

@@ -55,7 +55,7 @@ def disk(tmp_path):
 
 # Where it fills depends on the threads that write; it may be where the checksums would stand.
 @pytest.mark.filterwarnings("ignore:.*its save was cut off")
-def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys):
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, capsys):
   workdir = disk / "run"
   assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
@@ -72,7 +72,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys
   assert_as_undisturbed(workdir)
 
 
-def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
+def test_a_folder_that_becomes_read_only_is_reported(disk, monkeypatch, capsys):
   mount("-o", "remount,size=8m", disk)
   workdir, stepped = disk / "run", RunLog.stepped
 
@@ -107,7 +107,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
   assert same_bits(saved(workdir).state, saved(trained()).state)
 
 
-def test_a_file_that_may_not_grow_ends_the_process_with_one_line(tmp_path):
+def test_a_file_size_limit_ends_the_process_with_one_line(tmp_path):
   tiny_config(tmp_path)
   arguments = ["train", "--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
   process = start(*arguments, JAX_NUM_CPU_DEVICES="1")
@@ -156,13 +156,13 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_step(
   assert steps[-1] <= 5  # step 6 would have met it anyway, at its own save
 
 
-def test_a_failed_save_of_the_last_step_is_no_success(tmp_path, failing, capsys):
+def test_a_failed_save_of_the_last_step_is_a_failure(tmp_path, failing, capsys):
   failing(30)
   assert cli.main(command(tmp_path / "run")) == 1
   assert "the checkpoint of step 30 could not be written" in complaint(capsys.readouterr().err)
 
 
-def test_a_save_that_fails_in_two_places_is_told_once(tmp_path, monkeypatch, failing, capsys):
+def test_a_save_that_fails_in_two_places_is_reported_once(tmp_path, monkeypatch, failing, capsys):
   failing(12)
   close = checkpoint.ocp.CheckpointManager.close
 
@@ -176,7 +176,7 @@ def test_a_save_that_fails_in_two_places_is_told_once(tmp_path, monkeypatch, fai
   assert "the checkpoint of step 12 could not be written: Input/output error; step 9 is" in line
 
 
-def test_a_failed_save_after_a_signal_is_told(tmp_path, monkeypatch, failing, capsys):
+def test_a_failed_save_after_a_signal_is_reported(tmp_path, monkeypatch, failing, capsys):
   failing(10)
   before, stepped = signal.getsignal(signal.SIGTERM), RunLog.stepped
 
@@ -191,7 +191,7 @@ def test_a_failed_save_after_a_signal_is_told(tmp_path, monkeypatch, failing, ca
   signal.signal(signal.SIGTERM, before)
 
 
-def test_a_log_that_cannot_be_written_is_told(tmp_path):
+def test_a_log_that_cannot_be_written_is_reported(tmp_path):
   log = RunLog(tmp_path, 0, 10, 4)
   log.record(1, {"loss": 1.0}, "train")
   log._tensorboard._py_recordio_writer._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115

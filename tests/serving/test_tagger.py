@@ -36,7 +36,7 @@ def sounds():
   return waveforms(6, 4)[0]
 
 
-def test_it_is_the_tagger_of_the_package(tagger):
+def test_tagger_is_exported_by_the_package(tagger):
   assert isinstance(tagger, Tagger)
 
 
@@ -72,7 +72,7 @@ def test_short_sound_is_padded_with_silence(tagger, sounds):
   assert np.isfinite(tagger.scores(np.zeros(1))).all()
 
 
-def test_files_bytes_and_arrays_are_one(tagger, sounds, tmp_path):
+def test_files_bytes_and_arrays_have_the_same_scores(tagger, sounds, tmp_path):
   path = wav(tmp_path / "one.wav", sounds[1])
   expected = tagger.scores(sounds[1])
   assert (expected > 0).all()
@@ -115,7 +115,7 @@ def test_integers_are_full_scale_pcm(tagger, sounds):
   "samples",
   [np.zeros(0), np.zeros((2, 2, 2)), np.array([0, np.nan]), np.array([np.inf]), np.float32(3)],
 )
-def test_arrays_that_are_no_sound(tagger, samples):
+def test_invalid_arrays(tagger, samples):
   with pytest.raises(ValueError, match="samples"):
     tagger.scores(samples)
 
@@ -216,7 +216,7 @@ def doubtful(folder, sounds):
   return {cut: "bytes of sound are missing; ", scale: "divide int16 values", phase: "out of phase"}
 
 
-def test_sound_in_doubt_gives_a_warning(tagger, sounds, tmp_path):
+def test_doubtful_sound_issues_a_warning(tagger, sounds, tmp_path):
   for path, text in doubtful(tmp_path, sounds).items():
     with pytest.warns(SoundWarning, match=f"^{re.escape(str(path))}: .*{text}") as caught:
       tagger.tag(path)
@@ -239,7 +239,7 @@ def test_a_strict_tagger_refuses_incomplete_files(sounds, tmp_path):
     strict.tag(scale)
 
 
-def test_the_command_prints_a_line_for_sound_in_doubt(sounds, tmp_path, capsys, monkeypatch):
+def test_the_command_prints_a_line_for_doubtful_sound(sounds, tmp_path, capsys, monkeypatch):
   paths = doubtful(tmp_path, sounds)
   assert tag(*paths) == 0
   printed = capsys.readouterr()

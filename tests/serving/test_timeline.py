@@ -79,7 +79,7 @@ def test_the_last_sliding_window_ends_with_the_sound(block):
   assert windows(150, 100, 40, block, at_end=True) == [(0, 100), (40, 140), (50, 150)]
 
 
-def test_windows_want_sound_and_a_hop():
+def test_windows_require_sound_and_a_hop():
   for size, hop in [(0, 0), (10, 0), (10, 11)]:
     with pytest.raises(ValueError, match="windows"):
       list(cut([np.ones(5, np.float32)], size, hop))
@@ -151,7 +151,7 @@ def test_many_sounds_share_batches(monkeypatch):
   assert sizes == [1]
 
 
-def test_readers_end_when_nobody_listens():
+def test_readers_end_if_the_caller_stops():
   def endless(source):
     while True:
       yield batches.Piece(next(iter(cut([np.ones(1, np.float32)], 1, 1))), 0.5)
@@ -262,7 +262,7 @@ def test_a_timeline_of_frames(of_talnet, sounds):
   assert len(of_talnet.timeline(long, hop_seconds=0.5).start_s) == 4
 
 
-def test_the_pooling_of_frames_is_that_of_the_systems():
+def test_frame_pooling_matches_the_systems():
   for frames, talnet, deepres, google in [(400, 100, 25, 40), (1001, 250, 63, 96)]:
     assert frames // models.frames_pooled("talnet", frames) == talnet
     assert -(-frames // models.frames_pooled("deepres", frames)) == deepres
@@ -271,7 +271,7 @@ def test_the_pooling_of_frames_is_that_of_the_systems():
   assert models.frames_pooled("cnn10", 400) is None
 
 
-def test_frames_end_where_the_next_window_begins():
+def test_frames_end_where_the_next_window_starts():
   spans, scores = np.array([[0, 100], [100, 120]]), np.arange(14.0).reshape(2, 7, 1)
   line = of_frames(spans, scores, 16, 100, 10)
   np.testing.assert_allclose(line.start_s, [0, 1.6, 3.2, 4.8, 6.4, 8, 9.6, 10, 11.6])
@@ -311,7 +311,7 @@ def place_of_thresholds():
   path.unlink(missing_ok=True)
 
 
-def test_thresholds_travel_with_the_run(place_of_thresholds, tagger, sounds, tmp_path, capsys):
+def test_thresholds_are_stored_with_the_run(place_of_thresholds, tagger, sounds, tmp_path, capsys):
   assert cli.main(["thresholds", "--workdir", str(trained())]) == 0
   table = capsys.readouterr().out.splitlines()
   assert table[0].split() == ["threshold", "F1", "positives", "label"]
@@ -346,7 +346,7 @@ def test_thresholds_travel_with_the_run(place_of_thresholds, tagger, sounds, tmp
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"step": 3}', '{"step": 1, "labels": {"a": 3}}'])
-def test_a_file_that_holds_no_thresholds(content, tmp_path):
+def test_a_file_without_thresholds(content, tmp_path):
   assert read_thresholds(tmp_path) is None
   (tmp_path / "thresholds.json").write_text(content)
   with pytest.raises(UserError, match=r"thresholds\.json"):
