@@ -1,4 +1,4 @@
-"""The card of a store whose content is known."""
+"""The data card of a store with known content."""
 
 import csv
 import dataclasses
@@ -31,7 +31,7 @@ eeeeeeeeee5, 10, 0, "/m/a"
 
 
 def sounds():
-  """Eight log-mels: 1, 4 and 6 are alike, as are 3 and 7; 5 is silent."""
+  """Return eight log-mels: 1, 4 and 6 are equal, 3 and 7 are equal, and 5 is silent."""
   decibels = small_store.decibels(8)
   decibels[4] = decibels[6] = decibels[1]
   decibels[7] = decibels[3]
@@ -247,7 +247,7 @@ def test_the_files(tmp_path):
 
 
 def test_tables_are_complete(tmp_path):
-  """Each row of a table has as many cells as its head, whatever the names hold."""
+  """Each row of a table has as many cells as its header, for any names."""
   vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c\nd", "e", "f"))
   text = card_markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
   table: list[str] = []

@@ -1,4 +1,4 @@
-"""Evaluation against the same figures worked out from the module by hand."""
+"""Evaluation against the same metrics computed manually from the module."""
 
 import csv
 import hashlib
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def scored_by_hand(workdir, split, step="latest"):
-  """(scores [N, K], labels [N, K]) of a split, one pass of the module over dB in NumPy."""
+  """Return scores and labels [N, K] of a split, by one pass of the module over dB in NumPy."""
   loaded = load_run(workdir, step, sharding.data_mesh(jax.devices()[:1]))
   store = open_store(loaded.run.config.data.store)
   fold = {"train": "train", "validation": "validation", "test": "test"}[split]
@@ -142,7 +142,7 @@ def test_evaluations_are_kept_by_store_and_split(run, tmp_path):
   assert own["store"] == "store.h5"
   before = contents(run)
   others = []
-  for k in range(2):  # of one name, in two folders
+  for k in range(2):  # stores of equal names in two folders
     (tmp_path / str(k)).mkdir()
     path = make_store(tmp_path / str(k) / "other.h5", clips=41, seed=k + 8, dtype="float16")
     for split in ("test", "train"):
@@ -198,7 +198,7 @@ def test_a_split_without_clips(run, tmp_path):
 
 
 def test_undefined_values_are_null(run, tmp_path, capsys):
-  # One test clip: no class has both a positive and a negative.
+  # With one test clip, no class has both a positive and a negative clip.
   path = make_store(tmp_path / "one.h5", clips=4)
   command = ["evaluate", "--workdir", str(run), "--store", str(path), "--json"]
   assert cli.main(command) == 0

@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, self-contained, escaped, the same each time."""
+"""The report page: complete, self-contained, escaped and reproducible."""
 
 import html.parser
 import re
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "br", "image"}
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser would find: tags that close, attributes, text by innermost tag."""
+  """A parser that checks closing tags and collects attributes and the text by innermost tag."""
 
   def __init__(self, source: str):
     super().__init__()
@@ -75,7 +75,7 @@ def written(folder, K: int, **changes) -> str:
 
 
 def cells(source: str) -> list[list[str]]:
-  """The rows of the table of labels."""
+  """Return the rows of the table of labels."""
   table = source.partition('<div class="long"')[2].partition("</table>")[0]
   rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
   return [
@@ -106,7 +106,7 @@ def test_all_names_escaped(tmp_path):
   shown = [row[0] for row in cells(source)]
   assert sorted(shown) == sorted(NASTY)
   assert sorted(row[1] for row in cells(source)) == [f"/m/{k}&" for k in range(len(NASTY))]
-  # Names in the figures: of the map each label is named and has a tooltip.
+  # In the map, each label has a name and a tooltip.
   drawn = source.partition('<svg class="map"')[2].partition("</svg>")[0]
   tips = [html.unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", drawn, re.DOTALL)]
   assert tips == list(NASTY)
@@ -213,7 +213,7 @@ def test_many_labels(tmp_path):
 
 @pytest.mark.parametrize("K", [20, 100])
 def test_names_do_not_hide_each_other(K):
-  # In a row of dots closer to each other than their names are long.
+  # The dots are in a row, closer to each other than the length of their names.
   names = [f"A rather long name {k}" for k in range(K)]
   places = np.stack([np.linspace(0.1, 0.9, K), np.full(K, 0.5)], axis=1)
   with figure_style.drawing():

@@ -1,4 +1,4 @@
-"""Two runs side by side, and any store and labels, against figures worked out by hand."""
+"""Comparisons of two runs, and evaluations on other stores and labels, against manual results."""
 
 import csv
 import functools
@@ -41,7 +41,7 @@ PART = Vocabulary(("/m/4", "/m/0", "/m/2"), ("Hiss", "Hum", "Whistle"))
 
 
 def saved_run(workdir, config):
-  """A run at step 0."""
+  """Save a run at step 0."""
   made = new_run(config, open_store(config.data.store))
   with checkpoint.open_manager(workdir) as manager:
     description = made.description() | {"history": []}
@@ -51,7 +51,7 @@ def saved_run(workdir, config):
 
 @functools.cache
 def plain():
-  """The folder, for reading, of a CNN10 that was never trained."""
+  """Return the read-only folder of an untrained CNN10."""
   return saved_run(
     pathlib.Path(HOME.name) / "plain", tiny_config(trained().parent, "model.head=linear")
   )
@@ -59,7 +59,7 @@ def plain():
 
 @functools.cache
 def found():
-  """The untrained CNN10 against the trained AT-GCN."""
+  """Return the comparison of the untrained CNN10 and the trained AT-GCN."""
   return compare(plain(), trained())
 
 
@@ -68,7 +68,7 @@ def scores_of(*workdirs):
 
 
 def relabelled(path, vocabulary, **changes):
-  """The tiny store with its labels numbered anew, and without those that are not there."""
+  """Write the tiny store with the labels of another vocabulary, without the labels it lacks."""
   make_store(path, **changes)
   with h5py.File(path, "r+") as file:
     settings = json.loads(file.attrs["settings"])
@@ -316,7 +316,7 @@ def test_clips_in_another_order_and_a_run_of_other_labels(tmp_path):
   assert comparison.vocabulary == PART
   assert (comparison.known, comparison.graph_of) == ((6, 3), "A")
   np.testing.assert_array_equal(comparison.neighbours, found().neighbours[[4, 0, 2]])
-  # The same clips, written the other way round.
+  # The same clips in reverse order.
   with h5py.File(store, "r+") as file:
     lists = np.split(file["label_indices"][()], file["label_offsets"][1:-1])[::-1]
     file["label_offsets"][...] = np.cumsum([0, *map(len, lists)])

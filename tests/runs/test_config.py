@@ -1,4 +1,4 @@
-"""Config files, overrides, and what they may not hold."""
+"""Config files and overrides, valid and invalid."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_overrides_have_the_type_of_the_key(small):
   assert isinstance(config.optim.learning_rate, float)
   assert tuple(config.data.train_folds) == ("1", "2")
   assert config.model.dropout.block == 0.5
-  # Nothing of it stays behind.
+  # The defaults are not changed.
   assert load_config(small).model.head == DEFAULTS["model"]["head"]
 
 
@@ -168,7 +168,7 @@ def test_saved_config_is_restored(tmp_path):
   assert plain_config(again) == saved
   assert isinstance(again, ml_collections.ConfigDict)
   assert contradictions(saved, config) == []
-  # A run of an older version lacks keys that came later: they take their defaults.
+  # A run of an older version lacks newer keys, which take their defaults.
   del saved["deterministic"], saved["log"], saved["optim"]["clip_norm"]
   older = config_from_json(saved)
   assert older.optim.clip_norm == DEFAULTS["optim"]["clip_norm"]

@@ -1,4 +1,4 @@
-"""Places and surroundings that a command may find: caches, names, encodings, pipes, devices."""
+"""Environments of commands: caches, read-only folders, file names, encodings, pipes, devices."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def called(capfd, *arguments):
-  """(exit status, stdout, lines of stderr) of `atgcn ARGUMENTS`."""
+  """Return the exit status, stdout and the lines of stderr of `atgcn ARGUMENTS`."""
   try:
     status = cli.main(list(map(str, arguments)))
   except SystemExit as end:
@@ -47,7 +47,7 @@ def called(capfd, *arguments):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-  """The folder for temporary files, and no variable that names a cache."""
+  """Return the folder for temporary files, with no variable that names a cache."""
   place = tmp_path / "temporary"
   place.mkdir()
   monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -136,12 +136,12 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   assert not recwarn
 
 
-# Folders that cannot be written to. A test's user may be root, who can write everywhere.
+# Folders that cannot be written to. This is simulated, because root can write everywhere.
 
 
 @pytest.fixture
 def read_only(run, monkeypatch):
-  """A run directory in which nothing can be written."""
+  """Return a run directory that cannot be written to."""
 
   def access(path, mode):
     return not (mode & os.W_OK and str(path).startswith(str(run)))
@@ -213,7 +213,7 @@ def test_what_a_read_only_run_refuses(read_only, command, advice, capfd):
   assert contents(read_only) == before
 
 
-# Paths that a run was trained with.
+# Paths in the config of a run.
 
 
 def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch, capfd):
@@ -242,7 +242,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
 
 
 def with_config(config):
-  """`run_from_saved` with another config."""
+  """Return `run_from_saved` with another config."""
   made = run_module.run_from_saved
   return lambda description, constants: made(
     description | {"config": plain_config(config)}, constants
@@ -327,7 +327,7 @@ def test_encodings(encoding, monkeypatch, tmp_path):
 
 
 def closed_pipe():
-  """A descriptor to write to, from which nobody reads."""
+  """Return a descriptor of a pipe whose reading end is closed."""
   reading, writing = os.pipe()
   os.close(reading)
   return writing
@@ -344,7 +344,7 @@ def test_a_closed_pipe_ends_a_command_silently(closed, unbuffered):
     **{closed: pipe, other: subprocess.PIPE},
   )
   os.close(pipe)
-  # argparse itself passes over a write that fails at once.
+  # argparse ignores a write that fails immediately.
   expected = 0 if unbuffered and closed == "stdout" else streams.PIPE_CLOSED
   assert (ended.returncode, getattr(ended, other)) == (expected, b"")
 

@@ -1,4 +1,4 @@
-"""Clips in the devices' memory: the batches are those of the host, or of each device's own part."""
+"""Clips in device memory: batches equal those of the host, or come from each device's own part."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def mesh_of(devices):
 
 
 def fed(make, store, devices, steps, *, balanced, seed=2):
-  """The batches as a jitted step sees them."""
+  """Return the batches that a jitted step gets."""
   made = make(store, CHOSEN, mesh_of(devices), steps, BATCH, seed, balanced=balanced)
   return [jax.device_get(jax.jit(made.batch_of)(given)) for given in made.given]
 
@@ -93,7 +93,7 @@ def test_clips_without_a_label_are_fed_with_their_share(store, make, devices):
   unlabelled = np.concatenate([~batch["labels"].any(axis=1) for batch in batches])
   expected = float(clip_order.unlabelled_share(store.labels_of(CHOSEN)[0]))
   assert unlabelled.mean() == pytest.approx(expected, abs=0.03)
-  # Each of them comes.
+  # All of them are drawn.
   clips = CHOSEN[np.diff(store.labels_of(CHOSEN)[0]) == 0]
   seen = {peak for batch in batches for peak in batch["peak_db"].tolist()}
   assert set(store.peak_db[clips].tolist()) <= seen
@@ -135,7 +135,7 @@ def test_memory_of_all_of_audioset_on_v5e_chips():
   gather = resident.gathering(mesh, 400, 64, 527)
   compiled = jax.jit(gather, in_shardings=(split,), out_shardings=split).lower(given).compile()
   memory = compiled.memory_analysis()
-  # The clips and nothing else: no padding, and no copy of them.
+  # Only the clips are in memory, without padding and without a copy.
   clip = sum(x.nbytes for x in like.values())
   assert memory.argument_size_in_bytes == pytest.approx(rows * clip, rel=0.001)
   assert memory.temp_size_in_bytes < 10e6
@@ -159,7 +159,7 @@ def test_memory_is_filled_chunk_by_chunk(monkeypatch, chunk):
 
 
 class Small(nn.Module):
-  """What the training step asks of a system, and little more."""
+  """A minimal system for the training step."""
 
   @nn.compact
   def __call__(self, x, *, train, after_norm=None, placement=None):
@@ -200,11 +200,11 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
   assert same_bits(host, device)
 
 
-# Whole runs.
+# Complete runs.
 
 
 def train_tiny(config, workdir, steps, placement):
-  """The state of a run that is not validated."""
+  """Return the state of a run without validation."""
   overrides = f"optim.steps={steps}", f"data.placement={placement}", "data.validation_folds=()"
   return training_loop.train(config(*overrides), workdir)
 
@@ -258,7 +258,7 @@ def test_clips_that_do_not_fit_are_refused_before_any_is_placed(
   (line,) = capsys.readouterr().err.splitlines()
   assert "data.placement" in line
   assert "store.h5" in line
-  # Eight parts of up to 5 clips (32x16 values, a peak and 6 labels) in the machine's one memory.
+  # Eight parts of up to 5 clips (32x16 values, a peak and 6 labels) share the host memory.
   assert f"{8 * 5 * (32 * 16 + 4 + 1):,} bytes" in line
   assert "12,345" in line
   assert contents(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""Runs that go on from another run on other labels."""
+"""Fine-tuning of runs on other labels."""
 
 import dataclasses
 import shutil
@@ -30,7 +30,7 @@ from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 
-# Eight labels, where the source has six.
+# Eight labels; the source has six.
 OTHERS = Vocabulary(
   tuple(f"/m/x{k}" for k in range(8)),
   ("Bark", "Meow", "Rain", "Wind", "Engine", "Siren", "Door", "Bell"),
@@ -79,7 +79,7 @@ def test_finetune_on_other_labels(store, tmp_path):
   assert done.run.config.start.step == "30"
   assert same_bits(encoder(begun.state), encoder(source.state.variables))
   assert not same_bits(encoder(done.state), encoder(begun.state))
-  # Each convolution of the graph is of label vectors, whatever their number.
+  # Graph convolutions apply to any number of label vectors.
   assert same_bits(begun.state["params"]["head"], source.state.params["head"])
   clips = open_store(store)
   mean, _ = band_statistics(clips, split_clips(clips, done.run.config.data, "train"))
@@ -231,7 +231,7 @@ def test_two_processes_start_as_one_does(store, tmp_path):
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
   assert saved(tmp_path / "run").step == 3
-  assert finetune(store, tmp_path / "run") == 0  # gone on with by one
+  assert finetune(store, tmp_path / "run") == 0  # resumed by one process
   assert finetune(store, tmp_path / "one") == 0
   together, alone = (
     [loss for _, keys, loss in records(tmp_path / name) if "loss" in keys]

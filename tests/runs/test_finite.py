@@ -1,4 +1,4 @@
-"""Values that are NaN or infinite are refused wherever they come in, and are never a result."""
+"""NaN and infinite values are refused in all inputs and never returned as results."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ NAN = float("nan")
 
 
 def refused(capsys, status, *arguments):
-  """The one line on stderr with which a command ends; it prints nothing else."""
+  """Return the only line that a failing command prints, which is on stderr."""
   capsys.readouterr()
   assert cli.main([*map(str, arguments)]) == status
   told = capsys.readouterr()
@@ -92,7 +92,7 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
   small_store.spoil(tmp_path / "s.h5", [3])
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip 3 ü is NaN"):
     list(examples_of(*planned(types.SimpleNamespace(store=str(tmp_path / "s.h5"), audio=""))))
-  # As a version without these checks wrote it.
+  # Written as by a version without these checks.
   monkeypatch.setattr("atgcn_jax.data.open_clips.check_small", lambda *_: None)
   monkeypatch.setattr("atgcn_jax.data.store.clip_store.check_log_mels", lambda *_: None)
   made = write_tfds(str(tmp_path / "d"), file_format=file_format, store=str(tmp_path / "s.h5"))
@@ -161,11 +161,11 @@ def test_log_mels_that_cannot_be_stored():
         quantise(log_mels, dtype)
 
 
-# Weights, and what a run keeps beside them.
+# Weights and constants of runs.
 
 
 def spoilt_run(folder, name, value=NAN):
-  """A run of one checkpoint, with a value in the array of this name."""
+  """Return a run with one checkpoint that has this value in the named array."""
   config = tiny_config(trained().parent)
   run = new_run(config, open_store(config.data.store))
   state, constants = run.initial_state(), run.constants()
@@ -288,7 +288,7 @@ def test_arrays_in_parts():
 
 @pytest.fixture
 def of_nan(monkeypatch):
-  """Runs give NaN for sound that begins with a sample of full scale."""
+  """Make runs return NaN for sounds that start with a sample of full scale."""
   made = tagging.window_outputs
 
   def window_outputs(run):

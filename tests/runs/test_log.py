@@ -1,4 +1,4 @@
-"""What a run leaves for TensorBoard, and what it shows on a terminal."""
+"""TensorBoard files and terminal output of a run."""
 
 import io
 
@@ -32,7 +32,7 @@ def test_tensorboard_has_the_values_of_the_log():
 
 @pytest.fixture
 def clock(monkeypatch):
-  """The seconds that bars know of, in a list; bars are drawn although there is no terminal."""
+  """Return the time of the bars in a list with one entry, and draw bars without a terminal."""
   now = [0.0]
 
   def bar(**options):
@@ -50,9 +50,9 @@ def test_the_bar_counts_steps_and_its_rate_excludes_compilation(tmp_path, clock,
   run_log, start, steps, seconds = RunLog(tmp_path, 10, 60, 64), 10, 60, 2.0
   bar = run_log._bar
   assert (bar.unit, bar.total, bar.n) == ("step", steps, start)
-  clock[0] += 400  # the first step is compiled
+  clock[0] += 400  # compilation of the first step
   for step in range(start, 30):
-    run_log.stepped(step + 1)  # the step is handed to the devices
+    run_log.stepped(step + 1)  # the step is dispatched to the devices
     clock[0] += seconds
     if (step + 1) % every == 0:
       run_log.record(step + 1, {"loss": 0.5}, "train")

@@ -1,4 +1,4 @@
-"""A refused command leaves its folder as it was, and the corrected one trains."""
+"""A refused command does not change its folder, and the corrected command trains."""
 
 import shutil
 
@@ -19,13 +19,13 @@ from atgcn_jax.training import checkpoint
 
 @pytest.fixture(autouse=True, scope="module")
 def _trained():
-  """What the training of that run prints is not for the tests that read stderr."""
+  """Train the shared run first, so that its output is not in the stderr of the tests."""
   trained()
 
 
 @pytest.fixture
 def unstarted(tmp_path, monkeypatch):
-  """A run that has made no step, as of a process that was killed while its first was compiled."""
+  """Return a run without a step, as left by a process killed during compilation."""
 
   def killed(*_):
     raise KeyboardInterrupt

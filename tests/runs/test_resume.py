@@ -1,4 +1,4 @@
-"""A run that was interrupted ends as if it had not been, to the bit."""
+"""An interrupted run ends with the same bits as an undisturbed one."""
 
 import os
 import random
@@ -31,7 +31,7 @@ from atgcn_jax.training import checkpoint
 
 @pytest.fixture
 def config():
-  """Makes the config of the trained run, with changes."""
+  """Return a function that makes the config of the trained run with changes."""
   folder = trained().parent
   return lambda *overrides: tiny_config(folder, *overrides)
 
@@ -43,7 +43,7 @@ def copy(tmp_path):
 
 @pytest.fixture(autouse=True)
 def handlers():
-  """Each test leaves the process's signal handlers as they were."""
+  """Check that each test restores the signal handlers of the process."""
   before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
   yield
   assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
@@ -64,7 +64,7 @@ def assert_as_undisturbed(workdir):
 
 
 def interrupt(monkeypatch, step, number=signal.SIGTERM):
-  """Sends this process a signal right after a step."""
+  """Send this process a signal right after a step."""
   stepped = RunLog.stepped
 
   def and_signal(log, done):
@@ -79,7 +79,7 @@ def interrupt(monkeypatch, step, number=signal.SIGTERM):
 
 
 def kill_when(process, condition):
-  """SIGKILL as soon as the condition holds; returns whether the process still lived."""
+  """Send SIGKILL as soon as the condition holds, and return whether the process was alive."""
   while process.poll() is None and not condition():
     time.sleep(0.002)
   process.kill()
@@ -88,7 +88,10 @@ def kill_when(process, condition):
 
 
 def run_until_done(arguments, conditions):
-  """Starts the command anew after each kill; returns (kills that met it alive, last process)."""
+  """Restart the command after each kill.
+
+  Returns the number of kills that met it alive, and stdout and stderr of the last process.
+  """
   met = sum(kill_when(start(*arguments), condition) for condition in conditions)
   process = start(*arguments)
   output, errors = process.communicate()
@@ -97,7 +100,7 @@ def run_until_done(arguments, conditions):
 
 
 def saving(workdir, least):
-  """Whether a checkpoint of at least this step is being written."""
+  """Return whether a checkpoint of at least this step is being written."""
   names = [path.name for path in (workdir / checkpoint.FOLDER).glob("*tmp*")]
   return any(int(name.partition(".")[0]) >= least for name in names)
 
@@ -121,7 +124,7 @@ def test_a_killed_run_equals_an_undisturbed_one(tmp_path):
   ]
   met, _, errors = run_until_done(train_command(folder, workdir), conditions)
   assert met == 3
-  # What libraries have to say does not reach the terminal.
+  # Messages of libraries do not reach the terminal.
   assert [line for line in errors.splitlines() if not line.startswith("step ")] == []
   assert_as_undisturbed(workdir)
 
@@ -225,12 +228,12 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
   assert contents(copy) == before
 
 
-# Numbers that run away.
+# Values that are not finite.
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   command = train_command(trained().parent, tmp_path / "run")
-  # The rate is multiplied by this once the validation mAP has fallen.
+  # The learning rate is multiplied by this factor once the validation mAP decreases.
   overrides = ["--config.optim.plateau_factor=1e35", "--config.checkpoint.every=1"]
   assert cli.main([*map(str, command), *overrides]) == 1
   lines = capsys.readouterr().err.splitlines()
@@ -265,7 +268,7 @@ def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
     training_loop.train(config(), tmp_path)
 
 
-# What may differ when a run is resumed, and what may not.
+# Keys that may change when a run resumes, and keys that must not.
 
 
 def test_contradictions_are_reported_and_nothing_is_changed(copy, capsys):
@@ -319,7 +322,7 @@ def test_a_graph_file_is_compared_by_content(tmp_path, config):
   other = write_graph(tmp_path / "other.npz", propagation + np.eye(6))
   with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
-  # Also where the file of the old name has changed.
+  # Also if the content of the original file has changed.
   shutil.copy(other, one)
   with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)

@@ -1,4 +1,4 @@
-"""Runs that begin with another run's parameters, and the head's own learning rate."""
+"""Runs that start with the parameters of another run, and the learning rate of the head."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from atgcn_jax.training.optim import optimiser
 
 
 def begun_from(folder, run, *changes):
-  """Parameters and normaliser of a run at its first checkpoint, step 0."""
+  """Return parameters and normaliser of a run at its first checkpoint, step 0."""
   config = tiny_config(folder, "optim.steps=1", "checkpoint.keep=9", *changes, f"start.run={run}")
   train(config, folder / "next")
   steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
@@ -31,7 +31,7 @@ def same(one, other):
 
 
 def test_a_run_starts_with_the_parameters_that_fit(tmp_path):
-  # The trained run has a graph; the new one takes its encoder, and its head is new.
+  # The trained run has a graph head. The new run copies the encoder and gets a new head.
   given = saved(trained())
   loaded = begun_from(tmp_path, trained(), "model.head=linear", "start.step=latest")
   for kind in ("params", "batch_stats"):

@@ -1,4 +1,4 @@
-"""Whole runs on stores of which some training clips have no label."""
+"""Runs on stores in which some training clips have no label."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def config(tmp_path):
 
 
 def write_as_before(monkeypatch):
-  """Let runs describe themselves as they did before clips without a label were drawn."""
+  """Make runs describe themselves as in the version that drew no clips without a label."""
   description = Run.description
 
   def without(run):
@@ -36,7 +36,7 @@ def write_as_before(monkeypatch):
 
 
 def unlabelled_share_of(config, store, placement):
-  """The share of clips without a label among those that the steps of a run are fed with."""
+  """Return the share of clips without a label in the batches of a run."""
   config.data.placement = placement
   made = step_inputs.feed_of(config, store, sharding.data_mesh(), 0)
   batch_of = jax.jit(made.batch_of)
@@ -80,7 +80,7 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
     training_loop.train(config("optim.steps=6"), workdir)
   assert "\n" not in str(error.value)
   assert contents(workdir) == files
-  # What the message says to do.
+  # Follow the advice of the message.
   training_loop.train(
     config("optim.steps=2", f"start.run={workdir}", "start.step=latest"), tmp_path / "new"
   )

@@ -1,4 +1,4 @@
-"""Tagging sound of any kind with a trained run."""
+"""Tagging of all kinds of sound with a trained run."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def test_tagger_is_exported_by_the_package(tagger):
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("uint8", 0.02), ("float16", 0.002)])
 def test_scores_are_those_of_evaluation(tagger, tmp_path, dtype, rounding):
-  # A store rounds, to 0.3 dB or to a float16; the tagger does not.
+  # A store rounds log-mels to 0.3 dB or to float16; the tagger does not.
   store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4, dtype=dtype))
   loaded = load_run(trained(), "latest", sharding.data_mesh())
   step = make_score_step(loaded.run.model(), sharding.data_mesh(), normaliser=loaded.run.normaliser)
@@ -59,7 +59,7 @@ def test_windows_are_averaged(tagger, sounds):
   for count in (2, 3, 6):
     long = tagger.scores(np.concatenate(sounds[:count]))
     np.testing.assert_allclose(long, parts[:count].mean(axis=0), atol=1e-5)
-  # More windows than are scored at a time.
+  # More windows than in one batch.
   np.testing.assert_allclose(
     tagger.scores(np.concatenate([*sounds, *sounds])), parts.mean(axis=0), atol=1e-5
   )
@@ -88,14 +88,14 @@ def test_stereo_of_another_rate(tagger, tmp_path):
   stereo = np.stack([1.5 * tone, 0.5 * tone], axis=1)
   direct = 0.2 * np.sin(2 * np.pi * 600 * np.arange(SIZE) / RATE)
   expected = tagger.scores(direct.astype(np.float32))
-  # A pure tone stands on the floor of 80 dB, where resampling leaves traces at the ends.
+  # Around a pure tone is the floor of 80 dB, where resampling has artifacts at the ends.
   for scores in (
     tagger.scores(wav(tmp_path / "stereo.flac", stereo, 44100, subtype="PCM_24")),
     tagger.scores(stereo, rate=44100),
   ):
     np.testing.assert_allclose(scores, expected, atol=0.15)
     assert scores.argmax() == expected.argmax()
-  # Nothing but rounding sounds in the bands beside the tone's.
+  # In the bands next to the tone is only rounding noise.
   np.testing.assert_allclose(
     tagger.scores(stereo, rate=44100), tagger.scores(tone, rate=44100), atol=1e-2
   )
@@ -171,7 +171,7 @@ def test_the_command_prints_json(tagger, sounds, tmp_path, capsys):
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [line["file"] for line in lines] == list(map(str, paths))
   for line, path in zip(lines, paths):
-    # Alone, a window is scored by a program of its own size, which rounds otherwise.
+    # A single window is scored by a program of its own size, which rounds differently.
     expected = tagger.tag(path)
     assert [t["id"] for t in line["tags"]] == [t.id for t in expected]
     assert [t["name"] for t in line["tags"]] == [t.name for t in expected]
@@ -203,11 +203,11 @@ def test_a_moved_run_tags_without_its_store(sounds, tmp_path, tagger):
   np.testing.assert_array_equal(found, tagger.scores(sounds[0]))
 
 
-# Sound that can be used, but not all of it or with doubt.
+# Sound that is used, although it is incomplete or doubtful.
 
 
 def doubtful(folder, sounds):
-  """A file that is cut short, one in the scale of int16, one out of phase; what is said of each."""
+  """Return truncated, int16-scaled and out-of-phase files, with the expected text for each."""
   cut = wav(folder / "cut.wav", sounds[0])
   cut.write_bytes(cut.read_bytes()[: -RATE // 2])
   scale, phase = folder / "scale.wav", folder / "phase.wav"

@@ -1,4 +1,4 @@
-"""What sounds when, embeddings, thresholds, folders: the tagger over many and long sounds."""
+"""The tagger on many and long sounds: timelines, embeddings, thresholds and folders."""
 
 import csv
 import dataclasses
@@ -49,7 +49,7 @@ def sounds():
   return waveforms(6, 4)[0]
 
 
-# Windows of a sound that is read block by block.
+# Windows of sounds that are read block by block.
 
 
 def windows(samples, size, hop, block, **how):
@@ -116,7 +116,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   assert peak < 16e6
 
 
-# Many sounds in batches of one size.
+# Many sounds in batches of a fixed size.
 
 
 def test_many_sounds_share_batches(monkeypatch):
@@ -225,7 +225,7 @@ def test_a_timeline_of_windows(tagger, sounds):
   expected = [tagger.scores(long[int(s * RATE) :][:SIZE]) for s in starts]
   np.testing.assert_allclose(line.scores, expected, atol=1e-5)
   assert np.ptp(line.scores, axis=0).max() > 0.05
-  # Twice the rate is the same time.
+  # Times do not depend on the rate.
   twice = tagger.timeline(soxr.resample(long, RATE, 2 * RATE), rate=2 * RATE)
   np.testing.assert_allclose(twice.start_s, [0, 1, 2, 2.25], atol=1e-3)
   short = tagger.timeline(long[: SIZE // 4])
@@ -237,7 +237,7 @@ def test_a_timeline_of_windows(tagger, sounds):
 
 @pytest.fixture(scope="module")
 def of_talnet(tmp_path_factory):
-  """A tagger of a system with frames, whose weights are as they begin."""
+  """Return a tagger of an untrained system with frames."""
   folder = tmp_path_factory.mktemp("talnet")
   make_store(folder / "store.h5", frontend=dataclasses.replace(FRONTEND, n_mels=32))
   config = tiny_config(folder, "model.encoder=talnet", "model.head=linear")
@@ -246,7 +246,7 @@ def of_talnet(tmp_path_factory):
 
 
 def test_a_timeline_of_frames(of_talnet, sounds):
-  # 8 of 32 frames a second of 125 samples each.
+  # 8 frames from 32 input frames of 125 samples each per second.
   long = np.concatenate(sounds)[: 2 * SIZE + 1100]
   line = of_talnet.timeline(long)
   assert len(line.start_s) == 8 + 8 + 3
@@ -256,7 +256,7 @@ def test_a_timeline_of_frames(of_talnet, sounds):
   second = of_talnet.timeline(long[SIZE : 2 * SIZE])
   np.testing.assert_allclose(line.scores[8:16], second.scores, atol=1e-5)
   assert np.ptp(line.scores, axis=0).min() > 0
-  # The clip's score is the frames' linear softmax.
+  # The score of the clip is the linear softmax of the frame scores.
   pooled = (second.scores**2).sum(axis=0) / second.scores.sum(axis=0)
   np.testing.assert_allclose(of_talnet.scores(long[SIZE : 2 * SIZE]), pooled, atol=1e-5)
   assert len(of_talnet.timeline(long, hop_seconds=0.5).start_s) == 4
@@ -305,7 +305,7 @@ def test_thresholds_have_the_highest_f1():
 
 @pytest.fixture
 def place_of_thresholds():
-  """Where the trained run keeps them for as long as a test lasts."""
+  """Return the path of the thresholds of the trained run, which exist during the test."""
   path = trained() / "thresholds.json"
   yield path
   path.unlink(missing_ok=True)
