@@ -335,7 +335,7 @@ def test_clips_in_another_order_and_a_run_of_other_labels(tmp_path):
   [
     ({"clips": 64}, False, "only .* has clip63"),
     ({}, True, "clip clip3 has other labels"),
-    ({"vocabulary": Vocabulary(tuple("abcdef"), tuple("ABCDEF"))}, False, "none of the labels"),
+    ({"vocabulary": Vocabulary(tuple("abcdef"), tuple("ABCDEF"))}, False, "has no label of"),
   ],
 )
 def test_runs_that_cannot_be_compared(tmp_path, changes, shifted, complaint, capsys):

@@ -188,7 +188,7 @@ def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypat
   status, printed, (line,) = called(capfd, "evaluate", "--workdir", run, "--out", tmp_path / "o")
   assert status == 1
   assert "No space left on device" in line
-  assert line.endswith("another --out")
+  assert line.endswith("name another folder with --out")
   assert "mAP " in printed
   assert "page:" not in printed
 
