@@ -122,7 +122,7 @@ def test_bad_arguments_write_nothing(files, tmp_path, capsys):
   out = ("--out", tmp_path / "g.npz")
   for arguments, message in (
     (("--label", "Pianno"), "did you mean Piano"),
-    (("--plot", tmp_path / "g.txt"), "end it in .png, .svg or .pdf"),
+    (("--plot", tmp_path / "g.txt"), "must end in .png, .svg or .pdf"),
     (("--label", "Piano", "--against", "best"), "best"),
     (("--label", "Piano", "--against", "ontology"), "graph.ontology"),
   ):
