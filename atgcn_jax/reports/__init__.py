@@ -1,1 +1,1 @@
-"""Results as pages, pictures, tables and cards."""
+"""Reports of results: HTML pages, plots, tables and data cards."""

@@ -1,4 +1,4 @@
-"""A comparison of two runs as text, JSON, CSV, Markdown and a picture."""
+"""A comparison of two runs as text, JSON, CSV, Markdown and a plot."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
 from atgcn_jax.runs.log import finite_or_none
 from atgcn_jax.runtime.buckets import path_of, write_whole
 
-LISTED = 10  # labels that gain, and that lose
+LISTED = 10  # number of listed labels with gains, and with losses
 METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
 WIDTH = 100
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # the first line, the others
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # the header, the rows
 
 
 def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str]:
-  """Write compare.csv, compare.md and compare.png, each whole or not at all; returns their paths.
+  """Write compare.csv, compare.md and compare.png, each atomically, and return their paths.
 
   Args:
-    out: the folder, made where absent.
+    out: The folder. It is made if it does not exist.
+    comparison: The comparison.
+
   Raises:
-    UserError: if it cannot be written.
+    UserError: If a file cannot be written.
   """
   contents = {
     "compare.csv": as_csv(comparison).encode(),
@@ -44,12 +46,14 @@ def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str
     for name, content in contents.items():
       write_whole(folder / name, content)
   except OSError as error:
-    raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another") from error
+    raise UserError(
+      f"--out {out}: cannot be written ({error.strerror}); name another folder"
+    ) from error
   return [str(folder / name) for name in contents]
 
 
 def as_csv(comparison: Comparison) -> str:
-  """A row a label, in their order; what is undefined is empty."""
+  """Return a CSV with one row per label. Undefined values are empty."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   figures = ["average_precision_a", "average_precision_b", "difference"]
@@ -62,7 +66,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def label_of(comparison: Comparison, k: int) -> dict[str, Any]:
-  """What is known of a label, None where undefined."""
+  """Return the values of a label, None where undefined."""
   a, b = (metrics["average_precision"][k] for metrics in comparison.metrics)
   neighbours = comparison.neighbours
   return {
@@ -77,7 +81,7 @@ def label_of(comparison: Comparison, k: int) -> dict[str, Any]:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-  """The comparison without the labels that change little; None where undefined."""
+  """Return the comparison with only the labels that change most. Undefined values are None."""
   gaining, losing = most_changed(comparison, LISTED)
   mauc_a, mauc_b = (metrics["mAUC"] for metrics in comparison.metrics)
   found: dict[str, Any] = {}
@@ -107,7 +111,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_text(comparison: Comparison) -> str:
-  """The comparison as text of at most 100 columns."""
+  """Return the comparison as text of at most 100 columns."""
   lines = []
   for name, run, *rest in zip("AB", comparison.runs, comparison.systems, comparison.steps):
     what = " ({}), step {}".format(*rest)
@@ -119,36 +123,41 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-  """The comparison as Markdown, with the picture beside it."""
+  """Return the comparison as Markdown, with a link to compare.png."""
   named = [
     f"{name} is {_cell(run)} ({system}) at step {step}"
     for name, run, system, step in zip("AB", comparison.runs, comparison.systems, comparison.steps)
   ]
-  parts = ["# Two runs on the same clips", "; ".join(named) + ".", " ".join(about(comparison))]
+  parts = [
+    "# Comparison of two runs on the same clips",
+    "; ".join(named) + ".",
+    " ".join(about(comparison)),
+  ]
   for first, rows in tables(comparison):
     rules = ["---", *["---:"] * (len(first) - 1)]
     lines = [[_cell(cell) for cell in row] for row in (first, rules, *rows)]
     parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-  parts += [" ".join(correlation(comparison)), "![Differences of labels](compare.png)"]
+  parts += [" ".join(correlation(comparison)), "![Differences per label](compare.png)"]
   return "\n\n".join(parts) + "\n"
 
 
 def about(comparison: Comparison) -> list[str]:
-  """What was scored, in lines."""
+  """Return lines about the clips and labels that were scored."""
   shared, scored = len(comparison.vocabulary), int(np.isfinite(changes_of(comparison)).sum())
   lines = [
-    f"Split {comparison.split}, {comparison.clips} clips; {shared} labels, {scored} of them with a "
-    "positive and a negative clip."
+    f"Split {comparison.split}, {comparison.clips} clips; {shared} labels, {scored} of them with "
+    "positive and negative clips."
   ]
   if set(comparison.known) != {shared}:
     lines.append(
-      f"Of the {comparison.known[0]} labels of A and {comparison.known[1]} of B only these count."
+      f"Of the {comparison.known[0]} labels of A and {comparison.known[1]} of B, only these are "
+      "compared."
     )
   return lines
 
 
 def tables(comparison: Comparison) -> list[Table]:
-  """The figures of both runs, then the labels that gain and those that lose most."""
+  """Return the table of metrics, then the tables of the labels that gain and lose most."""
   rows = []
   limits = {
     "mAP": (comparison.low, comparison.high),
@@ -174,18 +183,18 @@ def _label_row(comparison: Comparison, k: int) -> tuple[str, ...]:
 
 
 def correlation(comparison: Comparison) -> list[str]:
-  """What the differences have to do with the graph, in lines."""
+  """Return lines about the correlation of the differences with the graph."""
   if comparison.neighbours is None:
     return ["Neither run has a label graph."]
   what = f"Difference in AP and number of neighbours in the graph of {comparison.graph_of}"
   if math.isnan(comparison.correlation):
-    return [f"{what}: no rank correlation is defined."]
-  found = f"rank correlation {comparison.correlation:+.3f} (Spearman, p = {comparison.p_value:.2g})"
-  return [f"{what}:", f"{found}."]
+    return [f"{what}: the rank correlation is undefined."]
+  value = f"rank correlation {comparison.correlation:+.3f} (Spearman, p = {comparison.p_value:.2g})"
+  return [f"{what}:", f"{value}."]
 
 
 def _columns(table: Table) -> list[str]:
-  """A table as lines, the first column to the left, the others to the right."""
+  """Return a table as lines, with the first column left-aligned and the others right-aligned."""
   first, rows = table
   widths = [max(map(len, column)) for column in zip(first, *rows)]
   return [

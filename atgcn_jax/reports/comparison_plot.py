@@ -1,4 +1,4 @@
-"""The picture of a comparison: which labels change, and how many neighbours they have."""
+"""The plot of a comparison: the labels that change, and their numbers of neighbours."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from atgcn_jax.reports.figure_style import BLUE, DARK, ORANGE, drawing, short, write_names
 from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
 
-ENDS = 15  # of the labels that gain, and of those that lose, so many have a line
-NAMED = 4  # of either, so many are named among the dots
+ENDS = 15  # number of labels with gains, and with losses, in the right plot
+NAMED = 4  # number of labels with gains, and with losses, that are named in the left plot
 TICKS = (0, *(step * 10**power for power in range(7) for step in (1, 2, 5)))
 KINDS = (
   ("gain", BLUE, "^"),
   ("lose", ORANGE, "v"),
   ("stay", "white", "o"),
-)  # also told apart by the marker
+)  # distinguished by colour and by marker
 
 
 def draw_comparison(comparison: Comparison) -> bytes:
-  """The picture as PNG: differences over neighbours, and the AP of labels that change most.
+  """Return a PNG with differences over neighbours, and the AP of the labels that change most.
 
-  Where neither run has a graph, differences stand over the number of clips with the label.
+  If neither run has a graph, the x axis is the number of clips with the label.
   """
   with drawing():
     figure = Figure((14, 7.4), layout="constrained")
@@ -34,7 +34,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
     _scatter(left, comparison)
     _ends(right, comparison)
     figure.suptitle(_title(comparison), x=0.01, ha="left", fontsize=12, parse_math=False)
-    figure.draw_without_rendering()  # names go where markers leave room, so these must be placed
+    figure.draw_without_rendering()  # names are placed between markers, so these are drawn first
     figure.set_layout_engine("none")
     defined = np.isfinite(changes_of(comparison))
     row_of = np.cumsum(defined) - 1
@@ -47,7 +47,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
 
 
 def _scatter(axes: Axes, comparison: Comparison) -> None:
-  """A marker a label, its area by the clips that have it."""
+  """Draw one marker per label, whose area grows with the number of clips that have the label."""
   over, changes = _places(comparison).T
   positives = comparison.positives
   largest = max(int(positives.max(initial=0)), 1)
@@ -68,7 +68,7 @@ def _scatter(axes: Axes, comparison: Comparison) -> None:
     )
   axes.axhline(0, color=DARK, linewidth=0.8)
   axes.axhline(comparison.difference, color=DARK, linestyle="--", linewidth=1)
-  # Many labels have few neighbours, and some have very many.
+  # Many labels have few neighbours, and some have a large number.
   if over.max(initial=0) > 30:
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     shown = [x for x in TICKS if x <= over.max()]
@@ -78,7 +78,7 @@ def _scatter(axes: Axes, comparison: Comparison) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   what = f"neighbours in the graph of {comparison.graph_of}"
   axes.set(
-    title="Difference by label (dashed: in mAP; area: clips with the label)",
+    title="Difference per label (dashed: mAP; area: clips with the label)",
     xlabel=what if comparison.neighbours is not None else "clips with the label",
     ylabel="AP of B minus AP of A",
   )
@@ -92,7 +92,7 @@ def _scatter(axes: Axes, comparison: Comparison) -> None:
 
 
 def _places(comparison: Comparison) -> np.ndarray:
-  """Of the labels in the left half, float64[K, 2]: what they stand over, and their difference."""
+  """Return the x and y coordinates of the labels in the left plot, float64[K, 2]."""
   over = comparison.positives if comparison.neighbours is None else comparison.neighbours
   return np.stack([over.astype(np.float64), changes_of(comparison)], 1)
 
@@ -109,7 +109,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _ends(axes: Axes, comparison: Comparison) -> None:
-  """AP under A and B of the labels that change most, from the largest gain to the largest loss."""
+  """Draw the AP of A and B for the labels that change most, from largest gain to largest loss."""
   gaining, losing = most_changed(comparison, ENDS)
   labels = np.concatenate([gaining, losing[::-1]])
   a, b = (metrics["average_precision"][labels] for metrics in comparison.metrics)
@@ -117,7 +117,7 @@ def _ends(axes: Axes, comparison: Comparison) -> None:
   axes.hlines(rows, a, b, color="#999999", linewidth=2, zorder=1)
   axes.scatter(a, rows, 46, facecolors="white", edgecolors=DARK, linewidths=1.2, label="A")
   for (_, color, marker), chosen in zip(KINDS[:2], (b > a, b < a)):
-    name = f"B, {'more' if marker == '^' else 'less'} than A"
+    name = f"B, {'higher' if marker == '^' else 'lower'} than A"
     if chosen.any():
       axes.scatter(b[chosen], rows[chosen], 56, color=color, marker=marker, label=name)
   if len(gaining) and len(losing):
@@ -125,7 +125,7 @@ def _ends(axes: Axes, comparison: Comparison) -> None:
   axes.set_yticks(rows, [short(comparison.vocabulary.names[k]) for k in labels], parse_math=False)
   axes.tick_params("y", length=0)
   axes.set(
-    title="Labels that gain and lose most",
+    title="Labels with the largest gains and losses",
     xlabel="average precision",
     xlim=(-0.03, 1.03),
     ylim=(max(len(labels), 1) - 0.4, -0.6),

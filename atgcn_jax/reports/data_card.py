@@ -1,4 +1,4 @@
-"""What is in a clip store, as an evaluation must state it to be compared."""
+"""The data card: a description of a clip store that makes evaluations comparable."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from atgcn_jax.labels.ratings import read_ratings
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.clip_ids import clip_ids_hash, listed_id
 
-CHUNK_BYTES = 2**24  # of log-mels read at a time
-NAMED = 20  # clips, groups or labels that are named; all are counted
+CHUNK_BYTES = 2**24  # size of the log-mels read at a time
+NAMED = 20  # maximum number of named clips, groups or labels; all are counted
 
 
 def data_card(
@@ -33,16 +33,16 @@ def data_card(
   vocabulary: str | os.PathLike | None = None,
   ratings: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """The card of a store, of plain JSON values; every log-mel is read once, some at a time.
+  """Return the data card of a store as JSON values. All log-mels are read once, in chunks.
 
   Args:
     store_path: The store.
-    segments: Official segment lists, of which the card says what is present.
-    vocabulary: The labels of these lists; by default the store's.
+    segments: Official segment lists. The card reports which of their segments are in the store.
+    vocabulary: The labels of these lists; by default those of the store.
     ratings: A list of label qualities (`labels.ratings`).
 
   Raises:
-    UserError: A file cannot be used.
+    UserError: If a file cannot be used.
   """
   store = open_clips(store_path, finite=False)
   labels = read_vocabulary(vocabulary) if vocabulary else store.vocabulary
@@ -84,7 +84,10 @@ def data_card(
 def _list_card(
   path: str | os.PathLike, listed: Segments, store: ClipStore, labels: Vocabulary
 ) -> dict[str, Any]:
-  """What of a list is in the store; its counts per class are left under `by_class`."""
+  """Return the card of a segment list: which segments are in the store.
+
+  `by_class` has the counts per class; `_classes` removes it.
+  """
   if text := left_out(path, listed):
     warnings.warn(text, UserWarning, stacklevel=3)
   row_of = {clip_id: row for row, clip_id in enumerate(listed.clip_ids)}
@@ -120,7 +123,10 @@ def _classes(
   lists: list[dict[str, Any]],
   rated: dict[str, tuple[int, int]],
 ) -> list[dict[str, Any]]:
-  """A row a label of the store or of the lists; moves the lists' counts per class into it."""
+  """Return one row per label of the store or of the lists.
+
+  The counts per class are moved from the list cards into the rows.
+  """
   names = dict(zip(labels.ids, labels.names)) | dict(zip(own.ids, own.names))
   by_list = [one.pop("by_class") for one in lists]
   rows = []
@@ -142,7 +148,7 @@ def _classes(
 
 
 def _quality(classes: list[dict[str, Any]]) -> dict[str, Any]:
-  """The share of labels that are true: over classes, and over the store's labels."""
+  """Return the share of true labels, as a mean over classes and over the labels in the store."""
   known = [one for one in classes if one["quality"] is not None]
   qualities, clips = (np.array([one[key] for one in known]) for key in ("quality", "clips"))
   return {
@@ -154,7 +160,7 @@ def _quality(classes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _durations(store: ClipStore) -> dict[str, Any] | None:
-  """Lengths of the files, in seconds; None where the store has none."""
+  """Return statistics of the file durations in seconds, or None if the store has no durations."""
   seconds = store.seconds
   if seconds is None:
     return None
@@ -174,7 +180,7 @@ def _durations(store: ClipStore) -> dict[str, Any] | None:
 
 
 def _findings(store: ClipStore) -> dict[str, Any] | None:
-  """What is wrong with the sound of the files, by kind; None where the store does not know.
+  """Return the findings about the sound files by kind, or None if the store has none.
 
   Each kind has the number of `clips` and the `first` of them.
   """
@@ -190,23 +196,23 @@ def _findings(store: ClipStore) -> dict[str, Any] | None:
 
 
 def _rates(rates: np.ndarray | None) -> dict[str, int] | None:
-  """Clips by the rate of their file, 0 for unknown ones."""
+  """Return the number of clips per sample rate of the file. Rate 0 stands for unknown."""
   if rates is None:
     return None
   return {str(rate): int(count) for rate, count in zip(*np.unique(rates, return_counts=True))}
 
 
 def _contents(store: ClipStore) -> dict[str, Any]:
-  """Silent, broken and duplicate clips, by their stored log-mels."""
-  silent, sound, hashes = _looked_through(store)
-  compared = np.flatnonzero(sound & ~silent)  # all silent ones are alike
+  """Return the silent, non-finite and duplicate clips, found by their stored log-mels."""
+  silent, finite, hashes = _scanned(store)
+  compared = np.flatnonzero(finite & ~silent)  # all silent clips are equal
   ordered = compared[np.argsort(hashes[compared], kind="stable")]
   starts = np.flatnonzero(np.diff(hashes[ordered], prepend=~hashes[ordered[:1]]) != 0)
   groups = [group for group in np.split(ordered, starts[1:]) if len(group) > 1]
   groups.sort(key=lambda group: group[0])
   across = [group for group in groups if len(set(store.folds[group])) > 1]
 
-  def told(some: list[np.ndarray]) -> dict[str, Any]:
+  def described(some: list[np.ndarray]) -> dict[str, Any]:
     named = [
       [{"id": str(store.clip_ids[i]), "fold": str(store.folds[i])} for i in group[:NAMED]]
       for group in some[:NAMED]
@@ -215,19 +221,23 @@ def _contents(store: ClipStore) -> dict[str, Any]:
 
   return {
     "silent": _some(store.clip_ids[silent].tolist()),
-    "not_finite": _some(store.clip_ids[~sound].tolist()),
-    "duplicates": told(groups),
-    "duplicates_across_folds": told(across),
+    "not_finite": _some(store.clip_ids[~finite].tolist()),
+    "duplicates": described(groups),
+    "duplicates_across_folds": described(across),
   }
 
 
-def _looked_through(store: ClipStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of each clip: whether its log-mel is of one value, bool[N]; whether all of it is finite,
-  bool[N]; and 64 bits of a hash of it, uint64[N].
+def _scanned(store: ClipStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Scan the log-mels of all clips.
 
-  Digital silence lies at the front end's floor throughout and so has one value; nothing else has.
+  Digital silence is at the floor of the front end throughout. So its log-mel has only one value,
+  which no other log-mel has.
+
+  Returns:
+    For each clip, whether its log-mel has only one value, bool[N]; whether it is finite, bool[N];
+    and the first 64 bits of its hash, uint64[N].
   """
-  silent, sound = np.zeros((2, len(store)), bool)
+  silent, finite = np.zeros((2, len(store)), bool)
   hashes = np.zeros(len(store), np.uint64)
   row_bytes = math.prod(store.log_mel.shape[1:]) * store.log_mel.dtype.itemsize
   rows = max(1, CHUNK_BYTES // max(1, row_bytes))
@@ -235,16 +245,16 @@ def _looked_through(store: ClipStore) -> tuple[np.ndarray, np.ndarray, np.ndarra
     for first in range(0, len(store), rows):
       part = slice(first, first + rows)
       chunk = store.log_mel[np.arange(len(store))[part]]
-      # A uint8 store of what is not finite has a peak that is not.
+      # In a uint8 store, the peak of a log-mel that is not finite is not finite either.
       lowest, highest = chunk.min(axis=(1, 2)), chunk.max(axis=(1, 2))
-      sound[part] = np.isfinite(store.peak_db[part]) & np.isfinite(lowest) & np.isfinite(highest)
-      silent[part] = sound[part] & (lowest == highest)
+      finite[part] = np.isfinite(store.peak_db[part]) & np.isfinite(lowest) & np.isfinite(highest)
+      silent[part] = finite[part] & (lowest == highest)
       digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in chunk)
       hashes[part] = np.frombuffer(digests, np.uint64)
       bar.update(len(chunk))
-  return silent, sound, hashes
+  return silent, finite, hashes
 
 
 def _some(names: list[str]) -> dict[str, Any]:
-  """How many there are, and the first of them."""
+  """Return the number of names and the first of them."""
   return {"count": len(names), "first": names[:NAMED]}

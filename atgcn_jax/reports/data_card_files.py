@@ -1,4 +1,4 @@
-"""A data card as files: JSON for programs, Markdown for people."""
+"""A data card as a JSON file and a Markdown file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from atgcn_jax.errors import UserError
 
 
 def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
-  """Writes `STORE-card.json` and `STORE-card.md`, each whole or not at all; returns their paths.
+  """Write `STORE-card.json` and `STORE-card.md`, each atomically, and return their paths.
 
   Args:
-    out: The folder, made where absent.
-    card: What `data_card` gives.
+    out: The folder. It is made if it does not exist.
+    card: The result of `data_card`.
 
   Raises:
-    UserError: A file cannot be written.
+    UserError: If a file cannot be written.
   """
   stem = pathlib.Path(card["store"]).stem
   texts = {
@@ -46,22 +46,22 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
 
 
 def card_markdown(card: dict[str, Any]) -> str:
-  """The card as Markdown."""
+  """Return the data card as Markdown."""
   frontend = card["frontend"]
   sections = [
     f"# Data card of {_cell(card['store'])}",
     _table(
-      ("what", "value"),
+      ("property", "value"),
       [
         ("clips", card["clips"]),
         ("SHA-256 of the clip ids", card["clip_ids_sha256"]),
         ("SHA-256 of the content", card["content_sha256"]),
-        ("front end", f"{frontend['name']}, {frontend['seconds']:g} s a clip"),
+        ("front end", f"{frontend['name']}, {frontend['seconds']:g} s per clip"),
         ("log-mels stored as", card["stored_as"]),
       ],
     ),
-    "The hash of the clip ids is that of the sorted ids, a line each. Figures compare only where "
-    "the hash of the evaluated clips, which `atgcn evaluate` states, is the same.",
+    "The hash of the clip ids is the SHA-256 of the sorted ids, one per line. Results are only "
+    "comparable if the hashes of the evaluated clips, which `atgcn evaluate` reports, are equal.",
     "## Folds",
     _table(
       ("fold", "clips", "SHA-256 of the clip ids"),
@@ -87,16 +87,24 @@ def _lists(lists: Sequence[dict[str, Any]]) -> list[str]:
     rows.append(
       (one["list"], one["segments"], one["present"], share, one["clips_matched"], folds, left)
     )
-  head = ("list", "segments", "present", "share", "clips of it", "in folds", "rows left out")
+  head = (
+    "list",
+    "segments",
+    "segments in the store",
+    "share",
+    "matching clips",
+    "matching clips per fold",
+    "ignored rows",
+  )
   return ["## Official lists", _table(head, rows)]
 
 
 def _sound(card: dict[str, Any]) -> list[str]:
-  """Durations, rates, and clips that are silent, broken or there twice."""
+  """Return durations, sample rates, findings, and silent, non-finite and duplicate clips."""
   durations, rates = card["durations"], card["rates_hz"]
   parts = ["## Sound"]
   if durations is None:
-    parts.append("The store does not say how long its files were.")
+    parts.append("The store has no durations of its files.")
   else:
     keys = ("min", "lower_quartile", "median", "upper_quartile", "max")
     rows = [(key.replace("_", " "), f"{durations[key]:.2f} s") for key in keys if key in durations]
@@ -104,24 +112,24 @@ def _sound(card: dict[str, Any]) -> list[str]:
     counts = [
       (shorter, durations["shorter_than_a_clip"]),
       ("longer than a clip", durations["longer_than_a_clip"]),
-      ("not used of longer files", f"{durations['seconds_not_used']:.2f} s"),
+      ("total length of unused ends of longer files", f"{durations['seconds_not_used']:.2f} s"),
       ("unknown", durations["unknown"]),
     ]
     parts.append(_table(("duration of the files", ""), [*rows, *counts]))
   if rates is None:
-    parts.append("The store does not say which rates its files had.")
+    parts.append("The store has no sample rates of its files.")
   else:
     known = [(f"{rate} Hz" if rate != "0" else "unknown", n) for rate, n in rates.items()]
-    parts.append(_table(("rate of the files", "clips"), known))
+    parts.append(_table(("sample rate of the files", "clips"), known))
   parts.append(_findings(card["findings"]))
   for key, what in (
-    ("silent", "Silent clips, with a log-mel of one value throughout"),
-    ("not_finite", "Clips with a log-mel that is not finite"),
+    ("silent", "Silent clips (all values of the log-mel are equal)"),
+    ("not_finite", "Clips with NaN or infinite values in the log-mel"),
   ):
-    parts.append(f"{what}: {_told(card[key])}")
+    parts.append(f"{what}: {_listed(card[key])}")
   for key, what in (
-    ("duplicates", "Duplicates, with the same stored log-mel (silent clips aside)"),
-    ("duplicates_across_folds", "Of these in more than one fold, which leaks"),
+    ("duplicates", "Duplicates (same stored log-mel, except silent clips)"),
+    ("duplicates_across_folds", "Duplicates in more than one fold (leakage between folds)"),
   ):
     found = card[key]
     parts.append(f"{what}: clips {found['clips']}, groups {found['groups']}.")
@@ -136,13 +144,13 @@ def _sound(card: dict[str, Any]) -> list[str]:
 
 
 def _findings(found: dict[str, Any] | None) -> str:
-  """What is wrong with the sound of files that are used."""
+  """Return a table of the findings about the files of the clips."""
   if found is None:
-    return "The store does not say which files were incomplete, silent, out of range or phase."
+    return "The store has no findings about incomplete, silent, out-of-range or out-of-phase files."
   incomplete = found["incomplete"]
   missing = f"incomplete, {incomplete['seconds']:.2f} s missing"
   if incomplete["seconds_not_known"]:
-    missing += f" and more of {incomplete['seconds_not_known']}"
+    missing += f"; unknown length: {incomplete['seconds_not_known']}"
   names = {
     missing: incomplete,
     "silent": found["silent"],
@@ -150,7 +158,7 @@ def _findings(found: dict[str, Any] | None) -> str:
     "out of phase (channels that cancel)": found["out_of_phase"],
   }
   rows = [
-    (what, _told({"count": one["clips"], "first": one["first"]})) for what, one in names.items()
+    (what, _listed({"count": one["clips"], "first": one["first"]})) for what, one in names.items()
   ]
   return _table(("sound of the files", "clips"), [*rows, ("not known", found["not_known"])])
 
@@ -161,9 +169,9 @@ def _labels(card: dict[str, Any]) -> list[str]:
   parts = [
     "## Labels",
     f"{labels['classes']} classes, {labels['positives']} labels, "
-    f"{'–' if mean is None else f'{mean:.3f}'} a clip on average.",
-    _table(("labels in a clip", "clips"), labels["per_clip"].items()),
-    f"Labels without a clip: {_told(labels['without_a_clip'])}",
+    f"{'–' if mean is None else f'{mean:.3f}'} per clip on average.",
+    _table(("labels per clip", "clips"), labels["per_clip"].items()),
+    f"Labels without a clip: {_listed(labels['without_a_clip'])}",
   ]
   if ratings:
     by_class, by_label = (
@@ -171,9 +179,9 @@ def _labels(card: dict[str, Any]) -> list[str]:
       for key in ("mean_by_class", "mean_by_label")
     )
     parts.append(
-      f"Labels that are true, as raters estimate: {by_class} as a mean of "
-      f"{ratings['classes_rated']} rated classes, {by_label} as a mean of the store's labels. "
-      f"Classes not rated: {_told(ratings['classes_not_rated'])}"
+      f"Share of true labels as estimated by raters: {by_class} as a mean over "
+      f"{ratings['classes_rated']} rated classes, {by_label} as a mean over the labels in the "
+      f"store. Classes without ratings: {_listed(ratings['classes_not_rated'])}"
     )
   return parts
 
@@ -181,9 +189,9 @@ def _labels(card: dict[str, Any]) -> list[str]:
 def _classes(card: dict[str, Any]) -> str:
   head = ["label", "id", "clips"]
   for one in card["lists"]:
-    head += [f"present of {one['list']}", "share"]
+    head += [f"in the store, of {one['list']}", "share"]
   if card["ratings"]:
-    head += ["true of rated", "quality"]
+    head += ["true, of rated", "quality"]
   rows = []
   for one in card["classes"]:
     row = [one["name"], one["id"], one["clips"]]
@@ -196,7 +204,7 @@ def _classes(card: dict[str, Any]) -> str:
   return _table(head, rows)
 
 
-def _told(some: dict[str, Any]) -> str:
+def _listed(some: dict[str, Any]) -> str:
   if not some["count"]:
     return "none."
   names = ", ".join(map(_cell, some["first"]))
@@ -210,5 +218,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-  """Text that stays in its cell."""
+  """Return text that fits in one table cell."""
   return " ".join(str(value).replace("|", "\\|").split())

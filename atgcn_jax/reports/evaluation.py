@@ -1,4 +1,4 @@
-"""The figures of a checkpoint, and the files that show them."""
+"""Evaluation of a checkpoint, and its result files."""
 
 from __future__ import annotations
 
@@ -39,39 +39,41 @@ def evaluate(
   labels_path: str | None = None,
   out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-  """The figures of a checkpoint on a split, also written to files.
+  """Return the metrics of a checkpoint on a split, and write them to files.
 
-  In the run directory these are `evaluation/SPLIT-STEP.json` and `.csv` (per class) and
-  `report.html`. For another store than that of the training they are
-  `evaluation/SPLIT-STEP-STORE-HASH.json`, `.csv` and `.html`, with the first 8 characters of the
-  store's fingerprint. The names of an evaluation of the labels in a file end in the name of that.
-  Where files cannot be written, a warning says so and the figures are still returned.
+  The files in the run directory are `evaluation/SPLIT-STEP.json`, `evaluation/SPLIT-STEP.csv` (per
+  class) and `report.html`. If the store is not the training store, they are
+  `evaluation/SPLIT-STEP-STORE-HASH.json`, `.csv` and `.html`; HASH is the first 8 characters of the
+  store's fingerprint. If `labels_path` is given, the names of the JSON and CSV files end in the
+  name of that file. If a file cannot be written, a warning is issued and the metrics are returned.
 
-  Where the store has only some of the run's labels, or a file names some, the figures are of these:
-  means over them alone, each as it is among all, as a label's AP and AUC follow from its own scores
-  and clips. A label that is left out counts neither as found nor as missed, and clips that have
-  none of the labels stay, as negatives of all.
+  If the store has only some of the run's labels, or `labels_path` is given, only these labels are
+  evaluated. The AP and AUC of each label do not change; the means are over the evaluated labels.
+  Clips without any of these labels count as negatives.
+
+  Scores of finished batches are stored. If the evaluation is interrupted, the same call continues
+  and returns the same bits.
 
   Args:
-    step: a number, `latest` or `best`.
-    store_path: a clip store or TFDS dataset of the run's vocabulary or a part of it, in any order;
-      by default the one trained on.
-    split: `train`, `validation` or `test`, by the folds of the run's config, or `all` clips.
-    labels_path: a file of label ids, as `read_label_ids` takes it; the store may then have labels
-      that the run does not know.
-    out: a folder to write the files to, in place of the run directory.
-
-  Scores of finished batches survive any stop: the same call continues, to the same bits.
+    workdir: The run directory.
+    step: A number, `latest` or `best`.
+    store_path: A clip store or TFDS dataset with all or some of the run's labels, in any order; by
+      default the training store.
+    split: `train`, `validation` or `test`, by the folds in the run's config, or `all`.
+    labels_path: A file of label ids for `read_label_ids`. If given, the store may have labels that
+      the run does not have.
+    out: A folder to write the files to instead of the run directory.
 
   Returns:
-    `mAP`, `mAUC`, `d_prime`, `mean_class_d_prime` (None where undefined), `mAP_low`, `mAP_high`,
-    `mAUC_low` and `mAUC_high`, the 95 % intervals over clips, `clips`, `classes`, `classes_scored`,
-    `positives` (labels of all clips together), `step`, `split`, the `folds` its clips are of,
-    `clip_ids_sha256` (`clip_ids_hash`), the `store` by its name and its `store_fingerprint`, and
-    the file of `labels` where there is one.
+    `mAP`, `mAUC`, `d_prime` and `mean_class_d_prime` (None if undefined); `mAP_low`, `mAP_high`,
+    `mAUC_low` and `mAUC_high`, the 95 % intervals over clips; `clips`, `classes` and
+    `classes_scored`; `positives`, the total number of labels of all clips; `step`, `split` and the
+    `folds` of the clips; `clip_ids_sha256` (`clip_ids_hash`); the name of the `store` and its
+    `store_fingerprint`; and `labels`, the path of the file of labels, if given.
+
   Raises:
-    UserError: for a run, step, store, split, labels or `out` that cannot be used.
-    WorkFailed: if a score is not finite.
+    UserError: If the run, step, store, split, labels or `out` cannot be used.
+    WorkFailed: If a score is not finite.
   """
   return evaluate_and_write(workdir, step, store_path, split, labels_path, out)[0]
 
@@ -84,7 +86,7 @@ def evaluate_and_write(
   labels_path: str | None,
   out: str | os.PathLike | None,
 ) -> tuple[dict[str, Any], str | None]:
-  """What `evaluate` returns, and the path of the page, None if not all files could be written."""
+  """Return the result of `evaluate`, and the path of the page or None if a file was not written."""
   if out is not None:
     first_only(lambda: check_output_folder("--out", out))
   with kept_scores(path_of(workdir) / FOLDER if out is None else out) as keep:
@@ -121,21 +123,21 @@ def _written(
   }
   if labels_path:
     result["labels"] = str(labels_path)
-  # From here on this process is alone, and so must be what it computes with.
+  # Only process 0 runs this, so the computations must only use its local devices.
   try:
     return result, write_files(workdir, out, scored, result, metrics, positives, is_own)
   except OSError as error:
     place = workdir if out is None else out
     warnings.warn(
       f"{place}: files of the evaluation cannot be written ({error.strerror or error}); "
-      f"give {'another' if out else 'a folder for them with'} --out",
+      f"name {'another folder' if out else 'a folder'} with --out",
       stacklevel=2,
     )
     return result, None
 
 
 def store_name(store: ClipStore) -> str:
-  """What a store is called: its file, or the name and version of a TFDS dataset."""
+  """Return the name of a store: its file name, or the name and version of a TFDS dataset."""
   path = pathlib.PurePath(store.path if in_bucket(store.path) else os.path.abspath(store.path))
   return path.name if isinstance(store.log_mel, np.memmap) else "/".join(path.parts[-2:])
 
@@ -149,13 +151,19 @@ def write_files(
   positives: np.ndarray,
   is_own: bool,
 ) -> str:
-  """Write the JSON, the per-class CSV and the page of an evaluation; returns the page's path.
+  """Write the JSON, the CSV per class and the page of an evaluation, and return the page's path.
 
   Args:
-    out: the folder of all files; by default the run directory and the folder of evaluations in it.
-    is_own: whether the clips are of the store that the run was trained on.
+    workdir: The run directory.
+    out: The folder of all files; by default the run directory and its folder of evaluations.
+    scored: The scores.
+    result: The result of `evaluate`.
+    metrics: The result of `tagging_metrics`.
+    positives: int[K], the number of clips with each label.
+    is_own: Whether the store is the training store of the run.
+
   Raises:
-    OSError: if a file cannot be written.
+    OSError: If a file cannot be written.
   """
   folder = workdir / FOLDER if out is None else path_of(out)
   folder.mkdir(parents=True, exist_ok=True)

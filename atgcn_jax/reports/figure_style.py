@@ -1,4 +1,4 @@
-"""What the figures of a run's page share: style, text, layout, and `<svg>` text in the end."""
+"""Shared parts of the figures: style, text placement, graph layout, and SVG output."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch
 
-FEW = 60  # up to so many labels all are named in a figure, and all have a bar
-NAMED = 40  # of more labels, so many are named
+FEW = 60  # maximum number of labels for which each one has a name and a bar
+NAMED = 40  # number of named labels in figures with more labels
 
-BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#333333"  # told apart by the colour-blind
+BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#333333"  # distinguishable for colour-blind readers
 STYLE = {
   "axes.spines.right": False,
   "axes.spines.top": False,
@@ -37,15 +37,15 @@ STYLE = {
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-  """Matplotlib's own defaults and our style inside, the caller's settings again after."""
+  """Apply Matplotlib's defaults and STYLE inside the block, and restore the settings after it."""
   with warnings.catch_warnings(), matplotlib.style.context(["default", STYLE]):
-    # Names in other scripts: the reader's browser has the fonts.
+    # Label names in other scripts are rendered with the fonts of the reader's browser.
     warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
     yield
 
 
 def map_axes(height: float) -> tuple[Figure, Axes]:
-  """A figure of this height in inches and its one axes, without a frame."""
+  """Return a figure of this height in inches and its axes, without a frame."""
   figure = Figure((12.5, height))
   axes = figure.add_axes((0.01, 0.01, 0.91, 0.98))
   axes.set_axis_off()
@@ -53,7 +53,10 @@ def map_axes(height: float) -> tuple[Figure, Axes]:
 
 
 def dots(figure: Figure, axes: Axes, places: np.ndarray, values: np.ndarray) -> None:
-  """Dots at the places [K, 2], coloured by values in [0, 1], white where NaN, with a colour bar."""
+  """Draw dots at the places [K, 2], coloured by values in [0, 1], with a colour bar.
+
+  Dots with NaN are white.
+  """
   colors = matplotlib.colormaps["cividis"].resampled(10).with_extremes(bad="white")
   dots = axes.scatter(
     places[:, 0],
@@ -74,9 +77,10 @@ def dots(figure: Figure, axes: Axes, places: np.ndarray, values: np.ndarray) -> 
 
 
 def write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np.ndarray) -> None:
-  """Writes names beside their dots, the first of `order` first; of many labels only some.
+  """Write names next to their dots, in this order.
 
-  Each name goes where it hides least. Of many labels, one is left out where it would hide another.
+  Each name is placed where it hides least. If there are more than FEW names, at most NAMED are
+  written, and names that would hide others are omitted.
   """
   many = len(names) > FEW
   font = FontProperties(size=11 if many else 12)
@@ -90,7 +94,7 @@ def write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np.
     text = short(names[k])
     width, height, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
     half = np.array([width, height]) / 2
-    # Corners need no gap of their own: the step aside already clears the dot.
+    # Diagonal positions use the same gaps, because one of the two offsets already clears the dot.
     offsets = np.tile(compass, (5, 1)) * (half + gaps[:, None])
     middles = dots[k] + offsets
     low, high = middles - half, middles + half
@@ -121,7 +125,10 @@ def write_names(axes: Axes, places: np.ndarray, names: Sequence[str], order: np.
 def arrows(
   axes: Axes, places: np.ndarray, receivers: np.ndarray, senders: np.ndarray, widths: np.ndarray
 ) -> None:
-  """Arrows from senders to receivers, both numbers of places [K, 2], of these widths in points."""
+  """Draw arrows from senders to receivers, which are indices into the places [K, 2].
+
+  The widths are in points.
+  """
   for receiver, sender, width in zip(receivers, senders, widths):
     arrow = FancyArrowPatch(
       *(tuple(places[sender]), tuple(places[receiver])),
@@ -137,10 +144,14 @@ def arrows(
 
 
 def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: int) -> np.ndarray:
-  """Places in the unit square, float64[count, 2]: edges pull, all labels push.
+  """Return positions in the unit square, float64[count, 2], of a force-directed layout.
 
-  Source: Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; with a pull
-    to the middle that keeps the parts of the graph together.
+  Edges attract, and all labels repel each other. A force to the centre keeps the components of the
+  graph together.
+
+  Source:
+    Fruchterman and Reingold, Graph drawing by force-directed placement, 1991; without the force to
+    the centre.
   """
   linked = np.zeros((count, count))
   linked[receivers, senders] = linked[senders, receivers] = 1.0
@@ -158,44 +169,46 @@ def spring_layout(count: int, receivers: np.ndarray, senders: np.ndarray, seed: 
 
 
 def unit_scaled(vectors: np.ndarray) -> np.ndarray:
-  """The same vectors around zero and at most one long: t-SNE may not meet extreme numbers."""
+  """Return the vectors centred at 0 and scaled to at most 1, as t-SNE may fail on large values."""
   centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
   return centred / np.abs(centred).max()
 
 
 def embedded(vectors: np.ndarray, seed: int) -> np.ndarray:
-  """Places in the plane, float32[K, 2]: similar vectors lie close.
+  """Return positions in the plane, float32[K, 2], in which similar vectors are close.
 
   Args:
-    vectors: float[K, C], finite, at least three of them distinct.
-    seed: of t-SNE.
-  Source: scikit-learn's TSNE.
+    vectors: float[K, C], finite, with at least three distinct rows.
+    seed: The seed of t-SNE.
+
+  Source:
+    scikit-learn's TSNE.
   """
-  from sklearn.manifold import TSNE  # half a second
+  from sklearn.manifold import TSNE  # takes half a second
 
   return TSNE(
     perplexity=max(1.0, min(30.0, (len(vectors) - 1) / 3)),  # must stay below K
     init="pca" if vectors.shape[1] > 1 else "random",
-    # The exact method is also the faster one for hundreds of labels.
+    # For hundreds of labels, the exact method is also faster.
     method="exact" if len(vectors) <= 1000 else "barnes_hut",
     random_state=seed,
   ).fit_transform(unit_scaled(vectors))
 
 
 def short(name: str) -> str:
-  """A label's name on one line of at most 32 characters."""
+  """Return the name of a label on one line of at most 32 characters."""
   name = " ".join(name.split())
   return name if len(name) <= 32 else f"{name[:31]}…"
 
 
 def svg(figure: Figure, name: str, alt: str, tips: Sequence[str] = ()) -> str:
-  """The figure as an element of an HTML page that also holds others.
+  """Return the figure as an `<svg>` element for an HTML page with several figures.
 
   Args:
-    figure: What to draw.
-    name: Set before each id, which must be unique in a page.
-    alt: What is said to those who do not see it.
-    tips: Names of the dots (the collection `dots`), shown under the pointer.
+    figure: The figure.
+    name: The prefix of all ids, which makes them unique in the page.
+    alt: The text for readers who cannot see the figure.
+    tips: The names of the dots (the collection `dots`), shown under the pointer.
   """
   buffer = io.StringIO()
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -1,4 +1,4 @@
-"""The label graph as a file of its own."""
+"""Label graphs as files, with a summary and plots."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from atgcn_jax.labels.summary import Summary, graph_row, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.label_graph import propagation_of
 
-LISTED = 12  # names in a line
-PAIRS = 10
+LISTED = 12  # maximum number of listed labels without a neighbour
+PAIRS = 10  # maximum number of listed pairs
 
 
 class LabelGraph(NamedTuple):
-  """A graph that was made, what it was made of, and its summary."""
+  """A graph, its labels, counts and method, and its summary."""
 
   vocabulary: Vocabulary
   counts: Counts
@@ -44,10 +44,10 @@ def make_graph(
   neighbour_weight: float,
   ontology: str,
 ) -> LabelGraph:
-  """The graph of some counts or of a segment list.
+  """Return the graph of a file of counts or of a segment list.
 
   Raises:
-    UserError: for files or settings that cannot be used.
+    UserError: If a file or setting cannot be used.
   """
   labels = read_vocabulary(vocabulary)
   if counts is not None:
@@ -58,7 +58,7 @@ def make_graph(
       warnings.warn(text, UserWarning, stacklevel=2)
     counted = count_labels(listed.offsets, listed.label_indices, len(labels))
   else:
-    raise ValueError("one of counts and segments is needed")
+    raise ValueError("one of counts and segments is required")
   propagation = propagation_of(
     counted,
     labels,
@@ -73,14 +73,14 @@ def make_graph(
 def write_graph(
   out: str | os.PathLike, graph: LabelGraph, threshold: float, neighbour_weight: float
 ) -> None:
-  """Write a graph as a file that a config's `graph.source` takes.
+  """Write a graph to a file that `graph.source` in a config can name.
 
-  The .npz has `propagation` float32[K, K], `mids`, `occurrences`, `cooccurrences`, `method`,
-  `threshold`, `neighbour_weight`; for a large vocabulary the matrices are sparse
+  The .npz file has `propagation` float32[K, K], `mids`, `occurrences`, `cooccurrences`, `method`,
+  `threshold` and `neighbour_weight`. For a large vocabulary, the matrices are sparse
   (`labels.sparse.packed`).
 
   Raises:
-    UserError: if it cannot be written.
+    UserError: If the file cannot be written.
   """
   matrices: dict[str, Any] = pack_matrices(
     {"propagation": graph.propagation, "cooccurrences": graph.counts.cooccurrences}
@@ -100,19 +100,25 @@ def write_graph(
     )
     os.replace(temporary, out)
   except OSError as error:
-    raise UserError(f"--out {out}: cannot be written ({error.strerror}); name another") from error
+    raise UserError(
+      f"--out {out}: cannot be written ({error.strerror}); name another file"
+    ) from error
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
 
 
 def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.PathLike) -> None:
-  """Draw the heat map and the neighbourhood of a label, by default the one with most neighbours.
+  """Plot the heat map of a graph and the neighbourhood of a label.
 
   Args:
-    ontology: by whose top categories the heat map is ordered; empty for none.
+    graph: The graph.
+    label: The index of the label; by default the label with the most neighbours.
+    ontology: The path of an ontology whose top categories order the heat map, or empty.
+    path: The file to write.
+
   Raises:
-    UserError: for an ontology that cannot be used, or a picture that cannot be written.
+    UserError: If the ontology cannot be used or the file cannot be written.
   """
   from atgcn_jax.reports.label_graph_plots import draw_graph
 
@@ -126,11 +132,13 @@ def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.Pat
   try:
     draw_graph(graph.propagation, names, graph.summary, label, path, categories)
   except OSError as error:
-    raise UserError(f"--plot {path}: cannot be written ({error.strerror}); name another") from error
+    raise UserError(
+      f"--plot {path}: cannot be written ({error.strerror}); name another file"
+    ) from error
 
 
 def graph_text(graph: LabelGraph) -> str:
-  """Nodes, edges, labels that stand alone, degrees and the heaviest edges, as lines of text."""
+  """Return the summary of a graph as text: labels, edges, degrees and the heaviest edges."""
   names, summary = graph.vocabulary.names, graph.summary
   lines = [
     f"{len(names)} labels, {len(summary.weights)} edges, "
@@ -142,14 +150,14 @@ def graph_text(graph: LabelGraph) -> str:
     text = f"  {', '.join(shown)}" + (f" and {rest} more" if rest else "")
     lines.append(textwrap.fill(text, 98, subsequent_indent="  "))
   for title, degrees in (
-    ("in-degree, from how many others a label gathers", summary.in_degree),
-    ("out-degree, by how many others it is gathered", summary.out_degree),
+    ("in-degree (number of labels that a label gathers from)", summary.in_degree),
+    ("out-degree (number of labels that gather from a label)", summary.out_degree),
   ):
     top = np.argsort(-degrees, kind="stable")[:5]
-    lines.append(f"{title}: median {np.median(degrees):g}, most")
+    lines.append(f"{title}: median {np.median(degrees):g}, highest:")
     lines.append("  " + ", ".join(f"{_short(names[k])} {degrees[k]}" for k in top))
   if len(summary.weights):
-    lines.append("strongest pairs: weight, and P(second | first) of the counts (Eq. 5)")
+    lines.append("heaviest edges: weight, and P(second | first) of the counts (Eq. 5)")
   for i, j, weight in list(zip(summary.receivers, summary.senders, summary.weights))[:PAIRS]:
     occurs = graph.counts.occurrences[i]
     share = f"{graph.counts.cooccurrences[i, j] / occurs:.3f}" if occurs else "-"
@@ -158,7 +166,7 @@ def graph_text(graph: LabelGraph) -> str:
 
 
 def side_by_side(graph: LabelGraph, other: LabelGraph, label: int) -> str:
-  """The rows of a label under two methods, as lines of text, the heavier weights first."""
+  """Return the rows of a label under two methods as text, with the heaviest weights first."""
   rows = np.stack([graph_row(g.propagation, label) for g in (graph, other)], 1)
   names = graph.vocabulary.names
   linked = [k for k in np.argsort(-rows.sum(axis=1), kind="stable") if rows[k].any() and k != label]

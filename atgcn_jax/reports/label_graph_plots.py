@@ -1,4 +1,4 @@
-"""The pictures of a label graph: the heat map of its matrix, and the neighbourhood of a label."""
+"""Plots of a label graph: the heat map of its matrix, and the neighbourhood of a label."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from atgcn_jax.reports.figure_style import (
   write_names,
 )
 
-MAPPED = 600  # the most labels of a heat map
-NEIGHBOURS = 24  # the most of a label's neighbours that are drawn
+MAPPED = 600  # maximum number of labels in a heat map
+NEIGHBOURS = 24  # maximum number of neighbours in a plot
 
 
 def draw_graph(
@@ -37,14 +37,16 @@ def draw_graph(
   path: str | os.PathLike,
   categories: Sequence[str] | None = None,
 ) -> None:
-  """Write both pictures side by side.
+  """Write both plots side by side to a file.
 
   Args:
     propagation: float[K, K].
-    names: of the K labels.
-    label: whose neighbourhood is drawn.
-    path: .png, .svg or .pdf.
-    categories: of the K labels, by which the heat map is ordered; by similarity without.
+    names: The names of the K labels.
+    summary: The summary of the graph.
+    label: The label whose neighbourhood is drawn.
+    path: A .png, .svg or .pdf file.
+    categories: The categories of the K labels, which order the heat map. Without categories, it is
+      ordered by similarity.
   """
   with drawing():
     figure = Figure((17, 8), layout="constrained")
@@ -61,7 +63,7 @@ def heat_map(
   summary: Summary,
   categories: Sequence[str] | None,
 ) -> None:
-  """The weights off the diagonal, a row a label that gathers."""
+  """Draw the weights off the diagonal, with one row per label that gathers."""
   chosen = np.arange(propagation.shape[0])
   if len(chosen) > MAPPED:
     degrees = summary.in_degree + summary.out_degree
@@ -71,7 +73,7 @@ def heat_map(
   np.fill_diagonal(weights, 0)
   kinds = [categories[int(k)] for k in chosen] if categories else None
   order = ordered(weights, kinds)
-  # The root brings out the many small weights.
+  # The square root makes the many small weights visible.
   image = axes.imshow(
     np.sqrt(weights[np.ix_(order, order)]), cmap="magma_r", vmin=0, interpolation="nearest"
   )
@@ -79,7 +81,7 @@ def heat_map(
   ticks = np.linspace(0, max(float(np.sqrt(weights.max())), 1e-6), 5)
   bar.set_ticks(ticks.tolist(), labels=[f"{tick**2:.2f}" for tick in ticks])
   bar.ax.set_title("weight", fontsize=11, loc="left")
-  of = "labels" if len(chosen) == len(names) else f"of {len(names)} labels, those of most edges"
+  of = "labels" if len(chosen) == len(names) else f"of {len(names)} labels, with the most edges"
   axes.set(title=f"Weights with which rows gather from columns ({len(chosen)} {of})")
   if len(chosen) <= FEW:
     labels = [short(names[chosen[k]]) for k in order]
@@ -98,11 +100,14 @@ def heat_map(
 
 
 def ordered(weights: np.ndarray, categories: Sequence[str] | None) -> np.ndarray:
-  """An order of the labels that puts like ones side by side, within categories where given.
+  """Return an order of the labels in which similar labels are adjacent, within categories if given.
 
   Args:
     weights: float[K, K] with a zero diagonal.
-  Source: average linkage, scipy.cluster.hierarchy.
+    categories: The categories of the K labels, or None.
+
+  Source:
+    Average linkage, scipy.cluster.hierarchy.
   """
   linked = (weights + weights.T)[np.triu_indices(len(weights), 1)]
   if len(weights) < 3:
@@ -116,7 +121,7 @@ def ordered(weights: np.ndarray, categories: Sequence[str] | None) -> np.ndarray
 
 
 def neighbourhood(axes: Axes, names: Sequence[str], summary: Summary, label: int) -> None:
-  """A label, those it gathers from and those that gather from it, and the edges among them."""
+  """Draw a label, the labels that it gathers from or that gather from it, and their edges."""
   touching = (summary.receivers == label) | (summary.senders == label)
   ends = np.stack([summary.receivers[touching], summary.senders[touching]], 1)
   others = list(dict.fromkeys(int(k) for k in ends.ravel() if k != label))
@@ -138,7 +143,7 @@ def neighbourhood(axes: Axes, names: Sequence[str], summary: Summary, label: int
     x, y = part.T
     axes.scatter(x, y, size, color=color, marker=marker, edgecolors=DARK, linewidths=0.6, zorder=3)
   left_out = len(others) - len(nodes) + 1
-  more = f", the nearest {NEIGHBOURS} of {len(others)}" if left_out else ""
+  more = f" ({NEIGHBOURS} of {len(others)})" if left_out else ""
   axes.set_title(
     f"{short(names[label])} and its neighbours{more}; arrows point to the label that gathers"
   )

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one HTML file that needs nothing else."""
+"""The report page of an evaluation: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ p.note { color: #555; font-size: 0.9rem; }
 }
 """
 
-# Numbers by size, the rest by name; what is undefined stays last either way.
+# Sort numbers by value and other columns by name. Undefined values always stay last.
 SCRIPT = """
 document.querySelectorAll("th button").forEach(button => button.onclick = () => {
   const th = button.parentNode, body = th.closest("table").tBodies[0];
@@ -79,27 +79,28 @@ def write_report(
   config: dict[str, Any],
   seed: int = 0,
 ) -> None:
-  """Writes a page with learning curves, figures per class, the label graph and the label map.
+  """Write a page with learning curves, metrics per label, the label graph and the label map.
 
-  The same arguments give the same bytes. The file is there whole or not at all.
+  The same arguments produce the same bytes. The file is written atomically.
 
   Args:
-    path: The file; an older one is replaced.
-    title: What was evaluated.
+    path: The file. An existing file is replaced.
+    title: The title, which names the evaluated run.
     summary: Names and values of the table at the top, such as split, step and mAP.
-    records: What the run has logged: `step` with `loss`, or with `mAP`; maybe more, maybe none.
+    records: The records in the log of the run, which have `step` and `loss`, or `step` and `mAP`.
+      Other keys are ignored. It may be empty.
     vocabulary: The K labels.
-    positives: int[K], clips of each label in the evaluated split.
+    positives: int[K], the number of clips with each label in the evaluated split.
     average_precision: float[K], NaN where undefined.
     auc: float[K], NaN where undefined.
-    label_vectors: float[K, C], or None for a system that has none.
-    propagation: float[K, K], row i the weights with which label i receives from the others; or
-      None for a system without a graph.
-    config: The settings of the run.
-    seed: Of the two maps.
+    label_vectors: float[K, C], or None for a system without label vectors.
+    propagation: float[K, K], or None for a system without a graph. Row i has the weights with which
+      label i receives from the other labels.
+    config: The config of the run.
+    seed: The seed of the layouts of the label graph and the label map.
 
   Raises:
-    ValueError: An array is not of K labels.
+    ValueError: If the shape of an array does not fit K labels.
   """
   K = len(vocabulary)
   positives, average_precision, auc = map(np.asarray, (positives, average_precision, auc))
@@ -142,7 +143,7 @@ def write_report(
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-  """Whether an array has the wanted axes, of any length where that is None."""
+  """Return whether an array has the wanted shape, where None stands for any length."""
   return len(shape) == len(wanted) and all(
     length in (size, None) for size, length in zip(shape, wanted)
   )
@@ -153,19 +154,22 @@ def _summary(summary: dict[str, Any]) -> str:
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> str:
-  kept = [len(page_figures.series(records, key)[0]) for key in ("loss", "mAP")]
-  if not any(kept):
-    return _note("This run has no records of its training.")
+  lengths = [len(page_figures.series(records, key)[0]) for key in ("loss", "mAP")]
+  if not any(lengths):
+    return _note("This run has no training records.")
   note = ""
-  if max(kept) > page_figures.POINTS:
-    note = _note(f"Of more than {page_figures.POINTS} records, each point is the mean of several.")
+  if max(lengths) > page_figures.POINTS:
+    note = _note(
+      f"In a curve of more than {page_figures.POINTS} records, each point is the mean of several "
+      "records."
+    )
   return _figure(page_figures.learning_curves(records)) + note
 
 
 def _classes(
   vocabulary: Vocabulary, positives: np.ndarray, average_precision: np.ndarray, auc: np.ndarray
 ) -> str:
-  """The bars, then the table of all labels with the best first and the undefined last."""
+  """Return the bars, then the table of all labels with the best first and the undefined last."""
   defined = np.isfinite(average_precision)
   parts = []
   if defined.any():
@@ -173,8 +177,8 @@ def _classes(
   if not defined.all():
     parts.append(
       _note(
-        f"AP and AUC are undefined for {int((~defined).sum())} of {len(defined)} labels: "
-        "they need a clip with the label and one without. The means leave these labels out."
+        f"AP and AUC are undefined for {int((~defined).sum())} of {len(defined)} labels, because "
+        "they require clips with the label and clips without it. The means exclude these labels."
       )
     )
   rows = [
@@ -194,19 +198,17 @@ def _graph(
   if propagation is None:
     return _note("This system has no label graph.")
   receivers = edges_of(propagation)[0]
-  edges, lonely = len(receivers), len(names) - len(np.unique(receivers))
-  count = f"edges: {edges}; labels: {len(names)}, of these without a neighbour: {lonely}."
+  edges, isolated = len(receivers), len(names) - len(np.unique(receivers))
+  count = f"edges: {edges}; labels: {len(names)}; labels without a neighbour: {isolated}."
   if not edges:
     return _note(f"Label graph: {count}")
-  shown = (
-    "all"
-    if edges <= page_figures.EDGES
-    else f"the {page_figures.EDGES} heaviest, of equal ones the first"
-  )
+  shown = "all edges"
+  if edges > page_figures.EDGES:
+    shown = f"the {page_figures.EDGES} edges with the largest weights"
   note = (
-    f"Label graph: {count} Drawn: {shown}, each from the label that sends to the one that "
-    "receives, wider where the weight is larger. Colour: AP, white where undefined. Point at a "
-    "label for its name."
+    f"Label graph: {count} The figure shows {shown}. Each arrow points from the sending label to "
+    "the receiving label; its width grows with the weight. The colour of a label is its AP; white "
+    "means undefined. Point at a label to see its name."
   )
   rows = [
     (names[sender], names[receiver], f"{weight:.4f}")
@@ -214,7 +216,7 @@ def _graph(
   ]
   table = _table(("From", "To", "Weight"), rows, numbers=(2,))
   figure = _figure(page_figures.label_graph_figure(names, propagation, average_precision, seed))
-  return f"{_note(note)}\n{figure}\n<h3>The heaviest edges</h3>\n{table}"
+  return f"{_note(note)}\n{figure}\n<h3>Edges with the largest weights</h3>\n{table}"
 
 
 def _map(
@@ -227,17 +229,18 @@ def _map(
   if vectors is None:
     return _note("This system has no label vectors.")
   if not np.isfinite(vectors).all():
-    return _note("The label vectors hold numbers that are not finite: nothing to map.")
+    return _note("No map: the label vectors have NaN or infinite values.")
   chosen = np.sort(np.argsort(-positives, kind="stable")[: page_figures.MAPPED])
-  fewer = f" Mapped: of {len(names)} labels the {len(chosen)} with the most clips."
+  fewer = f" The map shows the {len(chosen)} of {len(names)} labels with the most clips."
   fewer = fewer if len(chosen) < len(names) else ""
   names, vectors = [names[k] for k in chosen], vectors[chosen]
   positives, average_precision = positives[chosen], average_precision[chosen]
   if len(np.unique(vectors, axis=0)) < 3:
-    return _note("Too few labels to map: at least three with different vectors are needed.")
+    return _note("No map: it requires at least three labels with different vectors.")
   note = (
-    "t-SNE of the vector of each label: labels with similar vectors lie close, long distances say "
-    f"little. Colour: AP, white where undefined. Point at a label for its name.{fewer}"
+    "Map of the label vectors by t-SNE. Labels with similar vectors are close; large distances "
+    "have little meaning. The colour of a label is its AP; white means undefined. Point at a label "
+    f"to see its name.{fewer}"
   )
   figure = _figure(page_figures.label_map(names, vectors, positives, average_precision, seed))
   return f"{_note(note)}\n{figure}"
@@ -245,7 +248,7 @@ def _map(
 
 def _settings(config: dict[str, Any]) -> str:
   text = html.escape(json.dumps(config, indent=2, ensure_ascii=False, default=str))
-  return f"<details><summary>The run's config</summary><pre>{text}</pre></details>"
+  return f"<details><summary>Config of the run</summary><pre>{text}</pre></details>"
 
 
 def _note(text: str) -> str:
@@ -263,13 +266,14 @@ def _table(
   numbers: Sequence[int],
   ranked: int | None = None,
 ) -> str:
-  """A table of text.
+  """Return an HTML table.
 
   Args:
-    head: Names of the columns, or none.
-    rows: A text per column.
-    numbers: Columns of numbers.
-    ranked: The column by which the rows are sorted, largest first; then all can be sorted by.
+    head: The names of the columns, or an empty sequence for a table without a header.
+    rows: The rows, with one text per column.
+    numbers: The indices of the columns with numbers.
+    ranked: The index of the column by which the rows are sorted, largest first. If given, the
+      reader can sort by any column.
   """
   kind = [' class="number"' if column in numbers else "" for column in range(5)]
   lines = ["<table>"]
@@ -288,7 +292,7 @@ def _table(
 
 
 def _value(value: Any) -> str:
-  """A number to four places, a dash for what is undefined, a list with commas."""
+  """Return a value as text: floats with four decimals, a dash if undefined, lists with commas."""
   if isinstance(value, list):
     return ", ".join(map(_value, value))
   if value is None or (isinstance(value, float) and np.isnan(value)):

@@ -1,4 +1,4 @@
-"""The figures of a run's page, each an `<svg>` element to be set into HTML."""
+"""The figures of the report page, each as an `<svg>` element for HTML."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from atgcn_jax.reports.figure_style import (
   write_names,
 )
 
-ENDS = 20  # of more labels than FEW, so many of the best and of the worst have a bar
-EDGES = 150
-POINTS = 400  # of a curve
-MAPPED = 5000  # labels; t-SNE takes a minute for so many
+ENDS = 20  # number of best and of worst labels with a bar, if there are more than FEW labels
+EDGES = 150  # maximum number of edges in the label graph
+POINTS = 400  # maximum number of points in a curve
+MAPPED = 5000  # maximum number of labels in the map; t-SNE takes a minute for this number
 
 
 def learning_curves(records: Sequence[dict[str, Any]]) -> str:
-  """Training loss and validation mAP over steps, side by side.
+  """Return a figure of training loss and validation mAP over steps, side by side.
 
   Args:
-    records: What a run has logged; those without a finite `loss` or `mAP` are passed over.
+    records: The records in the log of a run. Records without a finite `loss` or `mAP` are ignored.
   """
   with drawing():
     figure = Figure((12.5, 4.2), layout="constrained")
@@ -54,16 +54,19 @@ def learning_curves(records: Sequence[dict[str, Any]]) -> str:
       best = int(np.argmax(precision))
       right.plot(steps[best], precision[best], "o", color=ORANGE, markersize=8)
       right.set_title(f"Validation mAP, best {precision[best]:.3f} at step {steps[best]:,}")
-    alt = "Two curves over training steps: the training loss and the validation mAP"
+    alt = "Two curves over training steps: training loss and validation mAP"
     return svg(figure, "curves", alt)
 
 
 def series(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-  """(steps int64[N], values float64[N]) of the records that have a finite `key`, by step.
+  """Return the series of one key, sorted by step.
 
   Args:
-    records: What a run has logged; of two records of one step the later counts.
-    key: A name such as `loss`.
+    records: The records in the log of a run. If a step has several records, the last one counts.
+    key: The key, such as `loss`.
+
+  Returns:
+    Steps int64[N] and values float64[N] of the records with a finite value.
   """
   found = {
     int(record["step"]): float(record[key])
@@ -75,17 +78,19 @@ def series(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.
 
 
 def class_bars(names: Sequence[str], average_precision: np.ndarray) -> str:
-  """Bars of average precision from best to worst; of many labels, only both ends.
+  """Return a figure of bars of average precision, from best to worst.
+
+  If there are more than FEW labels, only the ENDS best and the ENDS worst labels are shown.
 
   Args:
-    names: The K labels.
-    average_precision: float[K]; labels with NaN have no bar, at least one label must have one.
+    names: The names of the K labels.
+    average_precision: float[K]. Labels with NaN have no bar. At least one value must be finite.
   """
   ranked = np.argsort(-average_precision, kind="stable")
   ranked = ranked[: int(np.isfinite(average_precision).sum())]
   parts = {f"{len(ranked)} labels": ranked}
   if len(ranked) > FEW:
-    parts = {f"The {ENDS} best": ranked[:ENDS], f"The {ENDS} worst": ranked[-ENDS:]}
+    parts = {f"{ENDS} best labels": ranked[:ENDS], f"{ENDS} worst labels": ranked[-ENDS:]}
   mean = average_precision[ranked].mean()
   with drawing():
     rows = max(map(len, parts.values()))
@@ -101,16 +106,19 @@ def class_bars(names: Sequence[str], average_precision: np.ndarray) -> str:
       axes.tick_params("y", length=0)
       axes.set(xlim=(0, 1.06), ylim=(rows - 0.4, -0.6), title=title)
       axes.set_xlabel(f"average precision (dashed: mean, {mean:.3f})")
-    alt = "Bars of the average precision of labels, best first; the table below holds all values"
+    alt = "Bars of average precision per label, best first; the table below has all values"
     return svg(figure, "bars", alt)
 
 
 def strongest_edges(propagation: Matrix, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(receivers int[N], senders int[N], weights[N]) of the heaviest edges between two labels.
+  """Return the edges between two labels with the largest weights.
 
   Args:
-    propagation: float[K, K]; row i holds the weights with which label i receives from the others.
-    count: The most edges wanted; of equal weights, the first in the order of the labels come first.
+    propagation: float[K, K]. Row i has the weights with which label i receives from the others.
+    count: The maximum number of edges. Edges with equal weights are in the order of the labels.
+
+  Returns:
+    Receivers int[N], senders int[N] and weights [N], largest weights first.
   """
   receivers, senders, weights = edges_of(propagation)
   order = np.argsort(-weights, kind="stable")[:count]
@@ -120,13 +128,13 @@ def strongest_edges(propagation: Matrix, count: int) -> tuple[np.ndarray, np.nda
 def label_graph_figure(
   names: Sequence[str], propagation: Matrix, average_precision: np.ndarray, seed: int
 ) -> str:
-  """The heaviest edges of the label graph as arrows from sender to receiver.
+  """Return a figure of the heaviest edges of the label graph, as arrows from sender to receiver.
 
   Args:
-    names: The K labels; those that no drawn edge touches are left out.
+    names: The names of the K labels. Labels without a drawn edge are omitted.
     propagation: float[K, K] with at least one weight off the diagonal.
-    average_precision: float[K], the colours.
-    seed: Of the places where the labels start.
+    average_precision: float[K], shown as colours.
+    seed: The seed of the initial positions of the labels.
   """
   receivers, senders, weights = strongest_edges(propagation, EDGES)
   nodes, ends = np.unique(np.concatenate([receivers, senders]), return_inverse=True)
@@ -140,7 +148,7 @@ def label_graph_figure(
     dots(figure, axes, places, average_precision[nodes])
     degrees = np.bincount(ends, minlength=len(nodes))
     write_names(axes, places, [names[k] for k in nodes], np.argsort(-degrees, kind="stable"))
-    alt = f"Node-link picture of the {len(weights)} heaviest edges between {len(nodes)} labels"
+    alt = f"Node-link diagram of the {len(weights)} heaviest edges between {len(nodes)} labels"
     return svg(figure, "graph", alt, [names[k] for k in nodes])
 
 
@@ -151,16 +159,18 @@ def label_map(
   average_precision: np.ndarray,
   seed: int,
 ) -> str:
-  """The label vectors in the plane, by t-SNE.
+  """Return a figure of the label vectors in the plane, by t-SNE.
 
   Args:
-    names: The K labels.
-    vectors: float[K, C], finite, at least three of them distinct.
-    positives: int[K], clips per label; of many labels the most frequent are named.
-    average_precision: float[K], the colours.
-    seed: Of t-SNE.
+    names: The names of the K labels.
+    vectors: float[K, C], finite, with at least three distinct rows.
+    positives: int[K], the number of clips per label. If there are many labels, the most frequent
+      ones are named.
+    average_precision: float[K], shown as colours.
+    seed: The seed of t-SNE.
 
-  Source: scikit-learn's TSNE.
+  Source:
+    scikit-learn's TSNE.
   """
   places = embedded(vectors, seed)
   with drawing():
@@ -170,7 +180,7 @@ def label_map(
     dots(figure, axes, places, average_precision)
     axes.apply_aspect()
     write_names(axes, places, names, np.argsort(-positives, kind="stable"))
-    alt = f"Map of the vectors of {len(names)} labels: labels with similar vectors lie close"
+    alt = f"Map of the vectors of {len(names)} labels, in which similar vectors are close"
     return svg(figure, "map", alt, names)
 
 

@@ -1,1 +1,1 @@
-"""A run directory and what is done with it: train, evaluate, report."""
+"""Run directories: configuration, training, scoring, thresholds and comparison."""

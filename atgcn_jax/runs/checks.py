@@ -1,4 +1,4 @@
-"""What is checked before a run starts or goes on."""
+"""Checks before a run starts or resumes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from atgcn_jax.training.state import TrainState, start_state
 
 
 def check_config(config) -> None:
-  """Refuse settings that no run can have.
+  """Refuse invalid settings.
 
   Raises:
-    UserError: with the key and what it may be.
+    UserError: If a setting is invalid. The message names the key and the valid values.
   """
   configs.check_ranges(config)
   per_step = config.data.batch_size * augment.clips_per_example(config.augment)
@@ -46,21 +46,25 @@ def check_config(config) -> None:
     ("evaluation.batch_size", config.evaluation.batch_size),
   ):
     if size % devices:
-      raise UserError(f"{key}: {size} clips do not split over {devices} devices; take a multiple")
+      raise UserError(
+        f"{key}: {size} clips cannot be split over {devices} devices; use a multiple of {devices}"
+      )
   check_names(config)
   check_folds(config)
 
 
 def check_names(config) -> None:
-  """Refuse a name that stands for nothing in the sections data, optim and augment.
+  """Refuse unknown names in the sections data, optim and augment.
 
   Raises:
-    UserError: with the key and what it may be.
+    UserError: If a name is unknown. The message names the key and the known names.
   """
-  if config.data.sampling not in clip_order.MODES:
-    raise UserError(f"data.sampling {config.data.sampling!r}: one of {', '.join(clip_order.MODES)}")
-  if config.data.placement not in PLACEMENTS:
-    raise UserError(f"data.placement {config.data.placement!r}: one of {', '.join(PLACEMENTS)}")
+  for key, value, known in (
+    ("data.sampling", config.data.sampling, clip_order.MODES),
+    ("data.placement", config.data.placement, PLACEMENTS),
+  ):
+    if value not in known:
+      raise UserError(f"{key} must be one of {', '.join(known)}, got {value!r}")
   try:
     learning_rate_schedule(config.optim)
     jax.eval_shape(
@@ -71,15 +75,16 @@ def check_names(config) -> None:
 
 
 def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layout:
-  """How a run with this config lies on these devices (default: all).
+  """Return the layout of a run with this config on these devices (default: all).
 
   Raises:
-    UserError: if the devices do not make whole rows of the parts that labels fall into.
+    UserError: If the number of devices is not a multiple of `sharding.label_parts`.
   """
   devices, parts = devices or jax.devices(), config.sharding.label_parts
   if len(devices) % parts:
     raise UserError(
-      f"sharding.label_parts: {parts} do not divide the {len(devices)} devices; take a divisor"
+      f"sharding.label_parts must be a divisor of the number of devices, {len(devices)}, got "
+      f"{parts}"
     )
   return sharding.Layout(sharding.data_mesh(devices, parts), config.sharding.fsdp)
 
@@ -88,32 +93,32 @@ def check_data(config, store: ClipStore) -> None:
   """Refuse clips that this config cannot train and validate on.
 
   Raises:
-    UserError: naming the key.
+    UserError: If the sampling or a fold does not fit the store. The message names the key.
   """
   check_sampling(config, store)
-  split_clips(store, config.data, "validation")  # refuses folds that the store does not have
+  split_clips(store, config.data, "validation")  # refuses folds that the store lacks
 
 
 def check_sampling(config, store: ClipStore) -> None:
-  """Refuse an order of clips that the host cannot read their store in.
+  """Refuse a clip order in which the host cannot read the store.
 
   Raises:
-    UserError: naming the key.
+    UserError: If the host reads a TFRecord store with a sampling other than `shuffled`.
   """
   from_host = config.data.placement == "host"
   if from_host and store.shard_starts is not None and config.data.sampling != "shuffled":
     raise UserError(
-      f"data.sampling {config.data.sampling!r}: needs any clip at hand, but {store.path} is "
-      "TFRecord, read shard by shard; take 'shuffled' or data.placement=device, or write it as "
-      "array_record"
+      f"data.sampling {config.data.sampling!r}: needs random access, but {store.path} is TFRecord, "
+      "which is read shard by shard; use 'shuffled' or data.placement=device, or write the store "
+      "as array_record"
     )
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-  """Refuse a folder that cannot be made or written to; it is made once all is checked.
+  """Refuse a folder that cannot be made or written to. This does not make the folder.
 
   Raises:
-    UserError: naming it.
+    UserError: If the folder cannot be made or written to.
   """
   check_output_folder("--workdir", workdir)
 
@@ -121,82 +126,87 @@ def check_workdir(workdir: str | os.PathLike) -> None:
 def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
   """Return a new run and its state before the first step, with the parameters of `start.run`.
 
-  These are its encoder, and its head as far as names and shapes agree (for other labels only that
-  of a graph). A frozen encoder also keeps the normaliser that it was trained with, since its batch
-  statistics never adapt; any other run standardises by its own training clips.
+  The encoder is copied. The head is copied where names and shapes match; if the labels differ, only
+  a graph head is copied. A frozen encoder also keeps the normaliser that it was trained with,
+  because its batch statistics never adapt. Any other run uses the normaliser of its own training
+  clips.
 
   Raises:
-    UserError: for a start.run that cannot be read, has another front end or another encoder.
+    UserError: If start.run cannot be read, or has another front end or another encoder.
   """
   start, abstract = run.config.start, run.abstract_state()
-  kept = sharding.where_kept(layout, abstract, len(run.vocabulary))
-  state = run.initial_state(kept)
+  shardings = sharding.where_kept(layout, abstract, len(run.vocabulary))
+  state = run.initial_state(shardings)
   if start.run:
-    given = load_either(start.run, start.step, layout.mesh)
-    if given.run.frontend != run.frontend:
+    source = load_either(start.run, start.step, layout.mesh)
+    if source.run.frontend != run.frontend:
       raise UserError(
-        f"start.run: {start.run} has the front end {given.run.frontend.name}, the store "
-        f"{run.frontend.name}; prepare the store with --frontend {given.run.frontend.name}"
+        f"start.run: {start.run} has the front end {source.run.frontend.name}, the store has "
+        f"{run.frontend.name}; prepare the store with --frontend {source.run.frontend.name}"
       )
-    theirs = given.state
-    if given.run.vocabulary.ids != run.vocabulary.ids:
-      # A graph convolution makes classifiers of any labels' vectors; all else is a label's own.
+    copied = source.state
+    if source.run.vocabulary.ids != run.vocabulary.ids:
+      # A graph convolution applies to any label vectors; all other head parameters are per label.
       parts = {"encoder", "head"} if run.config.model.head == "graph" else {"encoder"}
-      theirs = {
-        kind: {part: tree[part] for part in parts & tree.keys()} for kind, tree in theirs.items()
+      copied = {
+        kind: {part: tree[part] for part in parts & tree.keys()} for kind, tree in copied.items()
       }
-    offered = dict(jax.tree.leaves_with_path(theirs))
-    ours = jax.tree.leaves_with_path(state.variables)
-    fitting = {path for path, x in ours if path in offered and offered[path].shape == x.shape}
-    odd = [path for path, _ in ours if path[1].key == "encoder" and path not in fitting]
-    if odd and run.config.model.encoder == given.run.config.model.encoder in SCORING_LABELS:
+    available = dict(jax.tree.leaves_with_path(copied))
+    own = jax.tree.leaves_with_path(state.variables)
+    fitting = {path for path, x in own if path in available and available[path].shape == x.shape}
+    unmatched = [path for path, _ in own if path[1].key == "encoder" and path not in fitting]
+    if unmatched and run.config.model.encoder == source.run.config.model.encoder in SCORING_LABELS:
       raise UserError(
-        f"start.run: the encoder of {start.run}, {run.config.model.encoder}, scores labels itself "
-        f"and fits no other number of them than {len(given.run.vocabulary)}; name another run"
+        f"start.run: the encoder {run.config.model.encoder} of {start.run} has parameters per "
+        f"label and only fits {len(source.run.vocabulary)} labels; name another run"
       )
-    if odd:
+    if unmatched:
       raise UserError(
-        f"start.run: the encoder in {start.run} is another, {jax.tree_util.keystr(odd[0])} does "
-        "not fit; name a run of the same encoder and width"
+        f"start.run: the encoder of {start.run} differs, "
+        f"{jax.tree_util.keystr(unmatched[0])} does not fit; name a run with the same encoder and "
+        "width"
       )
     variables = jax.tree.map_with_path(
-      lambda path, x: offered[path] if path in fitting else x, state.variables
+      lambda path, x: available[path] if path in fitting else x, state.variables
     )
     adam = run.optimiser()
-    state = jax.jit(lambda given: start_state(given, adam), out_shardings=kept)(variables)
+    state = jax.jit(lambda x: start_state(x, adam), out_shardings=shardings)(variables)
     if run.config.model.freeze_encoder:
-      run = dataclasses.replace(run, normaliser=given.run.normaliser)
+      run = dataclasses.replace(run, normaliser=source.run.normaliser)
   return run, state
 
 
 class Beginning(NamedTuple):
-  """The contents of a run directory; `saved` is None if the run starts at step 0."""
+  """The checkpoints in a run directory, and the run to resume.
+
+  `saved` is None if training starts at step 0.
+  """
 
   found: Found
   saved: Loaded | None
 
 
 def beginning(config, store: ClipStore, workdir: str | os.PathLike) -> Beginning:
-  """Where a training in this folder begins; `saved` is without its state.
+  """Return the checkpoints in a folder and the run to resume, without its state.
 
-  A run that has made no step, of another config or store, is left out. Weights that were imported
-  and runs with a checkpoint of a later step, sound or not, are not.
+  A run that has a checkpoint only at step 0 is ignored if its config or store differs. Imported
+  weights and runs with a later checkpoint, valid or not, are never ignored.
 
   Raises:
-    UserError: if none of the checkpoints in the folder is sound.
+    UserError: If the folder has checkpoints, but none of them is valid.
   """
   found = first_only(lambda: find_checkpoints(workdir))
   if found.sound is None:
     return Beginning(found, None)
   saved = read_run(workdir, found.sound)
   has_begun = found.steps != [0] or not saved.run.store_fingerprint
-  kept = has_begun or first_only(lambda: is_the_same(saved, config, store, workdir))
-  return Beginning(found, saved if kept else None)
+  resumes = has_begun or first_only(lambda: is_the_same(saved, config, store, workdir))
+  return Beginning(found, saved if resumes else None)
 
 
 def is_the_same(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> bool:
-  """Whether a run at step 0 is one of this config and store."""
-  if saved.run.config.start.run != config.start.run:  # which counts until the first step
+  """Return whether a run at step 0 has this config and store."""
+  if saved.run.config.start.run != config.start.run:  # matters before the first step
     return False
   try:
     continued(saved, config, store, workdir)
@@ -206,33 +216,33 @@ def is_the_same(saved: Loaded, config, store: ClipStore, workdir: str | os.PathL
 
 
 def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
-  """The saved run under a config that may differ in what is free on resume.
+  """Return the saved run with a new config, which may only differ in the keys free on resume.
 
   Raises:
-    UserError: naming the keys that contradict the saved ones, or the file of other content; or if
-      the run drew its clips in an order that is no longer there.
+    UserError: If other keys or the content of a file differ, or if the run sampled its clips in an
+      order that this version no longer has. The message names the keys or the file.
   """
   if not saved.run.store_fingerprint:
     raise UserError(
-      f"--workdir {workdir}: holds imported weights, which are kept as they are; train them in "
-      f"another folder with `atgcn finetune --from {workdir}`"
+      f"--workdir {workdir}: has imported weights, which training does not overwrite; train them "
+      f"in another folder with `atgcn finetune --from {workdir}`"
     )
   old = saved.run.config
   if differing := configs.contradictions(configs.plain_config(old), config):
     raise UserError(
-      f"--workdir {workdir}: holds a run of another config: {'; '.join(differing)}; "
+      f"--workdir {workdir}: has a run with another config: {'; '.join(differing)}; "
       "use that config or another folder"
     )
   if store.fingerprint != saved.run.store_fingerprint:
     raise UserError(
-      f"{store.path}: not the clip store that the run in {workdir} was started on; "
-      "name that one in data.store or use another folder"
+      f"{store.path}: not the clip store that the run in {workdir} started with; "
+      "name that store in data.store or use another folder"
     )
   if not saved.run.draws_unlabelled and config.data.sampling == "balanced":
     sizes = np.diff(store.labels_of(split_clips(store, config.data, "train"))[0])
     if unlabelled := int((sizes == 0).sum()):
       raise UserError(
-        f"--workdir {workdir}: its run was started by a version whose data.sampling='balanced' "
+        f"--workdir {workdir}: the run was started by a version in which data.sampling='balanced' "
         f"never drew the {unlabelled} training clips without a label; train in another folder, "
         f"with --config.start.run={workdir} to start from its parameters"
       )
@@ -248,14 +258,17 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
     ):
       if now is not None and then is not None and not equal(now, then):
         raise UserError(
-          f"graph.{key}: another content than the run in {workdir} was started with; "
-          "name that file or use another folder"
+          f"graph.{key}: the content differs from that with which the run in {workdir} started; "
+          "name the original file or use another folder"
         )
   return dataclasses.replace(saved.run, config=config)
 
 
 def evaluated_behind(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The logged evaluation of a checkpoint that was saved before that; at most one."""
+  """Return the evaluation of a checkpoint if it is only in the log; at most one record.
+
+  This happens if the checkpoint was saved before its evaluation was logged.
+  """
   if any(record["step"] == saved.step for record in saved.history):
     return []
   logged = [record for record in read_records(workdir) if "mAP" in record]

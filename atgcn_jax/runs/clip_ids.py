@@ -1,4 +1,4 @@
-"""Clips by their ids: a hash of a set of them, and whose rows of an official list they are."""
+"""Clip ids: the hash of a set of clips, and the matching of clips to the ids of official lists."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Container, Iterable
 
-VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # of YouTube
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
 
 
 def clip_ids_hash(clip_ids: Iterable[str]) -> str:
-  """SHA-256 of a set of clips, in hex: of their ids in UTF-8, sorted, a line each.
+  """Return the SHA-256 of a set of clips in hex: of their sorted ids in UTF-8, one per line.
 
-  The same clips have the same hash whatever their order; `LC_ALL=C sort ids.txt | sha256sum` says
-  it too.
+  The hash does not depend on the order of the clips. `LC_ALL=C sort ids.txt | sha256sum` prints the
+  same hash.
   """
   digest = hashlib.sha256()
   for clip_id in sorted(map(str, clip_ids)):
@@ -23,10 +23,11 @@ def clip_ids_hash(clip_ids: Iterable[str]) -> str:
 
 
 def listed_id(clip_id: str, listed: Container[str]) -> str | None:
-  """The id in a list that a clip of a store is, or None.
+  """Return the id in a list that matches a clip of a store, or None.
 
-  A store's clips are named by their files, such as `ID`, `ID.wav`, `Y` before either, with folders
-  before it, or `ID_START` and more after it; the longest reading that the list has is taken.
+  Clips in a store are named after their files. Known forms are `ID`, `ID.wav`, `YID`, `YID.wav` and
+  `ID_START` with any ending, each optionally preceded by folders. The longest match in the list is
+  returned.
 
   Args:
     clip_id: The clip in the store.
@@ -39,7 +40,7 @@ def listed_id(clip_id: str, listed: Container[str]) -> str | None:
   for known in (name, stem, stem[1:] if stem.startswith("Y") else ""):
     if known in listed:
       return known
-  # A start or a span after the id; ids hold underscores themselves, but have a fixed length.
+  # A start time or a span follows the id. Ids may contain underscores, but have a fixed length.
   for text in (stem, stem[1:] if stem.startswith("Y") else ""):
     found = VIDEO_ID.match(text)
     if found and found[0] in listed and not text[11:12].isalnum():

@@ -1,4 +1,4 @@
-"""Two runs on the same clips: their figures, label by label, and what the label graph has to do."""
+"""Comparison of two runs on the same clips: overall metrics, AP per label, and the label graph."""
 
 from __future__ import annotations
 
@@ -22,14 +22,30 @@ from atgcn_jax.training import sharding
 
 
 class Comparison(NamedTuple):
-  """What two runs, A and B, make of N clips and of the K labels that both know.
+  """The results of two runs, A and B, on N clips and the K labels that both runs have.
 
-  `metrics` are `tagging_metrics` of A and of B; `difference` is the mAP of B minus that of A,
-  `low` to `high` its 95 % interval over clips, `mauc_low` to `mauc_high` that of the difference
-  in mAUC. `positives` int[K] are clips of a label. `neighbours` int[K] is from how many other
-  labels each gathers in the graph of run `graph_of`, `A` or `B`; None where neither has one.
-  `correlation` is Spearman's, of the labels' differences in AP and their neighbours, `p_value`
-  that of no correlation; NaN where it is not defined.
+  Pairs are (A, B).
+
+  Attributes:
+    runs: The run directories.
+    systems: The names of the systems.
+    steps: The steps of the checkpoints.
+    known: The number of labels of each run.
+    split: The split.
+    clips: N.
+    clip_ids_sha256: The hash of the clip ids.
+    vocabulary: The K labels.
+    positives: int[K], the number of clips with each label.
+    metrics: `tagging_metrics` of each run.
+    difference: The mAP of B minus the mAP of A.
+    low, high: The 95 % interval of `difference` over clips.
+    mauc_low, mauc_high: The 95 % interval of the difference in mAUC over clips.
+    graph_of: The run whose graph is used, `A` or `B`; empty if neither run has a graph.
+    neighbours: int[K], the number of other labels from which each label gathers in that graph, or
+      None.
+    correlation: Spearman's rank correlation of the difference in AP and `neighbours` over labels,
+      NaN if undefined.
+    p_value: The p-value of `correlation`, NaN if undefined.
   """
 
   runs: tuple[str, str]
@@ -63,25 +79,26 @@ def compare(
   labels_path: str | None = None,
   keep: Keep | None = None,
 ) -> Comparison:
-  """The comparison of two runs on the same clips; nothing is written.
+  """Compare two runs on the same clips. No report is written.
 
-  Arguments are those of `evaluate`, for both runs. Without a store each scores its own, which may
-  be of another front end, but of the same clips. The labels are those that both runs and stores
-  know, in B's order; see `evaluate` for what figures of some labels are.
+  The arguments are those of `evaluate` and apply to both runs. Without `store_path`, each run
+  scores its own store. The two stores may have different front ends, but must have the same clips.
+  The labels are those that both runs and both stores have, in the order of B. See `evaluate` for
+  metrics of a subset of the labels.
 
   Args:
-    keep: as `kept_scores` gives it.
+    keep: A function from `kept_scores`.
 
   Raises:
-    UserError: for runs, a step, a store, a split or labels that cannot be used, or compared.
-    WorkFailed: if a score is not finite.
+    UserError: If a run, step, store, split or label cannot be used or compared.
+    WorkFailed: If a score is not finite.
   """
   mesh = sharding.data_mesh()
   a, b = (open_split(run, step, store_path, split, mesh) for run in (run_a, run_b))
   known = [v for o in (b, a) for v in (o.loaded.run.vocabulary, o.store.vocabulary)]
   ids = chosen_labels(known, labels_path)
   if not ids:
-    raise UserError(f"{run_b}: knows none of the labels of {run_a}; compare runs that share some")
+    raise UserError(f"{run_b}: has no label of {run_a}; compare runs that share labels")
   order = same_clips(a, b, ids, (str(run_a), str(run_b)))
   scored = [
     score_labels(opened, ids, mesh, f"scoring {name}", keep)
@@ -91,13 +108,16 @@ def compare(
 
 
 def same_clips(a: Opened, b: Opened, ids: Sequence[str], runs: tuple[str, str]) -> np.ndarray:
-  """Where the clips of A stand among those of B, int64[N].
+  """Return the position of each clip of A among the clips of B, int64[N].
 
   Args:
-    ids: of labels that both stores know.
-    runs: what the two are called, for the message.
+    a: The clips of A.
+    b: The clips of B.
+    ids: Ids of labels that both stores have.
+    runs: Names of the two runs, for the message.
+
   Raises:
-    UserError: if the clips are not the same, or have other labels.
+    UserError: If the clips or their labels differ.
   """
   ours, theirs = (opened.store.clip_ids[opened.clips] for opened in (a, b))
   if clip_ids_hash(ours) != clip_ids_hash(theirs):
@@ -106,8 +126,8 @@ def same_clips(a: Opened, b: Opened, ids: Sequence[str], runs: tuple[str, str]) 
       ("one more than once", "one of them"),
     )
     raise UserError(
-      f"{runs[1]}: {len(theirs)} clips that are not the {len(ours)} of {runs[0]} (only {where} has "
-      f"{only}); give a --store for both, and a --split that holds the same clips of it"
+      f"{runs[1]}: its {len(theirs)} clips differ from the {len(ours)} clips of {runs[0]} (only "
+      f"{where} has {only}); give a --store for both runs, and a --split with the same clips"
     )
   ranks = np.argsort(np.argsort(ours, kind="stable"), kind="stable")
   order = np.argsort(theirs, kind="stable")[ranks]
@@ -115,7 +135,7 @@ def same_clips(a: Opened, b: Opened, ids: Sequence[str], runs: tuple[str, str]) 
   if (unlike := (labels[0] != labels[1][order]).any(axis=1)).any():
     raise UserError(
       f"{b.store.path}: clip {ours[np.argmax(unlike)]} has other labels than in {a.store.path}; "
-      "give a --store for both"
+      "give a --store for both runs"
     )
   return order
 
@@ -128,12 +148,16 @@ def _differing(ours: np.ndarray, theirs: np.ndarray) -> tuple[set[str], set[str]
 def compared(
   a: ScoredSplit, b: ScoredSplit, order: np.ndarray, runs: tuple[str, str], split: str
 ) -> Comparison:
-  """The comparison of two runs' scores.
+  """Return the comparison of the scores of two runs.
 
   Args:
-    order: where the clips of A stand among those of B, int64[N].
+    a: The scores of A.
+    b: The scores of B.
+    order: int64[N], the position of each clip of A among the clips of B.
+    runs: The run directories.
+    split: The split.
   """
-  # The labels of both are the same, but each in the order of its own run.
+  # Both have the same labels, each in the order of its own run.
   vocabulary, labels = b.vocabulary, b.labels[order]
   ours = a.scores[:, a.vocabulary.positions(vocabulary.ids)]
   theirs = b.scores[order]
@@ -174,7 +198,9 @@ def compared(
 
 
 def neighbours_of(propagation: Any) -> np.ndarray:
-  """From how many other labels each gathers, int[K]: its row's entries off the diagonal.
+  """Return the number of other labels from which each label gathers, int[K].
+
+  This is the number of entries off the diagonal in each row.
 
   Args:
     propagation: [K, K], an array or csr_array.
@@ -183,12 +209,14 @@ def neighbours_of(propagation: Any) -> np.ndarray:
 
 
 def rank_correlation(changes: np.ndarray, neighbours: np.ndarray | None) -> dict[str, float]:
-  """`correlation` and `p_value` of two figures of labels; NaN where they are not defined.
+  """Return Spearman's `correlation` and its `p_value`, NaN if undefined.
 
   Args:
-    changes: float[K]; labels with NaN are left out.
+    changes: float[K]; labels with NaN are ignored.
     neighbours: int[K], or None.
-  Source: scipy.stats.spearmanr.
+
+  Source:
+    scipy.stats.spearmanr.
   """
   defined = np.isfinite(changes)
   if neighbours is not None:
@@ -200,13 +228,16 @@ def rank_correlation(changes: np.ndarray, neighbours: np.ndarray | None) -> dict
 
 
 def changes_of(comparison: Comparison) -> np.ndarray:
-  """AP of B minus AP of A of each label, float64[K], NaN where undefined."""
+  """Return the AP of B minus the AP of A for each label, float64[K], NaN where undefined."""
   a, b = (metrics["average_precision"] for metrics in comparison.metrics)
   return b - a
 
 
 def most_changed(comparison: Comparison, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """The labels that gain most and those that lose most, int[<= count] each, the most first."""
+  """Return the labels with the largest gains and with the largest losses, largest first.
+
+  Both are int[n] with n at most `count`.
+  """
   changes = changes_of(comparison)
   order = np.argsort(changes, kind="stable")  # NaN last
   losing = order[: int((changes < 0).sum())]

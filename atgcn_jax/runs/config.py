@@ -1,4 +1,4 @@
-"""A run's configuration: keys and their defaults, files, overrides, contradictions."""
+"""The configuration of a run: keys and defaults, config files, overrides, checks on resume."""
 
 from __future__ import annotations
 
@@ -11,96 +11,130 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 
-SOUNDSCAPES = "soundscapes"  # in place of a path: the built-in ones
+SOUNDSCAPES = "soundscapes"  # stands for the built-in data in place of a path
 
-# Every key there is. A config file may leave out what it does not change.
+# All keys and their defaults. A config file may omit keys that it does not change. The comments
+# are the configuration reference in the documentation.
 DEFAULTS: dict[str, Any] = {
-  "seed": 0,
+  "seed": 0,  # Random seed of the initial parameters, clip order, augmentation and dropout.
   "model": {
-    "encoder": "cnn10",  # one of models.ENCODERS
-    "depth": 50,  # or 34: of the encoder deepres
-    "pooling": "",  # of encoders that give frames: one of models.pooling.POOLINGS, or their own
-    "head": "graph",  # graph (AT-GCN) or linear (CNN10)
-    "freeze_encoder": False,  # trains the head alone; the encoder works as in scoring
-    "width": 1.0,  # multiplies the channels of the encoder and of the graph's hidden layers
-    "dtype": "float32",  # compute type; parameters stay float32 under bfloat16
-    "batch_norm": "global",  # or local: in training, statistics of each device's own clips
-    "dropout": {"block": 0.2, "pooled": 0.5, "embedding": 0.5},
-    "layers": 2,  # graph convolutions
-    "hidden": 256,
-    "activation": "leaky_relu",  # leaky_relu, prelu or relu
-    "negative_slope": 0.2,
+    "encoder": "cnn10",  # Acoustic encoder, one of models.ENCODERS.
+    "depth": 50,  # Number of layers of the encoder `deepres`, 34 or 50.
+    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs.
+    # Empty selects the default of the encoder.
+    "pooling": "",
+    "head": "graph",  # `graph` (AT-GCN) or `linear` (CNN10).
+    # Train only the head. The encoder runs in inference mode and keeps its parameters.
+    "freeze_encoder": False,
+    "width": 1.0,  # Multiplier of the channels of the encoder and of the hidden graph layers.
+    "dtype": "float32",  # Compute type. Parameters stay float32 when it is bfloat16.
+    # Batch norm statistics in training: `global` over the batch, `local` over each device's clips.
+    "batch_norm": "global",
+    "dropout": {
+      "block": 0.2,  # Dropout rate after each convolution block.
+      "pooled": 0.5,  # Dropout rate after pooling over time, of the encoder `cnn10`.
+      "embedding": 0.5,  # Dropout rate of the input of the head.
+    },
+    "layers": 2,  # Number of graph convolutions.
+    "hidden": 256,  # Number of channels of the hidden graph layers, before `width`.
+    "activation": "leaky_relu",  # Activation of the graph layers: leaky_relu, prelu or relu.
+    "negative_slope": 0.2,  # Slope of leaky_relu below 0; initial slope of prelu.
   },
   "graph": {
-    "method": "paper",  # see labels.adjacency.propagation_matrix
-    "threshold": 0.3,
-    "neighbour_weight": 0.2,
-    "source": "store",  # the training clips' labels, or an .npz of counts or of `atgcn graph`
-    "counts_set": "",  # balanced, unbalanced or full, where the .npz holds several
-    "ontology": "",  # ontology.json, for the method `ontology` and loss.hierarchy, or soundscapes
-    "embeddings": "builtin",  # or random, one_hot, a GloVe text file, or an .npz
+    "method": "paper",  # Construction of the graph; see labels.adjacency.propagation_matrix.
+    "threshold": 0.3,  # Threshold τ of Eq. 6, from 0 to 1.
+    "neighbour_weight": 0.2,  # Total weight p of the neighbours in Eq. 7, from 0 to 1.
+    # `store` (count the labels of the training clips), an .npz file of counts, or an .npz file
+    # written by `atgcn graph`.
+    "source": "store",
+    "counts_set": "",  # `balanced`, `unbalanced` or `full`, if the .npz file has several counts.
+    # Path of an ontology.json file, or `soundscapes`. Required by the method `ontology` and by
+    # loss.hierarchy.
+    "ontology": "",
+    # Label vectors: `builtin`, `random`, `one_hot`, a GloVe text file or an .npz file.
+    "embeddings": "builtin",
+    # Length of the label vectors. Must match that of a file. Ignored for `one_hot`.
     "embedding_size": 300,
   },
   "data": {
-    "root": "",  # paths of the sections data and graph are relative to this folder
-    # A file of `atgcn prepare`, a folder of `atgcn tfds`, or the built-in soundscapes.
+    "root": "",  # Folder that relative paths in the sections data and graph start from.
+    # File of `atgcn prepare`, folder of `atgcn tfds`, or `soundscapes` (built-in data).
     "store": "soundscapes",
-    "soundscape_clips": 2000,
-    "vocabulary": "",  # CSV; only needed where there is no store to take it from
-    "train_folds": ("train",),
-    "validation_folds": ("validation",),
-    "test_folds": ("test",),
-    "validation_share": 0.0,  # of the training folds, by a hash of the clip id
-    "allow_test_overlap": False,  # trains although a fold is in train_folds and in test_folds
-    # balanced: a queue per class and one for clips without a label, which make up their share of
-    # the training clips, at most half; or shuffled: passes over all clips (TFRecord data too).
+    "soundscape_clips": 2000,  # Number of clips of the built-in data.
+    # CSV file of the labels. Only required by commands that run without a store. If set, the store
+    # must have the same labels.
+    "vocabulary": "",
+    "train_folds": ("train",),  # Names of the folds to train on.
+    "validation_folds": ("validation",),  # Names of the folds to validate on.
+    "test_folds": ("test",),  # Names of the folds to test on.
+    # Share of the clips of the training folds that validates instead, chosen by a hash of the id.
+    "validation_share": 0.0,
+    "allow_test_overlap": False,  # Allow the same fold in train_folds and in test_folds.
+    # `balanced` (all classes equally often; clips without a label in proportion to their number,
+    # at most half) or `shuffled` (passes over all clips; required for TFRecord data on the host).
     "sampling": "balanced",
-    "batch_size": 64,
-    "placement": "host",  # or device: the training clips lie in the devices' memory
+    "batch_size": 64,  # Number of examples per step, over all devices.
+    # `host` (the host reads each batch) or `device` (training clips stay in device memory).
+    "placement": "host",
   },
   "augment": {
-    "form": "authors",  # authors or panns
-    "mixup_alpha": 0.2,
-    "time_stripes": 2,
-    "time_width": 64,
-    "band_stripes": 2,
-    "band_width": 8,
+    "form": "authors",  # Order of mixup and SpecAugment, `authors` or `panns`.
+    "mixup_alpha": 0.2,  # Parameter of the Beta distribution of mixup weights. 0 disables mixup.
+    "time_stripes": 2,  # Number of SpecAugment stripes over time.
+    "time_width": 64,  # Maximum width of a time stripe, in frames.
+    "band_stripes": 2,  # Number of SpecAugment stripes over frequency.
+    "band_width": 8,  # Maximum width of a frequency stripe, in mel bands.
   },
   "optim": {
-    "steps": 600_000,
-    "learning_rate": 1e-3,
-    "head_factor": 1.0,  # multiplies the rate of the head's parameters
-    "schedule": "constant",  # constant, cosine, linear or exponential
-    "warmup_steps": 0,
+    "steps": 600_000,  # Number of training steps.
+    "learning_rate": 1e-3,  # Peak learning rate of Adam.
+    "head_factor": 1.0,  # Multiplier of the learning rate of the head's parameters.
+    # Learning rate after warm-up: `constant`, `cosine`, `linear` or `exponential`.
+    "schedule": "constant",
+    "warmup_steps": 0,  # Number of steps of linear warm-up.
+    # Learning rate at the last step, as a fraction of the peak. Ignored by `constant`.
     "final_factor": 0.0,
-    "b1": 0.9,
-    "b2": 0.999,
-    "eps": 1e-8,
-    "clip_norm": 0.0,
-    "plateau_factor": 1.0,  # below 1: multiplies the rate when validation mAP stands still
-    "plateau_patience": 3,
+    "b1": 0.9,  # Decay rate of Adam's first moment.
+    "b2": 0.999,  # Decay rate of Adam's second moment.
+    "eps": 1e-8,  # Term that Adam adds to the denominator.
+    "clip_norm": 0.0,  # Maximum global norm of the gradients. 0 disables clipping.
+    # Multiplier of the learning rate each time that validation mAP stops improving. 1 disables
+    # the rule.
+    "plateau_factor": 1.0,
+    "plateau_patience": 3,  # Number of evaluations without improvement before the rule applies.
   },
   "loss": {
-    "laplacian": 0.0,  # weight of training.losses.laplacian_penalty
-    "hierarchy": 0.0,  # weight of training.losses.hierarchical_loss; needs graph.ontology
+    "laplacian": 0.0,  # Weight of training.losses.laplacian_penalty.
+    # Weight of training.losses.hierarchical_loss. Requires graph.ontology.
+    "hierarchy": 0.0,
   },
   "sharding": {
-    "fsdp": False,  # parameters and optimiser state in parts, one a device, not whole on each
-    "label_parts": 1,  # into so many fall the labels, and with them the logits and the head
+    # Shard parameters and optimiser state over the devices instead of replicating them.
+    "fsdp": False,
+    "label_parts": 1,  # Number of shards of the label axis of logits and head.
   },
   "start": {
-    "run": "",  # a run whose parameters of the same name and shape this one begins with
-    "step": "best",
+    # Run whose parameters of equal name and shape initialise this run. Empty for none.
+    "run": "",
+    "step": "best",  # Checkpoint of start.run: a step number, `latest` or `best`.
   },
-  "evaluation": {"every": 2000, "batch_size": 64},
-  "checkpoint": {"every": 2000, "keep": 2},
-  "log": {"every": 100},
-  "deterministic": False,  # the same bits on a GPU, slower; CPU and TPU always give them
+  "evaluation": {
+    "every": 2000,  # Number of steps between validations.
+    "batch_size": 64,  # Number of clips per batch in validation and scoring.
+  },
+  "checkpoint": {
+    "every": 2000,  # Number of steps between checkpoints.
+    "keep": 2,  # Number of newest checkpoints to keep, in addition to the best one.
+  },
+  "log": {
+    "every": 100,  # Number of steps between training records in the log.
+  },
+  # Make results on a GPU reproducible bit for bit, at lower speed. On CPU and TPU they always are.
+  "deterministic": False,
 }
 
-# What may differ when a run is resumed: how long, where from, how often it is saved or logged.
-# The content behind the paths is compared instead of the paths, but for start.run, which is only
-# read before the first step.
+# Keys whose values may change when a run resumes. For paths, the content that they point to is
+# compared instead. start.run is not compared: it is only read before the first step.
 PATHS = (
   "data.root",
   "data.store",
@@ -175,34 +209,36 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
 
 
 def check_ranges(config) -> None:
-  """Refuse numbers that no run can have.
+  """Refuse numbers out of range.
 
   Raises:
-    UserError: with the key and what it may be.
+    UserError: If a value is out of range. The message names the key and the range.
   """
   values = flat(config.to_dict())
   for keys, rule, fits in RANGES:
     for key in keys:
       if not fits(values[key]):
-        raise UserError(f"{key}: {values[key]} cannot be, it must be {rule}")
+        raise UserError(f"{key} must be {rule}, got {values[key]}")
 
 
 def default_config():
-  """A `ConfigDict` of every key with its default."""
+  """Return a `ConfigDict` of all keys with their defaults."""
   import ml_collections
 
   return ml_collections.ConfigDict(DEFAULTS)
 
 
 def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
-  """The `ConfigDict` of a config file, filled up with the defaults and overridden.
+  """Return the `ConfigDict` of a config file, completed with the defaults, with overrides applied.
 
   Args:
-    path: a Python file with `get_config()`; in FILE:ARGUMENT, the argument is passed to it.
-    overrides: arguments like `--config.optim.steps=100`.
+    path: A Python file with a function `get_config()`. In FILE:ARGUMENT, the argument is passed to
+      the function.
+    overrides: Arguments such as `--config.optim.steps=100`.
+
   Raises:
-    UserError: for a file that cannot be run, an unknown key, or a value of another type or out of
-      range.
+    UserError: If the file cannot be run, a key is unknown, or a value has the wrong type or is out
+      of range.
   """
   import ml_collections
 
@@ -211,34 +247,38 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     file, argument = file.rsplit(":", 1)
     arguments = [argument]
   if not os.path.isfile(file):
-    raise UserError(f"{path}: no such config file; give a file with get_config() to --config")
+    raise UserError(f"{path}: no such config file; give --config a file with get_config()")
   try:
-    given = runpy.run_path(file)["get_config"](*arguments)
-    given = ml_collections.ConfigDict(given).to_dict()
+    returned = runpy.run_path(file)["get_config"](*arguments)
+    values = ml_collections.ConfigDict(returned).to_dict()
   except (Exception, SystemExit) as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    raise UserError(f"{path}: get_config() of the config file fails ({reason}); mend it") from error
+    raise UserError(f"{path}: get_config() failed ({reason}); fix the config file") from error
   config = ml_collections.ConfigDict(DEFAULTS)
-  if unknown := sorted(flat(given).keys() - flat(DEFAULTS).keys()):
+  if unknown := sorted(flat(values).keys() - flat(DEFAULTS).keys()):
     raise UserError(
-      f"{path}: unknown config key {', '.join(unknown)}; known are {_known(unknown[0])}"
+      f"{path}: unknown config key {', '.join(unknown)}; known keys: {_known(unknown[0])}"
     )
   try:
-    config.update(given)
+    config.update(values)
   except (TypeError, ValueError) as error:
     raise UserError(f"{path}: {' '.join(str(error).split())}; give a value of that type") from error
   return config_with_overrides(config, overrides or [])
 
 
 def config_with_overrides(config, overrides: list[str]):
-  """The config with `--config.KEY=VALUE` arguments applied, as ml_collections parses them."""
+  """Return the config with `--config.KEY=VALUE` arguments applied, as ml_collections parses them.
+
+  Raises:
+    UserError: If a key is unknown, or a value has the wrong type or is out of range.
+  """
   from absl import flags
   from ml_collections import config_flags
 
   for argument in overrides:
     key = argument.removeprefix("--config.").partition("=")[0]
     if key not in flat(DEFAULTS):
-      raise UserError(f"--config.{key}: unknown config key; known are {_known(key)}")
+      raise UserError(f"--config.{key}: unknown config key; known keys: {_known(key)}")
   values = flags.FlagValues()
   argv = ["atgcn", *overrides]
   try:
@@ -255,7 +295,7 @@ def config_with_overrides(config, overrides: list[str]):
 
 
 def config_from_json(saved: dict[str, Any]):
-  """The config that a checkpoint holds; keys that came later take their defaults."""
+  """Return the config stored in a checkpoint. Keys that it lacks take their defaults."""
   import ml_collections
 
   config = ml_collections.ConfigDict(DEFAULTS)
@@ -264,17 +304,17 @@ def config_from_json(saved: dict[str, Any]):
 
 
 def plain_config(config) -> dict[str, Any]:
-  """The config as JSON would give it back."""
+  """Return the config as a dict of JSON values."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def without_paths(config) -> dict[str, Any]:
-  """The config's values by key, but for paths, which may differ from host to host."""
+  """Return the config's values by `section.key`, without paths, which may differ between hosts."""
   return {key: value for key, value in flat(plain_config(config)).items() if key not in PATHS}
 
 
 def contradictions(saved: dict[str, Any], config) -> list[str]:
-  """`key: saved value → new value` of keys that must not differ when a run is resumed."""
+  """Return `key: saved value → new value` for each changed key that must not change on resume."""
   old, new = flat(saved), flat(plain_config(config))
   return [
     f"{key}: {json.dumps(old.get(key))} → {json.dumps(new.get(key))}"
@@ -284,7 +324,7 @@ def contradictions(saved: dict[str, Any], config) -> list[str]:
 
 
 def data_path(config, path: str) -> str:
-  """A path of the sections data and graph, taken from `data.root` unless it is whole."""
+  """Return a path of the section data or graph, relative paths joined to `data.root`."""
   return path if "://" in path else os.path.join(config.data.root, path)
 
 
@@ -293,7 +333,7 @@ def _is_free(key: str) -> bool:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested keys as `section.key`."""
+  """Return a nested dict as a flat dict with keys such as `section.key`."""
   values: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
@@ -304,7 +344,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(key: str) -> str:
-  """The keys of the section that a mistaken key names, or of the top."""
+  """Return the known keys of the section that a wrong key names, or the top-level keys."""
   section: dict[str, Any] = DEFAULTS
   for part in key.split(".")[:-1]:
     inner = section.get(part)

@@ -1,4 +1,4 @@
-"""The config of a run that goes on from another run, on other clips and labels."""
+"""The config of a run that starts from another run, with other clips and labels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint
 
-# In place of the source's, whose length is that of a training from scratch. The peak learning rate
-# stays the source's: a lower one loses to training from scratch (docs/finetune.md).
+# Replacements for values of the source config, which are meant for training from scratch. The peak
+# learning rate is not replaced: with a lower one, fine-tuning is worse than training from scratch
+# (docs/finetune.md).
 CHANGES: dict[str, Any] = {
   "optim": {
     "steps": 1000,
@@ -50,20 +51,24 @@ def finetuning_config(
   frozen: bool = False,
   overrides: list[str],
 ):
-  """The config with which `train` goes on from `source` in `workdir`.
+  """Return the config with which `train` fine-tunes `source` in `workdir`.
 
-  It is the source's config but for `CHANGES`, the clips, the graph and the start; label vectors and
-  the ontology stay the source's.
+  It is the config of the source with `CHANGES`, other clips, another graph and `start` set to the
+  source. The label vectors and the ontology are those of the source.
 
   Args:
-    step: of the source: a number, `latest` or `best`.
-    store: the clips to train on, with a vocabulary of their own.
-    graph: .npz of counts or of `atgcn graph`; where empty, the labels of the clips are counted.
-    frozen: whether the encoder stays as it is.
-    overrides: arguments like `--config.optim.steps=100`.
+    source: The run directory or export to start from.
+    step: The checkpoint of the source: a step number, `latest` or `best`.
+    store: The store of the clips to train on. Its vocabulary may differ from that of the source.
+    workdir: The run directory to train in.
+    graph: An .npz file of counts or of `atgcn graph`. If empty, the labels of the training clips
+      are counted.
+    frozen: Whether the encoder is frozen.
+    overrides: Arguments such as `--config.optim.steps=100`.
+
   Raises:
-    UserError: for a source that cannot be used or whose files are not found, or a folder with a run
-      that began with another one.
+    UserError: If the source cannot be used, one of its files is not found, or `workdir` has a run
+      that started from another run.
   """
   number, config = saved_config(source, step)
   embeddings, ontology = config.graph.embeddings, ontology_path(config)
@@ -82,45 +87,48 @@ def finetuning_config(
   for key, path in (("embeddings", embeddings), ("ontology", ontology)):
     is_file = path and path not in (*WITHOUT_FILE, SOUNDSCAPES) and not in_bucket(path)
     if is_file and changed.graph[key] == path and not os.path.exists(path):
-      relative = "" if os.path.isabs(path) else ", relative to the folder that it was trained from"
+      relative = "" if os.path.isabs(path) else ", relative to the folder where training ran"
       raise UserError(
         f"graph.{key}: {path} not found; the run {source} was trained with a file of that name"
-        f"{relative}; give the file's path now with --config.graph.{key}=PATH"
+        f"{relative}; give its current path with --config.graph.{key}=PATH"
       )
   return changed
 
 
 def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
-  """Step and config of a checkpoint, of a run or of an export to `huggingface`.
+  """Return the step and the config of a checkpoint of a run or of an export to `huggingface`.
 
   Raises:
-    UserError: if there is none.
+    UserError: If there is no such checkpoint.
   """
   if is_safetensors_export(source):
     exported = read_export(source)
     return exported.step, exported.run.config
   number = sound_step(source, step)
-  description, _ = checkpoint.read_description(source, number)  # by all processes at once
+  description, _ = checkpoint.read_description(source, number)  # called by all processes at once
   return number, config_from_json(description["config"])
 
 
 def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.PathLike) -> None:
-  """Refuse a folder whose run began with another one, as far as that is still there.
+  """Refuse a folder whose run started from another run or step.
 
-  A run that has made no step is not refused: the training replaces it.
+  The runs are only compared if the other run still exists. A run at step 0 is not refused, because
+  training replaces it.
 
   Raises:
-    UserError: naming both.
+    UserError: If the run in `workdir` started from another run or step.
   """
   steps = first_only(lambda: checkpoint.saved_steps(workdir))
   if not steps or steps == [0]:
     return
-  ours = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
-  began, number = ours.get("run", ""), ours.get("step", "")
-  if began and os.path.isdir(began) and not os.path.samefile(began, source):
-    raise UserError(f"--workdir {workdir}: its run began with {began}, not {source}; name another")
-  if began and number != str(step):
+  start = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
+  origin, number = start.get("run", ""), start.get("step", "")
+  if origin and os.path.isdir(origin) and not os.path.samefile(origin, source):
     raise UserError(
-      f"--workdir {workdir}: its run began with step {number} of {began}, not {step}; give "
-      f"--step {number}, or another folder"
+      f"--workdir {workdir}: its run started from {origin}, not from {source}; use another folder"
+    )
+  if origin and number != str(step):
+    raise UserError(
+      f"--workdir {workdir}: its run started from step {number} of {origin}, not from step {step}; "
+      f"use --step {number} or another folder"
     )

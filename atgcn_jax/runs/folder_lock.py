@@ -1,10 +1,10 @@
-"""The lock on a run directory: one process at a time writes checkpoints in it.
+"""The lock on a run directory: only one process at a time writes checkpoints in it.
 
-`training.lock` names the holder: its host, process and start. On a disk the holder also has the
-system's lock on the file, which ends with the process; in a bucket the object is only replaced
-where it has the generation that was read. The holder renews the lock every BEAT_SECONDS. A holder
-on this machine is looked up by its process; one on another machine counts as dead once its lock has
-not been renewed for DEAD_AFTER seconds.
+`training.lock` names the holder: its host, process and start time. On a disk, the holder also has
+an operating-system lock on the file, which ends with the process. In a bucket, the object is only
+replaced if its generation has not changed since it was read. The holder renews the lock every
+BEAT_SECONDS. A holder on this machine is checked by its process id. A holder on another machine
+counts as dead if it does not renew the lock for DEAD_AFTER seconds.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from atgcn_jax.training.checkpoint import report_write_failures
 
 BEAT_SECONDS = 10
 DEAD_AFTER = 60  # seconds
-POLL_SECONDS = 1  # between two looks at the lock of another machine's process
+POLL_SECONDS = 1  # between two reads of a lock held on another machine
 
 
 class FolderLock:
-  """A lock that this process holds, renewed by a thread until `release`."""
+  """A lock held by this process. A thread renews it until `release`."""
 
   def __init__(self, workdir: str | os.PathLike):
     """Take the lock.
 
     Raises:
-      UserError: naming the process that holds it.
-      WorkFailed: if the file cannot be written.
+      UserError: If another process holds the lock. The message names it.
+      WorkFailed: If the lock cannot be written.
     """
     self._workdir = workdir
     self._lock = (_BucketLock if in_bucket(workdir) else _DiskLock)(workdir)
@@ -57,28 +57,28 @@ class FolderLock:
     self._thread.start()
 
   def check(self) -> None:
-    """Refuse to write on where another process has taken the lock; nearly always costs nothing.
+    """Raise if another process has taken the lock. This is cheap enough for each step.
 
-    That happens to a process that was suspended, or cut off from the file system, for longer than
-    DEAD_AFTER.
+    Another process can take the lock if this process was suspended, or disconnected from the file
+    system, for longer than DEAD_AFTER.
 
     Raises:
-      WorkFailed: naming the process that has taken it.
+      WorkFailed: If another process has taken the lock. The message names it.
     """
     if time.time() - self._renewed > 2 * BEAT_SECONDS:
       self._renew()
     if not self._is_ours:
       other = holder_text(read_lock(self._workdir))
       raise WorkFailed(
-        f"{self._workdir}: {other} has taken the folder over while this process did not respond; "
-        "stopped, and nothing more was written"
+        f"{self._workdir}: {other} took over the folder while this process did not respond; "
+        "stopped without writing further"
       )
 
   def release(self) -> None:
-    """Give the lock back; it is deleted if it is still this process's."""
+    """Release the lock, and delete it if this process still holds it."""
     self._end.set()
     self._thread.join()
-    with contextlib.suppress(OSError, UserError):  # the next process sees that this one is gone
+    with contextlib.suppress(OSError, UserError):  # the next process detects that this one ended
       self._lock.release()
 
   def _beat(self) -> None:
@@ -87,13 +87,13 @@ class FolderLock:
 
   def _renew(self) -> None:
     with self._turn:
-      with contextlib.suppress(OSError, UserError):  # a service or a disk may come back
+      with contextlib.suppress(OSError, UserError):  # a disk or a service may recover
         self._is_ours = self._is_ours and self._lock.renew()
       self._renewed = time.time()
 
 
 class _DiskLock:
-  """The lock as a file."""
+  """A lock on a file."""
 
   def __init__(self, workdir: str | os.PathLike):
     self._path = pathlib.Path(workdir, NAME)
@@ -103,7 +103,7 @@ class _DiskLock:
         self._descriptor, has_locks = _opened(self._path, workdir)
       try:
         _refuse_if_alive(workdir, has_system_lock=has_locks)
-        is_taken = is_still_at(self._descriptor, self._path)  # or its holder has just deleted it
+        is_taken = is_still_at(self._descriptor, self._path)  # else its holder just deleted it
         if is_taken:
           self._write(workdir, has_system_lock=has_locks)
       except BaseException:
@@ -119,13 +119,13 @@ class _DiskLock:
       os.ftruncate(self._descriptor, 0)
       os.pwrite(self._descriptor, self._content, 0)
       os.fsync(self._descriptor)
-      if not has_system_lock:  # of two that have written at once, one remains
+      if not has_system_lock:  # if two processes write at once, only the last one holds the lock
         time.sleep(POLL_SECONDS)
       if not self.renew():
         raise UserError(refusal(workdir, read_lock(workdir)))
 
   def renew(self) -> bool:
-    """Set the file's time; whether it is still this process's."""
+    """Update the file's time, and return whether this process still holds the lock."""
     try:
       if self._path.read_bytes() != self._content:
         return False
@@ -135,7 +135,7 @@ class _DiskLock:
     return True
 
   def release(self) -> None:
-    """Delete the file if it is this process's, and give up the system's lock."""
+    """Delete the file if this process holds the lock, and release the operating-system lock."""
     held_here.discard(self._content)
     try:
       if self.renew():
@@ -145,7 +145,7 @@ class _DiskLock:
 
 
 class _BucketLock:
-  """The lock as an object."""
+  """A lock on an object in a bucket."""
 
   def __init__(self, workdir: str | os.PathLike):
     self._address, self._content = address_of(workdir), own_record(has_system_lock=False)
@@ -156,31 +156,32 @@ class _BucketLock:
     held_here.add(self._content)
 
   def renew(self) -> bool:
-    """Write the object again; whether it was still this process's."""
+    """Write the object again, and return whether this process still holds the lock."""
     generation = write_object(self._address, self._content, self._generation or 0)
     if generation is None:
       found = read_object(self._address)
       if found is None or found[0] != self._content:
         return False
-      generation = found[1]  # an answer was lost, not the lock
+      generation = found[1]  # only the response to an earlier write was lost
     self._generation = generation
     return True
 
   def release(self) -> None:
-    """Delete the object if it is this process's."""
+    """Delete the object if this process holds the lock."""
     held_here.discard(self._content)
     delete_object(self._address, self._generation or 0)
 
 
 @contextlib.contextmanager
 def held(workdir: str | os.PathLike) -> Iterator[Callable[[], None]]:
-  """Hold the lock on a run directory; the first of many processes does, for all.
+  """Hold the lock on a run directory. Process 0 holds it for all processes.
 
-  Yields `FolderLock.check`, in processes other than the first what does nothing.
+  Yields:
+    `FolderLock.check` in process 0, and a function that does nothing in other processes.
 
   Raises:
-    UserError: naming the process that holds it.
-    WorkFailed: if the folder or the lock cannot be written.
+    UserError: If another process holds the lock. The message names it.
+    WorkFailed: If the folder or the lock cannot be written.
   """
   taken: list[FolderLock] = []
   first_only(lambda: taken.append(FolderLock(workdir)))
@@ -192,12 +193,12 @@ def held(workdir: str | os.PathLike) -> Iterator[Callable[[], None]]:
 
 
 def refuse_if_held(workdir: str | os.PathLike) -> None:
-  """Refuse a folder in which another process is known to train; writes nothing.
+  """Refuse a folder in which another process is known to train, without writing anything.
 
-  What takes time to know is left to `held`.
+  If the state of the holder can only be found by waiting, this returns and `held` waits.
 
   Raises:
-    UserError: naming the process.
+    UserError: If another process holds the lock. The message names it.
   """
   has_system_lock = False
   if not in_bucket(workdir):
@@ -215,10 +216,13 @@ def refuse_if_held(workdir: str | os.PathLike) -> None:
 
 
 def _opened(path: pathlib.Path, workdir: str | os.PathLike) -> tuple[int, bool]:
-  """The file, open and with the system's lock on it; whether the file system has such locks.
+  """Open the file, and lock it if the file system supports locks.
+
+  Returns:
+    The file descriptor, and whether the file system supports locks.
 
   Raises:
-    UserError: if another process has the lock.
+    UserError: If another process holds the lock.
   """
   while True:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,14 +237,21 @@ def _opened(path: pathlib.Path, workdir: str | os.PathLike) -> tuple[int, bool]:
     except BaseException:
       os.close(descriptor)
       raise
-    os.close(descriptor)  # its holder has just deleted it
+    os.close(descriptor)  # its holder just deleted it; try again
 
 
 def _refuse_if_alive(workdir: str | os.PathLike, *, has_system_lock: bool) -> int | None:
-  """Refuse a lock whose holder is alive; returns the version of one whose holder is not, or None.
+  """Refuse a lock whose holder is alive.
 
   Args:
-    has_system_lock: as `is_given_up` takes it.
+    workdir: The run directory.
+    has_system_lock: See `is_given_up`.
+
+  Returns:
+    The version of a lock whose holder is dead, or None if there is no lock.
+
+  Raises:
+    UserError: If the holder is alive.
   """
   found = read_lock(workdir)
   if is_given_up(found, has_system_lock=has_system_lock):
@@ -248,8 +259,8 @@ def _refuse_if_alive(workdir: str | os.PathLike, *, has_system_lock: bool) -> in
   alive = is_alive(found)
   if alive is None:
     warnings.warn(
-      f"{workdir}: {holder_text(found)} has left a lock; waiting {DEAD_AFTER} s to see whether it "
-      "is renewed",
+      f"{workdir}: locked by {holder_text(found)}; waiting up to {DEAD_AFTER} s to see whether it "
+      "renews the lock",
       stacklevel=2,
     )
     end = time.monotonic() + DEAD_AFTER

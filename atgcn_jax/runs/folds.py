@@ -1,4 +1,4 @@
-"""Folds that two splits share: what is refused, and what is reported."""
+"""Checks for folds that are in more than one split."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from atgcn_jax.runtime.processes import is_first
 
 
 def shared_folds(data: Any, one: str, other: str) -> list[str]:
-  """The names of the folds that two splits have in common.
+  """Return the sorted names of the folds that two splits have in common.
 
   Args:
-    data: a `data` section.
-    one, other: `train`, `validation` or `test`; `validation` includes the training folds where a
-      share of their clips validates.
+    data: A `data` section.
+    one, other: `train`, `validation` or `test`. `validation` includes the training folds if
+      `data.validation_share` is above 0.
   """
 
   def folds(split: str) -> set[str]:
@@ -28,31 +28,34 @@ def shared_folds(data: Any, one: str, other: str) -> list[str]:
 
 
 def check_folds(config: Any) -> None:
-  """Refuse to train on the test clips; warn if the plateau rule follows their mAP.
+  """Refuse to train on test clips, and warn if the plateau rule uses their mAP.
 
   Raises:
-    UserError: naming the folds, unless `data.allow_test_overlap` is set.
+    UserError: If a fold is in both splits and `data.allow_test_overlap` is not set. The message
+      names the folds.
   """
   shared = shared_folds(config.data, "train", "test")
   if shared and not config.data.allow_test_overlap:
     raise UserError(
-      f"data.train_folds and data.test_folds both name {', '.join(shared)}: the test clips would "
-      "be trained on; name other folds, or set --config.data.allow_test_overlap=True"
+      f"data.train_folds and data.test_folds both name {', '.join(shared)}: this would train on "
+      "test clips; name other folds, or set --config.data.allow_test_overlap=True"
     )
   if config.optim.plateau_factor < 1:
     warn_if_test_clips(config, "optim.plateau_factor changes the learning rate by the mAP")
 
 
 def warn_if_test_clips(config: Any, what: str) -> None:
-  """Warn, in the first process, if what the validation clips decide is decided by test clips.
+  """Warn in process 0 if validation clips that decide something are also test clips.
 
   Args:
-    what: the start of the message, up to the clips.
+    config: The config.
+    what: The start of the message, which says what the validation clips decide and ends before the
+      fold names.
   """
   shared = shared_folds(config.data, "validation", "test")
   if shared and is_first():
     warnings.warn(
-      f"{what} of fold {', '.join(shared)}, which is in data.test_folds too, so that figures of "
-      "the test clips are too high; name other data.validation_folds",
+      f"{what} of fold {', '.join(shared)}, which is also in data.test_folds, so test metrics are "
+      "too high; name other data.validation_folds",
       stacklevel=3,
     )

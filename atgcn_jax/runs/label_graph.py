@@ -1,4 +1,4 @@
-"""The label graph of a config: propagation matrix, label vectors, and what the losses ask for."""
+"""The label graph of a config: propagation matrix, label vectors, and inputs of the loss terms."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ RELATIONS = ("similarity", "members")
 def label_graph(
   config, vocabulary: Vocabulary, store: ClipStore | None
 ) -> tuple[Matrix | None, np.ndarray | None]:
-  """Propagation matrix and label embeddings as a config names them; None for a linear head.
+  """Return the propagation matrix and the label embeddings of a config; None for a linear head.
 
   Args:
-    store: its training clips are counted for `graph.source="store"`.
+    config: The config.
+    vocabulary: The K labels.
+    store: The store whose training clips are counted if `graph.source` is `store`.
+
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: If a file cannot be used, or a required store is missing.
   """
   if config.model.head != "graph":
     return None, None
@@ -69,13 +72,14 @@ def label_graph(
 def label_relations(
   config, vocabulary: Vocabulary, store: ClipStore | None
 ) -> dict[str, Matrix | np.ndarray]:
-  """What the terms of the loss know of the labels, as far as the config asks for them.
+  """Return the inputs of the loss terms that the config enables.
 
-  `similarity` [K, K]: the mean of P[i, j] and P[j, i] of Eq. 5 above the threshold of Eq. 6.
-  `members` int32[2, M]: pairs of a category of the ontology and a label at or below it.
+  Returns:
+    `similarity` [K, K], the mean of P[i, j] and P[j, i] of Eq. 5 above the threshold of Eq. 6; and
+    `members` int32[2, M], pairs of a category of the ontology and a label at or below it.
 
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: If a file cannot be used, or a required store is missing.
   """
   relations: dict[str, Matrix | np.ndarray] = {}
   if config.loss.laplacian:
@@ -86,37 +90,46 @@ def label_relations(
   if config.loss.hierarchy:
     found = members(ontology_at(ontology_path(config), "loss.hierarchy"), vocabulary.ids)
     if not found.size:
-      raise UserError("loss.hierarchy: no category of graph.ontology has two labels below it")
+      raise UserError(
+        "loss.hierarchy: no category of graph.ontology has two labels below it; name another "
+        "ontology"
+      )
     relations["members"] = found
   return relations
 
 
 def counts_of(config, vocabulary: Vocabulary, store: ClipStore | None) -> Counts:
-  """The counts that `graph.source` names, those of the training clips for `store`.
+  """Return the counts that `graph.source` names; for `store`, those of the training clips.
 
   Raises:
-    UserError: for a file that cannot be used, or without a store where one is needed.
+    UserError: If a file cannot be used, or a required store is missing.
   """
   if config.graph.source != "store":
     path = data_path(config, config.graph.source)
     return load_counts(path, vocabulary, config.graph.counts_set or None)
   if store is None:
-    raise UserError("graph.source: 'store' needs a clip store; name an .npz of counts or a graph")
+    raise UserError(
+      "graph.source: 'store' needs a clip store; name an .npz file of counts or of `atgcn graph`"
+    )
   labels = store.labels_of(split_clips(store, config.data, "train"))
   return count_labels(*labels, len(vocabulary))
 
 
 def ontology_path(config) -> str:
-  """Where the ontology lies, SOUNDSCAPES for that of the built-in sounds, empty for none."""
+  """Return the path of the ontology, SOUNDSCAPES for the built-in ontology, or empty for none."""
   named = config.graph.ontology
   return named if named in ("", SOUNDSCAPES) else data_path(config, named)
 
 
 def ontology_at(path: str, wanted_by: str) -> Ontology:
-  """The ontology of an `ontology_path`.
+  """Return the ontology at an `ontology_path`.
+
+  Args:
+    path: The path, SOUNDSCAPES or empty.
+    wanted_by: What needs the ontology, for the message.
 
   Raises:
-    UserError: if there is none, saying what it is wanted by, or it cannot be used.
+    UserError: If the path is empty or the ontology cannot be used.
   """
   if not path:
     raise UserError(f"graph.ontology: {wanted_by} needs the path of an ontology.json")
@@ -136,10 +149,10 @@ def propagation_of(
   neighbour_weight: float,
   ontology: str = "",
 ) -> Matrix:
-  """`propagation_matrix` of counts; the method `ontology` takes its edges from that file.
+  """Return `propagation_matrix` of counts. The method `ontology` reads its edges from `ontology`.
 
   Raises:
-    UserError: for an unknown method, a number out of range, or a missing ontology file.
+    UserError: If the method is unknown, a number is out of range, or the ontology is missing.
   """
   edges = None
   if method == "ontology":
@@ -158,21 +171,24 @@ def propagation_of(
 
 
 def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary) -> Matrix:
-  """The matrix of an `atgcn graph` file in the vocabulary's order.
+  """Return the matrix of an `atgcn graph` file in the order of the vocabulary.
 
   Raises:
-    UserError: if the file is for other labels, or a weight is not finite.
+    UserError: If the file has other labels, or a weight is not finite.
   """
   rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
   propagation = arrays["propagation"]
   if propagation.shape != (len(rows), len(rows)):
     raise UserError(
-      f"{path}: a graph of shape {propagation.shape}, not of these {len(rows)} labels; "
+      f"{path}: the graph has shape {propagation.shape}, but there are {len(rows)} labels; "
       "make it with `atgcn graph` for this vocabulary"
     )
   if propagation.dtype.kind not in "fiu":
-    raise UserError(f"{path}: `propagation` holds {propagation.dtype}, not numbers; make it again")
-  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    raise UserError(
+      f"{path}: `propagation` has dtype {propagation.dtype}, which is not numeric; make it again "
+      "with `atgcn graph`"
+    )
+  with np.errstate(over="ignore"):  # values beyond float32 are refused below
     chosen = sized(selected(propagation, rows).astype(np.float32))
   if not np.isfinite(chosen.data if scipy.sparse.issparse(chosen) else chosen).all():
     raise UserError(

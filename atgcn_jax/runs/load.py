@@ -1,4 +1,4 @@
-"""Finding and loading what a run directory holds."""
+"""Discovery, verification and loading of the checkpoints in a run directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from atgcn_jax.training.state import TrainState
 
 
 class Loaded(NamedTuple):
-  """A checkpoint: the run it belongs to, the evaluations so far, and the arrays asked for."""
+  """A checkpoint: its step and run, the evaluations so far, and the arrays that were read."""
 
   step: int
   run: Run
@@ -31,7 +31,13 @@ class Loaded(NamedTuple):
 
 
 class Found(NamedTuple):
-  """The checkpoints of a run: all `steps`, the newest sound one, and what is wrong with others."""
+  """The checkpoints of a run.
+
+  Attributes:
+    steps: The steps of all checkpoints.
+    sound: The step of the newest valid checkpoint, or None.
+    faults: The fault of each damaged checkpoint, by step.
+  """
 
   steps: list[int]
   sound: int | None
@@ -39,10 +45,10 @@ class Found(NamedTuple):
 
 
 def find_checkpoints(workdir: str | os.PathLike) -> Found:
-  """Verify all checkpoints of a run, by the files only; nothing is changed.
+  """Verify all checkpoints of a run by their files, without changing anything.
 
   Raises:
-    UserError: if there are checkpoints, but none of them is sound.
+    UserError: If there are checkpoints, but none of them is valid.
   """
   steps = checkpoint.saved_steps(workdir)
   faults: dict[int, Damaged] = {}
@@ -52,63 +58,69 @@ def find_checkpoints(workdir: str | os.PathLike) -> Found:
     except Damaged as error:
       faults[step] = error
   sound = max((step for step in steps if step not in faults), default=None)
-  # The first save of a run, cut off, is no loss.
+  # An unfinished save at step 0 loses nothing.
   lost = [step for step, fault in faults.items() if step or not isinstance(fault, Unfinished)]
   if sound is None and lost:
     raise UserError(
-      f"{workdir}: none of its checkpoints is sound, {lost[0]} is damaged ({faults[lost[0]]}); "
+      f"{workdir}: has no valid checkpoint; checkpoint {lost[0]} is damaged ({faults[lost[0]]}); "
       "train in another folder"
     )
   return Found(steps, sound, {step: str(fault) for step, fault in faults.items()})
 
 
 def set_aside_damaged(workdir: str | os.PathLike, found: Found) -> None:
-  """Move damaged checkpoints to `damaged/` in the run directory, each with a warning.
+  """Move damaged checkpoints to `damaged/` in the run directory, with a warning for each.
 
-  One whose save was cut off before its checksums were written is moved as well.
+  This includes checkpoints whose save was interrupted before their checksums were written.
 
   Raises:
-    WorkFailed: if one cannot be moved.
+    WorkFailed: If a checkpoint cannot be moved.
   """
   for step, fault in found.faults.items():
     place = checkpoint.set_aside(workdir, step)
-    passed_over = found.sound is not None and step > found.sound
-    instead = f", step {found.sound} is used" if passed_over else ""
+    is_newer = found.sound is not None and step > found.sound
+    instead = f"; step {found.sound} is used instead" if is_newer else ""
     warnings.warn(
       f"{workdir}: checkpoint {step} is damaged ({fault}); moved to {place}{instead}", stacklevel=2
     )
 
 
 def make_way(workdir: str | os.PathLike, found: Found, *, replaced: bool) -> None:
-  """Prepare a run directory that this process holds for its next checkpoint.
+  """Prepare a run directory, whose lock this process holds, for its next checkpoint.
 
   Damaged checkpoints are moved aside.
 
   Args:
-    replaced: whether the run, of which `found` has step 0 only, gives way to another.
+    workdir: The run directory.
+    found: Its checkpoints.
+    replaced: Whether a new run replaces the one in the folder, which only has step 0.
+
   Raises:
-    UserError: if the checkpoints are no longer those that were found.
-    WorkFailed: if one cannot be moved or deleted.
+    UserError: If the checkpoints have changed since they were found.
+    WorkFailed: If a checkpoint cannot be moved or deleted.
   """
   if checkpoint.saved_steps(workdir) != found.steps:
     raise UserError(
-      f"{workdir}: another process has written checkpoints meanwhile; give the same command again"
+      f"{workdir}: another process wrote checkpoints in the meantime; repeat the same command"
     )
   set_aside_damaged(workdir, found)
   if replaced:
     warnings.warn(
-      f"{workdir}: held a run of another config that had made no step; replaced", stacklevel=2
+      f"{workdir}: replaced a run with another config and no training step", stacklevel=2
     )
     checkpoint.delete(workdir, 0)
 
 
 def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
-  """A checkpoint for use, with its variables (params, batch_stats).
+  """Return a checkpoint with its variables (params, batch_stats), ready for inference.
 
   Args:
-    step: as `sound_step` takes it.
+    workdir: The run directory.
+    step: The step; see `sound_step`.
+    mesh: The mesh on which the variables are replicated.
+
   Raises:
-    UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
+    UserError: If the folder has no run, the step does not exist, or the checkpoint is damaged.
   """
   saved = read_run(workdir, sound_step(workdir, step))
   target = _target(saved.run, sharding.Layout(mesh)).variables
@@ -116,13 +128,15 @@ def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> 
 
 
 def sound_step(workdir: str | os.PathLike, step: str) -> int:
-  """The step that is meant, by the files alone; its checkpoint is sound.
+  """Return the number of a step whose checkpoint is valid, from the files only.
 
   Args:
-    step: a number, `latest` (a damaged one is passed over with a warning) or `best` (the highest
+    workdir: The run directory.
+    step: A number, `latest` (damaged checkpoints are skipped with a warning) or `best` (the highest
       validation mAP).
+
   Raises:
-    UserError: for a folder without a run, a step that it lacks, or a checkpoint that is damaged.
+    UserError: If the folder has no run, the step does not exist, or the checkpoint is damaged.
   """
   steps = first_only(lambda: checkpoint.saved_steps(workdir))
   if not steps:
@@ -134,12 +148,12 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
     description, _ = _guarded(checkpoint.read_description, workdir, newest)
     warn_if_test_clips(
       config_from_json(description["config"]),
-      f"{workdir}: its best step is the one with the highest mAP",
+      f"{workdir}: the best step is the one with the highest mAP",
     )
     best = best_step(description["history"], steps)
     if best is None:
       raise UserError(
-        f"{workdir}: no checkpoint has a validation mAP, so none is best; use --step latest"
+        f"{workdir}: no checkpoint has a validation mAP to select the best; use --step latest"
       )
     return _first_sound(workdir, [best], steps)
   return _first_sound(workdir, [_step_number(workdir, step, steps)], steps)
@@ -157,21 +171,21 @@ def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
     except Damaged as error:
       if candidate == candidates[-1]:
         raise UserError(
-          f"{workdir}: checkpoint {candidate} is damaged ({error}); use another --step, "
-          f"there are {', '.join(map(str, steps))}"
+          f"{workdir}: checkpoint {candidate} is damaged ({error}); use another --step of "
+          f"{', '.join(map(str, steps))}"
         ) from error
       warnings.warn(
-        f"{workdir}: checkpoint {candidate} is damaged ({error}); the one before it is used",
+        f"{workdir}: checkpoint {candidate} is damaged ({error}); the previous one is used",
         stacklevel=4,
       )
   raise AssertionError("unreachable")
 
 
 def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
-  """A checkpoint without its state, read by all processes at once; its `state` is None.
+  """Return a checkpoint without its state; `state` is None. All processes must call this.
 
   Raises:
-    UserError: if a checkpoint without checksums cannot be read, or one is not finite.
+    UserError: If a checkpoint without checksums cannot be read, or a value is not finite.
   """
   description, constants = _guarded(checkpoint.read_description, workdir, step)
   try:
@@ -184,20 +198,20 @@ def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
 def with_training_state(
   saved: Loaded, workdir: str | os.PathLike, layout: sharding.Layout
 ) -> Loaded:
-  """A checkpoint of `read_run` with its TrainState.
+  """Return a checkpoint of `read_run` with its TrainState.
 
   Raises:
-    UserError: as `read_run`.
+    UserError: If the state cannot be read, or a value is not finite.
   """
   target = _target(saved.run, layout)
   return _with_state(saved, workdir, checkpoint.read_state, target)
 
 
 def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, target: Any) -> Loaded:
-  """A checkpoint of `read_run` with what `read` gives.
+  """Return a checkpoint of `read_run` with the arrays that `read` returns.
 
   Raises:
-    UserError: if it cannot be read or is not finite.
+    UserError: If the arrays cannot be read, or a value is not finite.
   """
   state = _guarded(read, workdir, saved.step, target)
   if name := first_not_finite(state):
@@ -206,7 +220,7 @@ def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, targe
 
 
 def _target(run: Run, layout: sharding.Layout) -> TrainState:
-  """The shapes, types and shardings of a run's state."""
+  """Return the shapes, types and shardings of a run's state."""
   abstract = run.abstract_state()
   return jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
@@ -218,32 +232,32 @@ def _target(run: Run, layout: sharding.Layout) -> TrainState:
 def _not_finite(workdir, step: int, name: str) -> UserError:
   return UserError(
     f"{workdir}: checkpoint {step} holds values in {name} that are NaN or infinite; use another "
-    f"--step, or move {checkpoint.FOLDER}/{step} away to resume from the one before it"
+    f"--step, or move {checkpoint.FOLDER}/{step} away to resume from the previous one"
   )
 
 
 def _guarded(read, workdir, step: int, *target):
-  """What `read` gives.
+  """Return the result of `read`.
 
   Raises:
-    UserError: if a checkpoint from before there were checksums cannot be read.
+    UserError: If a checkpoint of an old version, without checksums, cannot be read.
   """
   try:
     return read(workdir, step, *target)
-  except Exception as error:  # each damaged file fails in a way of its own
+  except Exception as error:  # damaged files raise many types of errors
     if in_bucket(workdir):
-      check_reachable(workdir)  # what cannot be fetched now is not damaged
+      check_reachable(workdir)  # an unreachable file is not a damaged file
     if checkpoint.has_checksums(workdir, step):
       raise
     text = " ".join(str(error).split()) or type(error).__name__
     raise UserError(
       f"{workdir}: checkpoint {step} has no checksums and cannot be read ({text:.120}); move "
-      f"{checkpoint.FOLDER}/{step} away to use the one before it"
+      f"{checkpoint.FOLDER}/{step} away to use the previous one"
     ) from error
 
 
 def best_step(history: list[dict[str, Any]], steps: list[int]) -> int | None:
-  """The step among these with the highest validation mAP, the earliest of equals."""
+  """Return the one of `steps` with the highest validation mAP, the earliest of ties, or None."""
   evaluated = [r for r in history if r["step"] in steps and r["mAP"] is not None]
   return max(evaluated, key=lambda record: record["mAP"])["step"] if evaluated else None
 
@@ -252,6 +266,6 @@ def _step_number(workdir, step: str, steps: list[int]) -> int:
   if step.isdecimal() and int(step) in steps:
     return int(step)
   raise UserError(
-    f"--step {step}: {workdir} has no such checkpoint; there are {', '.join(map(str, steps))}, "
-    "latest and best"
+    f"--step {step}: {workdir} has no such checkpoint; use one of {', '.join(map(str, steps))}, "
+    "latest or best"
   )

@@ -1,4 +1,4 @@
-"""Who holds the lock on a run directory, and whether that process lives."""
+"""The holder of the lock on a run directory, and whether that process is alive."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from atgcn_jax.runtime.buckets import in_bucket, read_object
 
 NAME = "training.lock"
 Seen = tuple[bytes, int]  # content and version of a lock
-held_here: set[bytes] = set()  # the locks of this process
+held_here: set[bytes] = set()  # contents of the locks that this process holds
 
 
 def address_of(workdir: str | os.PathLike) -> str:
-  """The address of the lock of a run directory in a bucket."""
+  """Return the address of the lock of a run directory in a bucket."""
   return f"{os.fspath(workdir).rstrip('/')}/{NAME}"
 
 
 def read_lock(workdir: str | os.PathLike) -> Seen | None:
-  """Content and version of a lock, which each renewal changes; None where there is none."""
+  """Return the content and the version of a lock, or None. Each renewal changes the version."""
   if in_bucket(workdir):
     return read_object(address_of(workdir))
   try:
@@ -34,7 +34,7 @@ def read_lock(workdir: str | os.PathLike) -> Seen | None:
 
 
 def _holder(found: Seen | None) -> dict[str, Any]:
-  """What a lock says of its holder; empty where it says nothing."""
+  """Return the record of the holder in a lock, or an empty dict if there is none."""
   try:
     holder = json.loads(found[0]) if found else {}
   except ValueError:
@@ -44,7 +44,7 @@ def _holder(found: Seen | None) -> dict[str, Any]:
 
 
 def own_record(*, has_system_lock: bool) -> bytes:
-  """The content of a new lock of this process; no other lock has the same."""
+  """Return the content of a new lock of this process. It is unique."""
   now = datetime.datetime.now(datetime.UTC)
   record = {
     "host": socket.gethostname(),
@@ -59,7 +59,7 @@ def own_record(*, has_system_lock: bool) -> bytes:
 
 
 def _machine() -> list[str]:
-  """This start of this machine, and which of its sets of process ids; empty where unknown."""
+  """Return the boot id of this machine and its PID namespace, or an empty list if unknown."""
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return [boot, os.readlink("/proc/self/ns/pid")]
@@ -68,24 +68,27 @@ def _machine() -> list[str]:
 
 
 def _is_here(holder: dict[str, Any]) -> bool:
-  """Whether a holder's locks are those of this kernel, in whichever container it runs."""
+  """Return whether the holder runs on this kernel, in any container."""
   return bool(holder["machine"]) and holder["machine"][:1] == _machine()[:1]
 
 
 def is_given_up(found: Seen | None, *, has_system_lock: bool) -> bool:
-  """Whether the holder of a lock no longer has the system's lock on it.
+  """Return whether the holder of a lock has released its operating-system lock.
 
   Args:
-    has_system_lock: whether this process has that now: one of the same machine has not.
+    found: The lock.
+    has_system_lock: Whether this process has the operating-system lock now. If it does, a holder on
+      the same machine does not.
   """
   holder = _holder(found)
   return bool(holder) and has_system_lock and holder["system_lock"] and _is_here(holder)
 
 
 def _started(process: int) -> str:
-  """When a process of this machine started; empty where there is none.
+  """Return the start time of a process on this machine, or an empty string if it does not run.
 
-  Source: proc_pid_stat(5).
+  Source:
+    proc_pid_stat(5).
   """
   try:
     stat = pathlib.Path(f"/proc/{process}/stat").read_text()
@@ -96,7 +99,7 @@ def _started(process: int) -> str:
 
 
 def is_alive(found: Seen | None) -> bool | None:
-  """Whether the holder of a lock lives; None where this machine cannot know."""
+  """Return whether the holder of a lock is alive, or None if this machine cannot know."""
   holder = _holder(found)
   if found is None or not holder:
     return False
@@ -108,13 +111,13 @@ def is_alive(found: Seen | None) -> bool | None:
 
 
 def holder_text(found: Seen | None) -> str:
-  """The holder of a lock, for messages."""
+  """Return a description of the holder of a lock, for messages."""
   holder = _holder(found)
   return f"process {holder['process']} on {holder['host']}" if holder else "another process"
 
 
 def refusal(workdir: str | os.PathLike, found: Seen | None) -> str:
-  """The message for a process that finds a run directory held by another."""
+  """Return the message for a run directory that another process holds."""
   holder = _holder(found)
   since = f" since {holder['since']}" if holder else ""
   return (

@@ -1,4 +1,4 @@
-"""What a training run tells: metrics.jsonl, TensorBoard files, and the terminal."""
+"""The log of a training run: metrics.jsonl, TensorBoard files and terminal output."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from atgcn_jax.training.checkpoint import report_write_failures
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-TELL_EVERY = 60  # seconds between two lines
-FLUSH_SECONDS = 30  # between two writings of the TensorBoard file, which may lie far away
-BUCKET_SECONDS = 30  # between two writings of a file in a bucket
+TELL_EVERY = 60  # seconds between two progress lines
+FLUSH_SECONDS = 30  # between two flushes of the TensorBoard file, which may be on slow storage
+BUCKET_SECONDS = 30  # between two writes of a file in a bucket
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """The records of a run's metrics.jsonl; a last line cut short is passed over."""
+  """Return the records of a run's metrics.jsonl. Incomplete lines are skipped."""
   path = path_of(workdir) / METRICS
   if not path.is_file():
     return []
@@ -43,96 +43,107 @@ def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def metrics_text(values: Mapping[str, float | None], clips: int) -> str:
-  """The figures of a validation on this many clips as text, and why one is undefined."""
+  """Return the metrics of a validation as text, with the reason if some are undefined.
+
+  Args:
+    values: The metrics by name, None if undefined.
+    clips: The number of validation clips.
+  """
   figures = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
   *others, last = [name for name, value in values.items() if value is None] or [""]
   if not last:
     return figures
-  if figures:  # of these, d' alone may be infinite: of a mean AUC of 0 or 1
+  if figures:  # only d' can be undefined on its own: it is infinite for a mean AUC of 0 or 1
     return f"{figures}; {last} is infinite"
   if clips == 1:
-    why = "the only validation clip cannot be both one with and one without a label"
+    why = "there is only one validation clip, but a label needs a clip with it and one without it"
   else:
-    why = f"each label is on all or on none of the {clips} validation clips"
+    why = f"each label is in all or in none of the {clips} validation clips"
   return f"{', '.join(others)} and {last} are undefined: {why}"
 
 
 class _Rewritten:
-  """A growing file in a bucket, where nothing can be appended to: each flush writes it anew."""
+  """A growing file in a bucket. Objects cannot be appended to, so each flush rewrites the file."""
 
   def __init__(self, path: str | os.PathLike, content: bytes = b""):
-    """A file that holds this content already."""
+    """Continue a file that already has this content."""
     self._path, self._content = path_of(path), bytearray(content)
     self._written, self._written_at = len(content), time.monotonic()
 
   def write(self, content: bytes) -> None:
-    """Add this; it is written at the latest with the first of it after BUCKET_SECONDS."""
+    """Add content. The file is rewritten if the last write was BUCKET_SECONDS ago."""
     self._content += content
     if time.monotonic() - self._written_at > BUCKET_SECONDS:
       self.flush()
 
   def flush(self) -> None:
-    """Write what was added."""
+    """Write the added content."""
     if self._written < len(self._content):
       write_whole(self._path, bytes(self._content))
       self._written, self._written_at = len(self._content), time.monotonic()
 
   def close(self) -> None:
-    """Write the rest."""
+    """Write the remaining content."""
     self.flush()
 
 
 class _EventFiles:
-  """What tensorboardX asks for the files of a bucket."""
+  """The file system that tensorboardX uses for files in a bucket."""
 
   def open(self, path: str) -> _Rewritten:
     return _Rewritten(path)
 
   def directory_check(self, path: str) -> None:
-    """A bucket needs no folders."""
+    """Do nothing: a bucket needs no folders."""
 
 
 register_writer_factory("gs", _EventFiles())
 
 
 def _growing(path: pathlib.Path, text: str) -> Any:
-  """A binary file that holds this text and takes more."""
+  """Return a binary file with this content, open for appending."""
   if not path.is_file() or path.read_text() != text:
     write_whole(path, text.encode())
   return _Rewritten(path, text.encode()) if in_bucket(path) else path.open("ab", buffering=0)
 
 
 class RunLog:
-  """Writes records as they come; one object a start of a run."""
+  """The log of a run, from one start or resume to its end."""
 
   def __init__(
     self, workdir: str | os.PathLike, start: int, steps: int, batch: int, title: str = ""
   ):
-    """Open the files of a run that begins at step `start`; what lies beyond it is dropped.
+    """Open the log files of a run. Records after step `start` are removed.
 
     Args:
-      title: of one among many runs, set before all it says; it is then told by its bar alone.
+      workdir: The run directory.
+      start: The step at which training starts or resumes.
+      steps: The last step.
+      batch: The number of clips per step.
+      title: The name of one of several runs. It precedes each message. If set, progress is only
+        shown by the bar.
+
     Raises:
-      WorkFailed: if they cannot be written; so do `record`, `evaluated` and `close`.
+      WorkFailed: If a file cannot be written; also raised by `record`, `evaluated` and `close`.
     """
     self.workdir = workdir
     self.steps, self.batch, self.title = steps, batch, title
-    kept = [record for record in read_records(workdir) if record["step"] <= start]
-    text = "".join(json.dumps(record) + "\n" for record in kept)
+    records = [record for record in read_records(workdir) if record["step"] <= start]
+    text = "".join(json.dumps(record) + "\n" for record in records)
     with report_write_failures(workdir, METRICS):
       self._file = _growing(path_of(workdir) / METRICS, text)
     self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
     self._tensorboard: EventsWriter | None = None
     self._flushed = 0.0
     self._bar = tqdm(total=steps, initial=start, desc=title or None, unit="step", disable=None)
-    self._start, self._told = start, float("-inf")
+    self._start, self._last_line = start, float("-inf")
 
   def stepped(self, step: int) -> None:
-    """Move the bar: `step` updates have begun, all but the last of them are done."""
+    """Move the bar. `step` updates have been started, and all but the last are complete."""
     self._move(step - 1)
 
   def _move(self, done: int) -> None:
-    """Have the bar show this many steps; its rate leaves out the first, which was compiled."""
+    """Show this number of steps. The rate excludes the first step, which includes compilation."""
     if done > self._start == self._bar.n:
       self._bar.n = self._bar.initial = self._bar.last_print_n = done
       self._bar.unpause()
@@ -140,30 +151,36 @@ class RunLog:
       self._bar.update(done - self._bar.n)
 
   def resumed(self) -> None:
-    """Leave the time since the last step, as of an evaluation, out of the rate of the bar."""
+    """Exclude the time since the last step, such as an evaluation, from the rate of the bar."""
     self._bar.unpause()
 
   def is_time_to_tell(self) -> bool:
-    """Whether a minute has passed since the last line."""
-    return not self.title and time.monotonic() - self._told >= TELL_EVERY
+    """Return whether a progress line is due, which is once a minute."""
+    return not self.title and time.monotonic() - self._last_line >= TELL_EVERY
 
   def tell(self, step: int, loss: float, pace: Mapping[str, float]) -> None:
-    """A line on how the run goes, of what is also in TensorBoard."""
-    self._told = time.monotonic()
+    """Print a progress line.
+
+    Args:
+      step: The number of complete steps.
+      loss: The loss of the last step.
+      pace: The values of `Pace.figures`.
+    """
+    self._last_line = time.monotonic()
     rate = pace["clips_per_second"]
     left = datetime.timedelta(seconds=round((self.steps - step) * self.batch / rate))
     self.say(
       f"step {step} of {self.steps}: loss {loss:.4f}, {rate:.1f} clips/s "
-      f"({pace['clips_per_second_per_chip']:.1f} a chip), input wait {pace['input_wait']:.0%}, "
+      f"({pace['clips_per_second_per_chip']:.1f} per chip), input wait {pace['input_wait']:.0%}, "
       f"memory {pace['memory_bytes'] / 2**30:.2f} GiB, {left} left"
     )
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
-    """Write one record, None for what is undefined; `prefix` groups its values in TensorBoard."""
+    """Write one record. Undefined values are None. `prefix` groups the values in TensorBoard."""
     with report_write_failures(self.workdir, f"{METRICS} of step {step}"):
       self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
     with report_write_failures(self.workdir, f"the TensorBoard file of step {step}"):
-      if self._tensorboard is None:  # not before there is a record: a finished run leaves no file
+      if self._tensorboard is None:  # opened at the first record, so a finished run adds no file
         self._tensorboard = open_scalars(self._tensorboard_folder, self._start + 1)
       shown = {f"{prefix}/{name}": x for name, x in values.items() if x is not None}
       write_scalars(self._tensorboard, shown, step)
@@ -175,18 +192,18 @@ class RunLog:
       self._bar.set_postfix_str(f"loss {values['loss']:.4f} at step {step}")
 
   def say(self, message: str) -> None:
-    """A line on stderr that does not tear the bar."""
+    """Print a line to stderr above the bar."""
     self._bar.write(f"{self.title}: {message}" if self.title else message, file=sys.stderr)
 
   def evaluated(self, step: int, values: Mapping[str, float | None], clips: int) -> None:
-    """Record the figures of a validation on this many clips, and print them."""
+    """Record and print the metrics of a validation on this number of clips."""
     self.record(step, values, "validation")
     self._file.flush()
     if not self.title:
       self.say(f"step {step}: validation {metrics_text(values, clips)}")
 
   def close(self) -> None:
-    """Flush and close all."""
+    """Flush and close the files and the bar."""
     self._bar.close()
     with report_write_failures(self.workdir, "the log"):
       self._file.close()
@@ -195,41 +212,41 @@ class RunLog:
 
 
 class NoLog(RunLog):
-  """Of the processes that leave it to the first one to tell."""
+  """A log that writes nothing, for all processes except process 0."""
 
   def __init__(self):
     self.title = ""
 
   def stepped(self, step: int) -> None:
-    """Nothing."""
+    """Do nothing."""
 
   def is_time_to_tell(self) -> bool:
-    """Never."""
+    """Return False."""
     return False
 
   def resumed(self) -> None:
-    """Nothing."""
+    """Do nothing."""
 
   def record(self, step: int, values: Mapping[str, float | None], prefix: str) -> None:
-    """Nothing."""
+    """Do nothing."""
 
   def evaluated(self, step: int, values: Mapping[str, float | None], clips: int) -> None:
-    """Nothing."""
+    """Do nothing."""
 
   def say(self, message: str) -> None:
-    """Nothing."""
+    """Do nothing."""
 
   def close(self) -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def open_log(
   workdir: str | os.PathLike, start: int, steps: int, batch: int, title: str = ""
 ) -> RunLog:
-  """The `RunLog` of the first process; the others leave telling to it."""
+  """Return the `RunLog` of a run in process 0, and a `NoLog` in other processes."""
   return NoLog() if jax.process_index() else RunLog(workdir, start, steps, batch, title)
 
 
 def finite_or_none(value: Any) -> float | None:
-  """JSON has no NaN and no infinity."""
+  """Return the value as a float, or None if it is NaN or infinite, which JSON cannot represent."""
   return float(value) if math.isfinite(value) else None

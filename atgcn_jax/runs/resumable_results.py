@@ -1,9 +1,9 @@
-"""Finished items of a command that may be stopped at any moment, for the same command to continue.
+"""Finished items of a command that may stop at any time and is continued by repeating it.
 
-`OUT.partial` holds the bytes of all finished items, one after the other; `OUT.partial.jsonl`, the
-journal, names them. Its first line identifies the command. An item's line is written after its
-bytes: what the journal names is there. Nothing is flushed to the disk: a stopped process loses no
-item, a power failure may lose some, which their checksums show.
+`OUT.partial` stores the bytes of all finished items, one after the other. `OUT.partial.jsonl`, the
+journal, lists them. Its first line identifies the command. The journal line of an item is written
+after its bytes, so all listed items are stored. The files are not flushed to disk. If the process
+stops, no item is lost. After a power failure, items may be lost; their checksums detect this.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class _Item(NamedTuple):
 
 
 class PartialResults:
-  """The items that are finished, by their keys; see `partial_results`."""
+  """The finished items of a command by their keys; see `partial_results`."""
 
   def __init__(self, place: pathlib.Path, heading: bytes):
-    """Those of an earlier command at this place, whose journal has a first line."""
+    """Open the items stored at `place`, whose journal must have its first line."""
     self.place, self.journal = place, journal_of(place)
     self._items: dict[Key, _Item] = {}
     self._data = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
@@ -59,12 +59,12 @@ class PartialResults:
     return key in self._items
 
   def __getitem__(self, key: Key) -> bytes:
-    """The bytes of an item."""
+    """Return the bytes of an item."""
     item = self._items[key]
     return os.pread(self._data, item.stop - item.start, item.start)
 
   def note(self, key: Key) -> str:
-    """What was stored with an item in the journal."""
+    """Return the note stored with an item in the journal."""
     return self._items[key].note
 
   def add(self, key: Key, content: bytes, note: str = "") -> None:
@@ -79,7 +79,7 @@ class PartialResults:
     """Remove all items and both files."""
     self._items.clear()
     self.place.unlink(missing_ok=True)
-    self.journal.unlink(missing_ok=True)  # last, since it says whose the other is
+    self.journal.unlink(missing_ok=True)  # last, because it identifies the other file
 
   def close(self) -> None:
     """Close both files."""
@@ -93,7 +93,10 @@ class PartialResults:
 
 
 def place_of(out: str | os.PathLike) -> pathlib.Path:
-  """Where the finished items of the output `out` are: beside it, for a bucket in the cache."""
+  """Return where the finished items of the output `out` are stored.
+
+  This is next to the output, or in the cache folder if the output is in a bucket.
+  """
   if not in_bucket(out):
     out = pathlib.Path(out)
     return out.with_name(f"{out.name}.partial")
@@ -105,7 +108,7 @@ def place_of(out: str | os.PathLike) -> pathlib.Path:
 
 
 def journal_of(place: pathlib.Path) -> pathlib.Path:
-  """The journal of the finished items at a place."""
+  """Return the path of the journal of the finished items at `place`."""
   return place.with_name(f"{place.name}.jsonl")
 
 
@@ -118,19 +121,25 @@ def partial_results(
   unit: str,
   heading: bytes = b"",
 ) -> Iterator[PartialResults]:
-  """The finished items of an output, as an earlier process left them or none, held by this one.
+  """Lock and yield the finished items of an output, including those of an earlier process.
 
-  They are removed when the block ends well, and when there are none. `KeyboardInterrupt` gets a
-  note of what is kept.
+  The items are removed if the block succeeds. If the block fails, they are kept. A note about the
+  kept items is added to `KeyboardInterrupt`.
 
   Args:
-    identity: what decides the content of items, by the names that the user knows; JSON.
-    total: the number of items.
-    unit: what items are, in the plural.
-    heading: first bytes of the file of items.
+    out: The output.
+    identity: The options that determine the content of the items, by their user-visible names, as
+      JSON values.
+    total: The number of items.
+    unit: The plural noun for the items, for messages.
+    heading: The first bytes of the file of items.
+
+  Yields:
+    The finished items.
+
   Raises:
-    UserError: if another process holds them, or they are of another command.
-    OSError: if they cannot be written.
+    UserError: If another process holds the items, or they belong to another command.
+    OSError: If the files cannot be written.
   """
   place = place_of(out)
   with contextlib.ExitStack() as stack:
@@ -138,7 +147,7 @@ def partial_results(
       stack.enter_context(journal.locked(journal_of(place), wait=False))
     except journal.Busy:
       raise UserError(
-        f"{out}: another process is writing it; wait for that process or name another file"
+        f"{out}: another process is writing this file; wait for it or name another file"
       ) from None
     _check(place, identity)
     part = PartialResults(place, heading)
@@ -155,18 +164,18 @@ def partial_results(
 
 
 def _check(place: pathlib.Path, identity: dict[str, Any]) -> None:
-  """Write the first line of a new journal, or compare it with that of an earlier one."""
+  """Write the first line of a new journal, or check the first line of an existing one."""
   first = next(journal.records(journal_of(place)), None)
   if first is None:
     if place.exists():
       journal_of(place).unlink()
-      raise UserError(f"{place}: is in the way; move it, unfinished output would overwrite it")
+      raise UserError(f"{place}: exists and would be overwritten by unfinished output; move it")
     journal_of(place).write_bytes(journal.line({"identity": identity}))
     return
-  begun = first["identity"]
-  for name in [*identity, *begun]:
-    if begun.get(name) != identity.get(name):
+  stored = first["identity"]
+  for name in [*identity, *stored]:
+    if stored.get(name) != identity.get(name):
       raise UserError(
-        f"{place}: started with {name} {begun.get(name)}, not {identity.get(name)}; repeat that "
-        f"command, or remove {place} and {journal_of(place).name} to start again"
+        f"{place}: started with {name} {stored.get(name)}, not {identity.get(name)}; repeat the "
+        f"original command, or remove {place} and {journal_of(place).name} to start again"
       )

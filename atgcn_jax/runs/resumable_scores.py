@@ -1,4 +1,4 @@
-"""Scores of finished batches, kept so that a scoring that was stopped continues."""
+"""Scores of finished batches, stored so that interrupted scoring can continue."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.processes import is_first
 
-# From what decides the scores and the number of batches to the batches that are finished.
+# A function of the identity of the scores and the number of batches that returns the finished ones.
 Keep = Callable[[dict[str, Any], int], PartialResults | None]
 
 
 @contextlib.contextmanager
 def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
-  """Within, scores of finished batches are kept in a folder until the block ends well.
+  """Store the scores of finished batches in a folder until the block succeeds.
 
-  The same scoring continues with them after any stop. Of many processes the first keeps them. Where
-  the folder cannot be written, or another process has the same ones, they are not kept.
+  If the block is interrupted, repeating it continues with the stored scores. Only process 0 stores
+  scores. Nothing is stored if the folder cannot be written or another process stores the same
+  scores.
+
+  Yields:
+    A function of the identity of the scores and the number of batches. It returns the finished
+    batches, or None if nothing is stored.
   """
   made: list[pathlib.Path] = []
   with contextlib.ExitStack() as stack:
@@ -64,7 +69,7 @@ def _remove_empty(folders: list[pathlib.Path]) -> None:
 def scores_identity(
   run: Run, variables: Any, store: ClipStore, clips: np.ndarray, batch: int
 ) -> dict[str, Any]:
-  """What decides the scores, as JSON."""
+  """Return the values that determine the scores, as JSON."""
   return {
     "store": store.fingerprint,
     "clips": hashlib.sha256(clips.astype(np.int64).tobytes()).hexdigest(),
@@ -73,7 +78,7 @@ def scores_identity(
 
 
 def finished_batches(part: PartialResults | None, labels: int) -> list[np.ndarray]:
-  """The scores float32[batch, K] of the first batches."""
+  """Return the stored scores float32[batch, K] of the first batches, without gaps."""
   if part is None:
     return []
   numbers = itertools.takewhile(lambda number: (number,) in part, itertools.count())

@@ -1,4 +1,4 @@
-"""From a config to all that a run is made of, and to and from what its checkpoints keep of it."""
+"""The run: all parts built from a config and a store, and their form in checkpoints."""
 
 from __future__ import annotations
 
@@ -36,15 +36,21 @@ from atgcn_jax.training.step import Normaliser
 
 @dataclass(frozen=True)
 class Run:
-  """All that a run needs besides its clips and its training state.
+  """Everything a run needs except its clips and its training state.
 
-  `propagation` [K, K], an array or of scipy's csr_array, and `label_embeddings` [K, E] are None for
-  a system without a graph.
-  `range_db` is how far below a clip's peak the log-mels that it trained on reach, None for all.
-  `store_fingerprint` is empty for weights that came from elsewhere.
-  `relations` holds what the loss asks for: see `label_relations`.
-  `draws_unlabelled` is false of a run of a version whose balanced sampling drew no clip without a
-  label.
+  Attributes:
+    config: The config.
+    vocabulary: The K labels.
+    frontend: The front end.
+    normaliser: The mean and deviation of the log-mels.
+    propagation: [K, K], an array or SciPy's csr_array, or None for a system without a graph.
+    label_embeddings: [K, E], or None for a system without a graph.
+    range_db: The range below the peak of a clip, in dB, to which the training log-mels are limited,
+      or None if they are not limited.
+    store_fingerprint: The fingerprint of the training store, empty for imported weights.
+    relations: The inputs of the loss terms; see `label_relations`.
+    draws_unlabelled: Whether balanced sampling draws clips without a label. False for runs of an
+      old version.
   """
 
   config: Any
@@ -59,32 +65,35 @@ class Run:
   draws_unlabelled: bool = True
 
   def model(self) -> nn.Module:
-    """The system's module."""
+    """Return the module of the system."""
     return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
 
   def for_inference(
     self, placement: Placement | None = None
   ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What adds to the variables of `model()` what scoring can know before a clip comes."""
+    """Return a function that adds precomputed inference constants to the variables of `model()`.
+
+    The constants are label vectors made by a graph, and convolutions with folded batch norms.
+    """
     shape = (self.frontend.frames, self.frontend.n_mels)
     return models.with_constants(self.model(), shape, placement)
 
   def loss(self) -> Loss:
-    """What training makes smaller."""
+    """Return the loss function."""
     return loss_of(self.config.loss, self.relations)
 
   def optimiser(self) -> optax.GradientTransformation:
-    """What makes steps of gradients."""
+    """Return the optimiser."""
     return optimiser(self.config.optim, head_alone=self.config.model.freeze_encoder)
 
   def initial_state(self, where: Any = None) -> TrainState:
-    """The state before the first step, lying as these shardings say (default: on one device)."""
-    # On a CPU, XLA would take 9 s to optimise what runs once and for a moment.
+    """Return the state before the first step, with these shardings (default: on one device)."""
+    # On a CPU, XLA would take 9 s to optimise a program that runs once and briefly.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(self._initial_state, out_shardings=where, compiler_options=quick)()
 
   def abstract_state(self) -> TrainState:
-    """Shapes and types of the training state."""
+    """Return the shapes and types of the training state."""
     return jax.eval_shape(self._initial_state)
 
   def _initial_state(self) -> TrainState:
@@ -92,14 +101,14 @@ class Run:
     return initial_state(self.model(), self.optimiser(), self.config.seed, shape)
 
   def constants(self) -> dict[str, np.ndarray]:
-    """The arrays that a checkpoint keeps beside the state."""
+    """Return the arrays that a checkpoint stores in addition to the state."""
     arrays = {"mean": self.normaliser.mean, "deviation": self.normaliser.deviation}
     if self.propagation is not None and self.label_embeddings is not None:
       arrays |= {"propagation": self.propagation, "label_embeddings": self.label_embeddings}
     return pack_matrices(arrays | dict(self.relations))
 
   def description(self) -> dict[str, Any]:
-    """The rest that a checkpoint keeps, as JSON."""
+    """Return the other values that a checkpoint stores, as JSON."""
     return {
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
@@ -111,15 +120,18 @@ class Run:
     }
 
 
-class NotFinite(ValueError):  # noqa: N818 (what is wrong with an array, which is its message)
-  """The named array holds values that are NaN or infinite, or deviations that are not positive."""
+class NotFinite(ValueError):  # noqa: N818 (the name states the fault; the message is the array)
+  """An array with NaN or infinite values, or with deviations that are not positive.
+
+  The message is the name of the array.
+  """
 
 
 def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Run:
-  """The run that a checkpoint's items `run` and `constants` describe.
+  """Return the run described by the items `run` and `constants` of a checkpoint.
 
   Raises:
-    NotFinite: naming one of the constants.
+    NotFinite: If one of the constants has invalid values.
   """
   if name := first_not_finite(constants):
     raise NotFinite(name)
@@ -141,38 +153,44 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
 
 
 def new_run(config, store: ClipStore) -> Run:
-  """The run of a config on a store: its normaliser and graph come from the training clips.
+  """Return a new run of a config on a store.
 
-  A normaliser that came with the store's clips is taken as it is.
+  The normaliser and the graph are computed from the training clips. If the store has a normaliser,
+  that one is used.
 
   Raises:
-    UserError: for clips, labels or a graph that the config cannot train on.
+    UserError: If the clips, labels or graph cannot be used for training.
   """
   check_training_clips(config, store)
-  clips, given = split_clips(store, config.data, "train"), store.normaliser
-  mean, deviation = band_statistics(store, clips) if given is None else (given[0], given[1])
+  clips, stored = split_clips(store, config.data, "train"), store.normaliser
+  mean, deviation = band_statistics(store, clips) if stored is None else (stored[0], stored[1])
   return run_with(config, store, Normaliser(mean, deviation))
 
 
 def check_training_clips(config, store: ClipStore) -> None:
-  """Refuse a store without training clips, or with labels other than the config's vocabulary.
+  """Refuse a store without training clips, or with labels other than those in `data.vocabulary`.
 
   Raises:
-    UserError: naming the key or the file.
+    UserError: If there is no training clip, or the labels differ.
   """
   if not len(split_clips(store, config.data, "train")):
-    raise UserError(f"data.train_folds: {store.path} has no clip to train on; name its folds")
+    raise UserError(
+      f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
+    )
   if config.data.vocabulary:
     named = data_path(config, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
-      raise UserError(f"{store.path}: its vocabulary is not that of {named}; prepare it with it")
+      raise UserError(
+        f"{store.path}: its labels differ from those in {named}; prepare the store with that "
+        "vocabulary"
+      )
 
 
 def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
-  """The run of a config on a store with this normaliser.
+  """Return the run of a config on a store with this normaliser.
 
   Raises:
-    UserError: for a graph that cannot be used.
+    UserError: If the graph cannot be used.
   """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
   return Run(
@@ -189,7 +207,11 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
 
 
 def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:
-  """`models.build` with its complaints about the config turned to the user."""
+  """Return `models.build` for a config.
+
+  Raises:
+    UserError: If the section `model` is invalid.
+  """
   try:
     if config.model.head == "graph":
       activation(config.model.activation, config.model.negative_slope, jnp.dtype(jnp.float32))
@@ -204,28 +226,32 @@ def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> n
 
 
 def store_of(config) -> ClipStore:
-  """The store a config names; the built-in soundscapes are made at first use and kept."""
+  """Return the store of a config. The built-in soundscapes are made at first use and cached."""
   if config.data.store != SOUNDSCAPES:
     return open_clips(data_path(config, config.data.store))
-  # Their synthesis takes a second to import.
+  # Importing the synthesis takes a second.
   from atgcn_jax.data.prepare import prepare_soundscapes
   from atgcn_jax.data.synthetic.soundscapes import VERSION
 
   clips = config.data.soundscape_clips
   name = f"soundscapes-{VERSION}-{clips}.h5"
-  kept = home_cache()
-  if kept is not None and (kept / name).is_file():  # maybe where nothing can be written
-    return open_clips(kept / name)
+  cached = home_cache()
+  if cached is not None and (cached / name).is_file():  # the home cache may be read-only
+    return open_clips(cached / name)
   path = cache_folder() / name
   with open(path.with_suffix(".lock"), "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of a host may want them
+    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes on a host may make the store
     if not path.exists():
       prepare_soundscapes(path, clips, seed=0)
   return open_clips(path)
 
 
 def system_name(model: Any) -> str:
-  """What a `model` section's system is called: by the paper, or by its encoder and head."""
+  """Return the name of a system: that of the paper, or its encoder and head.
+
+  Args:
+    model: A `model` section.
+  """
   if model.encoder == "cnn10":
     return "AT-GCN" if model.head == "graph" else "CNN10"
   return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"

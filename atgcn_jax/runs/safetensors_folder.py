@@ -1,4 +1,4 @@
-"""A run from the folder of safetensors that `atgcn export --to huggingface` wrote."""
+"""Runs in safetensors folders written by `atgcn export --to huggingface`."""
 
 from __future__ import annotations
 
@@ -20,31 +20,36 @@ CONSTANTS = "constants"
 
 
 def is_safetensors_export(folder: str | os.PathLike) -> bool:
-  """Whether this folder holds an export to `huggingface`."""
+  """Return whether a folder is an export to `huggingface`."""
   return pathlib.Path(folder, FILE).is_file()
 
 
 def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> Loaded:
-  """A checkpoint for use, of a run directory or of an export to `huggingface`.
+  """Return a checkpoint of a run directory or of an export, with its variables.
 
   Args:
-    step: a number, `latest` or `best`; an export has one.
+    folder: The run directory or the export to `huggingface`.
+    step: A number, `latest` or `best`. An export has only one step.
+    mesh: The mesh on which the variables of a run are replicated.
+
   Raises:
-    UserError: if there is no such run or checkpoint, or it cannot be read.
+    UserError: If there is no such run or checkpoint, or it cannot be read.
   """
   if not is_safetensors_export(folder):
     return load_run(folder, step, mesh)
   exported = read_export(folder)
   if step not in ("latest", "best", str(exported.step)):
-    raise UserError(f"--step {step}: {folder} is an export of step {exported.step} alone")
+    raise UserError(
+      f"--step {step}: {folder} is an export of step {exported.step}; use --step {exported.step}"
+    )
   return exported
 
 
 def read_export(folder: str | os.PathLike) -> Loaded:
-  """The checkpoint that such a folder was made of, to the bit.
+  """Return the checkpoint that was exported to a folder, bit for bit.
 
   Raises:
-    UserError: if a file is missing, damaged, or does not fit the others.
+    UserError: If a file is missing or damaged, or does not match the other files.
   """
   from safetensors import SafetensorError
   from safetensors.numpy import load_file
@@ -58,10 +63,10 @@ def read_export(folder: str | os.PathLike) -> Loaded:
     raise _not_finite(folder, f"{CONSTANTS}.{error}") from None
   except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    raise UserError(f"{folder}: cannot be read ({text:.120}); export it again") from error
+    raise UserError(f"{folder}: cannot be read ({text:.120}); export the run again") from error
   wanted = run.abstract_state().variables
   if _shapes(wanted) != _shapes(tree):
-    raise UserError(f"{folder}: {FILE} is not of the system in config.json; export it again")
+    raise UserError(f"{folder}: {FILE} does not match config.json; export the run again")
   if name := first_not_finite(tree):
     raise _not_finite(folder, name)
   return Loaded(step, run, history, jax.tree.map(jax.numpy.asarray, tree))
@@ -69,7 +74,7 @@ def read_export(folder: str | os.PathLike) -> Loaded:
 
 def _not_finite(folder: str | os.PathLike, name: str) -> UserError:
   return UserError(
-    f"{folder}: {FILE} holds values in {name} that are NaN or infinite; export it again"
+    f"{folder}: {FILE} holds values in {name} that are NaN or infinite; export the run again"
   )
 
 

@@ -1,4 +1,4 @@
-"""The scores of a run's checkpoint for the clips of a split, in any store that it can score."""
+"""Scores of a checkpoint for the clips of a split, in any store that fits the run."""
 
 from __future__ import annotations
 
@@ -42,18 +42,27 @@ def score_clips(
   finished: Sequence[np.ndarray] = (),
   title: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(scores float32[N, K], labels uint8[N, K]) of these clips, in their order, on every process.
+  """Return the scores and labels of clips, in their order, in every process.
 
   Args:
-    before_batch: called before each batch; may raise to stop.
-    after_batch: called with the number of each batch and its scores float32[batch, K].
-    finished: the scores of the first batches, where they are known.
-    title: of a bar that is shown on a terminal; no bar without.
+    score_step: The compiled scoring step.
+    variables: The variables of the model.
+    store: The store.
+    clips: int64[N], the clip numbers.
+    batch: The number of clips per batch.
+    mesh: The device mesh.
+    before_batch: Called before each batch. It may raise to stop the scoring.
+    after_batch: Called with the number of each batch and its scores float32[batch, K].
+    finished: The known scores of the first batches.
+    title: The title of a progress bar. If empty, no bar is shown.
+
+  Returns:
+    Scores float32[N, K] and labels uint8[N, K].
   """
   clips_of, count = sequential(clips, batch)
   share = Share(jax.process_index(), jax.process_count())
   scores = list(finished)
-  hidden = None if title else True  # None: shown on a terminal
+  hidden = None if title else True  # None shows the bar only on a terminal
   known = min(len(scores) * batch, len(clips))
   with tqdm(total=len(clips), initial=known, unit="clip", desc=title, disable=hidden) as bar:
     for loaded in batches(store, clips_of, len(scores), count, share):
@@ -67,7 +76,7 @@ def score_clips(
 
 
 class Opened(NamedTuple):
-  """A checkpoint, and the clips int64[N] of a store that it is to score."""
+  """A checkpoint, and the clips int64[N] of a store to score."""
 
   loaded: Loaded
   store: ClipStore
@@ -75,12 +84,17 @@ class Opened(NamedTuple):
 
 
 class ScoredSplit(NamedTuple):
-  """A checkpoint and its scores float32[N, K] of clips: ids, folds str[N], labels uint8[N, K].
+  """The scores of a checkpoint for N clips and K labels.
 
-  The clips are those of `store`.
-
-  The K labels, `vocabulary`, are the run's or some of them, in the run's order; `columns` int64[K]
-  is where they stand in its vocabulary.
+  Attributes:
+    loaded: The checkpoint.
+    store: The store of the clips.
+    clip_ids: str[N].
+    folds: str[N].
+    vocabulary: The K labels, all or some of the labels of the run, in the order of the run.
+    columns: int64[K], the positions of the labels in the vocabulary of the run.
+    scores: float32[N, K].
+    labels: uint8[N, K].
   """
 
   loaded: Loaded
@@ -101,10 +115,12 @@ def score_split(
   labels_path: str | None = None,
   keep: Keep | None = None,
 ) -> ScoredSplit:
-  """The scores of a checkpoint for a split.
+  """Return the scores of a checkpoint for a split.
+
+  The other arguments and the errors are those of `evaluate`.
 
   Args:
-    keep: as `kept_scores` gives it. Other arguments and errors are those of `evaluate`.
+    keep: A function from `kept_scores`.
   """
   mesh = sharding.data_mesh()
   opened = open_split(workdir, step, store_path, split, mesh)
@@ -122,63 +138,67 @@ def open_split(
   split: str,
   mesh: jax.sharding.Mesh,
 ) -> Opened:
-  """A checkpoint and the clips that it is to score; arguments are those of `evaluate`.
+  """Return a checkpoint and the clips to score. The arguments are those of `evaluate`.
+
+  The labels of the store are not checked.
 
   Raises:
-    UserError: for a run, step, store or split that cannot be used, whatever the store's labels.
+    UserError: If the run, step, store or split cannot be used.
   """
   loaded = load_run(workdir, step, mesh)
   run = loaded.run
   store = open_clips(store_path) if store_path else own_store(run.config, workdir)
   if store.frontend != run.frontend:
     raise UserError(
-      f"{store.path}: a store of the front end {store.frontend.name}; the run {workdir} needs "
-      f"{run.frontend.name}, prepare it with --frontend {run.frontend.name}"
+      f"{store.path}: has the front end {store.frontend.name}, but the run {workdir} needs "
+      f"{run.frontend.name}; prepare the store with --frontend {run.frontend.name}"
     )
   clips = split_clips(store, run.config.data, split)
   if not len(clips):
-    raise UserError(f"--split {split}: {store.path} has no clip in it; name another split")
+    raise UserError(f"--split {split}: {store.path} has no clip in this split; name another split")
   return Opened(loaded, store, clips)
 
 
 def own_store(config, workdir: str | os.PathLike) -> ClipStore:
-  """The store that a run was trained on.
+  """Return the store that a run was trained on.
 
   Raises:
-    UserError: if it is not where the run's config says, or cannot be used.
+    UserError: If the store is not at the path in the config, or cannot be used.
   """
   path = data_path(config, config.data.store)
   if config.data.store != SOUNDSCAPES and not in_bucket(path) and not os.path.exists(path):
-    relative = "" if os.path.isabs(path) else ", relative to the folder that it was trained from"
+    relative = "" if os.path.isabs(path) else ", relative to the folder where training ran"
     raise UserError(
       f"{path}: not found; the run {workdir} was trained on a store of that name{relative}; give "
-      "the store's path now with --store"
+      "its current path with --store"
     )
   return store_of(config)
 
 
 def check_vocabulary(run: Run, store: ClipStore) -> None:
-  """Refuse a store with labels that the run does not know.
+  """Refuse a store with labels that the run does not have.
 
   Raises:
-    UserError: naming the first of them.
+    UserError: If there are such labels. The message names the first one.
   """
   for label_id, name in zip(store.vocabulary.ids, store.vocabulary.names):
     if label_id not in run.vocabulary.index:
       raise UserError(
-        f"{store.path}: a store of another vocabulary (its label {label_id}, {name}, is not among "
-        f"the run's {len(run.vocabulary)}); prepare it with the run's vocabulary or a part of it, "
-        "or name the labels to score in --labels"
+        f"{store.path}: has another vocabulary (its label {label_id}, {name}, is not one of the "
+        f"run's {len(run.vocabulary)} labels); prepare the store with labels of the run, or name "
+        "the labels to score in --labels"
       )
 
 
 def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -> list[str]:
-  """The ids of the labels that all vocabularies have, in the order of the first.
+  """Return the ids of the labels that all vocabularies have, in the order of the first vocabulary.
 
   Args:
-    labels_path: a file as `read_label_ids` takes it; then only the labels in it.
+    vocabularies: The vocabularies.
+    labels_path: A file for `read_label_ids`. If given, only the labels in it are returned.
+
   Raises:
-    UserError: for a file that cannot be used, or a label in it that one of them lacks.
+    UserError: If the file cannot be used, or one of the vocabularies lacks a label in the file.
   """
   shared = set.intersection(*(set(vocabulary.ids) for vocabulary in vocabularies))
   if labels_path:
@@ -186,8 +206,8 @@ def chosen_labels(vocabularies: Sequence[Vocabulary], labels_path: str | None) -
     for label_id in wanted:
       if label_id not in shared:
         raise UserError(
-          f"{labels_path}: label {label_id} is not among the {len(shared)} labels that can be "
-          "scored, which run and store both know; take it out"
+          f"{labels_path}: label {label_id} is not one of the {len(shared)} labels that run and "
+          "store have in common; remove it"
         )
     shared = set(wanted)
   return [label_id for label_id in vocabularies[0].ids if label_id in shared]
@@ -200,13 +220,17 @@ def score_labels(
   title: str,
   keep: Keep | None = None,
 ) -> ScoredSplit:
-  """The scores of these labels, all of them known to the run and to the store.
+  """Return the scores of labels that both the run and the store have.
 
   Args:
-    title: of the bar.
-    keep: as `kept_scores` gives it.
+    opened: The checkpoint and the clips.
+    ids: The ids of the labels.
+    mesh: The device mesh.
+    title: The title of the progress bar.
+    keep: A function from `kept_scores`.
+
   Raises:
-    WorkFailed: if a score is not finite.
+    WorkFailed: If a score is not finite.
   """
   loaded, store, clips = opened
   run = loaded.run
@@ -220,10 +244,10 @@ def score_labels(
 
   def store_batch(number: int, rows: np.ndarray) -> None:
     if part is not None:
-      with contextlib.suppress(OSError):  # a full disk does not end the scoring
+      with contextlib.suppress(OSError):  # continue if the disk is full
         part.add((number,), rows.tobytes())
 
-  import_tensorflow()  # takes seconds, which a signal within the block would wait for
+  import_tensorflow()  # takes seconds, and would delay signals inside the block
   with signals.deferred():
     scores, labels = score_clips(
       score_step,
@@ -245,7 +269,7 @@ def score_labels(
       f"{store.path}: the scores of {clip_ids[np.argmin(sound)]} are not finite at step "
       f"{loaded.step} of the run ({np.sum(~sound)} of {len(sound)} clips); use another --step"
     )
-  columns, theirs = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
+  columns, store_columns = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
   return ScoredSplit(
     loaded,
     store,
@@ -254,5 +278,5 @@ def score_labels(
     run.vocabulary.part(columns),
     columns,
     scores[:, columns],
-    labels[:, theirs],
+    labels[:, store_columns],
   )

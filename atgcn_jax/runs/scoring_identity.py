@@ -1,4 +1,4 @@
-"""What decides the scores of a run's system, for work that is continued later."""
+"""The identity of a system's scores, which interrupted work must match to continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atgcn_jax.runs.run import Run
 
 
 def identity(run: Run, variables: Any) -> dict[str, Any]:
-  """A hash of the system with its variables, the devices and the versions, as JSON."""
+  """Return a hash of the system and its variables, the devices and the versions, as JSON."""
   digest = hashlib.sha256(json.dumps(run.description(), sort_keys=True).encode())
   arrays = {"constants": run.constants(), "variables": variables}
   for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(arrays)):

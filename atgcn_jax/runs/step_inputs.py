@@ -1,4 +1,4 @@
-"""What a training step is given: batches the host reads, or the numbers of clips on the devices."""
+"""Inputs of training steps: batches read by the host, or row numbers of clips on the devices."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ PLACEMENTS = ("host", "device")
 
 
 class Feed(NamedTuple):
-  """`given` yields what each step is given; `batch_of` makes its batch of that, on the devices."""
+  """The inputs of a training.
+
+  Attributes:
+    given: An iterator over the input of each step.
+    batch_of: A function that turns an input into a batch, on the devices.
+  """
 
   given: Iterator[Any]
   batch_of: Callable[[Any], dict[str, jax.Array]]
 
 
 def feed_of(config, store: ClipStore, mesh: jax.sharding.Mesh, start: int) -> Feed:
-  """The feed of a run from its step `start` to its last.
+  """Return the feed of a run from step `start` to its last step.
 
   Raises:
-    UserError: for training folds without a clip to draw, or too many for the devices' memory.
+    UserError: If the training folds have no clip to draw, or too many for the memory of the
+      devices.
   """
   clips = split_clips(store, config.data, "train")
   balanced, steps = config.data.sampling == "balanced", range(start, config.optim.steps)
@@ -53,10 +59,10 @@ def host_feed(
   *,
   balanced: bool,
 ) -> Feed:
-  """Batches of these clips that the host reads ahead; shard by shard where the store is so read.
+  """Return a feed of batches that the host reads ahead, shard by shard if the store requires it.
 
   Raises:
-    ValueError: if there is no clip to draw.
+    ValueError: If there is no clip to draw.
   """
   if store.shard_starts is not None:
     clips_of = shard_order(clips, store.shard_starts, seed, batch)
@@ -80,13 +86,13 @@ def device_feed(
   *,
   balanced: bool,
 ) -> Feed:
-  """These clips in the devices' memory, a part on each, and the row numbers of each step's batch.
+  """Return a feed of row numbers into clips that stay in the memory of the devices.
 
-  The clips are placed now, unless there is no step.
+  Each device has a part of the clips. The clips are placed by this call, unless `steps` is empty.
 
   Raises:
-    UserError: if they are too many for the memory.
-    ValueError: if there is no clip to draw.
+    UserError: If there are too many clips for the memory.
+    ValueError: If there is no clip to draw.
   """
   offsets, labels = store.labels_of(clips)
   dealt = [
@@ -123,7 +129,10 @@ def device_feed(
 def place_clips(
   store: ClipStore, dealt: list[np.ndarray], rows: int, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.Array]:
-  """The parts of a store in the devices' memory; shorter ones end in repeats of their last clip."""
+  """Place the parts of a store in the memory of the devices.
+
+  Parts with fewer than `rows` clips are padded with their last clip.
+  """
   here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
   with tqdm(total=here * rows, unit="clip", unit_scale=True, desc="placing", disable=None) as bar:
 
@@ -136,20 +145,25 @@ def place_clips(
 
 
 def check_memory(store: ClipStore, rows: int, mesh: jax.sharding.Mesh) -> None:
-  """Refuse a store that is too big for the devices that are to hold so many clips each.
+  """Refuse clips that do not fit into the memory of the devices.
+
+  Args:
+    store: The store.
+    rows: The number of clips per device.
+    mesh: The device mesh.
 
   Raises:
-    UserError: with the bytes that it needs and those that are free.
+    UserError: If the memory is too small. The message has the required and the free bytes.
   """
   local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
   clip = resident.pack_clips(store.read(np.zeros(1, np.int64)))
   needed = rows * sum(array.nbytes for array in clip.values())
-  shared = len(local) if local[0].platform == "cpu" else 1  # CPU devices have one memory
+  shared = len(local) if local[0].platform == "cpu" else 1  # CPU devices share the host memory
   free = [(free, device) for device in local if (free := resident.free_bytes(device)) is not None]
   for bytes_free, device in free:
     if needed * shared > bytes_free:
       raise UserError(
         f"data.placement: {rows * shared} clips of {store.path} need {needed * shared:,} bytes on "
-        f"{device.device_kind}, where {bytes_free:,} are free; take more devices or "
+        f"{device.device_kind}, but only {bytes_free:,} are free; use more devices or "
         "data.placement=host"
       )

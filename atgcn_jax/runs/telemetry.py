@@ -1,4 +1,4 @@
-"""The pace of a run: what its log tells of it, which host lags, and traces for the profiler."""
+"""Telemetry of a training: throughput, lagging hosts, and traces for the profiler."""
 
 from __future__ import annotations
 
@@ -19,40 +19,45 @@ from atgcn_jax.runtime.process_setup import peak_bytes
 from atgcn_jax.runtime.processes import Pulse, host_names
 from atgcn_jax.runtime.signals import Stopped, StopRequest
 
-LAGS_BY = 0.1  # of the time: so much more than the others' a host spends before it lags
+LAGS_BY = 0.1  # share of the time that a host must be busy beyond the others to count as lagging
 
 
 class Pace:
-  """Clips a second and where the time goes, since a step."""
+  """Throughput and use of time since a step."""
 
   def __init__(self, step: int, batch: int):
     self.batch = batch
     self.restart(step)
 
   def restart(self, step: int) -> None:
-    """Begin anew at this step."""
+    """Restart the measurement at this step."""
     self.step, self._began = step, time.monotonic()
     self._busy = self._waited = np.zeros(jax.process_count())
 
   def add(self, busy: np.ndarray, waited: np.ndarray) -> None:
-    """Add the seconds of a step, of each process: outside the devices, and waiting for input."""
+    """Add the seconds that each process was busy on the host, and waited for input, in a step."""
     self._busy, self._waited = self._busy + busy, self._waited + waited
 
   def add_own(self, busy: float, waited: float) -> None:
-    """Add the seconds of a step of this process."""
+    """Add the seconds of a step for this process only."""
     mine = np.arange(len(self._busy)) == jax.process_index()
     self.add(busy * mine, waited * mine)
 
   @property
   def seconds(self) -> float:
-    """Since the start."""
+    """The seconds since the start of the measurement."""
     return time.monotonic() - self._began
 
   def figures(self, step: int) -> dict[str, float]:
-    """`clips_per_second`, and a chip; `input_wait`, a share of the time; `memory_bytes`.
+    """Return the figures for the log.
 
-    The wait is that of the process that waited longest; the memory is the most that a device of
-    this process, or of a CPU the process, has needed so far.
+    Args:
+      step: The number of complete steps.
+
+    Returns:
+      `clips_per_second`; `clips_per_second_per_chip`; `input_wait`, the share of the time that the
+      process that waited longest waited for input; and `memory_bytes`, the peak memory of a device
+      of this process, or of the process itself on a CPU.
     """
     rate = (step - self.step) * self.batch / self.seconds
     return {
@@ -63,9 +68,10 @@ class Pace:
     }
 
   def laggard(self, hosts: list[str]) -> str:
-    """Which process holds up the others, and by what; empty where none does.
+    """Return a message about the process that slows down the others, or an empty string.
 
-    In step with each other all take the same time; who lags has none left to wait for the others.
+    All processes take the same time per step, because they wait for each other. The lagging process
+    is busy on its host while the others wait.
     """
     shares = self._busy / self.seconds
     usual, most = statistics.median_low(shares), int(shares.argmax())
@@ -74,14 +80,14 @@ class Pace:
     waited = self._waited[most] / self.seconds
     return (
       f"process {most} of {len(hosts)} on {hosts[most]} lags: its host is busy {shares[most]:.0%} "
-      f"of the time, waiting for input {waited:.0%}; the others' usually {usual:.0%}"
+      f"of the time, waiting for input {waited:.0%}; other hosts are usually busy {usual:.0%}"
     )
 
 
 class Telemetry:
-  """What watches a training and reports on it: heartbeat, pace, trace and log.
+  """The heartbeat, throughput, trace and log of a training.
 
-  The order of calls in a step: `next_batch`, `dispatched`, `end_step`, and `record` where due.
+  The order of calls in a step is `next_batch`, `dispatched`, `end_step`, and `record` if due.
   """
 
   def __init__(
@@ -94,11 +100,15 @@ class Telemetry:
     start: int,
     batch: int,
   ):
-    """Watch a training that starts at this step.
+    """Start the telemetry of a training.
 
     Args:
-      stop: of this process.
-      batch: clips in a step.
+      log: The log.
+      trace: The trace.
+      stop: The stop request of this process.
+      mesh: The device mesh.
+      start: The step at which training starts or resumes.
+      batch: The number of clips per step.
     """
     self.log, self._trace, self._stop = log, trace, stop
     self._pulse, self._hosts, self._start = Pulse(mesh, 3), host_names(), start
@@ -106,10 +116,13 @@ class Telemetry:
     self._asked = self._received = self._busy = self._waited = 0.0
 
   def beat(self) -> np.ndarray:
-    """Exchange the seconds of the step before with the other processes: float32[2, processes].
+    """Exchange the times of the previous step with the other processes.
+
+    Returns:
+      float32[2, processes], the busy and the waiting seconds of each process.
 
     Raises:
-      Stopped: after a signal in any process.
+      Stopped: If any process received a signal.
     """
     known = self._pulse.beat([self._stop.signal_number or 0, self._busy, self._waited])
     if number := int(known[:, 0].max()):
@@ -117,10 +130,10 @@ class Telemetry:
     return known[:, 1:].T.copy()
 
   def next_batch(self, step: int, feed: Feed) -> Any:
-    """Return the next batch of the feed, after a heartbeat; start the trace if it begins here."""
+    """Send a heartbeat, start the trace if it starts at this step, and return the next batch."""
     known = self.beat()
-    self._since_line.add(*known)  # of the same step for all, so that they can be compared
-    known[:, jax.process_index()] = 0  # its own are known before
+    self._since_line.add(*known)  # the same step for all processes, so the times are comparable
+    known[:, jax.process_index()] = 0  # the own times were added earlier
     self._since_record.add(*known)
     self._trace.before(step)
     self._asked = time.monotonic()
@@ -129,17 +142,18 @@ class Telemetry:
     return batch
 
   def dispatched(self) -> None:
-    """Take the time at which the devices had the step."""
+    """Take the time after the step was dispatched to the devices."""
     self._busy, self._waited = time.monotonic() - self._asked, self._received - self._asked
 
   def end_step(self, step: int, before: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Add the step to the pace, end the trace, move the bar, and print a line where it is time.
+    """Add the step to the throughput, end the trace, move the bar, and print a line if due.
 
     Args:
-      before: the metrics of the step before, which has ended.
-      metrics: those of this step, which may still run.
+      step: The step.
+      before: The metrics of the previous step, which is complete.
+      metrics: The metrics of this step, which may still run.
     """
-    if step == self._start + 1:  # the first step was compiled
+    if step == self._start + 1:  # exclude the first step, which includes compilation
       self._restart_pace(step)
     self._since_record.add_own(self._busy, self._waited)
     if step > self._since_line.step and self.log.is_time_to_tell():
@@ -151,14 +165,14 @@ class Telemetry:
     self.log.stepped(step + 1)
 
   def record(self, step: int, metrics: dict[str, Any], learning_rate: float) -> None:
-    """Write the metrics, the learning rate and the pace after `step` steps to the log."""
+    """Write the metrics, the learning rate and the throughput after `step` steps to the log."""
     values = {name: float(value) for name, value in metrics.items()}
     values["learning_rate"] = learning_rate
     self.log.record(step, values | self._since_record.figures(step), "train")
     self._since_record.restart(step)
 
   def restart(self, step: int) -> None:
-    """Leave the time since the last step, such as of an evaluation, out of the pace."""
+    """Exclude the time since the last step, such as an evaluation, from the throughput."""
     self._restart_pace(step)
     self.log.resumed()
 
@@ -168,26 +182,29 @@ class Telemetry:
 
 
 def trace_options() -> jax.profiler.ProfileOptions:
-  """Of XLA and the host, without each Python call: following those of all threads has crashed."""
+  """Return options to trace XLA and the host, but not Python calls.
+
+  Tracing the Python calls of all threads has crashed.
+  """
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
   return options
 
 
 class Profile:
-  """An XLA trace of some steps, written where TensorBoard's profiler looks for it."""
+  """An XLA trace of some steps, written where the profiler of TensorBoard reads it."""
 
   def __init__(self, folder: pathlib.Path, first: int, count: int):
     self.folder, self.first, self.count, self._open = folder, first, count, False
 
   def before(self, step: int) -> None:
-    """Begin the trace if this step is its first."""
+    """Start the trace if this is its first step."""
     if step == self.first:
       jax.profiler.start_trace(str(self.folder), profiler_options=trace_options())
       self._open = True
 
   def after(self, step: int, result: object) -> None:
-    """End the trace if this step, with this result, is its last."""
+    """Wait for the result and end the trace if this is its last step."""
     if self._open and step + 1 >= self.first + self.count:
       jax.block_until_ready(result)
       self.close()
@@ -202,31 +219,41 @@ class Profile:
 def profile_of(
   asked: tuple[int, int] | None, start: int, steps: int, workdir: str | os.PathLike
 ) -> Profile:
-  """The trace that is asked for, or one that never begins.
+  """Return the requested trace, or one that never starts.
+
+  Args:
+    asked: The first step and the number of steps, or None for no trace.
+    start: The step at which training starts or resumes.
+    steps: The last step.
+    workdir: The run directory.
 
   Raises:
-    UserError: if the run does not come by its first step.
+    UserError: If training does not include the first step of the trace, or `workdir` is in a
+      bucket.
   """
   first, count = asked or (-1, 0)
   if asked and not start <= first < steps:
     raise UserError(
-      f"--profile {first}:{count}: the run goes from step {start} to {steps - 1}; name one of these"
+      f"--profile {first}:{count}: training runs from step {start} to {steps - 1}; start at one of "
+      "these"
     )
   if asked and in_bucket(workdir):
     raise UserError(
-      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps "
-      "into a folder on a disk"
+      f"--profile: {workdir} is in a bucket, where no trace can be written; train a few steps in a "
+      "folder on a disk"
     )
   return Profile(path_of(workdir) / TENSORBOARD, first, count)
 
 
 def parsed_profile(text: str) -> tuple[int, int]:
-  """STEP:COUNT as numbers.
+  """Parse STEP:COUNT.
 
   Raises:
-    UserError: for anything else.
+    UserError: If the text has another form.
   """
   first, _, count = text.partition(":")
   if not (first.isdecimal() and count.isdecimal() and int(count) > 0):
-    raise UserError(f"--profile {text}: write STEP:COUNT, the first step and how many, as 100:3")
+    raise UserError(
+      f"--profile {text}: must be STEP:COUNT, the first step and the number of steps, such as 100:3"
+    )
   return int(first), int(count)

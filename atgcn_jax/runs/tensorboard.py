@@ -1,7 +1,7 @@
-"""TensorBoard files of scalars, written by the one who asks.
+"""TensorBoard files of scalars, written in the calling thread.
 
-tensorboardX's own writer hands each value to a thread; where the disk is full that thread dies, and
-soon after the training waits for it for ever. Here the training is told.
+The writer of tensorboardX passes each value to another thread. If the disk is full, that thread
+dies and training soon hangs. Here the caller gets the error.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from atgcn_jax.runtime.buckets import path_of
 
 
 def open_scalars(folder: str | os.PathLike, purge_step: int) -> EventsWriter:
-  """A new file in a folder; what others there have of `purge_step` and beyond is not shown.
+  """Open a new file in a folder. It hides records of `purge_step` and later in older files.
 
   Raises:
-    OSError: if it cannot be made.
+    OSError: If the file cannot be made.
   """
   path_of(folder).mkdir(parents=True, exist_ok=True)
   writer = EventsWriter(os.path.join(folder, "events"))
@@ -31,10 +31,10 @@ def open_scalars(folder: str | os.PathLike, purge_step: int) -> EventsWriter:
 
 
 def write_scalars(writer: EventsWriter, values: Mapping[str, float], step: int) -> None:
-  """Write named values of a step; they reach the disk with the writer's `flush`, or `close`.
+  """Write named values of a step. `flush` or `close` of the writer writes them to disk.
 
   Raises:
-    OSError: if they cannot be written.
+    OSError: If the values cannot be written.
   """
   for name, value in values.items():
     writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))

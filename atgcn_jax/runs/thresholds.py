@@ -1,4 +1,4 @@
-"""The score from which each label is told, tuned on the validation split and kept with a run."""
+"""Decision thresholds per label, tuned on the validation split and stored with a run."""
 
 from __future__ import annotations
 
@@ -22,38 +22,40 @@ NAME = "thresholds.json"
 
 
 class Thresholds(NamedTuple):
-  """The step that thresholds were tuned at, and the threshold of each label that has one."""
+  """Thresholds by label id, and the step at which they were tuned."""
 
   step: int
   by_label: Mapping[str, float]
 
   def of(self, vocabulary: Vocabulary) -> np.ndarray:
-    """The thresholds float64[K] in the vocabulary's order, NaN for labels without one."""
+    """Return thresholds float64[K] in the order of the vocabulary, NaN for labels without one."""
     return np.array([self.by_label.get(label, math.nan) for label in vocabulary.ids])
 
   def check_step(self, step: int) -> None:
-    """Warn if the scores are those of another step."""
+    """Warn if the scores come from another step."""
     if step != self.step:
       warnings.warn(
-        f"the thresholds were tuned at step {self.step} and this is step {step}; "
-        "tune them anew with `atgcn thresholds`",
+        f"the thresholds were tuned at step {self.step}, but this is step {step}; "
+        "tune them again with `atgcn thresholds`",
         stacklevel=3,
       )
 
 
 def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """For each label the threshold with the highest F1, and that F1: float64[K] each.
+  """Return the threshold with the highest F1 for each label, and that F1.
 
-  A label is told where its score is at least the threshold t. With the clips that have the label
-  and are told it (TP), that lack it (FP) and that have it untold (FN), F1 is
-  2 TP / (2 TP + FP + FN). Every score that occurs is tried; of equal F1 the highest threshold
-  is taken. Both are NaN for a label that no clip has.
+  A label is predicted if its score is at least the threshold. With the numbers of true positives
+  (TP), false positives (FP) and false negatives (FN), F1 is 2 TP / (2 TP + FP + FN). Each score
+  that occurs is a candidate. Among candidates with equal F1, the highest is returned.
 
   Args:
     scores: float[N, K].
     labels: [N, K], 1 or true where a clip has the label.
+
+  Returns:
+    Thresholds and F1, float64[K] each. Both are NaN for labels that no clip has.
   """
-  from sklearn.metrics import precision_recall_curve  # a second, which tagging need not wait for
+  from sklearn.metrics import precision_recall_curve  # takes a second; tagging does not need it
 
   thresholds, f1 = np.full((2, scores.shape[1]), np.nan)
   for k in np.flatnonzero(labels.any(axis=0)):
@@ -69,18 +71,25 @@ def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 def tune(
   workdir: str | os.PathLike, *, step: str = "latest", store_path: str | None = None
 ) -> dict[str, Any]:
-  """The best thresholds on the validation split, also written to `thresholds.json` in the run.
+  """Tune thresholds on the validation split and write them to `thresholds.json` in the run.
+
+  Args:
+    workdir: The run directory.
+    step: A number, `latest` or `best`.
+    store_path: The store; by default the one that the run was trained on.
 
   Returns:
-    `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, by
-    label id: `name`, `positives`, `threshold` and `f1`, both None for a label that no clip has.
+    `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, which maps
+    label ids to `name`, `positives`, `threshold` and `f1`. The last two are None for labels that no
+    clip has.
+
   Raises:
-    UserError: for a run, step or store that cannot be used, a run without validation clips, or one
-      that cannot be written to.
-    WorkFailed: if a score is not finite.
+    UserError: If the run, step or store cannot be used, the run has no validation clips, or its
+      folder cannot be written to.
+    WorkFailed: If a score is not finite.
   """
   check_output_folder(
-    "--workdir", workdir, "thresholds are stored with the run: copy it to another folder"
+    "--workdir", workdir, "thresholds are stored with the run; copy the run to another folder"
   )
   with kept_scores(workdir) as keep:
     scored = score_split(workdir, step, store_path, "validation", keep=keep)
@@ -89,7 +98,7 @@ def tune(
 
 
 def _tuned(workdir: str | os.PathLike, scored: ScoredSplit) -> dict[str, Any]:
-  """What `tune` returns, and its file written."""
+  """Tune the thresholds, write the file, and return the result of `tune`."""
   thresholds, f1 = best_thresholds(scored.scores, scored.labels)
   if not np.isfinite(thresholds).any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")
@@ -114,12 +123,14 @@ def _tuned(workdir: str | os.PathLike, scored: ScoredSplit) -> dict[str, Any]:
   try:
     write_whole(path, (json.dumps(result, indent=2) + "\n").encode())
   except OSError as error:
-    raise UserError(f"{path}: cannot be written ({error.strerror or error}); free it") from error
+    raise UserError(
+      f"{path}: cannot be written ({error.strerror or error}); make it writable"
+    ) from error
   return result
 
 
 def thresholds_text(result: dict[str, Any]) -> str:
-  """What `tune` returns as a table of at most 100 columns."""
+  """Return the result of `tune` as a table of at most 100 columns."""
   lines = ["threshold      F1  positives  label"]
   lines += [
     f"{entry['threshold']:9.3f}  {entry['f1']:6.3f}  {entry['positives']:9}  {entry['name']:.70}"
@@ -128,31 +139,31 @@ def thresholds_text(result: dict[str, Any]) -> str:
   ]
   lines.append(
     f"step {result['step']}, {result['clips']} validation clips: mean F1 {result['mean_f1']:.4f} "
-    f"of {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} have no clip"
+    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} labels have no clip"
   )
   return "\n".join(lines)
 
 
 def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
-  """The thresholds kept with a run; None where there are none.
+  """Return the thresholds stored with a run, or None.
 
   Raises:
-    UserError: for a file that is something else.
+    UserError: If the file has other content.
   """
   path = path_of(workdir) / NAME
   if not path.exists():
     return None
   try:
-    kept = json.loads(path.read_bytes())
+    stored = json.loads(path.read_bytes())
     by_label = {
       label: float(entry["threshold"])
-      for label, entry in kept["labels"].items()
+      for label, entry in stored["labels"].items()
       if entry["threshold"] is not None
     }
     if not np.isfinite(list(by_label.values())).all():
       raise ValueError("a threshold is NaN or infinite")
-    return Thresholds(int(kept["step"]), by_label)
+    return Thresholds(int(stored["step"]), by_label)
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise UserError(
-      f"{path}: no thresholds can be read from it; move it away, or run `atgcn thresholds`"
+      f"{path}: cannot be read as thresholds; move it away or run `atgcn thresholds`"
     ) from error

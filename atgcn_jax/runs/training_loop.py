@@ -1,8 +1,8 @@
-"""Training: from a config and a run directory to checkpoints, resumable at any moment.
+"""Training: from a config and a run directory to checkpoints, resumable at any time.
 
-The order within the loop is fixed: evaluate, save, next batch, step, log. Everything that decides
-the next update (parameters, optimiser, step, validation history) is in the checkpoint, and batch
-and random numbers follow from (seed, step), so a resumed run goes on bit for bit.
+The order within the loop is fixed: evaluate, save, next batch, step, log. Everything that
+determines the next update (parameters, optimiser, step, validation history) is in the checkpoint.
+Batches and random numbers are functions of (seed, step). So a resumed run continues bit for bit.
 """
 
 from __future__ import annotations
@@ -54,15 +54,21 @@ def train(
   title: str = "",
   profile: tuple[int, int] | None = None,
 ) -> TrainState:
-  """Train a run, or go on with the one in `workdir`, to its last step; returns the state there.
+  """Train a new run, or resume the one in `workdir`, up to its last step.
 
   Args:
-    title: of one among many runs; see `RunLog`.
-    profile: the first step of an XLA trace, and how many steps it has.
+    config: The config.
+    workdir: The run directory.
+    title: The name of one of several runs; see `RunLog`.
+    profile: The first step and the number of steps of an XLA trace.
+
+  Returns:
+    The state after the last step.
+
   Raises:
-    UserError: for a config or data that cannot be used, or that contradicts the run.
-    WorkFailed: if the loss is not finite; the checkpoints from before stay.
-    Stopped: after SIGTERM or Ctrl-C, in any process, once the state is saved by all.
+    UserError: If the config or the data cannot be used, or contradict the run.
+    WorkFailed: If the loss is not finite. Earlier checkpoints are kept.
+    Stopped: After SIGTERM or Ctrl-C in any process, once all processes have saved the state.
   """
   check_config(config)
   check_workdir(workdir)
@@ -120,15 +126,20 @@ def train_to_end(
   """Evaluate, save, take the next batch, step and log, up to the last step of the config.
 
   Args:
-    state: where training starts or resumes.
-    history: the evaluations so far; those of this training are added.
+    programs: The compiled functions.
+    state: The state at which training starts or resumes.
+    history: The evaluations so far. New evaluations are appended.
+    feed: The inputs of the steps.
+    checkpoints: The checkpoints of the run.
+    telemetry: The telemetry of the training.
 
   Returns:
     The state after the last step.
 
   Raises:
-    WorkFailed: if a loss, a score or a parameter is not finite, or the folder is lost.
-    Stopped: after SIGTERM or Ctrl-C in any process, once the state is saved.
+    WorkFailed: If a loss, a score or a parameter is not finite, a save fails, or another process
+      takes the folder.
+    Stopped: After SIGTERM or Ctrl-C in any process, once the state is saved.
   """
   config, start = checkpoints.run.config, int(state.step)
   steps, rate = config.optim.steps, learning_rate_schedule(config.optim)
@@ -145,7 +156,7 @@ def train_to_end(
       factor = rate_factor(config, history)
       state, new_metrics = programs.train(state, batch, factor)
       telemetry.dispatched()
-      checkpoints.ensure_finite(step - 1, metrics)  # of the step before, while this one runs
+      checkpoints.ensure_finite(step - 1, metrics)  # the previous step, while this one runs
       telemetry.end_step(step, metrics, new_metrics)
       metrics = new_metrics
       if (step + 1) % config.log.every == 0 or step + 1 == steps:
@@ -153,7 +164,7 @@ def train_to_end(
         telemetry.record(step + 1, metrics, float(rate(step)) * factor)
     checkpoints.ensure_finite(steps - 1, metrics)
     if start >= steps and not telemetry.log.title:
-      telemetry.log.say(f"the run is at step {start} of {steps}: there is nothing to do")
+      telemetry.log.say(f"the run is already at step {start} of {steps}; nothing to do")
     evaluate_if_due(programs, state, history, max(start, steps), checkpoints, telemetry)
     checkpoints.save(state, history)
   except Stopped as stopped:
@@ -161,7 +172,7 @@ def train_to_end(
     checkpoints.ensure_finite(step - 1, metrics)
     checkpoints.save(state, history)
     checkpoints.wait()
-    telemetry.log.say(f"{stopped}: saved step {step}; the same command goes on from there")
+    telemetry.log.say(f"{stopped}: saved step {step}; repeat the same command to resume")
     raise
   checkpoints.wait()
   return state
@@ -171,7 +182,8 @@ class Programs(NamedTuple):
   """The compiled functions of a training.
 
   `train(state, batch, rate_factor)` returns the next state and the metrics of the step.
-  `scores(state)` returns the scores and labels of the `clips` validation clips.
+  `scores(state)` returns the scores and labels of the validation clips.
+  `clips` is the number of validation clips.
   """
 
   train: Callable[..., tuple[TrainState, dict[str, Any]]]
@@ -187,11 +199,15 @@ def compiled_programs(
   validation: tuple[ClipStore, np.ndarray],
   before_batch: Callable[[], object],
 ) -> Programs:
-  """Return the programs of a run.
+  """Return the compiled functions of a run.
 
   Args:
-    validation: the store, and the clips in it to validate on.
-    before_batch: called before each batch of a validation; may raise to stop.
+    run: The run.
+    state: The state, for its shapes.
+    feed: The inputs of the steps.
+    layout: The layout of the state.
+    validation: The store, and the clips in it to validate on.
+    before_batch: Called before each batch of a validation. It may raise to stop.
   """
   config, model, mesh = run.config, run.model(), layout.mesh
   train_step = make_train_step(
@@ -225,7 +241,7 @@ def evaluate_if_due(
   checkpoints: Checkpoints,
   telemetry: Telemetry,
 ) -> None:
-  """Validate the state if this step asks for it; add the metrics to `history` and to the log."""
+  """Validate the state if an evaluation is due; append the metrics to `history` and the log."""
   if not (programs.clips and evaluation_is_due(checkpoints.run.config, history, step)):
     return
   scores, labels = programs.scores(state)
@@ -237,21 +253,21 @@ def evaluate_if_due(
 
 
 def is_boundary(config, step: int) -> bool:
-  """Whether something is to be evaluated or saved before this step."""
+  """Return whether an evaluation or a checkpoint is due before this step."""
   return step % config.evaluation.every == 0 or step % config.checkpoint.every == 0
 
 
 def evaluation_is_due(config, history: History, step: int) -> bool:
-  """Whether this step is to be evaluated, as the last always is, and has not been."""
+  """Return whether this step must be evaluated and is not yet. The last step always must be."""
   scheduled = step % config.evaluation.every == 0 or step == config.optim.steps
   return scheduled and all(record["step"] != step for record in history)
 
 
 def rate_factor(config, history: History) -> float:
-  """What the plateau rule makes of the learning rate.
+  """Return the factor of the learning rate from the plateau rule.
 
-  An evaluation at the end of a shorter run does not count, so that a run that is made longer is
-  the same as one that was so long from the start.
+  An extra evaluation at the end of a shorter run does not count. So a run that is extended equals a
+  run that had the final length from the start.
   """
   scheduled = [record for record in history if record["step"] % config.evaluation.every == 0]
   return plateau_factor(
@@ -262,7 +278,7 @@ def rate_factor(config, history: History) -> float:
 
 
 class Checkpoints(NamedTuple):
-  """The checkpoints of a run in the directory that it holds.
+  """The checkpoints of a run, in a directory whose lock this process holds.
 
   `check_lock` raises if another process has taken the directory.
   """
@@ -272,10 +288,10 @@ class Checkpoints(NamedTuple):
   check_lock: Callable[[], None]
 
   def ensure_writable(self) -> None:
-    """Raise if the last save has failed or another process has taken the directory.
+    """Raise if the last save failed or another process has taken the directory.
 
     Raises:
-      WorkFailed: naming the directory and the fault.
+      WorkFailed: In either case. The message names the directory and the fault.
     """
     checkpoint.raise_if_save_failed(self.manager)
     self.check_lock()
@@ -284,7 +300,7 @@ class Checkpoints(NamedTuple):
     """Start to save the state, unless its step has a checkpoint.
 
     Raises:
-      WorkFailed: if a value of the state is not finite; nothing is written then.
+      WorkFailed: If a value of the state is not finite. Nothing is written in this case.
     """
     self.check_lock()
     save_checkpoint(self.manager, self.run, state, history)
@@ -294,10 +310,10 @@ class Checkpoints(NamedTuple):
     checkpoint.wait_until_saved(self.manager)
 
   def ensure_finite(self, step: int, metrics: dict[str, Any]) -> None:
-    """Stop the run if a metric of this step is NaN or infinite.
+    """Raise if a metric of this step is NaN or infinite.
 
     Raises:
-      WorkFailed: naming the step, and the last good checkpoint.
+      WorkFailed: If so. The message names the step and the last good checkpoint.
     """
     for name, value in metrics.items():
       if not math.isfinite(float(value)):
@@ -308,10 +324,10 @@ class Checkpoints(NamedTuple):
 def save_checkpoint(
   manager: ocp.CheckpointManager, run: Run, state: TrainState, history: History
 ) -> None:
-  """Begin a checkpoint, unless this step has one.
+  """Start to save a checkpoint, unless this step has one.
 
   Raises:
-    WorkFailed: if a value of the state is not finite; nothing is written then.
+    WorkFailed: If a value of the state is not finite. Nothing is written in this case.
   """
   step = int(state.step)
   if step in manager.all_steps():
@@ -324,10 +340,10 @@ def save_checkpoint(
 
 
 def _not_finite(manager: ocp.CheckpointManager, step: int, fault: str) -> WorkFailed:
-  """The error to raise, once the save under way has ended."""
+  """Wait for the save in progress, and return the error to raise."""
   checkpoint.wait_until_saved(manager)
   return WorkFailed(
     f"step {step}: {fault}; stopped, the last good checkpoint is that of step "
-    f"{manager.latest_step()} in {manager.directory.parent}; try a lower optim.learning_rate, or "
-    "optim.clip_norm, in another folder"
+    f"{manager.latest_step()} in {manager.directory.parent}; try a lower optim.learning_rate or "
+    "an optim.clip_norm in another folder"
   )

@@ -1,4 +1,4 @@
-"""From waveforms to scores and embeddings, as one function of a run, which is also exported."""
+"""The function of a run from waveforms to scores and embeddings, also used for export."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from atgcn_jax.training.step import normalised_log_mel
 def window_outputs(
   run: Run, placement: Placement | None = None
 ) -> Callable[[dict[str, Any], Array], dict[str, Array]]:
-  """The function `(variables, waveforms) -> outputs` of a run's system with its front end.
+  """Return the function `(variables, waveforms) -> outputs` of a run's system and front end.
 
-  It takes waveforms float32[B, S] of the front end's rate and length and gives `clip`, scores
-  float32[B, K] in (0, 1), `embedding` float32[B, C] and, of systems that score frames, `frames`,
-  scores float32[B, T, K]. What comes of each clip follows from it alone.
+  The waveforms are float32[B, S] at the sample rate and length of the front end. The outputs are
+  `clip`, scores float32[B, K] in (0, 1); `embedding` float32[B, C]; and `frames`, scores
+  float32[B, T, K], for systems that score frames. The outputs of a clip do not depend on the other
+  clips of the batch.
 
   Args:
-    placement: `PORTABLE` or `ONNX` for a program that is to run on any platform; by default that
-      of here.
+    run: The run.
+    placement: `PORTABLE` or `ONNX` for a program that runs on any platform. The default is the
+      current platform.
   """
   model = run.model()
   portable = placement is not None
@@ -36,11 +38,11 @@ def window_outputs(
       peaks = decibels.max(axis=(1, 2), keepdims=True)
       decibels = jnp.maximum(decibels, peaks - run.range_db)
     inputs = normalised_log_mel({"log_mel": decibels}, run.normaliser)
-    found: Any = model.apply(
+    features: Any = model.apply(
       variables, inputs, train=False, placement=placement, return_features=True
     )
-    scores = {"clip": "logits", "frames": "frame_logits"}
-    given = {name: jax.nn.sigmoid(found[of]) for name, of in scores.items() if of in found}
-    return given | {"embedding": found["embedding"]}
+    names = {"clip": "logits", "frames": "frame_logits"}
+    scores = {name: jax.nn.sigmoid(features[of]) for name, of in names.items() if of in features}
+    return scores | {"embedding": features["embedding"]}
 
   return outputs

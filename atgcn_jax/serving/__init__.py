@@ -1,1 +1,1 @@
-"""Tagging sound with a trained run."""
+"""Tagging of sounds with a trained run."""

@@ -1,4 +1,4 @@
-"""Windows of many sounds, read in threads and scored in batches of one size."""
+"""Windows of many sounds, read in threads and scored in batches of a fixed size."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from atgcn_jax.audio.windows import Window
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import signals
 
-READERS = min(4, os.cpu_count() or 1)  # sounds that are read at the same time
-AHEAD = 8  # windows of each that wait to be scored
+READERS = min(4, os.cpu_count() or 1)  # number of sounds read at the same time
+AHEAD = 8  # maximum number of waiting windows per sound
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 class Piece(NamedTuple):
-  """A window, and the part of its sound that is read with it, up to 1."""
+  """A window, and the share of its sound, up to 1, that has been read at its end."""
 
   window: Window
   part: float
@@ -35,20 +35,26 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass
 class ScoredSound:
-  """What came of a sound: where its windows lie, what each gave; or why there is nothing.
+  """The result of a sound: the positions and values of its windows, or an error.
 
-  `findings` says what is wrong with a sound that was used.
+  Attributes:
+    source: The source of the sound.
+    spans: The start and the end of each window, in samples.
+    values: The values of each window.
+    error: The reason why the sound cannot be used, or None.
+    ended: Whether the sound has been read to its end.
+    findings: Problems of a sound that was used.
   """
 
   source: Any
-  spans: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # start, stop in samples
+  spans: list[tuple[int, int]] = dataclasses.field(default_factory=list)
   values: list[np.ndarray] = dataclasses.field(default_factory=list)
   error: UserError | None = None
   ended: bool = False
   findings: list[Finding] = dataclasses.field(default_factory=list)
 
   def is_done(self) -> bool:
-    """Whether nothing more will come."""
+    """Return whether the result is complete."""
     return self.ended and (self.error is not None or len(self.values) == len(self.spans))
 
 
@@ -60,20 +66,20 @@ def scored(
   *,
   alone: bool = True,
 ) -> Iterator[ScoredSound]:
-  """What came of each sound, in their order, as soon as it is known.
+  """Yield the result of each sound, in order, as soon as it is complete.
 
-  A few sounds are read at a time, each in a thread, while the device works; of each a few windows
-  wait. Windows of different sounds share a batch. A bar shows how far it is, on a terminal, once
-  it has taken a second.
+  READERS sounds are read at a time, each in its own thread, while the device computes. Windows of
+  different sounds share a batch. On a terminal, a progress bar appears after one second.
 
   Args:
-    pieces_of: reads a sound; is called in a thread. A UserError is that sound's end alone. What it
-      finds wrong with the sound may stand among the pieces.
-    score: float32[size, S] windows (or [1, S], if there is one window in all) to values
-      [size, ...] on the device, without waiting for them.
-    size: windows of a batch.
-    alone: whether there are no sounds besides these; else one window is a batch of `size` too, in
-      which it gets the same bits as among others.
+    sources: The sources of the sounds.
+    pieces_of: A function that reads a sound and yields its pieces and findings. It is called in a
+      thread. A UserError only ends this sound.
+    score: A function from windows float32[size, S] to values [size, ...] on the device. It must not
+      wait for the values. If there is only one window in total, it gets [1, S].
+    size: The number of windows per batch.
+    alone: Whether these are all the sounds. If False, a single window is also scored in a batch of
+      `size`, so that it gets the same bits as among other windows.
   """
   unfinished: collections.deque[ScoredSound] = collections.deque()
   waiting: list[tuple[ScoredSound, Window]] = []
@@ -122,7 +128,7 @@ def scored(
         if len(waiting) == size:
           begin(size)
           batches += 1
-          if len(running) > 1:  # one is computed while the next is read
+          if len(running) > 1:  # one batch is computed while the next one is read
             finish()
           bar.update(k + piece.part - bar.n)
           yield from done()
@@ -130,7 +136,7 @@ def scored(
       bar.update(k + 1 - bar.n)
       yield from done()
     if waiting:
-      # A single window is the usual case: it gets a program of its own size.
+      # A single window is the most common case, so it is compiled for its own size.
       begin(1 if len(waiting) == 1 and not batches and alone else size)
     while running:
       finish()
@@ -141,7 +147,7 @@ def scored(
 def _read_ahead(
   sources: Iterable[Any], pieces_of: Callable[[Any], Iterable[Piece | Finding]]
 ) -> Iterator[Iterator[tuple[Any, Iterator[Piece | Finding | UserError]]]]:
-  """Gives each source with its pieces, at whose end a UserError may stand."""
+  """Yield an iterator over each source and its pieces. The last piece may be a UserError."""
   stop = threading.Event()
 
   def put(line: queue.Queue, item: Any) -> bool:
@@ -183,15 +189,15 @@ def _read_ahead(
         pool.submit(read, source, line)
         yield source, line
 
-    def given() -> Iterator[tuple[Any, Iterator[Piece | Finding | UserError]]]:
-      begun = started()
-      lines = collections.deque(itertools.islice(begun, READERS))
+    def in_order() -> Iterator[tuple[Any, Iterator[Piece | Finding | UserError]]]:
+      reading = started()
+      lines = collections.deque(itertools.islice(reading, READERS))
       while lines:
         source, line = lines.popleft()
         yield source, received(line)
-        lines.extend(itertools.islice(begun, 1))
+        lines.extend(itertools.islice(reading, 1))
 
     try:
-      yield given()
+      yield in_order()
     finally:
       stop.set()

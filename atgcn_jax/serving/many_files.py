@@ -1,4 +1,4 @@
-"""What `atgcn tag` and `atgcn embed` do with many files, and what they print and write."""
+"""Tagging and embedding of many files, for `atgcn tag` and `atgcn embed`, and their output."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
 from atgcn_jax.serving.timeline import Timeline
 
-COLUMNS = 100  # of what is printed
-FINDINGS = 20  # warnings that are printed, of all files together
+COLUMNS = 100  # maximum width of printed lines
+FINDINGS = 20  # maximum number of printed warnings, over all files
 CSV_COLUMNS = ("file", "start_s", "end_s", "mid", "display_name", "score")
 
 
@@ -44,21 +44,29 @@ def tag_files(
   csv_file: str | None = None,
   as_json: bool = False,
 ) -> list[Exception]:
-  """Prints the tags of sound files, or writes them as CSV; returns why some could not be used.
+  """Print the tags of sound files, or write them to a CSV file.
 
   Args:
-    files: also folders.
-    top: labels a file, or a row of its timeline, unless all above their threshold are asked for.
-    hop_seconds: as for `Tagger.timeline`.
-    csv_file: written whole, in place of a table; rows of finished files survive any stop before
-      that, and the same call continues (see `partial_results`).
-    as_json: print a JSON object a file in place of a table.
+    tagger: The tagger.
+    files: The files and folders.
+    top: The number of labels per file, or per row of the timeline.
+    above_threshold: Whether to report all labels above their threshold instead.
+    timeline: Whether to tag the timeline of each file instead of the complete file.
+    hop_seconds: See `Tagger.timeline`.
+    csv_file: The CSV file to write instead of printing a table. It is written atomically. Rows of
+      finished files are stored, so that the same call continues after an interruption (see
+      `partial_results`).
+    as_json: Whether to print one JSON object per file instead of a table.
+
+  Returns:
+    The errors of the files that could not be used.
+
   Raises:
-    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
-      written then.
+    UserError, WorkFailed: If none of the files could be used. This is the last error, and nothing
+      is written.
   """
   chosen = tagger.choice(top, above_threshold)
-  given, bad = spread(files)
+  sounds, bad = spread(files)
 
   def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
     if timeline:
@@ -69,7 +77,7 @@ def tag_files(
     form = _json if as_json else _table
     return _each(
       "tag",
-      outcomes(given, True),
+      outcomes(sounds, True),
       bad,
       lambda o: _say(form(o.source, _rows(o.value, chosen), timeline)),
     )
@@ -92,8 +100,8 @@ def tag_files(
     "--strict": tagger.strict,
   }
   heading = _csv([CSV_COLUMNS])
-  with _output("tag", "--csv", csv_file, options | tagger.identity(), given, heading) as part:
-    bad, contents = _finish("tag", part, given, bad, outcomes, finished)
+  with _output("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
+    bad, contents = _finish("tag", part, sounds, bad, outcomes, finished)
     with whole_file(path_of(csv_file)) as file:
       file.write(heading)
       file.writelines(content for _, content in contents)
@@ -101,17 +109,24 @@ def tag_files(
 
 
 def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
-  """Writes `embedding` float32[N, C] and `file` str[N]; returns N, and why some were left out.
+  """Write the embeddings of sound files to an .npz file.
+
+  The file has `embedding` float32[N, C] and `file` str[N].
 
   Args:
-    files: also folders.
-    out: the .npz to write, whole; vectors of finished files survive any stop before that, and the
-      same call continues (see `partial_results`).
+    tagger: The tagger.
+    files: The files and folders.
+    out: The .npz file to write. It is written atomically. Embeddings of finished files are stored,
+      so that the same call continues after an interruption (see `partial_results`).
+
+  Returns:
+    N, and the errors of the files that could not be used.
+
   Raises:
-    UserError, WorkFailed: if none of the files could be used, with the last reason; nothing is
-      written then.
+    UserError, WorkFailed: If none of the files could be used. This is the last error, and nothing
+      is written.
   """
-  given, bad = spread(files)
+  sounds, bad = spread(files)
 
   def finished(outcome: Outcome) -> tuple[bytes, str]:
     return outcome.value.astype(np.float32).tobytes(), ""
@@ -120,11 +135,11 @@ def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, li
     return tagger.embeddings(files, alone=alone)
 
   with _output(
-    "embed", "--out", out, {"--strict": tagger.strict} | tagger.identity(), given
+    "embed", "--out", out, {"--strict": tagger.strict} | tagger.identity(), sounds
   ) as part:
-    bad, contents = _finish("embed", part, given, bad, outcomes, finished)
+    bad, contents = _finish("embed", part, sounds, bad, outcomes, finished)
     names, vectors = zip(*contents)
-    # np.savez has an argument of its own that is called `file`.
+    # np.savez cannot write an array named `file`, which is one of its own parameters.
     with whole_file(path_of(out)) as file, zipfile.ZipFile(file, "w") as archive:
       embedding = np.stack([np.frombuffer(vector, np.float32) for vector in vectors])
       for name, array in {"embedding": embedding, "file": np.array(names)}.items():
@@ -142,10 +157,14 @@ def _output(
   files: Sequence[str],
   heading: bytes = b"",
 ) -> Iterator[PartialResults]:
-  """The finished files of an output; an output that cannot be written is a UserError."""
+  """Yield the finished files of an output.
+
+  Raises:
+    UserError: If the output cannot be written.
+  """
   try:
     if path_of(out).is_dir():
-      raise UserError(f"{option} {out}: is a folder; name a file")
+      raise UserError(f"{option} {out}: must be a file, but is a folder; name a file")
     identity = {"command": verb} | identity
     with partial_results(out, identity, total=len(files), unit="files", heading=heading) as part:
       yield part
@@ -153,7 +172,7 @@ def _output(
     raise
   except OSError as error:
     reason = error.strerror or error
-    raise UserError(f"{option} {out}: cannot be written ({reason}); name another") from error
+    raise UserError(f"{option} {out}: cannot be written ({reason}); name another file") from error
 
 
 def _finish(
@@ -164,14 +183,19 @@ def _finish(
   outcomes: Callable[[Sequence[str], bool], Iterator[Outcome]],
   finished: Callable[[Outcome], tuple[bytes, str]],
 ) -> tuple[list[Exception], Iterator[tuple[str, bytes]]]:
-  """Work on the files that are not finished.
+  """Process the files that are not finished.
 
   Args:
-    outcomes: from files, and whether there are no others, to what came of them.
-    finished: from what came of a file to its part of the output and what is printed of it.
+    verb: The name of the command.
+    part: The finished files.
+    files: All files.
+    bad: Known errors.
+    outcomes: A function of files, and whether these are all the files, that yields their outcomes.
+    finished: A function from an outcome to its part of the output and the text to print.
 
   Returns:
-    Why some files could not be used; the others, each with its part of the output, in order.
+    The errors of the files that could not be used, and an iterator over the other files and their
+    parts of the output, in order.
   """
   keys = {file: _key(file) for file in files}
   rest = [file for file in files if keys[file] not in part]
@@ -191,7 +215,10 @@ def _finish(
 
 
 def _key(file: str) -> Key:
-  """What a file is known by when the command continues, but for a bucket its content included."""
+  """Return the key by which a file is recognised when the command continues.
+
+  The key changes with the content of the file, except in a bucket.
+  """
   path = os.fspath(file)
   if in_bucket(path):
     return (path,)
@@ -199,7 +226,7 @@ def _key(file: str) -> Key:
     status = os.stat(path)
     if stat.S_ISREG(status.st_mode):
       return (path, status.st_size, status.st_mtime_ns)
-  return (path, "read once", time.time_ns())  # such as a pipe, which is not known again
+  return (path, "read once", time.time_ns())  # for example a pipe, which cannot be recognised
 
 
 def _digest(thresholds: np.ndarray | None) -> str:
@@ -209,7 +236,7 @@ def _digest(thresholds: np.ndarray | None) -> str:
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)
-  return text.getvalue().encode("utf-8", "backslashreplace")  # of names that are not UTF-8
+  return text.getvalue().encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
 
 
 def _each(
@@ -219,11 +246,17 @@ def _each(
   use: Callable[[Outcome], None],
   used: int = 0,
 ) -> list[Exception]:
-  """Uses what came of each file; returns why there are some of which nothing came.
+  """Use the outcome of each file, and return the errors of the others.
 
   Args:
-    bad: reasons that are known before.
-    used: files of which something came before.
+    verb: The name of the command.
+    outcomes: The outcomes.
+    bad: Known errors.
+    use: A function that uses a successful outcome.
+    used: The number of files used earlier.
+
+  Raises:
+    UserError, WorkFailed: If none of the files could be used. This is the last error.
   """
   bad = list(bad)
   found: collections.Counter[str] = collections.Counter()
@@ -243,7 +276,8 @@ def _each(
   if found.total() > FINDINGS:
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.items())
     print(
-      f"atgcn {verb}: only the first {FINDINGS} warnings are shown, of {kinds}", file=sys.stderr
+      f"atgcn {verb}: only the first {FINDINGS} warnings are shown, of {kinds}",
+      file=sys.stderr,
     )
   if not used:
     for error in bad[:-1]:
@@ -260,12 +294,12 @@ def _rows(line: Timeline, chosen: Callable) -> list[tuple[float, float, list[Tag
 
 
 def _json(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool) -> str:
-  told: list[dict[str, Any]] = [
+  entries: list[dict[str, Any]] = [
     {"start_s": start, "end_s": end, "tags": [tag._asdict() for tag in tags]}
     for start, end, tags in rows
   ]
   return json.dumps(
-    {"file": file} | ({"timeline": told} if timeline else {"tags": told[0]["tags"]})
+    {"file": file} | ({"timeline": entries} if timeline else {"tags": entries[0]["tags"]})
   )
 
 
@@ -280,15 +314,15 @@ def _table(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool
 
 
 def _tag_line(tag: Tag) -> str:
-  before, behind = f"  {tag.score:.3f}  ", f"  ({tag.id})"
-  return before + shortened(tag.name, COLUMNS - len(before) - len(behind)) + behind
+  before, after = f"  {tag.score:.3f}  ", f"  ({tag.id})"
+  return before + shortened(tag.name, COLUMNS - len(before) - len(after)) + after
 
 
 def shortened(text: str, columns: int) -> str:
-  """The text, or its beginning where it is longer than so many columns."""
+  """Return the text, truncated to this number of columns."""
   return text if len(text) <= columns else text[: max(0, columns - 1)] + "…"
 
 
 def _say(text: str) -> None:
-  tqdm.write(text)  # above a bar
+  tqdm.write(text)  # above the progress bar
   sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a sound can be given as: a path, the bytes of a file, samples, or a folder of files."""
+"""Sources of sounds: a path, the bytes of a file, samples, or a folder of files."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
 
-_BLOCK = 1 << 18  # samples of an array handed on at a time
+_BLOCK = 1 << 18  # number of samples per block of an array
 
 
 @contextlib.contextmanager
 def open_any_sound(source: Any, rate: int, *, strict: bool = False) -> Iterator[Sound]:
-  """The sound, to be read block by block within the context.
+  """Open a sound, which can be read block by block within the context.
 
   Args:
-    source: a path, the bytes of a sound file, a binary file object, or samples [S] or
+    source: A path, the bytes of a sound file, a binary file object, or samples [S] or
       [S, channels].
-    rate: of samples, in Hz.
-    strict: refuse a file of which a part is missing.
+    rate: The sample rate of samples, in Hz.
+    strict: Whether to refuse incomplete files.
+
+  Yields:
+    The sound.
 
   Raises:
-    UserError: for a file that is not sound.
-    ValueError: for samples that are empty, not finite or of another shape, or such a rate.
+    UserError: If the file cannot be read as sound.
+    ValueError: If samples are empty, not finite or of another shape, or `rate` is not positive.
   """
   if not hasattr(source, "__array__"):
     with decoding.open_sound(source, strict=strict) as sound:
       yield sound
     return
   if rate <= 0:
-    raise ValueError(f"the rate of samples must be positive, got {rate}")
+    raise ValueError(f"rate must be positive, got {rate}")
   samples = float_samples(np.asarray(source))
   findings: list[Finding] = []
 
@@ -53,23 +56,26 @@ def open_any_sound(source: Any, rate: int, *, strict: bool = False) -> Iterator[
 
 
 def is_folder(source: Any) -> bool:
-  """Whether this is the path of a folder."""
+  """Return whether a source is the path of a folder."""
   if not isinstance(source, str | os.PathLike):
     return False
   try:
     return path_of(source).is_dir()
-  except (OSError, ValueError):  # told when it is opened
+  except (OSError, ValueError):  # reported when the source is opened
     return False
 
 
 def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
-  """The paths of the sound files in a folder and the folders in it, sorted, and what is left out.
+  """Return the sorted paths of the sound files in a folder and its subfolders.
 
-  They are known by their suffixes; see `folders.contents`. Left out are files of other formats,
-  folders that cannot be read and broken links, but not files that hold no sound.
+  Sound files are recognised by their suffixes; see `folders.contents`.
+
+  Returns:
+    The paths, and errors for files of other formats, unreadable folders and broken links. Files
+    with a known suffix but without sound are in the paths.
 
   Raises:
-    UserError: if there is no sound file.
+    UserError: If there is no sound file.
   """
   place, name = path_of(folder), one_line(folder)
   found = folders.contents(folder)
@@ -77,7 +83,7 @@ def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
   others = folders.other_formats(found.files)
   if not sounds:
     why = [f"{one_line(path)} is {reason}" for path, reason in found.faults[: folders.SHOWN]]
-    why = [*why, *([others] if others else [])] or ["name one that has any"]
+    why = [*why, *([others] if others else [])] or ["name a folder with sound files"]
     raise UserError(f"{name}: no sound file in this folder; {'; '.join(why)}")
   left_out = [
     UserError(f"{one_line(place / path)}: is {reason}; restore it or remove it")
@@ -87,7 +93,7 @@ def sounds_in(folder: str | os.PathLike) -> tuple[list[str], list[UserError]]:
 
 
 def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
-  """The sources with folders replaced by their sound files, and what is wrong with folders."""
+  """Return the sources with folders replaced by their sound files, and the errors of folders."""
   found: list[Any] = []
   bad: list[Exception] = []
   for source in sources:
@@ -102,10 +108,12 @@ def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
 
 
 def float_samples(samples: np.ndarray) -> np.ndarray:
-  """Samples [S] or [S, channels] as float32[S, channels]; integers are taken for full-scale PCM.
+  """Return samples [S] or [S, channels] as float32[S, channels].
+
+  Integers are scaled as PCM samples.
 
   Raises:
-    ValueError: for another shape, no samples, or samples that are not finite or above
+    ValueError: If the shape is different, there are no samples, or a sample is not finite or above
       `findings.LOUDEST`.
   """
   if samples.ndim not in (1, 2) or not samples.size:
@@ -114,7 +122,7 @@ def float_samples(samples: np.ndarray) -> np.ndarray:
     info = np.iinfo(samples.dtype)
     middle = (info.max + info.min + 1) // 2  # 0, or half the range of an unsigned type
     samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
-  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+  with np.errstate(over="ignore"):  # values beyond float32 are refused below
     samples = samples.astype(np.float32)
   if (bad := first_unusable(samples.ravel())) is not None:
     raise ValueError(f"one of the samples is {fault_of(samples.flat[bad])}")

@@ -1,4 +1,4 @@
-"""A trained run as a tagger of sound."""
+"""The tagger: a trained run applied to sounds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
 from atgcn_jax.training.finite import first_not_finite
 
-HOP_SECONDS = 1.0  # from window to window, of systems without frames
-WINDOWS = {"cpu": 8}  # scored at a time, by the kind of device
-MANY_WINDOWS = 64  # on others
+HOP_SECONDS = 1.0  # default hop between windows, for systems without frames
+WINDOWS = {"cpu": 8}  # number of windows per batch, by the kind of device
+MANY_WINDOWS = 64  # number of windows per batch on other devices
 
 
 class Tag(NamedTuple):
@@ -40,10 +40,14 @@ class Tag(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What came of one of many sounds: a value, or the reason why there is none.
+  """The outcome of one of many sounds: a value or an error.
 
-  `findings` says what is wrong with a sound that was used: it is incomplete, silent, out of range
-  or out of phase.
+  Attributes:
+    source: The source of the sound.
+    value: The value, or None.
+    error: The reason why there is no value, or None.
+    findings: Problems of a sound that was used: it is incomplete, silent, out of range or out of
+      phase.
   """
 
   source: Any
@@ -53,23 +57,25 @@ class Outcome(NamedTuple):
 
 
 class Tagger:
-  """Tags sound of any length with the labels of a trained run.
+  """A tagger of sounds of any length with the labels of a trained run.
 
-  Longer sound is cut into windows of the trained length whose scores are averaged; shorter sound
-  is padded with silence, and so is the last window, which is left out if less than a tenth of it is
-  sound. Long files are read piece by piece.
+  Long sounds are cut into windows of the trained length, and the scores of the windows are
+  averaged. Short sounds and the last window are padded with silence. The last window is dropped if
+  less than a tenth of it is sound. Long files are read piece by piece.
 
   A `source` is a path, the bytes of a sound file, a binary file object, samples [S] or
-  [S, channels] with their `rate` in Hz (by default the front end's), or a folder, of which all
-  sound files are taken; a warning names what is left out, such as files of other formats. A list
-  of sources gives a list of answers, a folder a dict from path to answer; their windows share
-  batches, and reading goes on while the device works. A file that cannot be used raises UserError,
-  samples that cannot ValueError, and scores or an embedding that are not finite WorkFailed;
-  `clips`, `embeddings` and `timelines` give an Outcome for each instead.
+  [S, channels] with their `rate` in Hz (by default that of the front end), or a folder. For a
+  folder, all sound files are used, and a warning lists the files that are ignored, such as files of
+  other formats. A list of sources returns a list of results. A folder returns a dict from paths to
+  results. The windows of all sounds share batches, and files are read while the device computes.
 
-  Of a damaged file what decodes is used. That a part is missing, or that samples are silent, out of
-  range or out of phase, is reported by a `SoundWarning` of Python's `warnings` (in `findings` of an
-  Outcome); with `strict` a sound of which a part is missing raises UserError.
+  A file that cannot be used raises UserError. Invalid samples raise ValueError. Scores or
+  embeddings that are not finite raise WorkFailed. The methods `clips`, `embeddings` and `timelines`
+  return an Outcome for each sound instead.
+
+  The readable part of a damaged file is used. A `SoundWarning` reports incomplete, silent,
+  out-of-range and out-of-phase sounds; an Outcome has them in `findings`. With `strict`, an
+  incomplete sound raises UserError.
   """
 
   def __init__(
@@ -80,10 +86,17 @@ class Tagger:
     thresholds: Thresholds | None = None,
     strict: bool = False,
   ):
-    """A tagger with these variables; see `restore`.
+    """Make a tagger from a run and its variables. See `restore` for saved runs.
+
+    Args:
+      run: The run.
+      variables: The variables of the model.
+      step: The step of the variables.
+      thresholds: The thresholds of the labels, or None.
+      strict: Whether to refuse incomplete sounds.
 
     Raises:
-      ValueError: if a variable is not finite.
+      ValueError: If a variable is not finite.
     """
     if name := first_not_finite(variables):
       raise ValueError(f"{name} holds values that are NaN or infinite")
@@ -96,72 +109,84 @@ class Tagger:
   def restore(
     cls, workdir: str | os.PathLike, step: str = "latest", strict: bool = False
   ) -> Tagger:
-    """The tagger of a run directory, or of a folder that `atgcn export --to huggingface` wrote.
+    """Return the tagger of a run directory or of an export to `huggingface`.
 
-    It has the thresholds that `atgcn thresholds` has kept with the run, if any.
+    The thresholds that `atgcn thresholds` stored with the run are loaded, if there are any.
 
     Args:
-      step: a number, `latest` or `best`; an export has one step.
-      strict: refuse sounds of which a part is missing.
+      workdir: The run directory or the folder of the export.
+      step: A number, `latest` or `best`. An export has only one step.
+      strict: Whether to refuse incomplete sounds.
+
     Raises:
-      UserError: if there is no such run or checkpoint.
+      UserError: If there is no such run or checkpoint.
     """
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
 
   @property
   def thresholds(self) -> np.ndarray | None:
-    """The score float64[K] from which each label is told, NaN where never; None without any."""
+    """The thresholds float64[K], NaN for labels without one, or None if there are none."""
     if self._thresholds is None:
       return None
     return self._thresholds.of(self.run.vocabulary)
 
   def scores(self, source: Any, rate: int | None = None) -> Any:
-    """Sigmoid scores float32[K] in (0, 1) of a sound, in the vocabulary's order."""
+    """Return the sigmoid scores float32[K] in (0, 1) of a sound, in the order of the vocabulary."""
     return self._answer(self.clips, source, rate, lambda clip: clip.scores[0])
 
   def tag(
     self, source: Any, top: int = 5, rate: int | None = None, above_threshold: bool = False
   ) -> Any:
-    """The `top` labels of a sound with the highest scores, list[Tag], best first.
+    """Return the labels of a sound with the highest scores, list[Tag], best first.
 
     Args:
-      above_threshold: instead of the `top` labels all whose score reaches their threshold.
+      source: The sound; see the class.
+      top: The number of labels.
+      rate: The sample rate of samples, in Hz.
+      above_threshold: Whether to return all labels whose score reaches their threshold instead.
+
     Raises:
-      UserError: also if there are no thresholds.
+      UserError: If the sound cannot be used, or there are no thresholds.
     """
     chosen = self.choice(top, above_threshold)
     return self._answer(self.clips, source, rate, lambda clip: chosen(clip.scores[0]))
 
   def embed(self, source: Any, rate: int | None = None) -> Any:
-    """The embedding float32[C] of a sound, the mean over its windows; C is 512 for CNN10."""
+    """Return the embedding float32[C] of a sound, the mean over its windows. CNN10 has C = 512."""
     return self._answer(self.embeddings, source, rate, lambda embedding: embedding)
 
   def timeline(self, source: Any, rate: int | None = None, hop_seconds: float | None = None) -> Any:
-    """What sounds when: a `Timeline` of a sound.
+    """Return the scores of a sound over time, as a `Timeline`.
 
-    Its rows are the system's frames where it has any, and windows of the trained length otherwise,
-    the last of which ends with the sound.
+    The rows are the frames of the system. If it has no frames, the rows are windows of the trained
+    length, and the last window ends with the sound.
 
     Args:
-      hop_seconds: from window to window (default 1 s); where given, windows are taken of any
-        system.
+      source: The sound; see the class.
+      rate: The sample rate of samples, in Hz.
+      hop_seconds: The hop between windows, in seconds (default 1). If given, the rows are windows
+        for any system.
+
     Raises:
-      UserError: also for a hop that is not above 0 and at most a window's length.
+      UserError: If the sound cannot be used, or the hop is not above 0 and at most the length of a
+        window.
     """
     return self._answer(
       lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line
     )
 
   def choice(self, top: int = 5, above_threshold: bool = False) -> Callable[..., list[Tag]]:
-    """What makes the tags, best first, of scores float32[K]; arguments are those of `tag`."""
+    """Return a function from scores float32[K] to tags, best first. See `tag` for the arguments."""
     if top < 1:
-      raise UserError(f"--top {top}: ask for at least one label")
+      raise UserError(f"--top {top}: must be at least 1")
     ids, names = self.run.vocabulary.ids, self.run.vocabulary.names
     least = None
     if above_threshold:
       if self._thresholds is None:
-        raise UserError("--above-threshold: the run has none; make them with `atgcn thresholds`")
+        raise UserError(
+          "--above-threshold: the run has no thresholds; make them with `atgcn thresholds`"
+        )
       self._thresholds.check_step(self.step)
       least = self.thresholds
 
@@ -173,23 +198,23 @@ class Tagger:
     return chosen
 
   def identity(self) -> dict[str, Any]:
-    """What decides the values of a sound, as JSON: checkpoint, device, versions."""
+    """Return the values that determine the results, as JSON: checkpoint, devices, versions."""
     return {"step": self.step} | identity(self.run, self._variables)
 
-  # Of many sounds, in their order: an Outcome for each, also for those that cannot be used.
-  # `alone=False`: the values are those that these sounds have among further ones, to the bit.
+  # The following methods yield an Outcome for each of many sounds, in order, including sounds that
+  # cannot be used. With `alone=False`, the values have the same bits as among other sounds.
 
   def clips(
     self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
   ) -> Iterator[Outcome]:
-    """The scores of whole sounds, each a `Timeline` of one row."""
+    """Yield the scores of complete sounds, each as a `Timeline` with one row."""
     finish = functools.partial(of_clip, rate=self.run.frontend.sample_rate)
     return self._whole(given, rate, "clip", finish, alone)
 
   def embeddings(
     self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
   ) -> Iterator[Outcome]:
-    """The embeddings of whole sounds, float32[C] each."""
+    """Yield the embeddings of complete sounds, float32[C] each."""
     return self._whole(given, rate, "embedding", lambda spans, v: v.mean(axis=0), alone)
 
   def timelines(
@@ -200,7 +225,7 @@ class Tagger:
     *,
     alone: bool = True,
   ) -> Iterator[Outcome]:
-    """A `Timeline` each; arguments are those of `timeline`."""
+    """Yield the `Timeline` of each sound. See `timeline` for the arguments."""
     frontend = self.run.frontend
     size, hertz = frontend.samples, frontend.sample_rate
     pooled = frames_pooled(self.run.config.model.encoder, frontend.frames)
@@ -209,7 +234,7 @@ class Tagger:
       hop = round(min(seconds, frontend.seconds) * hertz) if seconds == seconds else 0
       if hop < 1 or (hop_seconds is not None and seconds > frontend.seconds):
         raise UserError(
-          f"--hop-seconds {seconds:g}: give more than 0 and at most {frontend.seconds:g}"
+          f"--hop-seconds {seconds:g}: must be above 0 and at most {frontend.seconds:g}"
         )
       return self._outcomes(
         given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz), alone
@@ -274,22 +299,22 @@ class Tagger:
     )
 
   def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
-    """The answers for a source, a list or a folder of them."""
+    """Return the result for a source, or the results for a list or a folder."""
     folder, many = sources.is_folder(source), isinstance(source, list | tuple)
     if folder:
-      given, left_out = sources.sounds_in(source)
+      sounds, left_out = sources.sounds_in(source)
       for error in left_out:
         warnings.warn(str(error), stacklevel=3)
     else:
-      given = list(source) if many else [source]
-    found = []
-    for outcome in outcomes(given, rate):
+      sounds = list(source) if many else [source]
+    results = []
+    for outcome in outcomes(sounds, rate):
       if outcome.error is not None:
         raise outcome.error
       for finding in outcome.findings:
         text = f"{name_of(outcome.source)}: {finding.detail}"
         warnings.warn(text, SoundWarning, stacklevel=3)
-      found.append(form(outcome.value))
+      results.append(form(outcome.value))
     if folder:
-      return dict(zip(given, found))
-    return found if many else found[0]
+      return dict(zip(sounds, results))
+    return results if many else results[0]

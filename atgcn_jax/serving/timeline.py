@@ -1,4 +1,4 @@
-"""Scores over time, from those of windows or of the frames in them."""
+"""Scores over time, from the scores of windows or of frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class Timeline(NamedTuple):
-  """Scores float32[N, K] from `start_s` to `end_s`, each float64[N], in seconds of the sound."""
+  """Scores float32[N, K] of N spans of a sound.
+
+  `start_s` and `end_s`, float64[N], are the bounds of the spans in seconds.
+  """
 
   start_s: np.ndarray
   end_s: np.ndarray
@@ -16,32 +19,32 @@ class Timeline(NamedTuple):
 
 
 def of_clip(spans: np.ndarray, scores: np.ndarray, rate: int) -> Timeline:
-  """One row with the mean over the windows.
+  """Return one row with the mean over the windows.
 
   Args:
-    spans: int[N, 2], where sound begins and ends in each window, in samples.
+    spans: int[N, 2], the start and the end of the sound in each window, in samples.
     scores: float32[N, K].
-    rate: samples a second.
+    rate: The sample rate, in Hz.
   """
-  # Added in float64, since an hour has hundreds of windows.
+  # The sum is in float64, because a sound of an hour has hundreds of windows.
   mean = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
   return Timeline(spans[:1, 0] / rate, spans[-1:, 1] / rate, mean[None])
 
 
 def of_windows(spans: np.ndarray, scores: np.ndarray, rate: int) -> Timeline:
-  """A row a window; arguments are those of `of_clip`."""
+  """Return one row per window. See `of_clip` for the arguments."""
   return Timeline(spans[:, 0] / rate, spans[:, 1] / rate, scores)
 
 
 def of_frames(spans: np.ndarray, scores: np.ndarray, step: int, hop: int, rate: int) -> Timeline:
-  """A row a frame, as far as there is sound.
+  """Return one row per frame, up to the end of the sound.
 
   Args:
-    spans: as for `of_clip`.
-    scores: float32[N, T, K], of the frames of each window.
-    step: samples from frame to frame.
-    hop: samples from window to window, at which a frame ends at the latest.
-    rate: samples a second.
+    spans: See `of_clip`.
+    scores: float32[N, T, K], the scores of the frames of each window.
+    step: The number of samples between frames.
+    hop: The number of samples between windows. A frame ends at the next window at the latest.
+    rate: The sample rate, in Hz.
   """
   starts = spans[:, :1] + step * np.arange(scores.shape[1])
   ends = np.minimum(np.minimum(starts + step, spans[:, :1] + hop), spans[-1, 1])

@@ -269,7 +269,7 @@ def test_stores_without_findings_open(tmp_path):
   assert findings_table.counts(store) == {}
   card = data_card(tmp_path / "s.h5")
   assert card["findings"] is None
-  assert "does not say which files were incomplete" in card_markdown(card)
+  assert "has no findings about incomplete" in card_markdown(card)
 
 
 def test_a_journal_of_before_is_resumed(sounds, monkeypatch):

@@ -317,7 +317,7 @@ def test_a_damaged_folder_is_refused(name, exports, tmp_path, capfd):
   assert cli.main(["tag", "--workdir", str(folder), "sound.wav"]) == 2
   (error,) = capfd.readouterr().err.splitlines()
   assert str(folder) in error
-  assert "export it again" in error
+  assert "export the run again" in error
 
 
 def test_an_export_has_one_step(exports, capfd):

@@ -74,7 +74,7 @@ def test_a_large_graph_is_drawn_in_part(tmp_path):
   names = [f"label {k}" for k in range(900)]
   draw_graph(matrix, names, summary_of(matrix), 0, tmp_path / "g.svg")
   text = (tmp_path / "g.svg").read_text()
-  assert "600 of 900 labels, those of most edges" in text
+  assert "600 of 900 labels, with the most edges" in text
   assert "label 0 and its neighbours" in text
 
 
@@ -106,7 +106,7 @@ def test_the_command_prints_and_plots(files, tmp_path, capsys):
   assert max(map(len, output.replace(str(tmp_path), "").splitlines())) <= 100
   assert "6 labels, 4 edges, 2 labels without a neighbour" in output
   assert "\n  Rain, Music\n" in output
-  assert "median 1, most\n  Dog 1, Bark 1, Piano 1, Organ 1, Rain 0" in output
+  assert "median 1, highest:\n  Dog 1, Bark 1, Piano 1, Organ 1, Rain 0" in output
   rows = {
     line.split()[0]: line.split()[1:] for line in output.splitlines() if line.startswith("  ")
   }
@@ -122,7 +122,7 @@ def test_bad_arguments_write_nothing(files, tmp_path, capsys):
   out = ("--out", tmp_path / "g.npz")
   for arguments, message in (
     (("--label", "Pianno"), "did you mean Piano"),
-    (("--plot", tmp_path / "g.txt"), "end it in .png, .svg or .pdf"),
+    (("--plot", tmp_path / "g.txt"), "must end in .png, .svg or .pdf"),
     (("--label", "Piano", "--against", "best"), "best"),
     (("--label", "Piano", "--against", "ontology"), "graph.ontology"),
   ):

@@ -265,5 +265,5 @@ def test_a_run_on_a_sparse_graph(large, tmp_path):
     np.savez(tmp_path / "g.npz", **arrays)
     if factor == 1:
       assert sparse.equal(continued(old, again, store_of(again), workdir).propagation, graph)
-  with pytest.raises(UserError, match=r"graph.source: another content"):
+  with pytest.raises(UserError, match=r"graph.source: the content differs"):
     continued(old, again, store_of(again), workdir)

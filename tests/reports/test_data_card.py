@@ -1,4 +1,4 @@
-"""The card of a store whose content is known."""
+"""The data card of a store with known content."""
 
 import csv
 import dataclasses
@@ -31,7 +31,7 @@ eeeeeeeeee5, 10, 0, "/m/a"
 
 
 def sounds():
-  """Eight log-mels: 1, 4 and 6 are alike, as are 3 and 7; 5 is silent."""
+  """Return eight log-mels: 1, 4 and 6 are equal, 3 and 7 are equal, and 5 is silent."""
   decibels = small_store.decibels(8)
   decibels[4] = decibels[6] = decibels[1]
   decibels[7] = decibels[3]
@@ -64,7 +64,7 @@ def test_clips_and_folds(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_silent_and_duplicate_clips_whatever_the_chunks(tmp_path, monkeypatch, dtype, rows):
+def test_silent_and_duplicate_clips_for_any_chunk_size(tmp_path, monkeypatch, dtype, rows):
   path = make(tmp_path / "store.h5", dtype=dtype)
   row_bytes = small_store.FRAMES * small_store.BANDS * np.dtype(dtype).itemsize
   monkeypatch.setattr(module, "CHUNK_BYTES", rows * row_bytes)
@@ -76,14 +76,14 @@ def test_silent_and_duplicate_clips_whatever_the_chunks(tmp_path, monkeypatch, d
   assert card["duplicates_across_folds"] == {"groups": 0, "clips": 0, "first": []}
 
 
-def test_duplicates_across_folds_are_told_apart(tmp_path):
+def test_duplicates_across_folds_are_distinguished(tmp_path):
   folds = [*FOLDS[:6], "test", FOLDS[7]]
   card = data_card(make(tmp_path / "store.h5", folds=folds))
   leaks = card["duplicates_across_folds"]
   assert (leaks["groups"], leaks["clips"]) == (1, 3)
   assert leaks["first"][0][-1] == {"id": "g", "fold": "test"}
   text = card_markdown(card)
-  assert "in more than one fold, which leaks: clips 3, groups 1." in text
+  assert "in more than one fold (leakage between folds): clips 3, groups 1." in text
   assert r"- Ybbbbbbbbbb2.wav (train), e\|e (train), g (test)" in text
 
 
@@ -194,10 +194,10 @@ def test_durations_and_rates(tmp_path, monkeypatch):
   assert "| unknown | 1 |" in text
 
 
-def test_a_store_that_knows_no_durations(tmp_path):
+def test_a_store_without_durations(tmp_path):
   card = data_card(make(tmp_path / "store.h5"))
   assert card["durations"] is card["rates_hz"] is None
-  assert "does not say how long" in card_markdown(card)
+  assert "has no durations" in card_markdown(card)
 
 
 RATINGS = "label_id,num_rated,num_true\n/m/a,10,9\n/m/b,20,5\n/m/d,0,0\n/m/x,4,4\n"
@@ -223,7 +223,7 @@ def test_label_quality(tmp_path):
     ("label_id,num_rated,num_true\n", "no label"),
     ("label_id,num_rated,num_true\n/m/a,few,1\n", "line 2: 'few'"),
     ("label_id,num_rated,num_true\n/m/a,3\n", "line 2: '3' and ''"),
-    ("label_id,num_rated,num_true\n/m/a,3,4\n", "line 2: 4 true of 3"),
+    ("label_id,num_rated,num_true\n/m/a,3,4\n", "line 2: num_true 4 must be at most num_rated 3"),
     ("label_id,num_rated,num_true\n/m/a,3,2\n/m/a,3,2\n", "line 3: label /m/a"),
   ],
 )
@@ -246,8 +246,8 @@ def test_the_files(tmp_path):
   assert len(paths) == 2
 
 
-def test_tables_are_whole(tmp_path):
-  """Each row of a table has as many cells as its head, whatever the names hold."""
+def test_tables_are_complete(tmp_path):
+  """Each row of a table has as many cells as its header, for any names."""
   vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c\nd", "e", "f"))
   text = card_markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
   table: list[str] = []
@@ -284,7 +284,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ("store.h5 --out file/below", "--out file/below"),
   ],
 )
-def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, line, part):
+def test_an_error_is_one_line(tmp_path, monkeypatch, capsys, line, part):
   make(tmp_path / "store.h5")
   (tmp_path / "file").write_text("a regular file")
   monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Evaluation against the same figures worked out from the module by hand."""
+"""Evaluation against the same metrics computed manually from the module."""
 
 import csv
 import hashlib
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def scored_by_hand(workdir, split, step="latest"):
-  """(scores [N, K], labels [N, K]) of a split, one pass of the module over dB in NumPy."""
+  """Return scores and labels [N, K] of a split, by one pass of the module over dB in NumPy."""
   loaded = load_run(workdir, step, sharding.data_mesh(jax.devices()[:1]))
   store = open_store(loaded.run.config.data.store)
   fold = {"train": "train", "validation": "validation", "test": "test"}[split]
@@ -48,7 +48,7 @@ def scored_by_hand(workdir, split, step="latest"):
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_figures_are_those_of_the_module(run, split):
+def test_metrics_match_those_of_the_module(run, split):
   scores, labels = scored_by_hand(run, split)
   assert len(scores) % 8, "a ragged last batch is part of the test"
   expected = tagging_metrics(scores, labels)
@@ -100,7 +100,7 @@ def test_the_command_prints_one_json_object_last(run, capsys):
   assert f"{printed['mAP']:.4f}" in capsys.readouterr().out
 
 
-def test_what_it_writes(run):
+def test_written_files(run):
   result = evaluate(run)
   with open(run / "evaluation" / "test-30.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
@@ -142,7 +142,7 @@ def test_evaluations_are_kept_by_store_and_split(run, tmp_path):
   assert own["store"] == "store.h5"
   before = contents(run)
   others = []
-  for k in range(2):  # of one name, in two folders
+  for k in range(2):  # stores of equal names in two folders
     (tmp_path / str(k)).mkdir()
     path = make_store(tmp_path / str(k) / "other.h5", clips=41, seed=k + 8, dtype="float16")
     for split in ("test", "train"):
@@ -184,7 +184,7 @@ def test_stores_that_do_not_fit(run, tmp_path):
   before = contents(run)
   other = Vocabulary((*VOCABULARY.ids[:5], "/m/9"), VOCABULARY.names)
   path = make_store(tmp_path / "labels.h5", clips=8, vocabulary=other)
-  with pytest.raises(UserError, match=r"labels.h5: a store of another vocabulary"):
+  with pytest.raises(UserError, match=r"labels.h5: has another vocabulary"):
     evaluate(run, store_path=str(path))
   with pytest.raises(UserError, match=r"missing.h5: no such clip store"):
     evaluate(run, store_path=str(tmp_path / "missing.h5"))
@@ -197,8 +197,8 @@ def test_a_split_without_clips(run, tmp_path):
     evaluate(run, store_path=str(path))
 
 
-def test_what_is_undefined_is_null(run, tmp_path, capsys):
-  # One test clip: no class has both a positive and a negative.
+def test_undefined_values_are_null(run, tmp_path, capsys):
+  # With one test clip, no class has both a positive and a negative clip.
   path = make_store(tmp_path / "one.h5", clips=4)
   command = ["evaluate", "--workdir", str(run), "--store", str(path), "--json"]
   assert cli.main(command) == 0
@@ -210,7 +210,7 @@ def test_what_is_undefined_is_null(run, tmp_path, capsys):
   assert (result["clips"], result["classes_scored"]) == (1, 0)
 
 
-def test_scores_that_are_not_finite_are_no_result(run, monkeypatch):
+def test_scores_that_are_not_finite_are_refused(run, monkeypatch):
   made = scoring.make_score_step
 
   def with_nan(*arguments, **named):
@@ -231,7 +231,7 @@ def test_a_run_without_a_graph(tmp_path):
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
   assert "CNN10" in (tmp_path / "report.html").read_text(encoding="utf-8")
-  with pytest.raises(UserError, match="none is best"):
+  with pytest.raises(UserError, match="to select the best"):
     evaluate(tmp_path, step="best")
 
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, self-contained, escaped, the same each time."""
+"""The report page: complete, self-contained, escaped and reproducible."""
 
 import html.parser
 import re
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "br", "image"}
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser would find: tags that close, attributes, text by innermost tag."""
+  """A parser that checks closing tags and collects attributes and the text by innermost tag."""
 
   def __init__(self, source: str):
     super().__init__()
@@ -75,7 +75,7 @@ def written(folder, K: int, **changes) -> str:
 
 
 def cells(source: str) -> list[list[str]]:
-  """The rows of the table of labels."""
+  """Return the rows of the table of labels."""
   table = source.partition('<div class="long"')[2].partition("</table>")[0]
   rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[1:]
   return [
@@ -83,7 +83,7 @@ def cells(source: str) -> list[list[str]]:
   ]
 
 
-def test_needs_nothing_else(tmp_path):
+def test_page_is_self_contained(tmp_path):
   source = written(tmp_path, 12)
   page = Page(source)
   ids = [value for _, name, value in page.attributes if name == "id"]
@@ -106,7 +106,7 @@ def test_all_names_escaped(tmp_path):
   shown = [row[0] for row in cells(source)]
   assert sorted(shown) == sorted(NASTY)
   assert sorted(row[1] for row in cells(source)) == [f"/m/{k}&" for k in range(len(NASTY))]
-  # Names in the figures: of the map each label is named and has a tooltip.
+  # In the map, each label has a name and a tooltip.
   drawn = source.partition('<svg class="map"')[2].partition("</svg>")[0]
   tips = [html.unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", drawn, re.DOTALL)]
   assert tips == list(NASTY)
@@ -140,17 +140,22 @@ def test_few_labels(tmp_path, K):
   source = written(tmp_path, K, propagation=np.full((K, K), 0.5))
   Page(source)
   assert len(cells(source)) == K
-  assert ("Too few labels to map" in source) == (K < 3)
+  assert ("requires at least three labels" in source) == (K < 3)
   assert ('class="map"' in source) == (K >= 3)
   assert ('class="graph"' in source) == (K >= 2)
 
 
-def test_what_is_absent_is_said(tmp_path):
+def test_missing_parts_are_reported(tmp_path):
   nan = np.full(5, np.nan)
   changes: dict = {"records": [], "label_vectors": None, "propagation": None, "auc": nan}
   source = written(tmp_path, 5, average_precision=nan, **changes)
   Page(source)
-  for sentence in ("no label graph", "no label vectors", "no records", "undefined for 5 of 5"):
+  for sentence in (
+    "no label graph",
+    "no label vectors",
+    "no training records",
+    "undefined for 5 of 5",
+  ):
     assert sentence in source
   assert "<svg" not in source
 
@@ -165,8 +170,8 @@ def test_one_kind_of_records(tmp_path, kind):
 @pytest.mark.parametrize(
   ("vectors", "sentence"),
   [
-    (np.ones((6, 4)), "Too few labels to map"),
-    (np.full((6, 4), np.inf), "not finite"),
+    (np.ones((6, 4)), "requires at least three labels"),
+    (np.full((6, 4), np.inf), "NaN or infinite values"),
     (np.arange(6.0)[:, None], 'class="map"'),
     (np.eye(6) * 1e30, 'class="map"'),
   ],
@@ -177,12 +182,12 @@ def test_odd_vectors(tmp_path, vectors, sentence):
 
 def test_a_graph_without_edges(tmp_path):
   source = written(tmp_path, 6, propagation=np.eye(6))
-  assert "edges: 0; labels: 6, of these without a neighbour: 6." in source
+  assert "edges: 0; labels: 6; labels without a neighbour: 6." in source
   assert 'class="graph"' not in source
   propagation = np.eye(6)
   propagation[2, 0] = propagation[0, 1] = 0.1  # labels 2 and 0 receive
   source = written(tmp_path, 6, propagation=propagation)
-  assert "edges: 2; labels: 6, of these without a neighbour: 4." in source
+  assert "edges: 2; labels: 6; labels without a neighbour: 4." in source
 
 
 def test_same_bytes(tmp_path):
@@ -200,7 +205,7 @@ def test_many_labels(tmp_path):
   Page(source)
   assert len(source) < 600_000
   assert len(cells(source)) == K
-  assert {"The 20 best", "The 20 worst"} <= {*re.findall(r">(The 20 \w+)<", source)}
+  assert {"20 best labels", "20 worst labels"} <= {*re.findall(r">(20 \w+ labels)<", source)}
   assert source.partition('<svg class="map"')[2].count("<title>") == K
   graph = source.partition('<svg class="graph"')[2].partition("</svg>")[0]
   assert 0 < graph.count("<text") < 60
@@ -208,7 +213,7 @@ def test_many_labels(tmp_path):
 
 @pytest.mark.parametrize("K", [20, 100])
 def test_names_do_not_hide_each_other(K):
-  # In a row of dots closer to each other than their names are long.
+  # The dots are in a row, closer to each other than the length of their names.
   names = [f"A rather long name {k}" for k in range(K)]
   places = np.stack([np.linspace(0.1, 0.9, K), np.full(K, 0.5)], axis=1)
   with figure_style.drawing():
@@ -259,11 +264,11 @@ def test_an_older_page_survives_a_failure(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
 
 
-def test_of_very_many_labels_the_most_frequent_are_mapped(tmp_path, monkeypatch):
-  assert "Mapped:" not in written(tmp_path, 12)
+def test_the_map_shows_the_most_frequent_labels(tmp_path, monkeypatch):
+  assert "The map shows" not in written(tmp_path, 12)
   monkeypatch.setattr(page_figures, "MAPPED", 5)
   source = written(tmp_path, 12, positives=np.arange(12))
-  assert "Mapped: of 12 labels the 5 with the most clips." in source
+  assert "The map shows the 5 of 12 labels with the most clips." in source
   drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
   assert "Label 11" in drawing
   assert NASTY[0] not in html.unescape(figure_style)

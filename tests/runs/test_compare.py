@@ -1,4 +1,4 @@
-"""Two runs side by side, and any store and labels, against figures worked out by hand."""
+"""Comparisons of two runs, and evaluations on other stores and labels, against manual results."""
 
 import csv
 import functools
@@ -41,7 +41,7 @@ PART = Vocabulary(("/m/4", "/m/0", "/m/2"), ("Hiss", "Hum", "Whistle"))
 
 
 def saved_run(workdir, config):
-  """A run at step 0."""
+  """Save a run at step 0."""
   made = new_run(config, open_store(config.data.store))
   with checkpoint.open_manager(workdir) as manager:
     description = made.description() | {"history": []}
@@ -51,7 +51,7 @@ def saved_run(workdir, config):
 
 @functools.cache
 def plain():
-  """The folder, for reading, of a CNN10 that was never trained."""
+  """Return the read-only folder of an untrained CNN10."""
   return saved_run(
     pathlib.Path(HOME.name) / "plain", tiny_config(trained().parent, "model.head=linear")
   )
@@ -59,7 +59,7 @@ def plain():
 
 @functools.cache
 def found():
-  """The untrained CNN10 against the trained AT-GCN."""
+  """Return the comparison of the untrained CNN10 and the trained AT-GCN."""
   return compare(plain(), trained())
 
 
@@ -68,7 +68,7 @@ def scores_of(*workdirs):
 
 
 def relabelled(path, vocabulary, **changes):
-  """The tiny store with its labels numbered anew, and without those that are not there."""
+  """Write the tiny store with the labels of another vocabulary, without the labels it lacks."""
   make_store(path, **changes)
   with h5py.File(path, "r+") as file:
     settings = json.loads(file.attrs["settings"])
@@ -93,7 +93,7 @@ def relabelled(path, vocabulary, **changes):
   return str(path)
 
 
-def test_figures_are_scikit_learns():
+def test_metrics_match_scikit_learn():
   a, b = scores_of(plain(), trained())
   for metrics, scored in zip(found().metrics, (a, b)):
     for key, measure in (("average_precision", average_precision_score), ("auc", roc_auc_score)):
@@ -105,7 +105,7 @@ def test_figures_are_scikit_learns():
   np.testing.assert_array_equal(found().positives, b.labels.sum(axis=0))
 
 
-def test_the_interval_is_that_of_the_papers_tables():
+def test_interval_matches_that_of_the_paper_tables():
   a, b = (
     ScoredRun(CNN10, 0, "", pathlib.Path(), s.scores, s.labels, s.vocabulary.names)
     for s in scores_of(plain(), trained())
@@ -149,7 +149,7 @@ def test_rank_correlation():
   ):
     assert np.isnan(list(undefined.values())).all()
     text = comparison_text(found()._replace(**undefined))
-    assert "no rank correlation is defined" in text
+    assert "the rank correlation is undefined" in text
 
 
 def test_labels_that_gain_and_lose_most():
@@ -211,13 +211,13 @@ def test_what_the_command_writes_and_prints(tmp_path, capsys):
   assert (contents(trained()), contents(plain())) == before
 
 
-def test_by_default_beside_the_second_run(tmp_path):
+def test_default_output_is_in_the_second_run(tmp_path):
   copy = shutil.copytree(plain(), tmp_path / "run")
   assert run("compare", plain(), copy) == 0
   assert sorted(contents(copy / "compare")) == ["compare.csv", "compare.md", "compare.png"]
 
 
-def test_a_picture_of_many_labels_of_many_neighbours():
+def test_plot_of_many_labels_with_many_neighbours():
   random = np.random.default_rng(0)
   K = 120
   values = random.uniform(0, 1, (2, K))
@@ -290,11 +290,11 @@ def test_named_labels(tmp_path, text, capsys):
   assert comparison.metrics[1]["mAP"] == pytest.approx(result["mAP"])
 
 
-def test_labels_that_a_run_does_not_know(tmp_path):
+def test_labels_that_a_run_does_not_have(tmp_path):
   more = Vocabulary((*VOCABULARY.ids, "/m/9"), (*VOCABULARY.names, "Thud"))
   store = make_store(tmp_path / "more.h5", vocabulary=more)
   there = shutil.copytree(trained(), tmp_path / "run")
-  with pytest.raises(UserError, match=r"more.h5: a store of another .* /m/9, Thud"):
+  with pytest.raises(UserError, match=r"more.h5: has another .* /m/9, Thud"):
     evaluate(there, store_path=str(store))
   (tmp_path / "known.txt").write_text("/m/1\n/m/3\n")
   result = evaluate(there, store_path=str(store), labels_path=str(tmp_path / "known.txt"))
@@ -302,7 +302,7 @@ def test_labels_that_a_run_does_not_know(tmp_path):
   assert compare(plain(), trained(), store_path=str(store)).difference == found().difference
 
 
-def test_all_clips_of_a_store_whatever_its_folds(tmp_path):
+def test_all_clips_of_a_store_in_any_fold(tmp_path):
   there = shutil.copytree(trained(), tmp_path / "run")
   result = evaluate(there, split="all")
   assert (result["clips"], result["folds"]) == (60, ["test", "train", "validation"])
@@ -316,7 +316,7 @@ def test_clips_in_another_order_and_a_run_of_other_labels(tmp_path):
   assert comparison.vocabulary == PART
   assert (comparison.known, comparison.graph_of) == ((6, 3), "A")
   np.testing.assert_array_equal(comparison.neighbours, found().neighbours[[4, 0, 2]])
-  # The same clips, written the other way round.
+  # The same clips in reverse order.
   with h5py.File(store, "r+") as file:
     lists = np.split(file["label_indices"][()], file["label_offsets"][1:-1])[::-1]
     file["label_offsets"][...] = np.cumsum([0, *map(len, lists)])
@@ -335,7 +335,7 @@ def test_clips_in_another_order_and_a_run_of_other_labels(tmp_path):
   [
     ({"clips": 64}, False, "only .* has clip63"),
     ({}, True, "clip clip3 has other labels"),
-    ({"vocabulary": Vocabulary(tuple("abcdef"), tuple("ABCDEF"))}, False, "none of the labels"),
+    ({"vocabulary": Vocabulary(tuple("abcdef"), tuple("ABCDEF"))}, False, "has no label of"),
   ],
 )
 def test_runs_that_cannot_be_compared(tmp_path, changes, shifted, complaint, capsys):

@@ -1,4 +1,4 @@
-"""Places and surroundings that a command may find: caches, names, encodings, pipes, devices."""
+"""Environments of commands: caches, read-only folders, file names, encodings, pipes, devices."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def called(capfd, *arguments):
-  """(exit status, stdout, lines of stderr) of `atgcn ARGUMENTS`."""
+  """Return the exit status, stdout and the lines of stderr of `atgcn ARGUMENTS`."""
   try:
     status = cli.main(list(map(str, arguments)))
   except SystemExit as end:
@@ -47,7 +47,7 @@ def called(capfd, *arguments):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-  """The folder for temporary files, and no variable that names a cache."""
+  """Return the folder for temporary files, with no variable that names a cache."""
   place = tmp_path / "temporary"
   place.mkdir()
   monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -136,12 +136,12 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   assert not recwarn
 
 
-# Folders that cannot be written to. A test's user may be root, who can write everywhere.
+# Folders that cannot be written to. This is simulated, because root can write everywhere.
 
 
 @pytest.fixture
 def read_only(run, monkeypatch):
-  """A run directory in which nothing can be written."""
+  """Return a run directory that cannot be written to."""
 
   def access(path, mode):
     return not (mode & os.W_OK and str(path).startswith(str(run)))
@@ -180,7 +180,7 @@ def test_evaluating_a_read_only_run(read_only, tmp_path, capfd):
 
 
 @pytest.mark.filterwarnings("default")
-def test_figures_are_printed_though_the_disk_is_full(run, tmp_path, capfd, monkeypatch):
+def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypatch):
   def full(path, content):
     raise OSError(28, os.strerror(28))
 
@@ -188,7 +188,7 @@ def test_figures_are_printed_though_the_disk_is_full(run, tmp_path, capfd, monke
   status, printed, (line,) = called(capfd, "evaluate", "--workdir", run, "--out", tmp_path / "o")
   assert status == 1
   assert "No space left on device" in line
-  assert line.endswith("another --out")
+  assert line.endswith("name another folder with --out")
   assert "mAP " in printed
   assert "page:" not in printed
 
@@ -213,7 +213,7 @@ def test_what_a_read_only_run_refuses(read_only, command, advice, capfd):
   assert contents(read_only) == before
 
 
-# Paths that a run was trained with.
+# Paths in the config of a run.
 
 
 def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch, capfd):
@@ -231,7 +231,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
     assert status == 2
     (line,) = said
     assert "clips.h5: not found" in line
-    assert "relative to the folder that it was trained from; give the store's path" in line
+    assert "relative to the folder where training ran; give its current path" in line
     assert line.endswith("--store")
   assert called(capfd, "evaluate", "--workdir", workdir, "--store", store)[0] == 0
   config.data.store = str(tmp_path / "gone.h5")
@@ -242,7 +242,7 @@ def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch
 
 
 def with_config(config):
-  """`run_from_saved` with another config."""
+  """Return `run_from_saved` with another config."""
   made = run_module.run_from_saved
   return lambda description, constants: made(
     description | {"config": plain_config(config)}, constants
@@ -327,7 +327,7 @@ def test_encodings(encoding, monkeypatch, tmp_path):
 
 
 def closed_pipe():
-  """A descriptor to write to, from which nobody reads."""
+  """Return a descriptor of a pipe whose reading end is closed."""
   reading, writing = os.pipe()
   os.close(reading)
   return writing
@@ -335,7 +335,7 @@ def closed_pipe():
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_closed_pipe_ends_a_command_without_a_word(closed, unbuffered):
+def test_a_closed_pipe_ends_a_command_silently(closed, unbuffered):
   pipe, other = closed_pipe(), "stderr" if closed == "stdout" else "stdout"
   ended = subprocess.run(
     [sys.executable, "-m", "atgcn_jax", "--help" if closed == "stdout" else "--nonsense"],
@@ -344,7 +344,7 @@ def test_a_closed_pipe_ends_a_command_without_a_word(closed, unbuffered):
     **{closed: pipe, other: subprocess.PIPE},
   )
   os.close(pipe)
-  # argparse itself passes over a write that fails at once.
+  # argparse ignores a write that fails immediately.
   expected = 0 if unbuffered and closed == "stdout" else streams.PIPE_CLOSED
   assert (ended.returncode, getattr(ended, other)) == (expected, b"")
 
@@ -359,7 +359,7 @@ def test_a_pipe_that_is_closed_while_files_are_tagged(tmp_path, monkeypatch):
   assert not said.getvalue()
 
 
-def test_another_pipe_that_breaks_is_no_reason_to_be_silent():
+def test_an_error_of_another_pipe_is_reported():
   @streams.any_streams
   def main(arguments=None):
     raise BrokenPipeError
@@ -386,7 +386,7 @@ def test_streams_that_are_closed_from_the_start(tmp_path):
   ("platform", "reason", "extra"),
   [("cuda", "JAX finds no such device", "cuda"), ("nonsense", "'nonsense' is not in", "cuda")],
 )
-def test_a_device_that_is_not_there(platform, reason, extra, tmp_path):
+def test_a_missing_device(platform, reason, extra, tmp_path):
   processes = [
     start(*command, JAX_PLATFORMS=platform)
     for command in (
@@ -406,7 +406,7 @@ def test_a_device_that_is_not_there(platform, reason, extra, tmp_path):
   assert not (tmp_path / "new").exists()
 
 
-def test_errors_of_devices_that_are_there_keep_their_traceback(monkeypatch):
+def test_errors_of_present_devices_keep_their_traceback(monkeypatch):
   def failing(*args, **kwargs):
     raise RuntimeError("a fault of ours")
 

@@ -1,4 +1,4 @@
-"""Clips in the devices' memory: the batches are those of the host, or of each device's own part."""
+"""Clips in device memory: batches equal those of the host, or come from each device's own part."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def mesh_of(devices):
 
 
 def fed(make, store, devices, steps, *, balanced, seed=2):
-  """The batches as a jitted step sees them."""
+  """Return the batches that a jitted step gets."""
   made = make(store, CHOSEN, mesh_of(devices), steps, BATCH, seed, balanced=balanced)
   return [jax.device_get(jax.jit(made.batch_of)(given)) for given in made.given]
 
@@ -56,7 +56,7 @@ def assert_same(batch, expected):
 
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("steps", [range(12), range(600_000, 600_003)])
-def test_one_device_gives_the_batches_of_the_host(store, balanced, steps):
+def test_one_device_has_the_batches_of_the_host(store, balanced, steps):
   pairs = [
     fed(make, store, 1, steps, balanced=balanced)
     for make in (step_inputs.host_feed, step_inputs.device_feed)
@@ -68,7 +68,7 @@ def test_one_device_gives_the_batches_of_the_host(store, balanced, steps):
 
 @pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("devices", [2, 8])
-def test_each_device_gives_its_share_of_its_own_clips(store, devices, balanced):
+def test_each_device_draws_its_share_from_its_own_clips(store, devices, balanced):
   steps, own_batch = range(5, 17), BATCH // devices
   got = fed(step_inputs.device_feed, store, devices, steps, balanced=balanced)
   offsets, labels = store.labels_of(CHOSEN)
@@ -93,7 +93,7 @@ def test_clips_without_a_label_are_fed_with_their_share(store, make, devices):
   unlabelled = np.concatenate([~batch["labels"].any(axis=1) for batch in batches])
   expected = float(clip_order.unlabelled_share(store.labels_of(CHOSEN)[0]))
   assert unlabelled.mean() == pytest.approx(expected, abs=0.03)
-  # Each of them comes.
+  # All of them are drawn.
   clips = CHOSEN[np.diff(store.labels_of(CHOSEN)[0]) == 0]
   seen = {peak for batch in batches for peak in batch["peak_db"].tolist()}
   assert set(store.peak_db[clips].tolist()) <= seen
@@ -117,7 +117,7 @@ def test_no_clip_leaves_its_device(store):
 
 
 @pytest.mark.slow
-def test_what_all_of_audioset_asks_of_a_v5e_chip():
+def test_memory_of_all_of_audioset_on_v5e_chips():
   pytest.importorskip("libtpu", reason="no libtpu: pip install 'atgcn_jax[tpu]'")
   mesh = sharding.data_mesh(topology_devices("v5e:4x4"))
   split, rows = sharding.split(mesh), 2_041_789 // 16 + 1
@@ -135,7 +135,7 @@ def test_what_all_of_audioset_asks_of_a_v5e_chip():
   gather = resident.gathering(mesh, 400, 64, 527)
   compiled = jax.jit(gather, in_shardings=(split,), out_shardings=split).lower(given).compile()
   memory = compiled.memory_analysis()
-  # The clips and nothing else: no padding, and no copy of them.
+  # Only the clips are in memory, without padding and without a copy.
   clip = sum(x.nbytes for x in like.values())
   assert memory.argument_size_in_bytes == pytest.approx(rows * clip, rel=0.001)
   assert memory.temp_size_in_bytes < 10e6
@@ -159,7 +159,7 @@ def test_memory_is_filled_chunk_by_chunk(monkeypatch, chunk):
 
 
 class Small(nn.Module):
-  """What the training step asks of a system, and little more."""
+  """A minimal system for the training step."""
 
   @nn.compact
   def __call__(self, x, *, train, after_norm=None, placement=None):
@@ -200,11 +200,11 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
   assert same_bits(host, device)
 
 
-# Whole runs.
+# Complete runs.
 
 
 def train_tiny(config, workdir, steps, placement):
-  """The state of a run that is not validated."""
+  """Return the state of a run without validation."""
   overrides = f"optim.steps={steps}", f"data.placement={placement}", "data.validation_folds=()"
   return training_loop.train(config(*overrides), workdir)
 
@@ -220,13 +220,13 @@ def test_on_one_device_a_run_ends_with_the_same_bits(tmp_path, config, monkeypat
 
 
 @pytest.mark.slow
-def test_on_eight_devices_a_resumed_run_is_as_an_undisturbed_one(tmp_path, config):
+def test_on_eight_devices_a_resumed_run_equals_an_undisturbed_one(tmp_path, config):
   undisturbed = train_tiny(config, tmp_path / "one", 8, "device")
   train_tiny(config, tmp_path / "two", 5, "device")
   assert same_bits(undisturbed, train_tiny(config, tmp_path / "two", 8, "device"))
 
 
-def test_a_run_may_go_on_with_another_placement(tmp_path, config):
+def test_a_run_can_resume_with_another_placement(tmp_path, config):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   assert (
     int(training_loop.train(config("optim.steps=32", "data.placement=device"), workdir).step) == 32
@@ -234,7 +234,7 @@ def test_a_run_may_go_on_with_another_placement(tmp_path, config):
   assert saved(workdir).run.config.data.placement == "device"
 
 
-def test_the_log_tells_how_long_the_input_was_waited_for():
+def test_the_log_has_the_input_wait():
   lines = map(json.loads, (trained() / "metrics.jsonl").read_text().splitlines())
   waits = [line["input_wait"] for line in lines if "loss" in line]
   assert len(waits) == 30
@@ -258,13 +258,13 @@ def test_clips_that_do_not_fit_are_refused_before_any_is_placed(
   (line,) = capsys.readouterr().err.splitlines()
   assert "data.placement" in line
   assert "store.h5" in line
-  # Eight parts of up to 5 clips (32x16 values, a peak and 6 labels) in the machine's one memory.
+  # Eight parts of up to 5 clips (32x16 values, a peak and 6 labels) share the host memory.
   assert f"{8 * 5 * (32 * 16 + 4 + 1):,} bytes" in line
   assert "12,345" in line
   assert contents(tmp_path) == {}
 
 
-def test_an_accelerator_is_asked_for_its_own_memory(store):
+def test_an_accelerator_reports_its_own_memory(store):
   stats = {"bytes_limit": 1000, "bytes_in_use": 300}
   assert resident.free_bytes(SimpleNamespace(memory_stats=lambda: stats, platform="gpu")) == 700
   silent = SimpleNamespace(memory_stats=lambda: None, platform="tpu")
@@ -273,7 +273,7 @@ def test_an_accelerator_is_asked_for_its_own_memory(store):
   assert here is None or here > 2**20
 
 
-def test_an_accelerator_is_filled_alone(store, monkeypatch):
+def test_each_accelerator_is_filled_separately(store, monkeypatch):
   device = SimpleNamespace(process_index=0, platform="gpu", device_kind="GPU")
   mesh = SimpleNamespace(devices=np.array([device] * 8))
   clip = store.log_mel[0].nbytes + 4 + 1

@@ -1,4 +1,4 @@
-"""Runs that go on from another run on other labels."""
+"""Fine-tuning of runs on other labels."""
 
 import dataclasses
 import shutil
@@ -30,7 +30,7 @@ from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 
-# Eight labels, where the source has six.
+# Eight labels; the source has six.
 OTHERS = Vocabulary(
   tuple(f"/m/x{k}" for k in range(8)),
   ("Bark", "Meow", "Rain", "Wind", "Engine", "Siren", "Door", "Bell"),
@@ -71,7 +71,7 @@ def encoder(state):
   return {kind: state[kind]["encoder"] for kind in kinds}
 
 
-def test_onto_other_labels(store, tmp_path):
+def test_finetune_on_other_labels(store, tmp_path):
   assert finetune(store, tmp_path / "run") == 0
   source, begun, done = saved(trained()), at(tmp_path / "run", "0"), saved(tmp_path / "run")
   assert done.run.vocabulary == OTHERS
@@ -79,7 +79,7 @@ def test_onto_other_labels(store, tmp_path):
   assert done.run.config.start.step == "30"
   assert same_bits(encoder(begun.state), encoder(source.state.variables))
   assert not same_bits(encoder(done.state), encoder(begun.state))
-  # Each convolution of the graph is of label vectors, whatever their number.
+  # Graph convolutions apply to any number of label vectors.
   assert same_bits(begun.state["params"]["head"], source.state.params["head"])
   clips = open_store(store)
   mean, _ = band_statistics(clips, split_clips(clips, done.run.config.data, "train"))
@@ -105,7 +105,7 @@ def test_frozen_leaves_the_encoder(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cnn10", "talnet", "google_cnn", "deepres"])
-def test_a_frozen_step_has_no_way_back_through_the_encoder(tmp_path, name):
+def test_a_frozen_step_has_no_backward_pass_through_the_encoder(tmp_path, name):
   costs = []
   for frozen in (False, True):
     config = tiny_config(
@@ -157,7 +157,7 @@ def test_a_given_graph(store, tmp_path, capsys):
   assert not np.allclose(saved(tmp_path / "own").run.propagation, made)
 
 
-def test_goes_on_to_the_same_bits(store, tmp_path):
+def test_resumes_to_the_same_bits(store, tmp_path):
   assert finetune(store, tmp_path / "whole") == 0
   for steps in ("5", "12"):
     assert finetune(store, tmp_path / "cut", f"--config.optim.steps={steps}") == 0
@@ -184,7 +184,7 @@ def refused(capsys, *arguments, **options):
   return printed.err
 
 
-def test_what_cannot_be(store, tmp_path, capsys):
+def test_invalid_arguments(store, tmp_path, capsys):
   out = tmp_path / "run"
   assert "no run with a checkpoint" in refused(capsys, store, out, source=tmp_path / "nothing")
   assert "nothing.h5" in refused(capsys, tmp_path / "nothing.h5", out)
@@ -194,44 +194,44 @@ def test_what_cannot_be(store, tmp_path, capsys):
   assert "data.train_folds" in refused(capsys, store, out, folds)
   odd = dataclasses.replace(FRONTEND, name="odd", fmax=1900.0)
   other = make_store(tmp_path / "odd.h5", vocabulary=OTHERS, frontend=odd)
-  assert "has the front end tiny, the store odd" in refused(capsys, other, out)
+  assert "has the front end tiny, the store has odd" in refused(capsys, other, out)
   assert not out.exists()
 
 
-def test_a_folder_that_began_otherwise_is_left_alone(store, tmp_path, capsys):
+def test_a_folder_with_another_start_is_not_changed(store, tmp_path, capsys):
   source = shutil.copytree(trained(), tmp_path / "source")
   out = tmp_path / "run"
   assert finetune(store, out, "--config.optim.steps=1", source=source) == 0
   before = contents(out)
-  assert f"its run began with {source}" in refused(capsys, store, out)
+  assert f"its run started from {source}" in refused(capsys, store, out)
   assert "model.freeze_encoder" in refused(capsys, store, out, "--frozen", source=source)
-  assert "its run began with step 30" in refused(capsys, store, out, "--step", "28", source=source)
+  assert "run started from step 30" in refused(capsys, store, out, "--step", "28", source=source)
   assert contents(out) == before
   scratch = shutil.copytree(trained(), tmp_path / "scratch")
   before = contents(scratch)
-  assert "holds a run of another config" in refused(capsys, store, scratch, source=source)
+  assert "has a run with another config" in refused(capsys, store, scratch, source=source)
   assert contents(scratch) == before
 
 
 @pytest.mark.slow
-def test_an_encoder_that_scores_labels_wants_as_many(store, tmp_path, capsys):
+def test_an_encoder_with_parameters_per_label_requires_as_many_labels(store, tmp_path, capsys):
   folder = tmp_path / "given"
   folder.mkdir()
   config = tiny_config(folder, "model.encoder=multilevel_attention_embeddings", "optim.steps=1")
   train(config, folder / "run")
-  assert "fits no other number of them than 6" in refused(
+  assert "has parameters per label and only fits 6 labels" in refused(
     capsys, store, tmp_path / "run", source=folder / "run"
   )
 
 
 @pytest.mark.slow
-def test_two_processes_begin_as_one_does(store, tmp_path):
+def test_two_processes_start_as_one_does(store, tmp_path):
   words = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run", *SMALL]
   for process in start_many(2, *words, "--config.optim.steps=3"):
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
   assert saved(tmp_path / "run").step == 3
-  assert finetune(store, tmp_path / "run") == 0  # gone on with by one
+  assert finetune(store, tmp_path / "run") == 0  # resumed by one process
   assert finetune(store, tmp_path / "one") == 0
   together, alone = (
     [loss for _, keys, loss in records(tmp_path / name) if "loss" in keys]

@@ -1,4 +1,4 @@
-"""Values that are NaN or infinite are refused wherever they come in, and are never a result."""
+"""NaN and infinite values are refused in all inputs and never returned as results."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ NAN = float("nan")
 
 
 def refused(capsys, status, *arguments):
-  """The one line on stderr with which a command ends; it prints nothing else."""
+  """Return the only line that a failing command prints, which is on stderr."""
   capsys.readouterr()
   assert cli.main([*map(str, arguments)]) == status
   told = capsys.readouterr()
@@ -92,7 +92,7 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
   small_store.spoil(tmp_path / "s.h5", [3])
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip 3 ü is NaN"):
     list(examples_of(*planned(types.SimpleNamespace(store=str(tmp_path / "s.h5"), audio=""))))
-  # As a version without these checks wrote it.
+  # Written as by a version without these checks.
   monkeypatch.setattr("atgcn_jax.data.open_clips.check_small", lambda *_: None)
   monkeypatch.setattr("atgcn_jax.data.store.clip_store.check_log_mels", lambda *_: None)
   made = write_tfds(str(tmp_path / "d"), file_format=file_format, store=str(tmp_path / "s.h5"))
@@ -124,7 +124,7 @@ def test_the_loudest_samples_have_finite_log_mels(frontend):
     assert np.isfinite(log_mel(sound.astype("f"), frontend, portable=portable)).all()
 
 
-def test_samples_beyond_all_sound(tmp_path, capsys, monkeypatch):
+def test_samples_beyond_the_range_of_sound(tmp_path, capsys, monkeypatch):
   runs_support.prepare_here(monkeypatch)
   folder, out = tmp_path / "audio", tmp_path / "s.h5"
   rng = np.random.default_rng(0)
@@ -161,11 +161,11 @@ def test_log_mels_that_cannot_be_stored():
         quantise(log_mels, dtype)
 
 
-# Weights, and what a run keeps beside them.
+# Weights and constants of runs.
 
 
 def spoilt_run(folder, name, value=NAN):
-  """A run of one checkpoint, with a value in the array of this name."""
+  """Return a run with one checkpoint that has this value in the named array."""
   config = tiny_config(trained().parent)
   run = new_run(config, open_store(config.data.store))
   state, constants = run.initial_state(), run.constants()
@@ -252,7 +252,7 @@ def test_a_graph_file(tmp_path):
 def test_thresholds(tmp_path, value):
   text = json.dumps({"step": 3, "labels": {"/m/0": {"threshold": 12345}}})
   (tmp_path / "thresholds.json").write_text(text.replace("12345", value))
-  with pytest.raises(UserError, match=r"thresholds\.json: no thresholds can be read"):
+  with pytest.raises(UserError, match=r"thresholds\.json: cannot be read as thresholds"):
     read_thresholds(tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_arrays_in_parts():
 
 @pytest.fixture
 def of_nan(monkeypatch):
-  """Runs give NaN for sound that begins with a sample of full scale."""
+  """Make runs return NaN for sounds that start with a sample of full scale."""
   made = tagging.window_outputs
 
   def window_outputs(run):

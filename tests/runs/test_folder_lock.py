@@ -1,4 +1,4 @@
-"""One process at a time writes checkpoints in a folder; a dead one does not block it."""
+"""The folder lock: only one process writes checkpoints, and a dead process does not block."""
 
 import json
 import os
@@ -29,12 +29,12 @@ REFUSAL = r"process (\d+) on (\S+) has been training here since [\d-]{10} [\d:]{
 
 
 def record(**changes):
-  """What a lock of this process says, with changes."""
+  """Return the record of a lock of this process, with changes."""
   return json.dumps(json.loads(lock_holder.own_record(has_system_lock=True)) | changes).encode()
 
 
 def left(folder, **changes):
-  """The lock that a process has left in a folder."""
+  """Write the lock of a process that did not release it."""
   folder.mkdir(exist_ok=True)
   (folder / NAME).write_bytes(record(**changes))
   return folder
@@ -42,13 +42,13 @@ def left(folder, **changes):
 
 @pytest.fixture(autouse=True, scope="module")
 def _trained():
-  """What the training of that run prints is not for the tests that read stderr."""
+  """Train the shared run first, so that its output is not in the stderr of the tests."""
   trained()
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-  """A process of another machine counts as dead at once."""
+  """Make a process on another machine count as dead immediately."""
   monkeypatch.setattr(folder_lock, "DEAD_AFTER", 0.5)
   monkeypatch.setattr(folder_lock, "POLL_SECONDS", 0.01)
 
@@ -72,10 +72,10 @@ def test_the_second_training_refuses_and_a_killed_one_does_not_block(tmp_path, c
     assert cli.main([*map(str, command), "--config.optim.steps=2"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(REFUSAL, line).groups() == (str(holder.pid), os.uname().nodename)
-    with pytest.raises(UserError, match=REFUSAL):  # also where the record says nothing
+    with pytest.raises(UserError, match=REFUSAL):  # also in the constructor
       FolderLock(workdir)
     assert contents(workdir) == before
-    copy = shutil.copytree(workdir, tmp_path / "copy")  # is another folder
+    copy = shutil.copytree(workdir, tmp_path / "copy")  # a copy is not locked
     refuse_if_held(copy)
     with held(copy):
       pass
@@ -100,7 +100,7 @@ def test_one_process_does_not_hold_a_folder_twice(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, WorkFailed, SystemExit])
-def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch, fault):
+def test_the_lock_is_released_however_training_ends(tmp_path, monkeypatch, fault):
   def fail(*_):
     assert (tmp_path / NAME).exists()
     raise fault
@@ -111,22 +111,22 @@ def test_the_lock_is_given_back_whatever_ends_the_training(tmp_path, monkeypatch
   assert not (tmp_path / NAME).exists()
 
 
-def test_a_process_that_is_gone_does_not_block(tmp_path):
-  # Its number may be another's by now.
+def test_a_dead_process_does_not_block(tmp_path):
+  # Its process id may belong to another process.
   for k, gone in enumerate((dict(started="1"), dict(process=2**22 + 1))):
     for has_locks in (False, True):
       folder = left(tmp_path / f"{k}{has_locks}", system_lock=has_locks, **gone)
       refuse_if_held(folder)
       with held(folder):
         pass
-  (tmp_path / NAME).write_bytes(b"")  # killed before it wrote its name
+  (tmp_path / NAME).write_bytes(b"")  # killed before it wrote its record
   with held(tmp_path):
     pass
 
 
 def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(tmp_path, monkeypatch, hasty):
   folder = left(tmp_path / "run", machine=["another", "pid:[1]"], host="far", process=7)
-  with pytest.warns(UserWarning, match=r"process 7 on far has left a lock; waiting 0.5 s"):
+  with pytest.warns(UserWarning, match=r"locked by process 7 on far; waiting up to 0.5 s"):
     FolderLock(folder).release()
   left(folder, machine=["another", "pid:[1]"], host="far", process=7)
   monkeypatch.setattr(folder_lock, "DEAD_AFTER", 600)
@@ -140,7 +140,7 @@ def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(tmp_path, mo
   thread.start()
   try:
     with (
-      pytest.warns(UserWarning, match="process 7 on far has left a lock"),
+      pytest.warns(UserWarning, match="locked by process 7 on far"),
       pytest.raises(UserError, match="process 7 on far has been"),
     ):
       FolderLock(folder)
@@ -160,7 +160,7 @@ def test_a_holder_renews_its_lock(tmp_path, monkeypatch):
     assert (tmp_path / NAME).stat().st_mtime > 0
 
 
-def test_without_locks_of_the_system_the_record_decides(tmp_path, without_system_locks):
+def test_without_system_locks_the_record_decides(tmp_path, without_system_locks):
   with held(tmp_path), pytest.raises(UserError, match=REFUSAL):
     FolderLock(tmp_path)
   left(tmp_path, started="1", system_lock=False)
@@ -178,14 +178,14 @@ def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_sys
       left(workdir, host="far", process=7)
 
   monkeypatch.setattr(training_loop.RunLog, "stepped", and_take)
-  monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # it looks at each step
-  with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
+  monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # the lock is checked at each step
+  with pytest.raises(WorkFailed, match="process 7 on far took over the folder"):
     training_loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
   assert saved(workdir).step in (0, 4)
-  assert json.loads((workdir / NAME).read_text())["host"] == "far"  # and is left alone
+  assert json.loads((workdir / NAME).read_text())["host"] == "far"  # not deleted
 
 
-def test_a_signal_that_ends_the_training_gives_the_lock_back(tmp_path, monkeypatch):
+def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
   stepped = training_loop.RunLog.stepped
 
   def and_signal(log, done):

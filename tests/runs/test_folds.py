@@ -1,4 +1,4 @@
-"""Folds that two splits share: refused, or reported where they decide."""
+"""Folds that two splits share are refused, or reported if they decide something."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ ON_TEST = "data.validation_folds=('validation','test')"
 
 @pytest.fixture(scope="module", autouse=True)
 def _trained():
-  """The run that is read, trained before what a test prints is captured."""
+  """Train the shared run before the output of a test is captured."""
   trained()
 
 
@@ -38,7 +38,7 @@ def folds(**changes):
 
 @pytest.fixture(scope="module")
 def validated_on_test(tmp_path_factory):
-  """A short run whose validation clips are its test clips."""
+  """Return a short run whose validation clips are its test clips."""
   workdir = tmp_path_factory.mktemp("folds") / "run"
   folder = trained().parent
   changes = ("data.validation_folds=('test',)", "optim.plateau_factor=1.0", "optim.steps=4")
@@ -47,7 +47,7 @@ def validated_on_test(tmp_path_factory):
 
 
 def said(capsys):
-  """The lines on stderr that are no bar or log."""
+  """Return the lines on stderr, without progress bars and log lines."""
   return [line for line in capsys.readouterr().err.splitlines() if line.startswith("atgcn")]
 
 
@@ -80,12 +80,12 @@ def test_training_on_the_test_clips_is_refused(tmp_path, capsys):
   assert contents(tmp_path) == {}
   allowed = "--config.data.allow_test_overlap=True"
   assert cli.main([*command, allowed, "--config.optim.steps=1"]) == 0
-  # It is resumed only with the option.
+  # The run only resumes with the option.
   assert cli.main([*command, "--config.optim.steps=2"]) == 2
   assert cli.main([*command, allowed, "--config.optim.steps=2"]) == 0
 
 
-def test_so_is_finetuning(tmp_path, capsys):
+def test_finetuning_on_the_test_clips_is_refused(tmp_path, capsys):
   store = make_store(tmp_path / "other.h5", seed=1)
   command = ["finetune", "--from", trained(), "--store", store, "--workdir", tmp_path / "run"]
   assert cli.main([*map(str, command), OVERLAP]) == 2
@@ -94,14 +94,14 @@ def test_so_is_finetuning(tmp_path, capsys):
   assert not (tmp_path / "run").exists()
 
 
-def test_so_is_reproducing(tmp_path, capsys):
+def test_reproducing_on_the_test_clips_is_refused(tmp_path, capsys):
   command = ["reproduce", "table1", "--store", trained().parent / "store.h5", "--out", tmp_path]
   assert cli.main([*map(str, command), "--rows", "cnn10", "--folds", "test", OVERLAP]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert "both name test" in line
 
 
-def test_the_option_of_a_source_is_not_taken_over(tmp_path, config, capsys):
+def test_the_option_of_a_source_is_not_inherited(tmp_path, config, capsys):
   changes = ("data.train_folds=('train','test')", "data.allow_test_overlap=True", "optim.steps=1")
   training_loop.train(config(*changes), tmp_path / "source")
   store = trained().parent / "store.h5"
@@ -111,7 +111,7 @@ def test_the_option_of_a_source_is_not_taken_over(tmp_path, config, capsys):
 
 
 def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch):
-  """Its description is that of a version that had no such key."""
+  """A description without the key, as written by an older version."""
   save = checkpoint.start_save
 
   def without(manager, state, constants, description, metric):
@@ -131,7 +131,7 @@ def test_the_plateau_rule_on_test_clips_is_reported(config):
   assert len(caught) == 1
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    check_folds(config(ON_TEST, "optim.plateau_factor=1.0"))  # nothing is decided
+    check_folds(config(ON_TEST, "optim.plateau_factor=1.0"))  # the rule is disabled
 
 
 @pytest.mark.filterwarnings("default")
@@ -139,14 +139,12 @@ def test_the_plateau_rule_on_test_clips_is_reported(config):
   ("command", "words"),
   [
     (("thresholds",), "the thresholds are tuned on the clips of fold test"),
-    (("evaluate", "--step", "best"), "its best step is the one with the highest mAP of fold test"),
+    (("evaluate", "--step", "best"), "the best step is the one with the highest mAP of fold test"),
     (("evaluate",), None),
     (("evaluate", "--split", "validation"), None),
   ],
 )
-def test_what_is_chosen_on_test_clips_is_reported_in_a_line(
-  validated_on_test, capsys, command, words
-):
+def test_choices_made_on_test_clips_are_reported(validated_on_test, capsys, command, words):
   assert cli.main([command[0], "--workdir", str(validated_on_test), *command[1:]]) == 0
   lines = said(capsys)
   assert len(lines) == (words is not None)
@@ -154,7 +152,7 @@ def test_what_is_chosen_on_test_clips_is_reported_in_a_line(
 
 
 @pytest.mark.parametrize("command", [("thresholds",), ("evaluate", "--step", "best")])
-def test_other_clips_are_no_matter(command, capsys, tmp_path):
+def test_other_clips_are_not_reported(command, capsys, tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   assert cli.main([command[0], "--workdir", str(workdir), *command[1:]]) == 0
   assert said(capsys) == []

@@ -1,4 +1,4 @@
-"""Training processes killed in every phase of a save lose nothing that was saved."""
+"""Training processes killed in any phase of a save lose nothing that was saved."""
 
 import pytest
 from kill_sweep import AIMS, sweep, table

@@ -1,4 +1,4 @@
-"""What a run leaves for TensorBoard, and what it shows on a terminal."""
+"""TensorBoard files and terminal output of a run."""
 
 import io
 
@@ -11,7 +11,7 @@ from atgcn_jax.runs.log import RunLog, metrics_text, read_records
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 
-def test_tensorboard_has_what_the_log_has():
+def test_tensorboard_has_the_values_of_the_log():
   tf = import_tensorflow()
   (path,) = (trained() / "tensorboard").iterdir()
   shown = {
@@ -32,7 +32,7 @@ def test_tensorboard_has_what_the_log_has():
 
 @pytest.fixture
 def clock(monkeypatch):
-  """The seconds that bars know of, in a list; bars are drawn although there is no terminal."""
+  """Return the time of the bars in a list with one entry, and draw bars without a terminal."""
   now = [0.0]
 
   def bar(**options):
@@ -46,13 +46,13 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, clock, every):
+def test_the_bar_counts_steps_and_its_rate_excludes_compilation(tmp_path, clock, every):
   run_log, start, steps, seconds = RunLog(tmp_path, 10, 60, 64), 10, 60, 2.0
   bar = run_log._bar
   assert (bar.unit, bar.total, bar.n) == ("step", steps, start)
-  clock[0] += 400  # the first step is compiled
+  clock[0] += 400  # compilation of the first step
   for step in range(start, 30):
-    run_log.stepped(step + 1)  # the step is handed to the devices
+    run_log.stepped(step + 1)  # the step is dispatched to the devices
     clock[0] += seconds
     if (step + 1) % every == 0:
       run_log.record(step + 1, {"loss": 0.5}, "train")
@@ -69,7 +69,7 @@ def test_the_bar_counts_steps_and_its_rate_leaves_out_compilation(tmp_path, cloc
   run_log.close()
 
 
-def test_what_is_undefined_is_said_with_its_reason():
+def test_undefined_metrics_are_reported_with_their_reason():
   whole = {"mAP": 0.25, "mAUC": 0.5, "d_prime": 0.0}
   assert metrics_text(whole, 9) == "mAP 0.2500, mAUC 0.5000, d_prime 0.0000"
   assert (
@@ -77,9 +77,9 @@ def test_what_is_undefined_is_said_with_its_reason():
   )
   nothing = dict.fromkeys(whole)
   assert metrics_text(nothing, 1) == (
-    "mAP, mAUC and d_prime are undefined: the only validation clip cannot be both one with and one "
-    "without a label"
+    "mAP, mAUC and d_prime are undefined: there is only one validation clip, but a label needs a "
+    "clip with it and one without it"
   )
   assert metrics_text(nothing, 3) == (
-    "mAP, mAUC and d_prime are undefined: each label is on all or on none of the 3 validation clips"
+    "mAP, mAUC and d_prime are undefined: each label is in all or in none of the 3 validation clips"
   )

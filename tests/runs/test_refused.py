@@ -1,4 +1,4 @@
-"""A refused command leaves its folder as it was, and the corrected one trains."""
+"""A refused command does not change its folder, and the corrected command trains."""
 
 import shutil
 
@@ -19,13 +19,13 @@ from atgcn_jax.training import checkpoint
 
 @pytest.fixture(autouse=True, scope="module")
 def _trained():
-  """What the training of that run prints is not for the tests that read stderr."""
+  """Train the shared run first, so that its output is not in the stderr of the tests."""
   trained()
 
 
 @pytest.fixture
 def unstarted(tmp_path, monkeypatch):
-  """A run that has made no step, as of a process that was killed while its first was compiled."""
+  """Return a run without a step, as left by a process killed during compilation."""
 
   def killed(*_):
     raise KeyboardInterrupt
@@ -59,25 +59,25 @@ def test_a_refused_training_makes_no_folder(tmp_path, override, named):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_step_gives_way_to_another_config(unstarted):
+def test_a_run_without_a_step_is_replaced_for_another_config(unstarted):
   same = tiny_config(trained().parent, "optim.steps=4", "model.layers=3")
   other = tiny_config(trained().parent, "optim.steps=4")
   before = contents(unstarted)
   with pytest.raises(UserError, match=r"data.validation_folds"):
     training_loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)
   assert contents(unstarted) == before
-  with pytest.warns(UserWarning, match="run of another config that had made no step; replaced"):
+  with pytest.warns(UserWarning, match="replaced a run with another config and no training step"):
     training_loop.train(other, unstarted)
   fresh = unstarted.with_name("fresh")
   training_loop.train(other, fresh)
   assert same_bits(saved(unstarted).state, saved(fresh).state)
   assert records(unstarted) == records(fresh)
   assert saved(unstarted).run.config.model.layers == 2
-  with pytest.raises(UserError, match=r"holds a run of another config: model.layers: 2 → 3"):
+  with pytest.raises(UserError, match=r"has a run with another config: model.layers: 2 → 3"):
     training_loop.train(same, unstarted)
 
 
-def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
+def test_a_run_without_a_step_is_replaced_for_another_store(unstarted, tmp_path):
   changes = [
     "optim.steps=1",
     "model.layers=3",
@@ -88,11 +88,11 @@ def test_a_run_without_a_step_gives_way_to_another_store(unstarted, tmp_path):
   assert saved(unstarted).step == 1
 
 
-@pytest.mark.filterwarnings("always:.*had made no step")
-def test_a_run_without_a_step_gives_way_to_a_finetuning(unstarted, tmp_path, capsys):
+@pytest.mark.filterwarnings("always:.*no training step")
+def test_a_run_without_a_step_is_replaced_by_finetuning(unstarted, tmp_path, capsys):
   store = make_store(tmp_path / "others.h5", seed=1)
   assert finetune(store, unstarted, "--config.optim.steps=1") == 0
-  assert "run of another config that had made no step; replaced" in capsys.readouterr().err
+  assert "replaced a run with another config and no training step" in capsys.readouterr().err
   assert saved(unstarted).run.config.start.run == str(trained())
 
 
@@ -106,7 +106,7 @@ def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
   assert contents(copy) == before
 
 
-def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
+def test_imported_weights_are_never_replaced(unstarted, tmp_path):
   config, _ = torch_config(tmp_path, "graph")
   weights = saved_state(tmp_path, "graph")
   with held(unstarted), pytest.raises(UserError, match="has been training here"):
@@ -116,7 +116,7 @@ def test_imported_weights_give_way_to_nothing(unstarted, tmp_path):
   with pytest.warns(UserWarning, match="replaced"):
     import_torch(weights, config, unstarted, "panns")
   before = contents(unstarted)
-  with pytest.raises(UserError, match=r"holds imported weights, .* finetune --from"):
+  with pytest.raises(UserError, match=r"has imported weights, .* finetune --from"):
     training_loop.train(tiny_config(trained().parent), unstarted)
   with pytest.raises(UserError, match="holds a run"):
     import_torch(weights, config, unstarted, "panns")

@@ -1,4 +1,4 @@
-"""A run that was interrupted ends as if it had not been, to the bit."""
+"""An interrupted run ends with the same bits as an undisturbed one."""
 
 import os
 import random
@@ -31,7 +31,7 @@ from atgcn_jax.training import checkpoint
 
 @pytest.fixture
 def config():
-  """Makes the config of the trained run, with changes."""
+  """Return a function that makes the config of the trained run with changes."""
   folder = trained().parent
   return lambda *overrides: tiny_config(folder, *overrides)
 
@@ -43,7 +43,7 @@ def copy(tmp_path):
 
 @pytest.fixture(autouse=True)
 def handlers():
-  """Each test leaves the process's signal handlers as they were."""
+  """Check that each test restores the signal handlers of the process."""
   before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
   yield
   assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
@@ -64,7 +64,7 @@ def assert_as_undisturbed(workdir):
 
 
 def interrupt(monkeypatch, step, number=signal.SIGTERM):
-  """Sends this process a signal right after a step."""
+  """Send this process a signal right after a step."""
   stepped = RunLog.stepped
 
   def and_signal(log, done):
@@ -79,7 +79,7 @@ def interrupt(monkeypatch, step, number=signal.SIGTERM):
 
 
 def kill_when(process, condition):
-  """SIGKILL as soon as the condition holds; returns whether the process still lived."""
+  """Send SIGKILL as soon as the condition holds, and return whether the process was alive."""
   while process.poll() is None and not condition():
     time.sleep(0.002)
   process.kill()
@@ -88,7 +88,10 @@ def kill_when(process, condition):
 
 
 def run_until_done(arguments, conditions):
-  """Starts the command anew after each kill; returns (kills that met it alive, last process)."""
+  """Restart the command after each kill.
+
+  Returns the number of kills that met it alive, and stdout and stderr of the last process.
+  """
   met = sum(kill_when(start(*arguments), condition) for condition in conditions)
   process = start(*arguments)
   output, errors = process.communicate()
@@ -97,7 +100,7 @@ def run_until_done(arguments, conditions):
 
 
 def saving(workdir, least):
-  """Whether a checkpoint of at least this step is being written."""
+  """Return whether a checkpoint of at least this step is being written."""
   names = [path.name for path in (workdir / checkpoint.FOLDER).glob("*tmp*")]
   return any(int(name.partition(".")[0]) >= least for name in names)
 
@@ -111,7 +114,7 @@ def train_command(folder, workdir):
   return "train", "--config", folder / "config.py", "--workdir", workdir
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
+def test_a_killed_run_equals_an_undisturbed_one(tmp_path):
   folder, workdir = trained().parent, tmp_path / "run"
   began = time.monotonic()
   conditions = [
@@ -121,7 +124,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
   ]
   met, _, errors = run_until_done(train_command(folder, workdir), conditions)
   assert met == 3
-  # What libraries have to say does not reach the terminal.
+  # Messages of libraries do not reach the terminal.
   assert [line for line in errors.splitlines() if not line.startswith("step ")] == []
   assert_as_undisturbed(workdir)
 
@@ -149,7 +152,7 @@ def test_many_kills_at_random_moments(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
+def test_an_extended_run_equals_a_longer_one(tmp_path, config):
   training_loop.train(config("optim.steps=15"), tmp_path)
   assert records(tmp_path)[-1][0] == 15
   state = training_loop.train(config(), tmp_path)
@@ -163,7 +166,7 @@ def test_a_run_made_longer_is_as_one_that_was_so_long(tmp_path, config):
   ("number", "status"),
   [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
 )
-def test_a_signal_saves_and_the_command_goes_on(tmp_path, monkeypatch, capsys, number, status):
+def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   with monkeypatch.context() as patch:
     interrupt(patch, 10, number)
@@ -225,12 +228,12 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
   assert contents(copy) == before
 
 
-# Numbers that run away.
+# Values that are not finite.
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   command = train_command(trained().parent, tmp_path / "run")
-  # The rate is multiplied by this once the validation mAP has fallen.
+  # The learning rate is multiplied by this factor once the validation mAP decreases.
   overrides = ["--config.optim.plateau_factor=1e35", "--config.checkpoint.every=1"]
   assert cli.main([*map(str, command), *overrides]) == 1
   lines = capsys.readouterr().err.splitlines()
@@ -265,10 +268,10 @@ def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
     training_loop.train(config(), tmp_path)
 
 
-# What may differ when a run is resumed, and what may not.
+# Keys that may change when a run resumes, and keys that must not.
 
 
-def test_contradictions_are_named_and_nothing_is_changed(copy, capsys):
+def test_contradictions_are_reported_and_nothing_is_changed(copy, capsys):
   before = contents(copy)
   overrides = [
     "--config.optim.learning_rate=0.5",
@@ -299,7 +302,7 @@ def test_free_keys_may_differ(copy, tmp_path, config):
   assert int(state.step) == 30
 
 
-def test_a_store_of_another_content_is_refused(copy, tmp_path, config):
+def test_a_store_with_other_content_is_refused(copy, tmp_path, config):
   other = make_store(tmp_path / "other.h5", seed=1)
   with pytest.raises(UserError, match=r"other.h5: not the clip store"):
     training_loop.train(config(f"data.store={other}"), copy)
@@ -317,11 +320,11 @@ def test_a_graph_file_is_compared_by_content(tmp_path, config):
   same = shutil.copy(one, tmp_path / "same.npz")
   training_loop.train(config(f"graph.source={same}", "optim.steps=1"), workdir)
   other = write_graph(tmp_path / "other.npz", propagation + np.eye(6))
-  with pytest.raises(UserError, match=r"graph.source: another content"):
+  with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={other}", "optim.steps=1"), workdir)
-  # Also where the file of the old name has changed.
+  # Also if the content of the original file has changed.
   shutil.copy(other, one)
-  with pytest.raises(UserError, match=r"graph.source: another content"):
+  with pytest.raises(UserError, match=r"graph.source: the content differs"):
     training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
 
 
@@ -329,7 +332,7 @@ def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
   lines = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*other_vocabulary()))]
   path = tmp_path / "labels.csv"
   path.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
-  with pytest.raises(UserError, match="its vocabulary is not that of"):
+  with pytest.raises(UserError, match="its labels differ from those in"):
     training_loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
 
 
@@ -363,7 +366,7 @@ def other_vocabulary():
     ("graph.threshold=7.0", "threshold"),
   ],
 )
-def test_settings_that_no_run_can_have(tmp_path, config, override, named):
+def test_invalid_settings(tmp_path, config, override, named):
   with pytest.raises(UserError, match=named) as error:
     training_loop.train(config(override), tmp_path / "run")
   assert "\n" not in str(error.value)

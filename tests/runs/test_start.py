@@ -1,4 +1,4 @@
-"""Runs that begin with another run's parameters, and the head's own learning rate."""
+"""Runs that start with the parameters of another run, and the learning rate of the head."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from atgcn_jax.training.optim import optimiser
 
 
 def begun_from(folder, run, *changes):
-  """Parameters and normaliser of a run at its first checkpoint, step 0."""
+  """Return parameters and normaliser of a run at its first checkpoint, step 0."""
   config = tiny_config(folder, "optim.steps=1", "checkpoint.keep=9", *changes, f"start.run={run}")
   train(config, folder / "next")
   steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
@@ -30,8 +30,8 @@ def same(one, other):
   return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
 
-def test_a_run_begins_with_what_fits(tmp_path):
-  # The trained run has a graph; the new one takes its encoder, and its head is new.
+def test_a_run_starts_with_the_parameters_that_fit(tmp_path):
+  # The trained run has a graph head. The new run copies the encoder and gets a new head.
   given = saved(trained())
   loaded = begun_from(tmp_path, trained(), "model.head=linear", "start.step=latest")
   for kind in ("params", "batch_stats"):
@@ -40,13 +40,13 @@ def test_a_run_begins_with_what_fits(tmp_path):
   assert set(loaded.state["params"]["head"]) == {"fc"}
 
 
-def test_the_head_of_the_same_labels_is_taken(tmp_path):
+def test_the_head_is_copied_for_the_same_labels(tmp_path):
   loaded = begun_from(tmp_path, trained(), "start.step=latest")
   assert same(loaded.state["params"], saved(trained()).state.params)
 
 
 @pytest.mark.parametrize("head", ["linear", "graph"])
-def test_of_other_labels_the_head_of_a_graph_alone_is_taken(tmp_path, head):
+def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
   folder, run = tmp_path / "given", trained()
   if head == "linear":
     folder.mkdir()
@@ -62,14 +62,12 @@ def test_of_other_labels_the_head_of_a_graph_alone_is_taken(tmp_path, head):
 
 def test_another_front_end_is_refused(tmp_path):
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, name="odd", fmax=1900.0))
-  with pytest.raises(UserError, match="has the front end tiny, the store odd"):
+  with pytest.raises(UserError, match="has the front end tiny, the store has odd"):
     begun_from(tmp_path, trained())
 
 
 def test_another_encoder_is_refused(tmp_path):
-  with pytest.raises(
-    UserError, match=r"the encoder in .* is another, .*conv_block1.* does not fit"
-  ):
+  with pytest.raises(UserError, match=r"the encoder of .* differs, .*conv_block1.* does not fit"):
     begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
 
 
@@ -78,7 +76,7 @@ def test_a_start_that_is_no_run_is_refused(tmp_path):
     begun_from(tmp_path, tmp_path / "nothing")
 
 
-def test_the_heads_rate_is_its_own():
+def test_the_head_has_its_own_learning_rate():
   config = tiny_optim(head_factor=0.25)
   params = {"encoder": {"w": np.ones(3, "f")}, "head": {"w": np.ones(3, "f")}}
   gradients = jax.tree.map(lambda x: 0.5 * x, params)

@@ -1,4 +1,4 @@
-"""Commands that are stopped at any moment, and continued: tag, embed and evaluate."""
+"""Commands that are interrupted at any time and continued: tag, embed and evaluate."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ from atgcn_jax import cli
 from atgcn_jax.runs.resumable_results import PartialResults
 from atgcn_jax.serving import batches, sources
 
-FILES = 25  # a window each, of which 8 are a batch
+FILES = 25  # with one window each; 8 windows are a batch
 STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-  """A folder of sound files, and one that is none."""
-  trained()  # prints
+  """Return a folder of sound files and one invalid file."""
+  trained()  # its output is not for the tests
   folder = tmp_path_factory.mktemp("sounds")
   for k, sound in enumerate(waveforms(FILES, 7)[0]):
     wav(folder / f"{k:02d}.wav", sound)
@@ -30,7 +30,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture
 def read(monkeypatch):
-  """The names of the files that are read, in turn."""
+  """Return the names of the files that are read, in order."""
   names, opened = [], sources.open_any_sound
 
   def noted(source, *arguments, **options):
@@ -42,7 +42,7 @@ def read(monkeypatch):
 
 
 def stop_after(monkeypatch, items, number):
-  """Send this process a signal once so many items are stored."""
+  """Send this process a signal once this number of items is stored."""
   add = PartialResults.add
 
   def and_signal(part, *arguments):
@@ -58,7 +58,7 @@ def run(verb, *arguments, workdir=None):
 
 
 def partial_of(out):
-  """The files of an output that is not whole."""
+  """Return the files of an unfinished output."""
   return [out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.partial.jsonl")]
 
 
@@ -88,7 +88,7 @@ def test_tag_continues(sounds, tmp_path, monkeypatch, capsys, read, options, num
 
 
 def test_embed_continues_to_the_same_bits(sounds, tmp_path, monkeypatch, capsys):
-  files = sorted(sounds.glob("0*.wav"))[:9]  # of which one is left for a batch of its own
+  files = sorted(sounds.glob("0*.wav"))[:9]  # the last file is in a batch of its own
   whole, out = tmp_path / "whole.npz", tmp_path / "out.npz"
   assert run("embed", "--out", whole, *files) == 0
   with monkeypatch.context() as patch:
@@ -105,7 +105,7 @@ def test_embed_continues_to_the_same_bits(sounds, tmp_path, monkeypatch, capsys)
 )
 def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb, done):
   store = make_store(tmp_path / "store.h5", folds=("train", "test", "validation"), clips=90)
-  trained()  # prints
+  trained()  # its output is not for this test
   workdir, whole = (shutil.copytree(trained(), tmp_path / name) for name in ("run", "whole"))
   options = ["--store", store, "--json"]
 
@@ -126,7 +126,7 @@ def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb,
   add = PartialResults.add
   monkeypatch.setattr(PartialResults, "add", lambda part, *a: (added.append(a), add(part, *a)))
   assert command(workdir) == 0
-  assert len(added) == 4 - done  # in `compare` B is a copy of A, whose scores are kept once
+  assert len(added) == 4 - done  # in `compare`, B is a copy of A and shares its scores
   assert capsys.readouterr().out == expected
   names = {path.name for path in workdir.rglob("*")}
   assert names == {path.name for path in whole.rglob("*")}
@@ -134,14 +134,14 @@ def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb,
 
 @pytest.mark.parametrize("lost", [0, 1, 50, 10_000])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_was_torn_is_done_again(sounds, tmp_path, monkeypatch, which, lost):
+def test_truncated_items_are_done_again(sounds, tmp_path, monkeypatch, which, lost):
   whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
   run("tag", "--csv", whole, sounds)
   with monkeypatch.context() as patch:
     stop_after(patch, 8, signal.SIGTERM)
     run("tag", "--csv", out, sounds)
   torn = partial_of(out)[which]
-  if which and lost > 1000:  # the line that identifies the command is left
+  if which and lost > 1000:  # keep the line that identifies the command
     lost = torn.stat().st_size - len(torn.open("rb").readline()) - 1
   os.truncate(torn, max(0, torn.stat().st_size - lost))
   with torn.open("ab") as file:
@@ -185,12 +185,12 @@ def test_another_command_continues_nothing(sounds, tmp_path, monkeypatch, capsys
     assert contents(tmp_path) == kept
 
 
-def test_what_is_in_the_way(sounds, tmp_path, capsys):
+def test_an_existing_file_is_not_overwritten(sounds, tmp_path, capsys):
   out = tmp_path / "out.csv"
   rows, journal = partial_of(out)
   rows.write_text("of somebody")
   assert run("tag", "--csv", out, sounds) == 2
-  assert "is in the way" in capsys.readouterr().err
+  assert "would be overwritten by unfinished output" in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == [rows]
   rows.unlink()
   with start("tag", "--workdir", trained(), "--csv", out, *many(tmp_path, sounds)) as process:
@@ -200,11 +200,11 @@ def test_what_is_in_the_way(sounds, tmp_path, capsys):
       assert run("tag", "--csv", out, sounds) == 2
     finally:
       process.kill()
-  assert "another process is writing it" in capsys.readouterr().err
+  assert "another process is writing this file" in capsys.readouterr().err
 
 
 def many(folder, sounds):
-  """A folder of links to a sound, enough for a second of work."""
+  """Return a folder of links to a sound, enough for a second of work."""
   place = folder / "many"
   place.mkdir()
   for k in range(1000):
@@ -252,7 +252,7 @@ def test_a_full_disk_keeps_what_is_finished(sounds, tmp_path, monkeypatch, capsy
 
 
 def test_a_blocked_reader_does_not_block_the_stop(sounds, tmp_path, monkeypatch):
-  """A signal that comes while the command waits for a sound is acted upon."""
+  """A signal ends the command while it waits for a sound."""
   ended = []
   pipe = tmp_path / "pipe.wav"
   os.mkfifo(pipe)
@@ -260,7 +260,7 @@ def test_a_blocked_reader_does_not_block_the_stop(sounds, tmp_path, monkeypatch)
   class Pool(batches.ThreadPoolExecutor):
     def __exit__(self, *error):
       ended.append(error[0])
-      # In a thread, since it waits until the pipe is read.
+      # In a thread, because this waits until the pipe is read.
       threading.Thread(target=pipe.write_bytes, args=(b"",), daemon=True).start()
       return super().__exit__(*error)
 

@@ -1,4 +1,4 @@
-"""Whole runs on stores of which some training clips have no label."""
+"""Runs on stores in which some training clips have no label."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def config(tmp_path):
 
 
 def write_as_before(monkeypatch):
-  """Let runs describe themselves as they did before clips without a label were drawn."""
+  """Make runs describe themselves as in the version that drew no clips without a label."""
   description = Run.description
 
   def without(run):
@@ -36,7 +36,7 @@ def write_as_before(monkeypatch):
 
 
 def unlabelled_share_of(config, store, placement):
-  """The share of clips without a label among those that the steps of a run are fed with."""
+  """Return the share of clips without a label in the batches of a run."""
   config.data.placement = placement
   made = step_inputs.feed_of(config, store, sharding.data_mesh(), 0)
   batch_of = jax.jit(made.batch_of)
@@ -46,7 +46,7 @@ def unlabelled_share_of(config, store, placement):
 
 @pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.parametrize("file_format", ["clip store", "array_record", "tfrecord"])
-def test_every_store_gives_them_their_share(store, config, tmp_path, placement, file_format):
+def test_every_store_draws_their_share(store, config, tmp_path, placement, file_format):
   changed = config("optim.steps=96")
   if file_format == "tfrecord" and placement == "host":
     changed.data.sampling = "shuffled"
@@ -61,7 +61,7 @@ def test_every_store_gives_them_their_share(store, config, tmp_path, placement, 
 
 @pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_is_as_an_undisturbed_one(config, tmp_path, placement):
+def test_a_resumed_run_equals_an_undisturbed_one(config, tmp_path, placement):
   placed = f"data.placement={placement}"
   undisturbed = training_loop.train(config("optim.steps=8", placed), tmp_path / "one")
   training_loop.train(config("optim.steps=5", placed), tmp_path / "two")
@@ -80,7 +80,7 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
     training_loop.train(config("optim.steps=6"), workdir)
   assert "\n" not in str(error.value)
   assert contents(workdir) == files
-  # What the message says to do.
+  # Follow the advice of the message.
   training_loop.train(
     config("optim.steps=2", f"start.run={workdir}", "start.step=latest"), tmp_path / "new"
   )
@@ -89,7 +89,7 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   ("unlabelled", "sampled"), [(0, "balanced"), (20, "shuffled")], ids=["labelled", "shuffled"]
 )
-def test_a_run_whose_order_is_the_same_goes_on(config, tmp_path, monkeypatch, unlabelled, sampled):
+def test_a_run_with_the_same_order_resumes(config, tmp_path, monkeypatch, unlabelled, sampled):
   make_store(tmp_path / "store.h5", unlabelled=unlabelled)
   sampled = f"data.sampling={sampled}"
   with monkeypatch.context() as before:

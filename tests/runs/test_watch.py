@@ -1,4 +1,4 @@
-"""The pace of a run, the host that lags, and traces."""
+"""Throughput of a run, lagging hosts, and traces."""
 
 import re
 
@@ -13,7 +13,7 @@ from atgcn_jax.runs.telemetry import Pace, parsed_profile
 
 
 def pace_of(monkeypatch, busy, waited, seconds=10.0, steps=20):
-  """A pace after some seconds in which each process was busy, and waited for input, so long."""
+  """Return a pace in which each process was busy and waited for input for these seconds."""
   now = [100.0]
   monkeypatch.setattr(telemetry.time, "monotonic", lambda: now[0])
   monkeypatch.setattr(telemetry.jax, "process_count", lambda: len(busy))
@@ -31,7 +31,7 @@ def test_figures(monkeypatch):
   figures = pace.figures(30)
   assert figures["clips_per_second"] == pytest.approx(20 * 16 / 10)
   assert figures["clips_per_second_per_chip"] == pytest.approx(4)
-  assert figures["input_wait"] == pytest.approx(0.2)  # of the one that waits most
+  assert figures["input_wait"] == pytest.approx(0.2)  # of the process that waits longest
   assert figures["memory_bytes"] > 2**20
 
 
@@ -42,12 +42,12 @@ def test_figures(monkeypatch):
     ([1.0, 6.0, 0.9, 1.0], 1),
     ([1.0, 1.2, 0.9, 2.5], 3),
     ([5.0, 0.5], 0),
-    ([0.01, 0.05], None),  # five times as much of next to nothing
-    ([7.0, 7.1, 8.5, 6.9], None),  # all are busy
+    ([0.01, 0.05], None),  # five times longer, but negligible
+    ([7.0, 7.1, 8.5, 6.9], None),  # all processes are busy
     ([9.0], None),
   ],
 )
-def test_who_lags(monkeypatch, busy, named):
+def test_lagging_process(monkeypatch, busy, named):
   pace = pace_of(monkeypatch, busy, [0.5 * x for x in busy])
   told = pace.laggard([f"host-{i}" for i in range(len(busy))])
   if named is None:
@@ -58,9 +58,9 @@ def test_who_lags(monkeypatch, busy, named):
     assert f"for input {busy[named] / 20:.0%}" in told
 
 
-def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsys):
+def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, capsys):
   minute, now, folder = 60.0, [1000.0], trained().parent
-  capsys.readouterr()  # what that run had to say
+  capsys.readouterr()  # discard the output of that run
 
   def later():
     now[0] += 1.0
@@ -82,7 +82,7 @@ def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsy
   training_loop.train(tiny_config(folder, "evaluation.every=1000"), tmp_path / "run")
   lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]
   form = (
-    r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) a chip\), "
+    r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) per chip\), "
     r"input wait \d+%, memory \d+\.\d\d GiB, [0-6]:\d\d:\d\d left"  # without the 7 hours
   )
   told = [re.fullmatch(form, line) for line in lines]
@@ -98,20 +98,20 @@ def test_a_line_a_minute_tells_what_tensorboard_has(tmp_path, monkeypatch, capsy
   )
 
 
-def test_a_profile_is_written_where_tensorboard_looks_for_it(tmp_path, capsys):
+def test_a_profile_is_written_where_tensorboard_reads_it(tmp_path, capsys):
   workdir, folder = tmp_path / "run", trained().parent
   command = ["train", "--config", str(folder / "config.py"), "--workdir", str(workdir)]
   command += ["--config.optim.steps=6", "--config.evaluation.every=100"]
   assert cli.main([*command, "--profile", "3:2"]) == 0
   (trace,) = (workdir / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
   assert b"train_step" in trace.read_bytes()
-  # Behind its first step, a run cannot be traced from there.
+  # A trace cannot start before the step at which the run resumes.
   capsys.readouterr()
   assert cli.main([*command, "--profile", "3:2", "--config.optim.steps=8"]) == 2
-  assert "--profile 3:2: the run goes from step 6 to 7" in capsys.readouterr().err
+  assert "--profile 3:2: training runs from step 6 to 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "3", "3:0", "a:2", "3:b", "-1:2", "3:2:1"])
-def test_a_profile_that_cannot_be(text):
+def test_invalid_profile(text):
   with pytest.raises(UserError, match=f"--profile {text}"):
     parsed_profile(text)

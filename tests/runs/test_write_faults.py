@@ -1,4 +1,4 @@
-"""Disks that are full, folders that cannot be written to, saves that fail in the background."""
+"""Full disks, folders that cannot be written to, and saves that fail in the background."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def command(workdir, *overrides):
 
 
 def complaint(errors):
-  """The one line that is not about progress."""
+  """Return the only line that does not report progress."""
   (line,) = [line for line in errors.splitlines() if not line.startswith("step ")]
   return line
 
@@ -45,7 +45,7 @@ def mount(*arguments):
 
 @pytest.fixture
 def disk(tmp_path):
-  """A small disk; `mount -o remount` changes it."""
+  """Return the folder of a small disk. `mount -o remount` changes it."""
   folder = tmp_path / "disk"
   folder.mkdir()
   mount("-t", "tmpfs", "-o", "size=1100k", "tmpfs", folder)
@@ -53,9 +53,9 @@ def disk(tmp_path):
   subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-# Where it fills depends on the threads that write; it may be where the checksums would stand.
+# The file whose write fails depends on the writing threads; it may be that of the checksums.
 @pytest.mark.filterwarnings("ignore:.*its save was cut off")
-def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys):
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, capsys):
   workdir = disk / "run"
   assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys
   assert "could not be written: No space left on device" in line
   sound = checkpoint.newest_verified(workdir)
   assert f"step {sound} is saved and sound" in line
-  # Nor is there room for a line of the log.
+  # There is no space for a line of the log either.
   assert cli.main(command(workdir)) == 1
   assert "No space left on device" in complaint(capsys.readouterr().err)
   assert checkpoint.newest_verified(workdir) >= sound
@@ -72,14 +72,14 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys
   assert_as_undisturbed(workdir)
 
 
-def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
+def test_a_folder_that_becomes_read_only_is_reported(disk, monkeypatch, capsys):
   mount("-o", "remount,size=8m", disk)
   workdir, stepped = disk / "run", RunLog.stepped
 
   def and_lock(log, done):
     stepped(log, done)
     if done == 10:
-      log.close()  # a file open for writing keeps the disk from being locked, so the lock is off
+      log.close()  # open files prevent a read-only remount, so the folder lock is off too
       log._file, log._tensorboard = open(os.devnull, "ab"), None  # noqa: SIM115
       log._tensorboard_folder = str(trained().parent / "elsewhere")
       manager_of_run[0].wait_until_finished()
@@ -99,7 +99,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
   assert "could not be written: Read-only file system; step 9 is saved and sound" in line
-  # The next start sees it before anything is done.
+  # The next start detects it before doing anything.
   assert cli.main(command(workdir)) == 2
   assert "cannot be written to" in complaint(capsys.readouterr().err)
   mount("-o", "remount,rw", disk)
@@ -107,7 +107,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
   assert same_bits(saved(workdir).state, saved(trained()).state)
 
 
-def test_a_file_that_may_not_grow_ends_the_process_with_one_line(tmp_path):
+def test_a_file_size_limit_ends_the_process_with_one_line(tmp_path):
   tiny_config(tmp_path)
   arguments = ["train", "--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
   process = start(*arguments, JAX_NUM_CPU_DEVICES="1")
@@ -121,7 +121,7 @@ def test_a_file_that_may_not_grow_ends_the_process_with_one_line(tmp_path):
 
 @pytest.fixture
 def failing(monkeypatch):
-  """Makes the save of a step fail in the background; returns an event that is then set."""
+  """Return a function that makes the save of a step fail and returns an event that is then set."""
 
   def from_step(step):
     write, failed = checksums.write_checksums, threading.Event()
@@ -147,22 +147,22 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_step(
     stepped(log, done)
     steps.append(done)
     if failed.wait(20 if done == 5 else 0):
-      time.sleep(0.2)  # for Orbax to take note
+      time.sleep(0.2)  # until Orbax detects the failure
 
   monkeypatch.setattr(RunLog, "stepped", and_note)
   config = tiny_config(trained().parent, "checkpoint.every=3", "evaluation.every=30")
   with pytest.raises(WorkFailed, match=r"the checkpoint of step 3 .*Input/output error; step 0 is"):
     training_loop.train(config, tmp_path)
-  assert steps[-1] <= 5  # step 6 would have met it anyway, at its own save
+  assert steps[-1] <= 5  # the save at step 6 would detect the failure in any case
 
 
-def test_a_failed_save_of_the_last_step_is_no_success(tmp_path, failing, capsys):
+def test_a_failed_save_of_the_last_step_is_a_failure(tmp_path, failing, capsys):
   failing(30)
   assert cli.main(command(tmp_path / "run")) == 1
   assert "the checkpoint of step 30 could not be written" in complaint(capsys.readouterr().err)
 
 
-def test_a_save_that_fails_in_two_places_is_told_once(tmp_path, monkeypatch, failing, capsys):
+def test_a_save_that_fails_in_two_places_is_reported_once(tmp_path, monkeypatch, failing, capsys):
   failing(12)
   close = checkpoint.ocp.CheckpointManager.close
 
@@ -176,7 +176,7 @@ def test_a_save_that_fails_in_two_places_is_told_once(tmp_path, monkeypatch, fai
   assert "the checkpoint of step 12 could not be written: Input/output error; step 9 is" in line
 
 
-def test_a_failed_save_after_a_signal_is_told(tmp_path, monkeypatch, failing, capsys):
+def test_a_failed_save_after_a_signal_is_reported(tmp_path, monkeypatch, failing, capsys):
   failing(10)
   before, stepped = signal.getsignal(signal.SIGTERM), RunLog.stepped
 
@@ -191,7 +191,7 @@ def test_a_failed_save_after_a_signal_is_told(tmp_path, monkeypatch, failing, ca
   signal.signal(signal.SIGTERM, before)
 
 
-def test_a_log_that_cannot_be_written_is_told(tmp_path):
+def test_a_log_that_cannot_be_written_is_reported(tmp_path):
   log = RunLog(tmp_path, 0, 10, 4)
   log.record(1, {"loss": 1.0}, "train")
   log._tensorboard._py_recordio_writer._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115

@@ -186,7 +186,7 @@ def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, confi
   folder_lock.FolderLock(place).release()
   monkeypatch.setattr(folder_lock, "DEAD_AFTER", 0.2)
   leave(machine=["another", "pid:[1]"], host="far", process=7)
-  with pytest.warns(UserWarning, match=r"process 7 on far has left a lock"):
+  with pytest.warns(UserWarning, match=r"locked by process 7 on far"):
     lock = folder_lock.FolderLock(place)
   # It is renewed, also after an answer that was lost; not after another process has taken it.
   monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)
@@ -197,7 +197,7 @@ def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, confi
       buckets.path_of(f"{place}/{name}").write_bytes(below(service, place)[name])
     for _ in range(2):
       if taken:
-        with pytest.raises(WorkFailed, match="process 7 on far has taken the folder over"):
+        with pytest.raises(WorkFailed, match="process 7 on far took over the folder"):
           lock.check()
       else:
         lock.check()

@@ -1,4 +1,4 @@
-"""Tagging sound of any kind with a trained run."""
+"""Tagging of all kinds of sound with a trained run."""
 
 import io
 import json
@@ -36,13 +36,13 @@ def sounds():
   return waveforms(6, 4)[0]
 
 
-def test_it_is_the_tagger_of_the_package(tagger):
+def test_tagger_is_exported_by_the_package(tagger):
   assert isinstance(tagger, Tagger)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("uint8", 0.02), ("float16", 0.002)])
 def test_scores_are_those_of_evaluation(tagger, tmp_path, dtype, rounding):
-  # A store rounds, to 0.3 dB or to a float16; the tagger does not.
+  # A store rounds log-mels to 0.3 dB or to float16; the tagger does not.
   store = open_store(make_store(tmp_path / "store.h5", clips=16, seed=4, dtype=dtype))
   loaded = load_run(trained(), "latest", sharding.data_mesh())
   step = make_score_step(loaded.run.model(), sharding.data_mesh(), normaliser=loaded.run.normaliser)
@@ -59,7 +59,7 @@ def test_windows_are_averaged(tagger, sounds):
   for count in (2, 3, 6):
     long = tagger.scores(np.concatenate(sounds[:count]))
     np.testing.assert_allclose(long, parts[:count].mean(axis=0), atol=1e-5)
-  # More windows than are scored at a time.
+  # More windows than in one batch.
   np.testing.assert_allclose(
     tagger.scores(np.concatenate([*sounds, *sounds])), parts.mean(axis=0), atol=1e-5
   )
@@ -72,7 +72,7 @@ def test_short_sound_is_padded_with_silence(tagger, sounds):
   assert np.isfinite(tagger.scores(np.zeros(1))).all()
 
 
-def test_files_bytes_and_arrays_are_one(tagger, sounds, tmp_path):
+def test_files_bytes_and_arrays_have_the_same_scores(tagger, sounds, tmp_path):
   path = wav(tmp_path / "one.wav", sounds[1])
   expected = tagger.scores(sounds[1])
   assert (expected > 0).all()
@@ -88,14 +88,14 @@ def test_stereo_of_another_rate(tagger, tmp_path):
   stereo = np.stack([1.5 * tone, 0.5 * tone], axis=1)
   direct = 0.2 * np.sin(2 * np.pi * 600 * np.arange(SIZE) / RATE)
   expected = tagger.scores(direct.astype(np.float32))
-  # A pure tone stands on the floor of 80 dB, where resampling leaves traces at the ends.
+  # Around a pure tone is the floor of 80 dB, where resampling has artifacts at the ends.
   for scores in (
     tagger.scores(wav(tmp_path / "stereo.flac", stereo, 44100, subtype="PCM_24")),
     tagger.scores(stereo, rate=44100),
   ):
     np.testing.assert_allclose(scores, expected, atol=0.15)
     assert scores.argmax() == expected.argmax()
-  # Nothing but rounding sounds in the bands beside the tone's.
+  # In the bands next to the tone is only rounding noise.
   np.testing.assert_allclose(
     tagger.scores(stereo, rate=44100), tagger.scores(tone, rate=44100), atol=1e-2
   )
@@ -115,7 +115,7 @@ def test_integers_are_full_scale_pcm(tagger, sounds):
   "samples",
   [np.zeros(0), np.zeros((2, 2, 2)), np.array([0, np.nan]), np.array([np.inf]), np.float32(3)],
 )
-def test_arrays_that_are_no_sound(tagger, samples):
+def test_invalid_arrays(tagger, samples):
   with pytest.raises(ValueError, match="samples"):
     tagger.scores(samples)
 
@@ -171,7 +171,7 @@ def test_the_command_prints_json(tagger, sounds, tmp_path, capsys):
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [line["file"] for line in lines] == list(map(str, paths))
   for line, path in zip(lines, paths):
-    # Alone, a window is scored by a program of its own size, which rounds otherwise.
+    # A single window is scored by a program of its own size, which rounds differently.
     expected = tagger.tag(path)
     assert [t["id"] for t in line["tags"]] == [t.id for t in expected]
     assert [t["name"] for t in line["tags"]] == [t.name for t in expected]
@@ -203,11 +203,11 @@ def test_a_moved_run_tags_without_its_store(sounds, tmp_path, tagger):
   np.testing.assert_array_equal(found, tagger.scores(sounds[0]))
 
 
-# Sound that can be used, but not all of it or with doubt.
+# Sound that is used, although it is incomplete or doubtful.
 
 
 def doubtful(folder, sounds):
-  """A file that is cut short, one in the scale of int16, one out of phase; what is said of each."""
+  """Return truncated, int16-scaled and out-of-phase files, with the expected text for each."""
   cut = wav(folder / "cut.wav", sounds[0])
   cut.write_bytes(cut.read_bytes()[: -RATE // 2])
   scale, phase = folder / "scale.wav", folder / "phase.wav"
@@ -216,7 +216,7 @@ def doubtful(folder, sounds):
   return {cut: "bytes of sound are missing; ", scale: "divide int16 values", phase: "out of phase"}
 
 
-def test_sound_in_doubt_gives_a_warning(tagger, sounds, tmp_path):
+def test_doubtful_sound_issues_a_warning(tagger, sounds, tmp_path):
   for path, text in doubtful(tmp_path, sounds).items():
     with pytest.warns(SoundWarning, match=f"^{re.escape(str(path))}: .*{text}") as caught:
       tagger.tag(path)
@@ -239,7 +239,7 @@ def test_a_strict_tagger_refuses_incomplete_files(sounds, tmp_path):
     strict.tag(scale)
 
 
-def test_the_command_prints_a_line_for_sound_in_doubt(sounds, tmp_path, capsys, monkeypatch):
+def test_the_command_prints_a_line_for_doubtful_sound(sounds, tmp_path, capsys, monkeypatch):
   paths = doubtful(tmp_path, sounds)
   assert tag(*paths) == 0
   printed = capsys.readouterr()

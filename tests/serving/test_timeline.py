@@ -1,4 +1,4 @@
-"""What sounds when, embeddings, thresholds, folders: the tagger over many and long sounds."""
+"""The tagger on many and long sounds: timelines, embeddings, thresholds and folders."""
 
 import csv
 import dataclasses
@@ -49,7 +49,7 @@ def sounds():
   return waveforms(6, 4)[0]
 
 
-# Windows of a sound that is read block by block.
+# Windows of sounds that are read block by block.
 
 
 def windows(samples, size, hop, block, **how):
@@ -79,7 +79,7 @@ def test_the_last_sliding_window_ends_with_the_sound(block):
   assert windows(150, 100, 40, block, at_end=True) == [(0, 100), (40, 140), (50, 150)]
 
 
-def test_windows_want_sound_and_a_hop():
+def test_windows_require_sound_and_a_hop():
   for size, hop in [(0, 0), (10, 0), (10, 11)]:
     with pytest.raises(ValueError, match="windows"):
       list(cut([np.ones(5, np.float32)], size, hop))
@@ -116,7 +116,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   assert peak < 16e6
 
 
-# Many sounds in batches of one size.
+# Many sounds in batches of a fixed size.
 
 
 def test_many_sounds_share_batches(monkeypatch):
@@ -151,7 +151,7 @@ def test_many_sounds_share_batches(monkeypatch):
   assert sizes == [1]
 
 
-def test_readers_end_when_nobody_listens():
+def test_readers_end_if_the_caller_stops():
   def endless(source):
     while True:
       yield batches.Piece(next(iter(cut([np.ones(1, np.float32)], 1, 1))), 0.5)
@@ -225,7 +225,7 @@ def test_a_timeline_of_windows(tagger, sounds):
   expected = [tagger.scores(long[int(s * RATE) :][:SIZE]) for s in starts]
   np.testing.assert_allclose(line.scores, expected, atol=1e-5)
   assert np.ptp(line.scores, axis=0).max() > 0.05
-  # Twice the rate is the same time.
+  # Times do not depend on the rate.
   twice = tagger.timeline(soxr.resample(long, RATE, 2 * RATE), rate=2 * RATE)
   np.testing.assert_allclose(twice.start_s, [0, 1, 2, 2.25], atol=1e-3)
   short = tagger.timeline(long[: SIZE // 4])
@@ -237,7 +237,7 @@ def test_a_timeline_of_windows(tagger, sounds):
 
 @pytest.fixture(scope="module")
 def of_talnet(tmp_path_factory):
-  """A tagger of a system with frames, whose weights are as they begin."""
+  """Return a tagger of an untrained system with frames."""
   folder = tmp_path_factory.mktemp("talnet")
   make_store(folder / "store.h5", frontend=dataclasses.replace(FRONTEND, n_mels=32))
   config = tiny_config(folder, "model.encoder=talnet", "model.head=linear")
@@ -246,7 +246,7 @@ def of_talnet(tmp_path_factory):
 
 
 def test_a_timeline_of_frames(of_talnet, sounds):
-  # 8 of 32 frames a second of 125 samples each.
+  # 8 frames from 32 input frames of 125 samples each per second.
   long = np.concatenate(sounds)[: 2 * SIZE + 1100]
   line = of_talnet.timeline(long)
   assert len(line.start_s) == 8 + 8 + 3
@@ -256,13 +256,13 @@ def test_a_timeline_of_frames(of_talnet, sounds):
   second = of_talnet.timeline(long[SIZE : 2 * SIZE])
   np.testing.assert_allclose(line.scores[8:16], second.scores, atol=1e-5)
   assert np.ptp(line.scores, axis=0).min() > 0
-  # The clip's score is the frames' linear softmax.
+  # The score of the clip is the linear softmax of the frame scores.
   pooled = (second.scores**2).sum(axis=0) / second.scores.sum(axis=0)
   np.testing.assert_allclose(of_talnet.scores(long[SIZE : 2 * SIZE]), pooled, atol=1e-5)
   assert len(of_talnet.timeline(long, hop_seconds=0.5).start_s) == 4
 
 
-def test_the_pooling_of_frames_is_that_of_the_systems():
+def test_frame_pooling_matches_the_systems():
   for frames, talnet, deepres, google in [(400, 100, 25, 40), (1001, 250, 63, 96)]:
     assert frames // models.frames_pooled("talnet", frames) == talnet
     assert -(-frames // models.frames_pooled("deepres", frames)) == deepres
@@ -271,7 +271,7 @@ def test_the_pooling_of_frames_is_that_of_the_systems():
   assert models.frames_pooled("cnn10", 400) is None
 
 
-def test_frames_end_where_the_next_window_begins():
+def test_frames_end_where_the_next_window_starts():
   spans, scores = np.array([[0, 100], [100, 120]]), np.arange(14.0).reshape(2, 7, 1)
   line = of_frames(spans, scores, 16, 100, 10)
   np.testing.assert_allclose(line.start_s, [0, 1.6, 3.2, 4.8, 6.4, 8, 9.6, 10, 11.6])
@@ -305,13 +305,13 @@ def test_thresholds_have_the_highest_f1():
 
 @pytest.fixture
 def place_of_thresholds():
-  """Where the trained run keeps them for as long as a test lasts."""
+  """Return the path of the thresholds of the trained run, which exist during the test."""
   path = trained() / "thresholds.json"
   yield path
   path.unlink(missing_ok=True)
 
 
-def test_thresholds_travel_with_the_run(place_of_thresholds, tagger, sounds, tmp_path, capsys):
+def test_thresholds_are_stored_with_the_run(place_of_thresholds, tagger, sounds, tmp_path, capsys):
   assert cli.main(["thresholds", "--workdir", str(trained())]) == 0
   table = capsys.readouterr().out.splitlines()
   assert table[0].split() == ["threshold", "F1", "positives", "label"]
@@ -346,7 +346,7 @@ def test_thresholds_travel_with_the_run(place_of_thresholds, tagger, sounds, tmp
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"step": 3}', '{"step": 1, "labels": {"a": 3}}'])
-def test_a_file_that_holds_no_thresholds(content, tmp_path):
+def test_a_file_without_thresholds(content, tmp_path):
   assert read_thresholds(tmp_path) is None
   (tmp_path / "thresholds.json").write_text(content)
   with pytest.raises(UserError, match=r"thresholds\.json"):

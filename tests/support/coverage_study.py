@@ -1,11 +1,11 @@
-"""Measures how often the intervals of `atgcn_jax.intervals` contain what they estimate.
+"""Measure how often the intervals of `atgcn_jax.intervals` contain the estimated value.
 
   python tests/support/coverage_study.py [--sets 1000] [--parts cells methods seeds counts]
 
-Prints Markdown tables. Data sets are drawn from populations whose labels share clips, whose scores
-share what is common to a clip, and whose positives are partly hard to find. The truth of a cell is
-the mean over its data sets: its error is a 20th to a 30th of the deviation of one of them.
-`docs/intervals.md` has the figures; all takes about half an hour on one core.
+Prints Markdown tables. Data sets are drawn from populations in which labels share clips, the scores
+of a clip are correlated, and some positives are hard to find. The true value of a cell is the mean
+over its data sets. Its error is 1/20 to 1/30 of the deviation of a single data set.
+`docs/intervals.md` has the results. The study takes about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from atgcn_jax.intervals import METRICS, difference, interval, sampled  # noqa: 
 from atgcn_jax.metrics import tagging_metrics  # noqa: E402
 
 TAIL = 0.025
-SHARED_BY_LABELS, SHARED_BY_CLIP = 0.6, 0.4  # correlations of labels of a group, of scores
-GAIN = 0.1  # of the second system
+SHARED_BY_LABELS, SHARED_BY_CLIP = 0.6, 0.4  # correlations of labels in a group, and of scores
+GAIN = 0.1  # advantage of the second system in the scores of positives
 LIMIT_CLIPS = 100_000
 CELLS = [  # clips, positives, labels, shift of the positives' scores
   *((50, positives, 20, 0) for positives in ("1", "1-6", "10")),
@@ -41,7 +41,7 @@ COMPARED = [(50, "1-6", 20, 0), (137, "1-6", 60, -1.5), (400, "10", 20, 0)]
 
 
 class Population(NamedTuple):
-  """K labels: positives among N clips, their mean score, the share of hard ones, their group."""
+  """K labels: number of positives in N clips, mean score, share of hard positives, and group."""
 
   clips: int
   counts: np.ndarray
@@ -51,12 +51,14 @@ class Population(NamedTuple):
 
 
 def population(clips: int, positives: str, labels: int = 20, shift: float = 0) -> Population:
-  """The population of a cell.
+  """Return the population of a cell.
 
   Args:
-    positives: of each label, a number or a range FIRST-LAST, uniform in the logarithm.
-    shift: added to the mean scores of positives. At 0, about as many negatives as there are
-      positives score more than a typical positive.
+    clips: The number of clips.
+    positives: The number of positives per label, or a range FIRST-LAST of log-uniform numbers.
+    labels: The number of labels.
+    shift: Added to the mean scores of positives. At 0, the number of negatives that score more than
+      a typical positive is about the number of positives.
   """
   r = np.random.default_rng(0)
   first, last = (int(end) for end in (positives.split("-") * 2)[:2])
@@ -74,12 +76,15 @@ def draw(
   by_seed: float = 0.0,
   fixed: bool = True,
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
-  """Scores float32[N, K] by system and seed, and labels bool[N, K], of one data set.
+  """Return scores float32[N, K] by system and seed, and labels bool[N, K], of one data set.
 
   Args:
-    gains: added to the positives' scores, a system each.
-    by_seed: the deviation of what a training adds to the positives' scores.
-    fixed: whether the counts are those of the population, or those of independent clips.
+    r: The random generator.
+    of: The population.
+    gains: The value added to the scores of positives, for each system.
+    seeds: The number of seeds per system.
+    by_seed: The deviation of the value that a seed adds to the scores of positives.
+    fixed: Whether the counts are those of the population, or those of independent clips.
   """
   N, K = of.clips, len(of.counts)
 
@@ -112,7 +117,7 @@ def draw(
 
 
 class Coverage(NamedTuple):
-  """Shares of data sets with the truth inside, below and above the interval, and its width."""
+  """Shares of data sets with the true value inside, below and above the interval, and its width."""
 
   inside: float
   below: float
@@ -122,7 +127,10 @@ class Coverage(NamedTuple):
 
 
 def coverage(found: Sequence[tuple[float, float, float]], truth: float | None = None) -> Coverage:
-  """Of (value, low, high) of each data set; the truth is the mean of the values by default."""
+  """Return the coverage of (value, low, high) of each data set.
+
+  By default, the true value is the mean of the values.
+  """
   values, low, high = np.array(found).T
   truth = float(values.mean()) if truth is None else truth
   below, above = float((truth < low).mean()), float((truth > high).mean())
@@ -130,9 +138,9 @@ def coverage(found: Sequence[tuple[float, float, float]], truth: float | None = 
 
 
 def cell(of: Population, sets: int) -> dict[str, Coverage]:
-  """The coverage for both metrics of a system, and for the difference of two.
+  """Return the coverage for both metrics of a system, and for the difference of two systems.
 
-  `limit` is that of the mAP of ever more clips by the interval of mAP.
+  `limit` is the coverage of the mAP in the limit of many clips by the interval of mAP.
   """
   r = np.random.default_rng(1)
   found: dict[str, list] = {name: [] for name in (*METRICS, *(f"{m} difference" for m in METRICS))}
@@ -154,7 +162,7 @@ def cell(of: Population, sets: int) -> dict[str, Coverage]:
 
 
 def cells(sets: int) -> str:
-  """The table of sizes and positives, and of further populations."""
+  """Return the table of sizes and positives, and of further populations."""
   head = ["clips", "positives", "labels", "shift", "data sets", "mAP: mean", "width", "covered"]
   head += ["below, above", "mAUC: mean", "covered", "difference in mAP", "in mAUC"]
   rows = []
@@ -173,10 +181,12 @@ def cells(sets: int) -> str:
 
 
 def resampled_maps(scores, labels, times_of) -> np.ndarray:
-  """mAP [B] on clips drawn again and again; float64.
+  """Return the mAP float64[B] of B resamples of the clips.
 
   Args:
-    times_of: function of a label's bool[N] to how often each clip is drawn, [B, N].
+    scores: [N, K].
+    labels: bool[N, K].
+    times_of: A function from bool[N] of a label to the number of times each clip is drawn, [B, N].
   """
   found = []
   for of_label, chosen in zip(scores.T, labels.T):
@@ -190,7 +200,7 @@ def resampled_maps(scores, labels, times_of) -> np.ndarray:
 
 
 def other_methods(r, scores, labels, resamples: int) -> dict[str, tuple[float, float, float]]:
-  """(value, low, high) of mAP by other methods."""
+  """Return (value, low, high) of mAP by other methods."""
   N = len(labels)
   one = sampled(scores, labels)["mAP"]
   error, z = np.sqrt((one.deviations**2).sum()), scipy.stats.norm.isf(TAIL)
@@ -222,7 +232,7 @@ def other_methods(r, scores, labels, resamples: int) -> dict[str, tuple[float, f
 
 
 def methods(sets: int, resamples: int = 300) -> str:
-  """The table of methods, of mAP."""
+  """Return the table of methods for mAP."""
   rows: dict[str, list] = {}
   head = ["method"]
   for clips, positives, count, shift in COMPARED:
@@ -241,7 +251,7 @@ def methods(sets: int, resamples: int = 300) -> str:
 
 
 def seeds_table(sets: int) -> str:
-  """The table of trainings: the mean over seeds and the difference of two systems."""
+  """Return the table of seeds: the mean over seeds and the difference of two systems."""
   rows = []
   for clips, positives in ((137, "1-6"), (400, "10"), (2000, "30")):
     for seeds in (1, 3, 5):
@@ -265,7 +275,7 @@ def seeds_table(sets: int) -> str:
 
 
 def counts_table(sets: int) -> str:
-  """The table of independent clips, whose counts differ from test set to test set."""
+  """Return the table of independent clips, whose counts vary between test sets."""
   rows = []
   for clips, positives in ((137, "1-6"), (400, "10"), (2000, "30"), (2000, "100")):
     r, of, found = np.random.default_rng(4), population(clips, positives), []
@@ -279,12 +289,12 @@ def counts_table(sets: int) -> str:
 
 
 def percent(share: float) -> str:
-  """A share of data sets in percent."""
+  """Return a share in percent."""
   return f"{100 * share:.1f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-  """Markdown."""
+  """Return a table as Markdown."""
   lines = [head, ["---"] * len(head), *rows]
   return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
@@ -293,9 +303,11 @@ PARTS = {"cells": cells, "methods": methods, "seeds": seeds_table, "counts": cou
 
 
 def main() -> None:
-  """The command."""
+  """Run the command."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--sets", type=int, default=1000, help="data sets a cell, fewer for large")
+  parser.add_argument(
+    "--sets", type=int, default=1000, help="number of data sets per cell, fewer for large cells"
+  )
   parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
   arguments = parser.parse_args()
   for part in arguments.parts:

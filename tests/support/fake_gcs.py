@@ -1,8 +1,8 @@
-"""Google Cloud Storage as far as a run needs it, on this machine, for one set of credentials.
+"""A local fake of Google Cloud Storage with the calls that a run needs, for one set of credentials.
 
-TensorFlow's file system has the addresses of the service built in. So this is a proxy for HTTPS
-that answers itself, whichever host is asked for: the clients are told of it, and of the certificate
-that it shows, by the usual environment variables, and are not otherwise changed.
+The file system of TensorFlow has fixed addresses of the service. So the fake is an HTTPS proxy that
+answers requests for any host itself. The usual environment variables tell the clients the address
+and the certificate of the proxy. The clients are not changed otherwise.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from typing import Any
 TOKEN = "a-token-of-the-fake"
 HOSTS = ("storage.googleapis.com", "www.googleapis.com", "oauth2.googleapis.com")
 READ_ONLY = "frozen"
-PAGE = 50  # objects a listing, so that clients have to ask for the next page
+PAGE = 50  # objects per listing, small enough that clients request further pages
 
 
 class FakeGcs:
-  """The service in a process of its own: some calls of TensorFlow hold this one's Python lock."""
+  """The service in its own process, because some calls of TensorFlow hold the GIL of this one."""
 
   def __init__(self, folder: pathlib.Path, *buckets: str):
-    """Start; certificate and credentials are written to the folder. READ_ONLY is a bucket too."""
+    """Start the service, and write certificate and credentials to the folder.
+
+    The bucket READ_ONLY always exists.
+    """
     self.folder = folder
     command = [sys.executable, __file__, str(folder), *buckets, READ_ONLY]
     self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -44,7 +47,7 @@ class FakeGcs:
     self._process.wait()
 
   def objects(self, bucket: str) -> dict[str, bytes]:
-    """All in a bucket, by name."""
+    """Return all objects in a bucket, by name."""
     with urllib.request.urlopen(f"{self.address}/objects?{bucket}") as answer:
       return {name: base64.b64decode(content) for name, content in json.load(answer).items()}
 
@@ -53,7 +56,7 @@ class FakeGcs:
     urllib.request.urlopen(f"{self.address}/failing?{int(failing)}").close()
 
   def environment(self) -> dict[str, str]:
-    """What a process needs to know to take this for the service."""
+    """Return the environment variables with which a process uses the fake."""
     certificate = str(self.folder / "certificate.pem")
     return {
       "https_proxy": self.address,
@@ -69,7 +72,7 @@ class FakeGcs:
 
 
 class _Server(ThreadingHTTPServer):
-  """Serves `buckets`, {bucket: {object name: content}}."""
+  """A server of `buckets`, {bucket: {object name: content}}."""
 
   daemon_threads = True
 
@@ -172,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     return b"".join(parts)
 
   def _told(self, path: str, query: str):
-    """What the tests ask, not the clients."""
+    """Answer a request of the tests."""
     if path == "/failing":
       self.server.failing = query == "1"
       return _json({})
@@ -181,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
       return _json({name: base64.b64encode(content).decode() for name, content in objects})
 
   def _answered(self, path: str, asked: dict[str, str], body: bytes):
-    """(status, headers, body) of the answer to a request."""
+    """Return status, headers and body of the answer to a request of a client."""
     if path.endswith("/token"):
       return _json({"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"})
     if self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -208,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
       return _json({"bucket": self._bucket(layout[1]), "hierarchicalNamespace": {"enabled": False}})
     if bucket := re.fullmatch(r"/storage/v1/b/([^/]+)", path):
       return _json({"kind": "storage#bucket", "name": self._bucket(bucket[1]), "location": "US"})
-    if plain := re.fullmatch(r"/([^/]+)/(.+)", path):  # the XML service, which TensorFlow reads by
+    if plain := re.fullmatch(r"/([^/]+)/(.+)", path):  # the XML API, which TensorFlow reads with
       return self._object(*map(urllib.parse.unquote, plain.groups()), {"alt": "media"})
     raise _Refused(501, f"not in the fake: {self.command} {path}")
 
@@ -301,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
     return 200, {"Location": f"https://{self.host}{self.path.partition('?')[0]}?{query}"}, b""
 
   def _continued(self, session: str, body: bytes):
-    """Take the next bytes of an upload that was begun."""
+    """Add the next bytes to a resumable upload."""
     upload = self.server.uploads[session]
     told = re.fullmatch(
       r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)",
@@ -323,7 +326,7 @@ def _json(value: Any) -> tuple[int, dict[str, str], bytes]:
 
 
 def _write_identity(folder: pathlib.Path, address: str) -> None:
-  """A certificate with its key, and the key of a service account, valid for a day."""
+  """Write a certificate with its key, and the key of a service account, valid for a day."""
   from cryptography import x509
   from cryptography.hazmat.primitives import hashes, serialization
   from cryptography.hazmat.primitives.asymmetric import ec, rsa

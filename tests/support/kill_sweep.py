@@ -1,10 +1,10 @@
-"""Kills training processes at moments spread over all phases of a save, and checks what is left.
+"""Kill training processes in all phases of a save, and check the files that they leave.
 
   python tests/support/kill_sweep.py --kills 200 --seed 0 --folder DIR [--out FILE]
 
-One run is trained to its end undisturbed, another is killed again and again, each time gone on with
-by the same command. Both must end with the same bits. What was under way when a process died is
-read from the files that it left. `docs/reliability.md` has the figures.
+One run is trained to its end undisturbed. Another run is killed many times and resumed each time by
+the same command. Both must end with the same bits. The phase in which a process was killed is
+determined from the files that it left. `docs/reliability.md` has the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# One device, a step then takes milliseconds: most of a life is its start.
+# With one device, a step takes milliseconds, and most of the life of a process is its start.
 ENVIRONMENT = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
 
 from runs_support import records, same_bits, saved, start, tiny_config  # noqa: E402
@@ -36,17 +36,17 @@ AIMS = ("start", "restore", "step", "begin", "write", "rename", "delete", "aside
 
 
 class Kill(NamedTuple):
-  """One death: what was aimed at, what was under way, and what it cost."""
+  """One kill: the aim, the phase in which it happened, and its cost."""
 
   aim: str
   phase: str
-  done: int  # steps at its death
-  sound: int  # the step to go on from
-  lost: int  # steps done in this life that must be done again
+  done: int  # number of steps at the kill
+  sound: int  # step of the newest valid checkpoint
+  lost: int  # number of steps of this process that must be repeated
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> list[str]:
-  """`atgcn train` on the tiny run, with few evaluations, and a start without TensorFlow."""
+  """Return the arguments of `atgcn train` for the tiny run, without TensorFlow at the start."""
   changes = {
     "optim.steps": steps,
     "checkpoint.every": EVERY,
@@ -58,34 +58,34 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> list[str
 
 
 def checkpoints(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
-  """step → folder of the final checkpoints, oldest first."""
+  """Return the folders of the final checkpoints by step, oldest first."""
   return {s: workdir / checkpoint.FOLDER / str(s) for s in checkpoint.saved_steps(workdir)}
 
 
 def in_the_making(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """The folders that are not yet final."""
+  """Return the folders of unfinished checkpoints."""
   return list((workdir / checkpoint.FOLDER).glob("*tmp*"))
 
 
 def set_aside(workdir: pathlib.Path) -> int:
-  """How many checkpoints have been found damaged."""
+  """Return the number of checkpoints that were moved aside."""
   return len(list((workdir / "damaged").glob("*")))
 
 
 def steps_done(workdir: pathlib.Path) -> int:
-  """The steps in the log."""
+  """Return the number of steps in the log."""
   path = workdir / "metrics.jsonl"
   return path.read_text().count('"loss"') if path.exists() else 0
 
 
 def log_state(workdir: pathlib.Path) -> tuple[int, int]:
-  """Changes with each record, and where a start rewrites the log."""
+  """Return a value that changes with each record and when a start rewrites the log."""
   path = workdir / "metrics.jsonl"
   return (path.stat().st_ino, path.stat().st_size) if path.exists() else (0, 0)
 
 
 def flip_a_bit(workdir: pathlib.Path, rng: random.Random) -> None:
-  """Damages the newest checkpoint."""
+  """Damage the newest checkpoint."""
   newest = list(checkpoints(workdir).values())[-1]
   path = rng.choice([path for path in sorted(newest.rglob("*")) if path.is_file()])
   content = bytearray(path.read_bytes())
@@ -94,10 +94,10 @@ def flip_a_bit(workdir: pathlib.Path, rng: random.Random) -> None:
 
 
 def moment(aim: str, workdir: pathlib.Path, rng: random.Random, seconds: float):
-  """(condition, most seconds to wait after it): when a process is to be killed."""
+  """Return the condition on which to kill a process, and the maximum delay after it in seconds."""
   began, done, aside = time.monotonic(), steps_done(workdir), set_aside(workdir)
   sound = max(checkpoints(workdir), default=0)
-  target = sound + EVERY * rng.randint(1, 3)  # which of the next saves
+  target = sound + EVERY * rng.randint(1, 3)  # one of the next three saves
 
   def final(step):
     return (workdir / checkpoint.FOLDER / str(step)).exists()
@@ -119,12 +119,12 @@ def moment(aim: str, workdir: pathlib.Path, rng: random.Random, seconds: float):
 
 
 def last_begun(done: int) -> int:
-  """The last save that must have begun where so many steps are done."""
+  """Return the step of the last save that must have started after this number of steps."""
   return max(0, done - 1) // EVERY * EVERY
 
 
 def phase(aim: str, workdir: pathlib.Path, started: bool, aside: int) -> str:
-  """What was under way when the process died, by what it left."""
+  """Return the phase in which the process was killed, from the files that it left."""
   finals, making = checkpoints(workdir), in_the_making(workdir)
   cut = [s for s, path in finals.items() if not (path / checksums.NAME).exists()]
   best = {max(scores)[1] for scores in [[(r[2], -r[0]) for r in records_of_map(workdir)]] if scores}
@@ -146,31 +146,35 @@ def phase(aim: str, workdir: pathlib.Path, started: bool, aside: int) -> str:
 
 
 def records_of_map(workdir: pathlib.Path) -> list:
-  """The evaluations in the log whose checkpoint is there."""
+  """Return the evaluations in the log whose checkpoint exists."""
   if not (workdir / "metrics.jsonl").exists():
     return []
   return [r for r in records(workdir) if "mAP" in r[1] and r[0] in checkpoints(workdir)]
 
 
 def life(aim: str, arguments: list[str], workdir: pathlib.Path, rng, seconds: float):
-  """Starts the command and kills it; returns (Kill, seconds until it trained, or None)."""
+  """Start the command and kill it.
+
+  Returns the kill, or None if the command ended first, and the seconds until training started, or
+  None.
+  """
   aside, before = set_aside(workdir), log_state(workdir)
   if aim == "aside":
     *_, spare, newest = [-math.inf, -math.inf, *checkpoints(workdir)]
-    if newest - spare > EVERY:  # what an earlier flip has left is none to go back to
+    if newest - spare > EVERY:  # there is no older checkpoint to fall back to after an earlier flip
       aim = "step"
     else:
       flip_a_bit(workdir, rng)
   condition, delay = moment(aim, workdir, rng, seconds)
   began, trained = time.monotonic(), None
-  most = max(checkpoints(workdir), default=0) + 3 * EVERY  # a run of some length is enough for all
+  most = max(checkpoints(workdir), default=0) + 3 * EVERY  # enough steps for each aim
   process = start(*arguments, **ENVIRONMENT)
   while process.poll() is None:
     if trained is None and log_state(workdir) != before:
       trained = time.monotonic() - began
     if trained is not None and steps_done(workdir) > most:
       break
-    # Until then what lies there is from lives before.
+    # Before training starts, the files are those of earlier processes.
     if (trained is not None or aim in ("start", "restore", "aside")) and condition():
       break
     time.sleep(0.0003)
@@ -190,35 +194,38 @@ def life(aim: str, arguments: list[str], workdir: pathlib.Path, rng, seconds: fl
 
 
 def check(kill: Kill, before: int, workdir: pathlib.Path) -> None:
-  """Fails where anything is lost that was done before the last save that had ended."""
+  """Fail if anything is lost that was done before the last complete save."""
   steps = [r[0] for r in records_of_loss(workdir)]
   assert steps == list(range(1, len(steps) + 1)), f"{kill}: the log has {steps}"
   if kill.phase == "a damaged one being set aside":
     assert kill.sound >= before - EVERY, f"{kill}: it began at {before}"
   else:
     assert kill.sound >= before, f"{kill}: it began at {before}"
-    # A save begins only once the one before it has ended.
+    # A save only starts after the previous save has ended.
     assert kill.sound >= last_begun(kill.done) - EVERY, f"{kill}: an ended save is lost"
     if kill.phase == "between two saves":
       assert kill.lost <= EVERY, f"{kill}: more than the interval is lost"
 
 
 def records_of_loss(workdir: pathlib.Path) -> list:
-  """The training steps in the log."""
+  """Return the training steps in the log."""
   if not (workdir / "metrics.jsonl").exists():
     return []
   return [record for record in records(workdir) if "loss" in record[1]]
 
 
 def finish(arguments: list[str]) -> None:
-  """Runs the command to its end."""
+  """Run the command to its end."""
   process = start(*arguments, **ENVIRONMENT)
   _, errors = process.communicate()
   assert process.returncode == 0, errors
 
 
 def sweep(folder: pathlib.Path, kills: int, seed: int, steps: int, say=lambda line: None):
-  """The kills; fails if one of them costs more than it may, or the run ends with other bits."""
+  """Run the sweep and return the kills.
+
+  Fails if a kill loses too much, or the runs end with different bits.
+  """
   rng = random.Random(seed)
   tiny_config(folder)
   finish(command(folder, folder / "undisturbed", steps))
@@ -231,7 +238,7 @@ def sweep(folder: pathlib.Path, kills: int, seed: int, steps: int, say=lambda li
     assert kill is not None, f"the run ended after {len(met)} kills: take more steps"
     seconds = seconds if trained is None else trained
     check(kill, before, workdir)
-    # The next start must go on from there: whatever lies beyond is dropped from the log.
+    # The next process must resume from there. Later records are removed from the log.
     before = kill.sound
     met.append(kill)
     say(f"{len(met)}/{kills} {kill}")
@@ -241,9 +248,9 @@ def sweep(folder: pathlib.Path, kills: int, seed: int, steps: int, say=lambda li
 
 
 def same_end(folder: pathlib.Path) -> None:
-  """Fails unless both runs ended with the same bits, the same log and sound checkpoints."""
+  """Fail unless both runs ended with the same bits, the same log and valid checkpoints."""
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of checkpoints set aside at the last start
+    warnings.simplefilter("ignore")  # warnings about checkpoints moved aside at the last start
     one, other = saved(folder / "killed"), saved(folder / "undisturbed")
   assert one.step == other.step
   assert same_bits(one.state, other.state), "the parameters or the optimiser differ"
@@ -255,7 +262,7 @@ def same_end(folder: pathlib.Path) -> None:
 
 
 def table(kills: list[Kill]) -> str:
-  """phase | kills | steps lost at most | on average, as Markdown."""
+  """Return a Markdown table of the phases, the kills, and the maximum and mean of lost steps."""
   groups = collections.defaultdict(list)
   for kill in kills:
     groups[kill.phase].append(kill.lost)
@@ -268,11 +275,17 @@ def table(kills: list[Kill]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--kills", type=int, default=200)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--steps", type=int, default=0, help="of the run; 0: ten a kill")
-  parser.add_argument("--folder", type=pathlib.Path, required=True, help="an empty one")
-  parser.add_argument("--out", type=pathlib.Path, help="JSON lines, one a kill, and the table")
+  parser.add_argument("--kills", type=int, default=200, help="number of kills")
+  parser.add_argument("--seed", type=int, default=0, help="random seed")
+  parser.add_argument(
+    "--steps", type=int, default=0, help="number of steps of the run; 0 means ten per kill"
+  )
+  parser.add_argument(
+    "--folder", type=pathlib.Path, required=True, help="empty folder for the runs"
+  )
+  parser.add_argument(
+    "--out", type=pathlib.Path, help="file for one JSON line per kill and the table"
+  )
   options = parser.parse_args()
   options.folder.mkdir(parents=True, exist_ok=True)
   began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the tests of the scripts in launch/ share."""
+"""Shared functions of the tests of launch/."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ RUN = ["--", "--config", "configs/atgcn_audioset.py", "--workdir"]
 
 
 def clean_environment(**more):
-  """The environment without what schedulers and earlier tests leave in it."""
+  """Return the environment without variables of schedulers and of earlier tests."""
   kept = {
     name: value
     for name, value in os.environ.items()
@@ -32,7 +32,7 @@ def call(script, *arguments, cwd=ROOT, **environment):
 
 
 def program(folder, name, text):
-  """An executable script."""
+  """Write an executable script and return its path."""
   path = folder / name
   path.write_text(f"#!/usr/bin/env bash\n{text}\n")
   path.chmod(0o755)

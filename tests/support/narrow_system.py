@@ -1,4 +1,4 @@
-"""The paper's AT-GCN, narrow, with all chance on: what its training step computes anywhere."""
+"""A narrow AT-GCN with all random parts enabled, to compare training steps between layouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NORMALISER = Normaliser(np.full(BANDS, 0.3, "f"), np.full(BANDS, 1.7, "f"))
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 FASTER_STEPS = {"xla_backend_optimization_level": 1}
 
-# An "optimiser" whose state is the last gradients, and which changes nothing.
+# An optimiser that stores the last gradients in its state and does not change the parameters.
 RECORDER = optax.GradientTransformation(
   lambda params: jax.tree.map(jnp.zeros_like, params),
   lambda gradients, state, params=None: (jax.tree.map(jnp.zeros_like, gradients), gradients),
@@ -33,7 +33,7 @@ RECORDER = optax.GradientTransformation(
 
 
 def setting(form: str, dtype: str, head: str = "graph") -> Any:
-  """(config, model): mixup, SpecAugment and every dropout are on."""
+  """Return a config and a model, with mixup, SpecAugment and all dropouts enabled."""
   config = load_config(
     CONFIGS / "atgcn_audioset.py",
     [
@@ -56,7 +56,7 @@ def setting(form: str, dtype: str, head: str = "graph") -> Any:
 
 
 def batch_of(config: Any, step: int) -> dict[str, np.ndarray]:
-  """This process's slice of a made-up batch."""
+  """Return the slice of a random batch for this process."""
   random = np.random.default_rng(step)
   clips = BATCH * augment.clips_per_example(config.augment)
   batch = {
@@ -68,10 +68,19 @@ def batch_of(config: Any, step: int) -> dict[str, np.ndarray]:
 
 
 def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, head="graph"):
-  """(first loss, params before, TrainState) on the host, after so many steps on these devices.
+  """Train for some steps on these devices.
 
   Args:
-    record: let the optimiser's state be the last step's gradients and the parameters be.
+    layout: The layout.
+    steps: The number of steps.
+    form: The form of the augmentation.
+    dtype: The compute type.
+    record: Whether to store the gradients of the last step in the state of the optimiser, instead
+      of changing the parameters.
+    head: The head.
+
+  Returns:
+    The first loss, the initial parameters and the final TrainState, on the host.
   """
   config, model = setting(form, dtype, head)
   mesh = layout.mesh
@@ -98,7 +107,7 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
   assert len(batches[0]["log_mel"].sharding.device_set) == mesh.size
   options = FAST_COMPILE if steps == 1 else FASTER_STEPS
   compiled = step.lower(state, batches[0], 1.0).compile(options)
-  if (parts := mesh.shape["label"]) > 1:  # a device has the logits of its own labels alone
+  if (parts := mesh.shape["label"]) > 1:  # each device only has the logits of its own labels
     own = f"[{len(batches[0]['labels']) * parts // mesh.size},{LABELS // parts}]"
     assert own in compiled.as_text()
   before, losses = on_host(state.params, layout), []
@@ -109,16 +118,16 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
 
 
 def on_host(tree: Any, layout: Layout) -> Any:
-  """Sharded arrays as NumPy's, in every process."""
+  """Return sharded arrays as NumPy arrays, in every process."""
   return jax.device_get(replicate(tree, layout.mesh))
 
 
 def assert_same_first_step(one: Any, other: Any) -> None:
-  """Loss, gradients and batch statistics agree to a relative 1e-5.
+  """Assert that loss, gradients and batch statistics agree to a relative 1e-5.
 
-  Gradients per tensor: the norm of the difference, relative to that of the tensor. A tensor whose
-  gradient nearly cancels (a scale that the next batch norm undoes) is held to a hundredth of the
-  whole's.
+  Gradients are compared per tensor: the norm of the difference is relative to the norm of the
+  tensor. For a tensor whose gradient nearly cancels (a scale that the next batch norm undoes), it
+  is relative to 1/100 of the norm of all gradients.
   """
   (loss, _, state), (other_loss, _, other_state) = one, other
   np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
@@ -135,12 +144,12 @@ def assert_same_first_step(one: Any, other: Any) -> None:
 
 
 def assert_same_in_float64(one: Any, other: Any, steps: int) -> None:
-  """Parameters agree to 1e-9, and batch statistics to a relative 1e-9."""
+  """Assert that parameters agree to 1e-9, and batch statistics to a relative 1e-9."""
   (_, before, state), (_, _, other_state) = one, other
   assert state.step == steps
   for start, a, b in zip(*map(jax.tree.leaves, (before, state.params, other_state.params))):
     assert a.dtype == np.float64
-    assert np.abs(a - start).max() > 1e-4  # it has learnt something
+    assert np.abs(a - start).max() > 1e-4  # the parameters have changed
     np.testing.assert_allclose(b, a, rtol=0, atol=1e-9)
   for a, b in zip(*map(jax.tree.leaves, (state.batch_stats, other_state.batch_stats))):
     assert a.dtype == np.float64

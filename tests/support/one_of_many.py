@@ -1,4 +1,4 @@
-"""Run as one process of many: what the training step computes there, written by the first.
+"""Run the training step in one of several processes. Process 0 writes the results.
 
 python one_of_many.py FOLDER COORDINATOR PROCESSES INDEX
 """
@@ -38,7 +38,7 @@ def computed() -> dict:
 
 
 def talked() -> dict:
-  """What the processes know of each other."""
+  """Return the results of the communication between processes."""
   pulse, index = Pulse(data_mesh(), 2), jax.process_index()
   beats = [pulse.beat([index, step]).tolist() for step in range(3)]
   me = jax.numpy.zeros(1, "int32") + index
@@ -52,8 +52,8 @@ def talked() -> dict:
 
 
 def fed(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """By placement, the whole batches of the first steps of the tiny run."""
-  folder, batches = folder / f"of-{jax.process_index()}", {}  # nobody writes where others read
+  """Return the complete batches of the first steps of the tiny run, by placement."""
+  folder, batches = folder / f"of-{jax.process_index()}", {}  # each process has its own folder
   folder.mkdir(exist_ok=True)
   for placement in PLACEMENTS:
     config = tiny_config(folder, f"data.placement={placement}")

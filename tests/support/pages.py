@@ -8,10 +8,10 @@ from runs_support import REPOSITORY
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
-OMITTED = "…"  # a command with something left out
-PLACEHOLDERS = {"K": "60", "$OMPI_COMM_WORLD_RANK": "0"}  # that stand for a number
-MEASURING = ("bench", "plan", "reproduce")  # run by test_docs_studies.py, the others by _runs.py
-# What is run in another way than as it stands, and the tests that do so.
+OMITTED = "…"  # marks a command with omitted parts
+PLACEHOLDERS = {"K": "60", "$OMPI_COMM_WORLD_RANK": "0"}  # placeholders and their values
+MEASURING = ("bench", "plan", "reproduce")  # run by test_docs_studies.py, others by test_docs_runs
+# Commands that cannot run as they are, and the tests that run them in another way.
 ELSEWHERE = {
   ".* gs://": "runtime/test_buckets.py",
   "train .* --workdir DIR": "runtime/test_processes.py",  # one of several processes
@@ -20,18 +20,18 @@ ELSEWHERE = {
 
 
 def name_of(page: pathlib.Path) -> str:
-  """A page's path within the repository."""
+  """Return the path of a page within the repository."""
   return page.relative_to(REPOSITORY).as_posix()
 
 
 def commands(page: pathlib.Path) -> list[list[str]]:
-  """The words after `atgcn` of each command, also behind a launcher or within a sentence."""
+  """Return the words after `atgcn` of each command, also inside launchers and sentences."""
   text = page.read_text()
   blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
   shell = "".join(block for language, block in blocks if language in ("", "sh"))
   lines = shell.replace("\\\n", " ").splitlines()
   prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-  # Without an option and its value it is but a name.
+  # In a sentence, a command without an option and its value is only a name.
   lines += re.findall(r"`(atgcn [a-z][^`]* --[a-z-]+ [^`-][^`]*)`", prose)
   found = [re.search(r"(?:^|[ /])atgcn ([a-z].*)", line.split("bash -c '")[-1]) for line in lines]
   given = [match[1].rstrip("'") for match in found if match and OMITTED not in match[0]]
@@ -42,11 +42,11 @@ def commands(page: pathlib.Path) -> list[list[str]]:
 
 
 def run_elsewhere(words: list[str]) -> list[str]:
-  """The entries of ELSEWHERE that a command falls under."""
+  """Return the entries of ELSEWHERE that match a command."""
   return [pattern for pattern in ELSEWHERE if re.match(pattern, " ".join(words))]
 
 
 def to_run(page: pathlib.Path, measuring: bool) -> list[list[str]]:
-  """The commands of a page that one of the two files runs."""
+  """Return the commands of a page that one of the two test files runs."""
   here = [words for words in commands(page) if not run_elsewhere(words)]
   return [words for words in here if (words[0] in MEASURING) == measuring]

@@ -1,4 +1,4 @@
-"""A tiny store and a tiny config, on which whole runs take seconds."""
+"""A tiny store and a tiny config, with which complete runs take seconds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FRONTEND = Frontend(
 VOCABULARY = Vocabulary(
   tuple(f"/m/{k}" for k in range(6)), ("Hum", "Drone", "Whistle", "Piping", "Hiss", "Squeak")
 )
-TONES_HZ = (150, 350, 600, 900, 1250, 1700)  # what each label sounds like
+TONES_HZ = (150, 350, 600, 900, 1250, 1700)  # frequency of the tone of each label
 
 CONFIG = """
 def get_config():
@@ -77,7 +77,7 @@ def get_config():
 
 
 def waveforms(clips: int, seed: int) -> tuple[np.ndarray, list[list[int]]]:
-  """(float32[clips, 4000], labels of each clip): tones of its labels in noise."""
+  """Return waveforms float32[clips, 4000], with the tones of their labels in noise, and labels."""
   random = np.random.default_rng(seed)
   time = np.arange(FRONTEND.samples) / FRONTEND.sample_rate
   labels = [sorted({i % 6, (i * 7 + i // 6) % 6}) for i in range(clips)]
@@ -100,9 +100,9 @@ def make_store(
   broken: bool = False,
   unlabelled: int = 0,
 ) -> pathlib.Path:
-  """A store whose clips are of these folds in turns; of a `broken` one each fourth holds NaN.
+  """Make a store whose clips are in these folds in turn.
 
-  The first clips, as many as are to be `unlabelled`, are stored without labels.
+  In a `broken` store, every fourth clip has NaN. The first `unlabelled` clips have no labels.
   """
   sound, labels = waveforms(clips, seed)
   labels[:unlabelled] = [[]] * unlabelled
@@ -123,13 +123,13 @@ def make_store(
 
 
 def write_config(path: pathlib.Path, store: pathlib.Path) -> pathlib.Path:
-  """The tiny config as a file."""
+  """Write the tiny config to a file."""
   path.write_text(CONFIG.format(store=str(store)))
   return path
 
 
 def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
-  """The tiny config, with `KEY=VALUE` changes; its store is in the folder, made where absent."""
+  """Return the tiny config with `KEY=VALUE` overrides, and make its store if it is missing."""
   store = folder / "store.h5"
   if not store.exists():
     make_store(store)
@@ -139,7 +139,7 @@ def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
 
 @functools.cache
 def trained() -> pathlib.Path:
-  """The folder, for reading, of a tiny run that was trained to its 30 steps undisturbed."""
+  """Return the read-only folder of a tiny run with its 30 steps, trained without interruption."""
   folder = pathlib.Path(HOME.name) / "trained"
   folder.mkdir(exist_ok=True)
   train(tiny_config(folder), folder / "run")
@@ -147,14 +147,14 @@ def trained() -> pathlib.Path:
 
 
 def wav(path: pathlib.Path, samples: np.ndarray, rate: int = FRONTEND.sample_rate, **options: Any):
-  """The path, at which samples now are a sound file, by default of floats."""
+  """Write samples to a sound file, by default as floats, and return its path."""
   path.parent.mkdir(exist_ok=True)
   soundfile.write(path, samples, rate, **{"subtype": "FLOAT", **options})
   return path
 
 
 def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Have `prepare` work in this process: a spawned one takes seconds to start."""
+  """Make `prepare` work in this process, because other processes take seconds to start."""
 
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
@@ -163,7 +163,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def same_bits(one: Any, other: Any) -> bool:
-  """Whether two trees are of one structure and equal to the last bit."""
+  """Return whether two trees have the same structure and the same bits."""
   if jax.tree.structure(one) != jax.tree.structure(other):
     return False
   leaves = [map(np.asarray, jax.tree.leaves(tree)) for tree in (one, other)]
@@ -171,39 +171,39 @@ def same_bits(one: Any, other: Any) -> bool:
 
 
 def saved(workdir: pathlib.Path) -> Any:
-  """The newest checkpoint of a run."""
+  """Return the newest checkpoint of a run."""
   loaded = newest_sound(workdir, sharding.Layout(sharding.data_mesh()))
   assert loaded is not None
   return loaded
 
 
 def newest_sound_step(workdir: pathlib.Path) -> int | None:
-  """The step that a training would resume from; what is damaged is moved aside."""
+  """Return the step from which training would resume, and move damaged checkpoints aside."""
   found = find_checkpoints(workdir)
   set_aside_damaged(workdir, found)
   return found.sound
 
 
 def newest_sound(workdir: pathlib.Path, layout: sharding.Layout) -> Any:
-  """The checkpoint that a training would resume from, None where there is none."""
+  """Return the checkpoint from which training would resume, or None."""
   step = newest_sound_step(workdir)
   return None if step is None else with_training_state(read_run(workdir, step), workdir, layout)
 
 
 def records(workdir: pathlib.Path) -> list[tuple[int, tuple[str, ...], float]]:
-  """(step, keys, loss or mAP) of each line of metrics.jsonl: all that does not tell the time."""
+  """Return step, keys, and loss or mAP of each line of metrics.jsonl, without measured times."""
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
   return [(line["step"], tuple(line), line.get("loss", line.get("mAP"))) for line in lines]
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-  """Every file below a folder, by its relative path."""
+  """Return the contents of all files in a folder and its subfolders, by relative path."""
   files = (path for path in sorted(folder.rglob("*")) if path.is_file())
   return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
-  """`atgcn ARGUMENTS` as a process of its own; `before` are words that start another command."""
+  """Start `atgcn ARGUMENTS` in its own process, with the words `before` in front of the command."""
   environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
     [*before, sys.executable, "-m", "atgcn_jax", *map(str, arguments)],
@@ -216,7 +216,7 @@ def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> su
 
 
 def start_many(processes: int, *arguments: Any, devices: int = 8) -> list[subprocess.Popen]:
-  """The same command in so many processes that know of each other, with equal parts of devices."""
+  """Start the same command in several joined processes, with equal shares of the devices."""
   port = free_port()
   own = str(devices // processes)
   return [
@@ -226,7 +226,7 @@ def start_many(processes: int, *arguments: Any, devices: int = 8) -> list[subpro
 
 
 def joining(port: int, processes: int, index: int, host: str = "127.0.0.1") -> list[str]:
-  """The options by which a process joins the others."""
+  """Return the options with which a process joins the others."""
   coordinator = f"{host}:{port}"
   ours = {"--coordinator": coordinator, "--processes": processes, "--process-id": index}
   return [str(word) for pair in ours.items() for word in pair]

@@ -1,4 +1,4 @@
-"""A clip store of a few tiny clips."""
+"""A clip store with a few tiny clips."""
 
 import h5py
 import numpy as np
@@ -14,14 +14,14 @@ FRAMES, BANDS = FRONTEND.frames, FRONTEND.n_mels
 
 
 def decibels(clips, seed=0):
-  """Made-up log-mels float32[N, T, F], each clip with a peak of its own and 70 dB of range."""
+  """Return random log-mels float32[N, T, F] with different peaks and a range of 70 dB."""
   rng = np.random.default_rng(seed)
   peaks = rng.uniform(-60, 20, (clips, 1, 1))
   return (peaks - rng.uniform(0, 70, (clips, FRAMES, BANDS))).astype(np.float32)
 
 
 def write(path, log_mel, dtype="uint8", chunk=4, **changes):
-  """Write a store of these log-mels; returns what its other arrays were made of."""
+  """Write a store of these log-mels, and return the values of its other arrays."""
   clips = len(log_mel)
   parts = {
     "clip_ids": [f"clip {i} ü" for i in range(clips)],
@@ -36,13 +36,13 @@ def write(path, log_mel, dtype="uint8", chunk=4, **changes):
 
 
 def make(path, clips=11, dtype="uint8", **changes):
-  """An open store."""
+  """Make and open a store."""
   write(path, decibels(clips), dtype, **changes)
   return clip_store.open_store(path)
 
 
 def spoil(path, clips, value=np.nan):
-  """Store a value that is not finite in some clips: in a float16 log-mel, or as a uint8 peak."""
+  """Store a value that is not finite in some clips: in float16 log-mels, or as uint8 peaks."""
   with h5py.File(path, "r+") as file:
     if file["log_mel"].dtype == np.uint8:
       file["peak_db"][clips] = value

@@ -163,7 +163,7 @@ def test_all_checkpoints_damaged_is_the_users_to_know(copy):
     load_run(copy, "latest", sharding.data_mesh())
   before = contents(copy)
   for _ in range(2):  # and again: nothing is moved that could be taken for a run not begun
-    with pytest.raises(UserError, match=r"none of its checkpoints is sound, \d+ is damaged"):
+    with pytest.raises(UserError, match=r"has no valid checkpoint; checkpoint \d+ is damaged"):
       train(tiny_config(trained().parent), copy)
   assert contents(copy) == before
 

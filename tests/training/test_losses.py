@@ -111,7 +111,7 @@ def test_another_ontology_is_refused(tmp_path):
   train(tiny_config(tmp_path, *changes), tmp_path / "run")
   fewer = TOP | {"child_ids": TOP["child_ids"][1:]}
   (tmp_path / "ontology.json").write_text(json.dumps([fewer, *LEAVES]))
-  with pytest.raises(UserError, match=r"graph\.ontology: another content"):
+  with pytest.raises(UserError, match=r"graph\.ontology: the content differs"):
     train(tiny_config(tmp_path, *changes), tmp_path / "run")
 
 
