@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch, whole, size):
   out.write_bytes(b"an earlier store")
   with monkeypatch.context() as patch:
     full_after(patch, size)
-    with pytest.raises(UserError, match=r"s\.h5: cannot be written \(No space left.*goes on"):
+    with pytest.raises(UserError, match=r"s\.h5: cannot be written \(No space left.*to resume"):
       build(out)
   assert out.read_bytes() == b"an earlier store"
   loaded.clear()
