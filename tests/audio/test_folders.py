@@ -211,14 +211,18 @@ def test_several_segments_with_one_id_each_take_their_own_file(tmp_path):
   assert listing.vocabulary.ids == ("a", "b", "d")
   assert listing.absent == []
   (remark,) = listing.remarks
-  assert remark.endswith(f"2 rows repeat an id and are left out, the first kept: {FIRST}, {SECOND}")
+  assert remark.endswith(
+    f"2 rows repeat an id and are left out (the first is used): {FIRST}, {SECOND}"
+  )
 
 
 def test_a_folder_without_any_clip_of_the_lists_is_shown(tmp_path):
   make(tmp_path, "clips/recording 1.wav")
   path = tmp_path / "eval.csv"
   path.write_text(f'{FIRST}, 30.000, 40.000, "/m/a"\n')
-  with pytest.raises(UserError, match=rf"such as {FIRST}\.wav but, for example, recording 1\.wav;"):
+  with pytest.raises(
+    UserError, match=rf"such as {FIRST}\.wav, but files such as recording 1\.wav;"
+  ):
     list_segments(tmp_path / "clips", [path], TALNET, None, None)
 
 

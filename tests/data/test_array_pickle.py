@@ -117,7 +117,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
   """By a state for what stands for a name, which the next reader would share."""
   before = dict(array_pickle._NAMES)
   (tmp_path / "n.pkl").write_bytes(b"\x80\x03cnumpy\ndtype\n(NI1\ntb.")
-  with pytest.raises(ValueError, match="a state of str"):
+  with pytest.raises(ValueError, match="sets the state of str"):
     unpickle_arrays(tmp_path / "n.pkl")
   assert before == array_pickle._NAMES
 

@@ -76,7 +76,7 @@ REFUSED = {
   "empty fold": (HEADER + "c1.wav,1,dog\nc2.wav, ,dog\n", "line 3: c2.wav has no fold"),
   "fold of pandas": (HEADER + "c1.wav,nan,dog\n", "line 2: c1.wav has no fold"),
   "no name": (HEADER + ",1,dog\n", "line 2: no filename"),
-  "unquoted": (HEADER + "c1.wav,1,dog,rain\n", "line 2: not filename.*quote the ids"),
+  "unquoted": (HEADER + "c1.wav,1,dog,rain\n", "line 2: not filename.*quote the label ids"),
   "semicolons": (
     HEADER.replace(",", ";") + "c1.wav;1;dog,rain\n",
     "separated by ';'; write commas",
@@ -156,10 +156,10 @@ def test_what_can_hardly_be_a_label_makes_none(path, label):
 
 
 DOUBTS = {
-  "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write whole numbers",
+  "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write integers",
   "c1.wav,Train,dog\nc2.wav,train,dog\n": "folds Train and train differ only in case",
   "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case",
-  'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; write commas",
+  'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; separate with",
 }
 
 

@@ -128,7 +128,7 @@ def test_broken_rows_and_ids_that_come_again_are_counted(tmp_path):
     "line 4: times 30.500 to 20.500 are negative or out of order; "
     "line 5: times -1.000 to 9.000 are negative or out of order"
   )
-  assert repeated.endswith(f"1 rows repeat an id and are left out, the first kept: {IDS[0]}")
+  assert repeated.endswith(f"1 rows repeat an id and are left out (the first is used): {IDS[0]}")
 
 
 @pytest.mark.filterwarnings("default")
@@ -298,9 +298,9 @@ def sonyc(folder, change=lambda text: text, rows=ANNOTATIONS):
 
 GOOD = f'{IDS[0]}, 0, 10, "/m/a"\n'
 BAD = {
-  "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "holds none of the 1"),
+  "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "contains none of"),
   "no fold": (lambda f: segments(f, GOOD, "some.csv"), "--fold"),
-  "only broken rows": (lambda f: segments(f, "a, b\n"), "holds no segment (line 1: 2 fields"),
+  "only broken rows": (lambda f: segments(f, "a, b\n"), "contains no segment (line 1: 2 fields"),
   "a foreign label": (
     lambda f: segments(f, GOOD.replace("/m/a", "/m/x")) | {"vocabulary": f / "vocabulary.csv"},
     "'/m/x'",
@@ -320,15 +320,15 @@ BAD = {
   "esc50 of other columns": (lambda f: esc(f, lambda t: t.replace("esc10", "x")), "esc10"),
   "esc50 of other categories": (lambda f: esc(f, lambda t: t.replace("dog", "fox")), "'fox'"),
   "esc50 cut short": (lambda f: esc(f, lambda t: t[:-20]), "line 3"),
-  "esc50 without esc10": (lambda f: esc(f, str) | {"esc10": True}, "names no recording"),
+  "esc50 without esc10": (lambda f: esc(f, str) | {"esc10": True}, "lists no recording"),
   "sonyc of other columns": (lambda f: sonyc(f, lambda t: t.replace("split", "x")), "column split"),
   "sonyc without presences": (
     lambda f: sonyc(f, lambda t: t.replace("_presence", "")),
     "NUMBER_NAME_presence",
   ),
   "sonyc with a word": (lambda f: sonyc(f, lambda t: t.replace("17,1,", "17,yes,")), "line 2"),
-  "sonyc of no row": (lambda f: sonyc(f, rows=[]), "names no recording"),
-  "sonyc's sounds elsewhere": (sonyc, "holds none of the 4 recordings"),
+  "sonyc of no row": (lambda f: sonyc(f, rows=[]), "lists no recording"),
+  "sonyc's sounds elsewhere": (sonyc, "contains none of the 4 recordings"),
 }
 
 

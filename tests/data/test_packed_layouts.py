@@ -225,7 +225,7 @@ class Harmful:
 def test_a_pickle_never_runs_code(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "n.pkl").write_bytes(pickle.dumps((MEAN, Harmful())))
-  with pytest.raises(UserError, match=r"n\.pkl: no pair .*mkdir is no array"):
+  with pytest.raises(UserError, match=r"n\.pkl: no pair .*mkdir is not an array"):
     talnet.read_normaliser("n.pkl", 64)
   assert not os.path.exists("harmed")
 
@@ -307,12 +307,12 @@ def of_floats(folder):
 BAD = {
   "no hdf5": ("panns", words, "words.h5: "),
   "other keys": ("panns", other_keys, "keys.h5: has no audio_name, waveform, target, but images"),
-  "other labels": ("panns", other_labels, "targets of 6 labels, the vocabulary has 5"),
-  "no names": ("panns", no_names, "holds no clip"),
+  "other labels": ("panns", other_labels, "target has 6 labels, but the vocabulary has 5"),
+  "no names": ("panns", no_names, "contains no clip"),
   "no fold": ("panns", no_fold, "--fold"),
   "no file": ("panns", lambda folder: "none.h5", "none.h5: no such file"),
-  "no packed file": ("panns", lambda folder: ".", "holds no .h5 file"),
-  "no mat": ("talnet", lambda folder: ".", "holds no .mat file"),
+  "no packed file": ("panns", lambda folder: ".", "contains no .h5 file"),
+  "no mat": ("talnet", lambda folder: ".", "contains no .mat file"),
   "other arrays": ("talnet", of_floats, "a.mat: has no labels, hashes, but feat"),
 }
 

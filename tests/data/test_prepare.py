@@ -204,7 +204,7 @@ BAD = {
     "CSV",
   ),
   "empty list": (lambda f: (f / "labels.csv").write_bytes(b""), "labels.csv: no column", "fold"),
-  "header only": (write_labels(), "labels.csv: names no file", "row"),
+  "header only": (write_labels(), "labels.csv: lists no file", "row"),
   "other columns": (
     write_labels((FIRST, "1"), header=("filename", "label")),
     "labels.csv: no column fold, positive_labels",
