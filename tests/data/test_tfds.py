@@ -331,7 +331,7 @@ def changed_metadata(copy, **changes):
   ("change", "words"),
   [
     (lambda copy: changed_metadata(copy, format="atgcn_jax TFDS clips 99"), "of this version"),
-    (lambda copy: changed_metadata(copy, shard_bytes={}), "tell of other shards"),
+    (lambda copy: changed_metadata(copy, shard_bytes={}), "list different shards"),
     (lambda copy: (copy / "metadata.json").write_text("{"), "cannot be read as a TFDS dataset"),
     (lambda copy: (copy / "metadata.json").unlink(), "but not of clips"),
     (lambda copy: (copy / "clips.npz").unlink(), "but not of clips"),
