@@ -176,7 +176,7 @@ def test_mat_files_of_other_shapes_are_reported(tmp_path, vocabulary):
   assert report.pop("file") == "reason"
   told = {os.path.basename(path): reason for path, reason in report.items()}
   assert told["GAS_eval_nan.mat:1"] == "values are NaN or infinite"
-  assert told["a_keys.mat"] == "has no labels, hashes, but feat"
+  assert told["a_keys.mat"] == "has no labels, hashes; it has feat"
   assert told["b_frames.mat"] == "feat is 3 x 399 x 64, not 3 x 400 x 64"
   assert told["c_labels.mat"] == "labels are 3 x 3, not 3 x 5"
   assert "feat is 3 x 400 x 64, not 2 x 400 x 64" in told["d_hashes.mat"]
@@ -306,14 +306,18 @@ def of_floats(folder):
 
 BAD = {
   "no hdf5": ("panns", words, "words.h5: "),
-  "other keys": ("panns", other_keys, "keys.h5: has no audio_name, waveform, target, but images"),
+  "other keys": (
+    "panns",
+    other_keys,
+    "keys.h5: has no audio_name, waveform, target; it has images",
+  ),
   "other labels": ("panns", other_labels, "target has 6 labels, but the vocabulary has 5"),
   "no names": ("panns", no_names, "contains no clip"),
   "no fold": ("panns", no_fold, "--fold"),
   "no file": ("panns", lambda folder: "none.h5", "none.h5: no such file"),
   "no packed file": ("panns", lambda folder: ".", "contains no .h5 file"),
   "no mat": ("talnet", lambda folder: ".", "contains no .mat file"),
-  "other arrays": ("talnet", of_floats, "a.mat: has no labels, hashes, but feat"),
+  "other arrays": ("talnet", of_floats, "a.mat: has no labels, hashes; it has feat"),
 }
 
 
