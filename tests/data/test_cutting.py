@@ -162,7 +162,7 @@ def test_without_it_the_rest_is_reported(sounds):
     "3 of 4 sounds are longer than a clip of 2 s: 9.100 s (54.8% of all) are not used; "
     "--segment cuts them into clips",
     "1 of 4 sounds are shorter than a clip of 2 s and are padded with silence",
-    f"see {sounds / 's.h5.findings.csv'} for what is not used and why",
+    f"see {sounds / 's.h5.findings.csv'} for details",
   ]
   assert [row[:3] for row in report(sounds)] == [
     ["a/long.wav", "longer", "5.000"],
@@ -195,7 +195,7 @@ def test_incomplete_files_are_cut_as_far_as_they_go(sounds):
 
 
 def test_other_layouts_are_not_cut(tmp_path):
-  with pytest.raises(UserError, match="--segment: --layout panns has no use for it"):
+  with pytest.raises(UserError, match="--segment: --layout panns does not support it"):
     prepare.prepare(tmp_path, None, "s.h5", layout="panns", vocabulary="v.csv", segment=True)
 
 

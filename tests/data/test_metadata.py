@@ -161,7 +161,7 @@ def test_an_interrupted_file_goes_on(server, tmp_path, capsys, ranges):
   assert asked == [None, "bytes=1000-", "bytes=2000-" if ranges else "bytes=1000-"]
   error = capsys.readouterr().err
   size = len(CONTENTS["labels.csv"])
-  assert f"/labels.csv: cut off after 1000 of {size} bytes; again in 0.01 s" in error
+  assert f"/labels.csv: cut off after 1000 of {size} bytes; retrying in 0.01 s" in error
 
 
 def test_a_part_of_an_earlier_call_is_used(server, tmp_path):
@@ -265,14 +265,14 @@ def test_the_checksum_that_a_server_states(server, tmp_path, right):
 def test_a_missing_file(server, tmp_path, capsys):
   del server.contents["list.csv"]
   line = failing(server, tmp_path, capsys)
-  assert f"{address(server)}/list.csv: the server says 404 Not Found; " in line
+  assert f"{address(server)}/list.csv: the server returned 404 Not Found; " in line
   assert len(server.asked) == len(CONTENTS), "what is not there is not asked for again"
   assert present(tmp_path).keys() == {"labels.csv", "qa_true_counts.csv"}
 
 
 def test_a_server_that_stays_busy(server, tmp_path, capsys):
   server.faults = {"labels.csv": [busy] * 9}
-  assert "the server says 503" in failing(server, tmp_path, capsys)
+  assert "the server returned 503" in failing(server, tmp_path, capsys)
   assert server.asked.count(("labels.csv", None)) == 4
 
 

@@ -306,5 +306,5 @@ def test_a_bucket_that_may_only_be_read_is_refused_for_a_run(service, config_fil
 def test_a_clip_store_in_a_bucket_is_refused(service, tmp_path, capsys):
   config = write_config(tmp_path / "config.py", "gs://bucket/store.h5")
   line = refused(capsys, "train", "--config", config, "--workdir", tmp_path / "run")
-  assert "gs://bucket/store.h5: a clip store is read from a disk" in line
+  assert "gs://bucket/store.h5: a clip store must be on a disk" in line
   assert not (tmp_path / "run").exists()
