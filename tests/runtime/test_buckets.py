@@ -146,7 +146,7 @@ def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
     raise ValueError("no answer")
 
   monkeypatch.setattr(checkpoint, "read_description", lost)
-  with pytest.raises(UserError, match=f"^{run}: the storage service answers 503"):
+  with pytest.raises(UserError, match=f"^{run}: the storage service returned 503"):
     newest_sound(run, sharding.Layout(sharding.data_mesh()))
   service.fail(False)
   assert 5 in checkpoint.saved_steps(run)
@@ -264,7 +264,7 @@ def no_port():
     ("bucket", "no such bucket"),
     ("package", "google-cloud-storage is not installed; pip install 'atgcn_jax[gcs]'"),
     ("service", "the storage service cannot be reached"),
-    ("scheme", "not an address that can be used"),
+    ("scheme", "not a supported address"),
   ],
 )
 def test_what_is_missing_is_said(service, command, missing, told, tmp_path, monkeypatch, capsys):

@@ -257,11 +257,10 @@ def test_processes_that_were_given_different_configs_do_not_begin(tmp_path):
   ]
   _, (first, second) = results(pair, 2)
   assert first.splitlines() == [
-    "atgcn train (process 0 of 2): other processes were given something else; their own messages "
-    "say what"
+    "atgcn train (process 0 of 2): other processes have different values; see their messages"
   ]
   assert second.splitlines() == [
-    "atgcn train (process 1 of 2): seed: 8 here, 7 in process 0; give all the same"
+    "atgcn train (process 1 of 2): seed: 8 here, 7 in process 0; give all processes the same value"
   ]
   assert not (tmp_path / "run").exists()
 
@@ -275,9 +274,9 @@ def test_processes_that_were_given_different_configs_do_not_begin(tmp_path):
     (["--coordinator", "host"], "--coordinator host: write HOST:PORT"),
     (["--coordinator", "host:0"], "--coordinator host:0: write HOST:PORT"),
     (["--processes", "2"], "--processes and --process-id: give both"),
-    (["--processes", "2", "--process-id", "0"], "--coordinator: name HOST:PORT"),
-    (["--coordinator", "h:1", "--processes", "0", "--process-id", "0"], "--processes 0: there is"),
-    (["--coordinator", "h:1", "--processes", "2", "--process-id", "2"], "--process-id 2: take 0"),
+    (["--processes", "2", "--process-id", "0"], "--coordinator: give HOST:PORT"),
+    (["--coordinator", "h:1", "--processes", "0", "--process-id", "0"], "--processes 0: must be"),
+    (["--coordinator", "h:1", "--processes", "2", "--process-id", "2"], "--process-id 2: must be"),
   ],
 )
 def test_how_to_join_is_checked(tmp_path, capsys, options, named):
