@@ -91,7 +91,7 @@ def test_what_is_done_is_not_done_again(done, store, capsys):
   assert contents(done) == before
 
 
-@pytest.mark.filterwarnings("ignore:.*its save was cut off")
+@pytest.mark.filterwarnings("ignore:.*its save was interrupted")
 def test_a_killed_reproduction_gives_the_table_it_would_have_given(done, store, tmp_path):
   process = start(*map(str, command("ablation", store, tmp_path)))
   saved = tmp_path / "runs" / "atgcn_1-seed0" / "checkpoints" / "3"

@@ -54,7 +54,7 @@ def disk(tmp_path):
 
 
 # Where it fills depends on the threads that write; it may be where the checksums would stand.
-@pytest.mark.filterwarnings("ignore:.*its save was cut off")
+@pytest.mark.filterwarnings("ignore:.*its save was interrupted")
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys):
   workdir = disk / "run"
   assert cli.main(command(workdir)) == 1
@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(disk, capsys
   assert line.startswith(f"atgcn train: {workdir}: ")
   assert "could not be written: No space left on device" in line
   sound = checkpoint.newest_verified(workdir)
-  assert f"step {sound} is saved and sound" in line
+  assert f"step {sound} is saved and intact" in line
   # Nor is there room for a line of the log.
   assert cli.main(command(workdir)) == 1
   assert "No space left on device" in complaint(capsys.readouterr().err)
@@ -98,7 +98,7 @@ def test_a_folder_that_becomes_read_only_is_told(disk, monkeypatch, capsys):
     patch.setattr(training_loop, "held", lambda _: contextlib.nullcontext(lambda: None))
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
-  assert "could not be written: Read-only file system; step 9 is saved and sound" in line
+  assert "could not be written: Read-only file system; step 9 is saved and intact" in line
   # The next start sees it before anything is done.
   assert cli.main(command(workdir)) == 2
   assert "cannot be written to" in complaint(capsys.readouterr().err)
