@@ -296,7 +296,7 @@ def test_only_a_coordinator_is_not_enough(tmp_path):
 def test_ranks_of_a_launcher_without_a_coordinator_are_rejected(monkeypatch):
   monkeypatch.setenv("PMI_SIZE", "4")
   monkeypatch.setenv("PMI_RANK", "1")
-  with pytest.raises(UserError, match="PMI_SIZE is 4: --coordinator"):
+  with pytest.raises(UserError, match=r"PMI_SIZE is 4: .*--coordinator"):
     processes.join()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 ROUNDS = 8
 BEGIN = np.asarray(0x9E3779B9, np.uint32)  # initial value of every hash
-DRAWN_AT_ONCE = 4096  # minimum number of clips per call of `draw`
+DRAWN_AT_ONCE = 4096  # number of clips per call of `draw`, unless a batch is larger
 # Purposes of the permutations. Each purpose has keys of its own.
 PASS, ROUND, WITHIN_CLASS, DEAL, SHARDS, WITHIN_WINDOW, UNLABELLED = 1, 2, 3, 4, 5, 6, 7
 MODES = ("shuffled", "balanced")
