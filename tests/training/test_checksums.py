@@ -101,11 +101,11 @@ def without_checksums(workdir, step):
 def test_a_save_that_is_interrupted_before_its_checksums_is_invalid(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: 0.3})
   without_checksums(tmp_path, 2)
-  with pytest.warns(UserWarning, match="cut off"):
+  with pytest.warns(UserWarning, match="its save was interrupted"):
     assert newest_sound_step(tmp_path) == 1
   save_all(tmp_path / "first", {0: None})
   without_checksums(tmp_path / "first", 0)
-  with pytest.warns(UserWarning, match="cut off"):
+  with pytest.warns(UserWarning, match="its save was interrupted"):
     assert newest_sound_step(tmp_path / "first") is None
   assert checkpoint.saved_steps(tmp_path / "first") == []
 
