@@ -1,1 +1,1 @@
-"""Clip stores, built-in soundscapes, sampling and the input pipeline."""
+"""Clip stores, data set layouts, synthetic data, sampling and the input pipeline."""

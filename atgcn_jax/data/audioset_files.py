@@ -1,4 +1,4 @@
-"""AudioSet's class list, segment lists, ratings and ontology, from where they are published."""
+"""Download of AudioSet's class list, segment lists, ratings and ontology."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.ratings import read_ratings
 
 AUDIOSET = "https://storage.googleapis.com/us_audioset/youtube_corpus/v1"
-# The newest state of the ontology's repository, by which a checksum stays true.
+# Latest commit of the ontology's repository. A fixed commit keeps the checksum valid.
 ONTOLOGY = (
   "https://raw.githubusercontent.com/audioset/ontology/d417d32bf59c711abb5910fd2f76a0eb44697991"
 )
 
 
 class File(NamedTuple):
-  """A file that is fetched, and by what it is known to be right.
+  """File to download, with the facts that verify it.
 
-  That is its `sha256`, or where none is known its number of `rows`, which a segment list's header
-  states too; a list of ratings must be one.
+  A file is verified by its `sha256`. Without one, a segment list is verified by its number of
+  `rows`, which its header states too, and a list of ratings by its format.
+
+  Attributes:
+    name: File name.
+    folder: Address of the folder.
+    sha256: SHA-256 of the content, if known.
+    rows: Number of segments, if the file is a segment list without a known SHA-256.
   """
 
   name: str
@@ -64,7 +70,15 @@ FILES = (
 
 
 class Fetched(NamedTuple):
-  """What became of a file: its path, size and SHA-256, or why there is none."""
+  """Result for one file.
+
+  Attributes:
+    path: Path of the file.
+    new: Whether the file was downloaded by this call.
+    size: Size in bytes.
+    sha256: SHA-256 of the content.
+    failure: Reason why the file could not be downloaded; empty on success.
+  """
 
   path: pathlib.Path
   new: bool = False
@@ -74,25 +88,28 @@ class Fetched(NamedTuple):
 
 
 def fetch_metadata(out: str | os.PathLike, mirror: str | None = None) -> Iterator[Fetched]:
-  """Fetches the files one after another; gives what became of each. One that fails stops no other.
+  """Download the files of AudioSet one by one. A failure does not stop the following files.
 
-  A file that is there and right is not fetched again. Until it is whole and right a file is called
-  `NAME.part`, and goes on from there the next time.
+  A file that exists and is valid is not downloaded again. An incomplete file is called `NAME.part`,
+  and the next call resumes it.
 
   Args:
-    out: The folder, made where absent.
-    mirror: Address of a folder that has all files by their names, in place of their own.
+    out: Folder of the files. It is created if needed.
+    mirror: Address of a folder with all files, used in place of the original addresses.
+
+  Yields:
+    The result for each file.
 
   Raises:
-    UserError: The folder cannot be written, or the mirror is no address.
+    UserError: If the folder cannot be written or the mirror is not an address.
   """
   if mirror is not None and not is_web_address(mirror):
-    raise UserError(f"--mirror {mirror}: no web address; give one such as https://host/folder")
+    raise UserError(f"--mirror {mirror}: not a web address; give one such as https://host/folder")
   out = pathlib.Path(out)
   try:
     out.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(f"--out {out}: no folder ({error.strerror}); name another") from error
+    raise UserError(f"--out {out}: not a folder ({error.strerror}); choose another") from error
   for file in FILES:
     path = out / file.name
     new = not (path.is_file() and not wrong(file, path))
@@ -107,7 +124,7 @@ def fetch_metadata(out: str | os.PathLike, mirror: str | None = None) -> Iterato
 
 
 def is_web_address(text: str) -> bool:
-  """Whether a text is an address of the web, with nothing in it that must be quoted."""
+  """Return whether a text is an http or https address without characters that need quoting."""
   try:
     parts = urllib.parse.urlsplit(text)
   except ValueError:
@@ -117,15 +134,17 @@ def is_web_address(text: str) -> bool:
 
 
 def wrong(file: File, path: pathlib.Path, headers: Message | None = None) -> str:
-  """What is wrong with the content of a file, empty if nothing.
+  """Return what is wrong with the content of a downloaded file; empty if it is valid.
 
   Args:
-    headers: Of the server that sent it, which may state a checksum.
+    file: Facts that verify the file.
+    path: Path of the downloaded content.
+    headers: Headers of the server's response, which may contain a checksum.
   """
   if file.sha256:
     found = digest_of(path, "sha256").hex()
     return "" if found == file.sha256 else f"has the SHA-256 {found}, not {file.sha256}"
-  # Google's servers state the checksum of what they keep.
+  # Google's servers send the checksum of the stored file.
   if headers and headers.get("x-goog-stored-content-encoding") == "identity":
     stated = re.search("md5=([^, ]+)", ",".join(headers.get_all("x-goog-hash", [])))
     found = base64.b64encode(digest_of(path, "md5")).decode()
@@ -151,11 +170,11 @@ def _wrong_ratings(path: pathlib.Path) -> str:
   try:
     read_ratings(path)
   except UserError as error:
-    return f"is no list of ratings ({error})"
+    return f"is not a list of ratings ({error})"
   return ""
 
 
 def digest_of(path: pathlib.Path, algorithm: str) -> bytes:
-  """The checksum of a file."""
+  """Return the checksum of a file."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, algorithm).digest()

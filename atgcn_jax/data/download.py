@@ -1,4 +1,4 @@
-"""A file from the web: in several attempts, going on where the last one broke off."""
+"""Download of a file from the web, with retries that resume an interrupted transfer."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from tqdm import tqdm
 from atgcn_jax import __version__
 from atgcn_jax.errors import UserError, WorkFailed
 
-TIMEOUT = 30  # seconds without a byte
-PAUSES = (1, 2, 4)  # seconds before another attempt
-RETRIED = (408, 425, 429, 500, 502, 503, 504)
+TIMEOUT = 30  # seconds without data
+PAUSES = (1, 2, 4)  # seconds before each retry
+RETRIED = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes
 CHUNK_BYTES = 2**16
 
 
 def download(
   url: str, path: pathlib.Path, wrong: Callable[[pathlib.Path, Message | None], str]
 ) -> None:
-  """Fetches a file; until it is whole and right it is called `NAME.part`, which a later call uses.
+  """Download a file. An incomplete file is called `NAME.part`, and a later call resumes it.
 
   Args:
-    url: Where from.
-    path: The file; an older one is replaced.
-    wrong: Says what is wrong with a file, given the headers of the server that sent it or None;
-      empty if nothing.
+    url: Address of the file.
+    path: Path of the file. An existing file is replaced.
+    wrong: Function from a path and the response headers (or None) to what is wrong with the file;
+      empty if it is valid.
 
   Raises:
-    WorkFailed: It cannot be had, or is wrong.
-    UserError: It cannot be written.
+    WorkFailed: If the file cannot be downloaded or is not valid.
+    UserError: If the file cannot be written.
   """
   part = path.with_name(f"{path.name}.part")
-  if part.is_file() and not wrong(part, None):  # whole, but not yet renamed
+  if part.is_file() and not wrong(part, None):  # complete, but not renamed yet
     os.replace(part, path)
     return
   for pause in (*PAUSES, 0):
-    held = part.is_file()
+    resumed = part.is_file()
     try:
       headers = receive(url, part)
     except urllib.error.HTTPError as error:
-      trouble = f"the server says {error.code} {error.reason}"
+      trouble = f"the server returned {error.code} {error.reason}"
       if error.code not in RETRIED:
         break
     except (OSError, http.client.HTTPException) as error:
@@ -59,45 +59,53 @@ def download(
         os.replace(part, path)
         return
       part.unlink()
-      if not held:  # it would be the same again
+      if not resumed:  # A complete download is wrong, so a retry gives the same file.
         break
     if pause:
-      tqdm.write(f"{url}: {trouble}; again in {pause} s", file=sys.stderr)
+      tqdm.write(f"{url}: {trouble}; retrying in {pause} s", file=sys.stderr)
       time.sleep(pause)
   raise WorkFailed(f"{url}: {trouble}; try again later or give another address to --mirror")
 
 
 def receive(url: str, part: pathlib.Path) -> Message:
-  """Writes what a server sends to a file, behind what it holds if the server can; its headers.
+  """Write the response of a server to a file, and resume the file if the server can.
+
+  Args:
+    url: Address of the file.
+    part: Path of the file, which may have the first bytes of the content.
+
+  Returns:
+    The headers of the response.
 
   Raises:
-    OSError, HTTPException: It could not be had, or not whole.
-    UserError: It cannot be written.
+    OSError: If the content cannot be received completely.
+    HTTPException: If the response is not valid.
+    UserError: If the file cannot be written.
   """
-  held = part.stat().st_size if part.exists() else 0
+  received = part.stat().st_size if part.exists() else 0
   request = urllib.request.Request(url, headers={"User-Agent": f"atgcn_jax/{__version__}"})
-  if held:
-    request.add_header("Range", f"bytes={held}-")
+  if received:
+    request.add_header("Range", f"bytes={received}-")
   try:
     response = urllib.request.urlopen(request, timeout=TIMEOUT)
   except urllib.error.HTTPError as error:
     if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
       raise
     part.unlink()
-    raise OSError("the server has no more than was held; from the start") from None
+    raise OSError("the server has no further bytes; starting again") from None
   with response:
-    behind = response.status == http.client.PARTIAL_CONTENT
-    if behind and not response.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
+    partial = response.status == http.client.PARTIAL_CONTENT
+    if partial and not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
       part.unlink()
-      raise OSError("the server sent another part than was asked for; from the start")
-    size = held if behind else 0
+      raise OSError("the server sent the wrong part of the file; starting again")
+    size = received if partial else 0
     length = response.headers.get("Content-Length", "")
     total = size + int(length) if length.isdigit() else None
     with _writing(part):
-      file = open(part, "ab" if behind else "wb", buffering=0)  # noqa: SIM115 (closed below)
+      file = open(part, "ab" if partial else "wb", buffering=0)  # noqa: SIM115 (closed below)
     shown = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
     with file, tqdm(total=total, initial=size, **shown) as bar:
-      while chunk := response.read1(CHUNK_BYTES):  # what is there, so that little is lost
+      while chunk := response.read1(CHUNK_BYTES):  # Write data as it arrives.
         with _writing(part):
           file.write(chunk)
         size += len(chunk)
@@ -109,7 +117,7 @@ def receive(url: str, part: pathlib.Path) -> Message:
 
 @contextlib.contextmanager
 def _writing(part: pathlib.Path) -> Iterator[None]:
-  """Tells what the disk says from what the network says."""
+  """Turn an OSError of the disk into a UserError, to distinguish it from network errors."""
   try:
     yield
   except OSError as error:

@@ -1,4 +1,4 @@
-"""Per-band mean and deviation of the log-mels a run trains on."""
+"""Mean and standard deviation of each band of the training log-mels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CHUNK = 256
 
 
 def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(mean, deviation) float32[F] in dB over all frames of these clips.
+  """Return the mean and the standard deviation, float32[F] in dB, over all frames of the clips.
 
-  A band that never changes gets the deviation 1.
+  A constant band gets the deviation 1.
 
   Raises:
-    ValueError: if there are no clips.
-    UserError: if a log-mel is not finite.
+    ValueError: If there are no clips.
+    UserError: If a log-mel is not finite.
   """
   if not len(clips):
-    raise ValueError("no clips to take the statistics of")
+    raise ValueError("no clips to compute statistics of")
   total = np.zeros(store.log_mel.shape[2])
   squares = np.zeros_like(total)
   for start in range(0, len(clips), CHUNK):
@@ -35,6 +35,6 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
 
 
 def decibels(log_mel: np.ndarray, peak_db: np.ndarray) -> np.ndarray:
-  """Stored log-mels [B, T, F] as float32 dB."""
+  """Convert stored log-mels [B, T, F] to float32 in dB."""
   values = log_mel.astype(np.float32)
   return dequantise(values, peak_db) if log_mel.dtype == np.uint8 else values

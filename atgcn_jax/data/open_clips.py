@@ -1,4 +1,4 @@
-"""Clips from wherever a config or a command names them: a clip store, or a TFDS dataset."""
+"""Opening of the clips that a config or a command names: a clip store or a TFDS dataset."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from atgcn_jax.runtime.buckets import in_bucket
 
 
 def open_clips(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
-  """The clips of a clip store's file, or of the folder or bucket address of a TFDS dataset.
+  """Open a clip store, or a TFDS dataset in a folder or bucket.
 
   Args:
-    finite: whether to refuse peaks and a normaliser that are not finite.
+    path: File of a clip store, or folder or bucket address of a TFDS dataset.
+    finite: Whether to check that the peaks and the normaliser are finite.
+
   Raises:
-    UserError: if it is missing, something else, cut short, or not finite.
+    UserError: If the clips are missing, have another format, are cut short, or are not finite.
   """
   path = os.fspath(path)
   if in_bucket(path) and path.endswith((".h5", ".hdf5")):
     raise UserError(
-      f"{path}: a clip store is read from a disk; copy it there, or write a TFDS dataset to the "
+      f"{path}: a clip store must be on a disk; copy it to one, or write a TFDS dataset to the "
       "bucket with `atgcn tfds --file-format tfrecord --out gs://…`"
     )
   store = open_tfds(path) if in_bucket(path) or os.path.isdir(path) else open_store(path)

@@ -1,4 +1,4 @@
-"""tf.data over a clip store: batch t holds the clips that a function of t names."""
+"""tf.data input pipeline over a clip store. A function of the step selects the clips of a batch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 Batch = dict[str, np.ndarray]
-PREFETCH = 2  # pieces
-PIECE = 512  # clips that are read at a time, if a batch is smaller
+PREFETCH = 2  # number of pieces that are read ahead
+PIECE = 512  # number of clips per read; a larger batch is read at once
 
 
 @dataclass(frozen=True)
 class Share:
-  """Which slice of every batch this process reads: the `index`-th of `count` equal ones."""
+  """Slice of every batch that this process reads: number `index` of `count` equal slices."""
 
   index: int = 0
   count: int = 1
 
   def of(self, clips: np.ndarray) -> np.ndarray:
-    """This process's slice of a batch, whose size must be a multiple of `count`."""
+    """Return this process's slice of a batch, whose size must be a multiple of `count`."""
     return np.split(clips, self.count)[self.index]
 
 
@@ -35,16 +35,20 @@ def batches(
   stop: int,
   share: Share = Share(),
 ) -> Iterator[Batch]:
-  """The batches of steps start … stop - 1, read ahead by tf.data, several in a piece.
+  """Return an iterator over the batches of steps start … stop - 1, prefetched by tf.data.
 
-  Each is a dict of this process's `log_mel` [b, T, F] (uint8, or float16 in dB), `peak_db`
-  float32[b] and `labels` uint8[b, K].
+  Each batch is a dict of this process's `log_mel` [b, T, F] (uint8, or float16 in dB), `peak_db`
+  float32[b] and `labels` uint8[b, K]. Small batches are read several at a time.
 
   Args:
-    clips_of: step → clip numbers int64[B] of the global batch, a pure function.
-    share: this process's slice.
+    store: Store of the clips.
+    clips_of: Pure function from a step to the clip numbers int64[B] of the global batch.
+    start: First step.
+    stop: Step after the last one.
+    share: Slice of each batch that this process reads.
+
   Raises:
-    UserError: from the iterator, at the piece whose clips cannot be read or are not finite.
+    UserError: While iterating, if clips cannot be read or are not finite.
   """
   tf = import_tensorflow()
   frames_and_bands = store.log_mel.shape[1:]
@@ -62,7 +66,7 @@ def batches(
     steps = range(first, min(first + steps_at_once, stop))
     try:
       piece = store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
-    except UserError as error:  # TensorFlow would log it, and raise an error of its own
+    except UserError as error:  # TensorFlow would log it and raise a different error.
       failures.append(error)
       return [np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
     return [piece[name] for name in names]
@@ -81,7 +85,7 @@ def batches(
   dataset = tf.data.Dataset.range(start, stop, steps_at_once)
   dataset = dataset.map(load, num_parallel_calls=1, deterministic=True).prefetch(PREFETCH)
   options = tf.data.Options()
-  options.threading.private_threadpool_size = 2  # more would only spin
+  options.threading.private_threadpool_size = 2  # More threads would only spin.
   return (
     {name: array[first : first + size] for name, array in piece.items()}
     for piece in map(checked, dataset.with_options(options).as_numpy_iterator())
@@ -90,10 +94,17 @@ def batches(
 
 
 def sequential(clips: np.ndarray, batch: int) -> tuple[Callable[[int], np.ndarray], int]:
-  """These clips in order, once: (step → clip numbers int64[batch], number of batches).
+  """Return the order of a single pass over the clips.
 
-  The last batch is filled up with repeats of its last clip, so that all have one shape; who uses
-  it drops what lies beyond `len(clips)`.
+  The last batch is padded with repeats of the last clip, so that all batches have the same size.
+  The caller drops the results after the first `len(clips)`.
+
+  Args:
+    clips: Clip numbers.
+    batch: Number of clips per batch.
+
+  Returns:
+    A function from a step to its clip numbers int64[batch], and the number of batches.
   """
   count = -(-len(clips) // batch)
   padded = np.pad(clips, (0, count * batch - len(clips)), mode="edge")

@@ -1,4 +1,4 @@
-"""Sound files and their labels, in any of the usual layouts, or soundscapes, to one clip store."""
+"""Preparation of a clip store from labelled sound files in several layouts, or from soundscapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atgcn_jax.labels.vocabulary import read_vocabulary
 
 Path = str | os.PathLike
 
-# Which further options a layout needs, and which it may have.
+# Required and optional further options of each layout.
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "list": (("labels",), ("vocabulary",)),
   "segments": (("labels",), ("vocabulary", "fold")),
@@ -37,8 +37,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "panns": (("vocabulary",), ("fold",)),
   "talnet": (("vocabulary",), ("fold", "normaliser")),
 }
-CUTS = ("list", "segments", "esc50", "sonyc")  # whose clips are files of any length
-MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # who takes more than one
+CUTS = ("list", "segments", "esc50", "sonyc")  # layouts whose sound files can have any length
+MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # layouts that accept several paths
 
 
 def prepare(
@@ -59,34 +59,41 @@ def prepare(
   segment: bool = False,
   strict: bool = False,
 ) -> Built:
-  """Write the store of clips in one of the usual layouts; returns how many are in it.
+  """Write the clip store of a data set.
 
-  Of a longer file the first clip length is kept, a shorter one is padded with silence. Of a damaged
-  file what decodes is used. A SoundWarning for each kind says how many sounds are longer, shorter,
-  incomplete, silent, out of range or out of phase; `OUT.findings.csv` lists them, but for the
-  shorter ones. What cannot be read is left out and listed in `OUT.unreadable.csv`. After any stop
-  the same call resumes.
+  A file that is longer than a clip is cut to the first clip length. A shorter file is padded with
+  silence. The decodable part of a damaged file is used. A SoundWarning for each kind of fault gives
+  the number of sounds that are longer, shorter, incomplete, silent, out of range or out of phase.
+  `OUT.findings.csv` lists all of them except the shorter ones. Files that cannot be read are left
+  out and listed in `OUT.unreadable.csv`. After an interruption, the same call resumes.
 
   Args:
-    audio: the folder of sound files; for `esc50` that of the data set; for `panns` and `talnet`
-      packed files, or folders of them.
-    labels: for `list` a CSV with the columns `filename`, `fold`, `positive_labels` (ids,
-      comma-separated); for `segments` AudioSet segment lists; for `sonyc` its `annotations.csv`.
-    layout: `list`, `segments`, `esc50`, `sonyc`, `panns` or `talnet`; see `list_…` of each.
-    vocabulary: CSV with the columns `index`, `mid`, `display_name`; without it the label ids that
-      are met, sorted, are the vocabulary (`list`, `segments`).
+    audio: Folder of the sound files. For `esc50`, folder of the data set. For `panns` and `talnet`,
+      packed files or folders of them.
+    labels: For `list`, a CSV with the columns `filename`, `fold`, `positive_labels` (ids separated
+      by commas). For `segments`, AudioSet segment lists. For `sonyc`, its `annotations.csv`.
+    out: Path of the store.
+    layout: `list`, `segments`, `esc50`, `sonyc`, `panns` or `talnet`; see the `list_…` functions.
+    vocabulary: CSV with the columns `index`, `mid`, `display_name`. Defaults to the sorted label
+      ids of the clips (`list` and `segments` only).
     ontology: AudioSet's `ontology.json`, for `esc50`.
-    fold: of all clips, for `segments`, `panns` and `talnet`, in place of what file names say.
-    esc10: only the ESC-10 part of `esc50`.
-    normaliser: for `talnet`, the file of mean and deviation.
-    used_labels_only: leave out the labels of the vocabulary that no clip has.
-    dtype: `uint8` or `float16`; by default the first for log-mels in dB, the second for others.
-    workers: processes; by default one a core.
-    segment: cut each longer file into consecutive clips with its labels (`cutting.cut_long`).
-    strict: leave out files of which a part is missing, as unreadable.
+    fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the file
+      names.
+    esc10: Whether to use only the ESC-10 part of `esc50`.
+    normaliser: File of mean and deviation, for `talnet`.
+    used_labels_only: Whether to leave out the labels that no clip has.
+    frontend_name: Name of the front end.
+    dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and to `float16` otherwise.
+    workers: Number of worker processes. Defaults to one per core.
+    segment: Whether to cut longer files into consecutive clips (`long_files.cut_long`).
+    strict: Whether to treat files with a missing part as unreadable.
+
+  Returns:
+    The numbers of stored, absent and unreadable clips.
+
   Raises:
-    UserError: for labels or options that cannot be used, or where no clip can be read; no store is
-      written then.
+    UserError: If labels or options cannot be used, or no clip can be read. No store is written
+      then.
   """
   options = {
     "labels": labels,
@@ -98,7 +105,7 @@ def prepare(
   }
   _check_options(layout, options)
   if segment and layout not in CUTS:
-    raise UserError(f"--segment: --layout {layout} has no use for it; leave it out")
+    raise UserError(f"--segment: --layout {layout} does not support it; leave it out")
   settings = frontend.FRONTENDS[frontend_name]
   dtype = dtype_of(settings, dtype)
   options["audio"] = audio
@@ -106,7 +113,7 @@ def prepare(
   if used_labels_only:
     listing = used_only(listing)
   if not len(listing.label_indices):
-    raise UserError(f"{labels or audio}: no file has a label; give files that have some")
+    raise UserError(f"{labels or audio}: no file has a label; give files with labels")
   for remark in listing.remarks:
     warnings.warn(remark, stacklevel=2)
   if segment:
@@ -116,25 +123,32 @@ def prepare(
   for line in summary(open_store(out), hint):
     warnings.warn(f"{out}: {line}", SoundWarning, stacklevel=2)
   if findings_path(out).exists():
-    text = f"{out}: see {findings_path(out)} for what is not used and why"
+    text = f"{out}: see {findings_path(out)} for details"
     warnings.warn(text, SoundWarning, stacklevel=2)
   return built
 
 
 def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
-  """The type in which log-mels are stored: as asked, or `uint8` in dB and `float16` otherwise.
+  """Return the type in which log-mels are stored.
+
+  Args:
+    settings: Front end of the log-mels.
+    asked: Requested type. Defaults to `uint8` for log-mels in dB and to `float16` otherwise.
 
   Raises:
-    UserError: if the front end's cannot be stored as asked.
+    UserError: If the log-mels cannot be stored in the requested type.
   """
   in_db = settings.log_offset is None
   if asked == "uint8" and not in_db:
-    raise UserError(f"--dtype uint8: only for log-mels in dB; take float16 for {settings.name}")
+    raise UserError(f"--dtype uint8: only for log-mels in dB; use float16 for {settings.name}")
   return asked or ("uint8" if in_db else "float16")
 
 
 def prepare_soundscapes(out: Path, clips: int, seed: int, workers: int | None = None) -> None:
-  """Write the store of the first `clips` built-in soundscapes; waits for one who does the same."""
+  """Write the store of the first `clips` built-in soundscapes.
+
+  If another process is writing the same store, wait for it and use its result.
+  """
   known = soundscapes.soundscape_vocabulary()
   rows = (
     Row(
@@ -157,18 +171,22 @@ def _render(seed: int, clip_id: str) -> Clip:
 
 
 def _check_options(layout: str, options: dict[str, Any]) -> None:
-  """Refuse options that a layout lacks or has no use for."""
+  """Check that all required options of a layout are set and no unsupported ones.
+
+  Raises:
+    UserError: If an option is missing or not supported.
+  """
   needed, allowed = OPTIONS[layout]
   for name in needed:
     if not options[name]:
       raise UserError(f"--{name}: --layout {layout} needs it; see `atgcn prepare --help`")
   for name, value in options.items():
     if value and name not in (*needed, *allowed):
-      raise UserError(f"--{name}: --layout {layout} has no use for it; leave it out")
+      raise UserError(f"--{name}: --layout {layout} does not support it; leave it out")
 
 
 def _listing(layout: str, options: dict[str, Any], settings: frontend.Frontend) -> Listing:
-  """The clips of a layout."""
+  """Return the listing of a layout."""
   audio = _several("audio", options["audio"], layout)
   labels = _several("labels", options["labels"], layout)
   fold = options["fold"]
@@ -190,8 +208,14 @@ def _listing(layout: str, options: dict[str, Any], settings: frontend.Frontend) 
 
 
 def _several(name: str, value: Any, layout: str) -> list[Path]:
-  """The paths of an option, of which most layouts take one."""
+  """Return the paths of an option. Most layouts accept only one path.
+
+  Raises:
+    UserError: If the layout accepts only one path and several are given.
+  """
   paths = [value] if isinstance(value, str | os.PathLike) else list(value or ())
   if len(paths) > 1 and layout not in MANY[name]:
-    raise UserError(f"--{name} {paths[1]}: --layout {layout} takes one; leave the others out")
+    raise UserError(
+      f"--{name} {paths[1]}: --layout {layout} accepts one path; leave the others out"
+    )
   return paths

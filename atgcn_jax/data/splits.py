@@ -1,4 +1,4 @@
-"""Which clips of a store train, validate and test."""
+"""Training, validation and test splits of a store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from atgcn_jax.errors import UserError
 
 
 def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
-  """Clip numbers int64[n] of a split, in the store's order; of `all`, whatever the folds, too.
+  """Return the clip numbers int64[n] of a split, in the order of the store.
 
   Args:
-    config: a `data` section. `train_folds`, `validation_folds` and `test_folds` name folds;
-      `validation_share` is the part of the training folds' clips, chosen by a hash of the clip
-      id, that validates instead.
+    store: The store.
+    config: `data` section of a config. `train_folds`, `validation_folds` and `test_folds` name
+      folds. `validation_share` is the share of the clips in the training folds that are used for
+      validation instead. They are selected by a hash of the clip id.
+    split: `train`, `validation`, `test`, or `all` for all clips.
+
   Raises:
-    UserError: for a fold that the store does not have.
+    UserError: If the store does not have one of the folds.
   """
   if split == "all":
     return np.arange(len(store))

@@ -1,1 +1,1 @@
-"""The process and its machine: signals, locks, caches, buckets, many processes."""
+"""Process and machine: signals, locks, caches, buckets, multiple processes."""

@@ -1,9 +1,9 @@
-"""Paths that may lead into a bucket (gs://…), and what is missing where they cannot be followed.
+"""Access to paths that may be in a bucket (gs://…), with clear errors for buckets.
 
-Whole files in a bucket are read and written through `etils.epath`, as TFDS and Orbax do it, and so
-by TensorFlow's file system; the arrays of a checkpoint by TensorStore. Both wait for minutes for a
-service that does not answer and read a missing credential as a refusal, so a bucket is asked for by
-itself before they are.
+Files in a bucket are read and written with `etils.epath`, as in TFDS and Orbax, which uses
+TensorFlow's file system. The arrays of a checkpoint use TensorStore. Both wait for minutes if the
+service does not answer, and report missing credentials as a denied permission. Therefore this
+module checks a bucket with a request of its own before it is used.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 SERVICE = "https://storage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-SECONDS = 10  # for each answer of the service
-_readable: set[str] = set()  # buckets that this process has found within reach
+SECONDS = 10  # timeout of each request
+_readable: set[str] = set()  # buckets that this process could read
 CREDENTIALS = "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def in_bucket(place: str | os.PathLike) -> bool:
-  """Whether this is the address of something in a bucket, not a path on a disk."""
+  """Return whether `place` is an address in a bucket, not a path on a disk."""
   return "://" in os.fspath(place)
 
 
 def path_of(place: str | os.PathLike) -> pathlib.Path:
-  """A path on a disk, or one in a bucket that has (most of) a path's methods.
+  """Return a path on a disk, or an object with most methods of a path for a bucket.
 
-  In a bucket there is no appending, a file appears when it is whole, and a folder is renamed file
-  by file.
+  In a bucket, files cannot be appended to, a file appears when it is complete, and a folder is
+  renamed file by file.
 
   Raises:
-    UserError: for a bucket that cannot be read, within a minute.
+    UserError: If the bucket cannot be read; raised within a minute.
   """
   if not in_bucket(place):
     return pathlib.Path(place)
@@ -52,20 +52,20 @@ def path_of(place: str | os.PathLike) -> pathlib.Path:
 
 
 def open_binary(place: str | os.PathLike) -> io.BufferedIOBase:
-  """A file, open for reading; that of a bucket is read at once.
+  """Open a file for reading. A file in a bucket is read into memory.
 
   Raises:
-    UserError: for a bucket that cannot be read.
-    OSError: as `open`.
+    UserError: If the bucket cannot be read.
+    OSError: As for `open`.
   """
   return io.BytesIO(path_of(place).read_bytes()) if in_bucket(place) else open(place, "rb")
 
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """A file to write that appears under its name once the block has ended well, and else not.
+  """Open a file for writing that appears at `path` only if no exception occurs.
 
-  On a disk it has another name first; what goes into a bucket is held in memory.
+  On a disk, the file has a temporary name until then. For a bucket, the content is held in memory.
   """
   if in_bucket(path):
     content = io.BytesIO()
@@ -82,34 +82,34 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Write a file, on a disk under another name first, so that no half of it is ever seen."""
+  """Write a file such that readers never see it incomplete; see `whole_file`."""
   with whole_file(path) as file:
     file.write(content)
 
 
 def check_writable(place: str | os.PathLike) -> None:
-  """Refuse an address in a bucket at which nothing can be written; writes nothing.
+  """Check that an address in a bucket is writable, without writing anything.
 
   Raises:
-    UserError: if so, or if the bucket cannot be read.
+    UserError: If the address is not writable or the bucket cannot be read.
   """
   bucket, name = bucket_and_name(place)
   _check_once(place)
-  # Orbax makes a client of the service, which wants to know a project.
+  # Orbax creates a client of the service, which needs a project.
   if not _session()[1]:
     raise UserError(f"{place}: no project is set; set GOOGLE_CLOUD_PROJECT")
-  # An upload that is begun and given up leaves nothing behind.
+  # Start an upload and cancel it, which leaves nothing in the bucket.
   url = f"{SERVICE}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
-  asked = {"uploadType": "resumable", "name": f"{name}/metrics.jsonl".lstrip("/")}
-  answer = _answer(place, "POST", url, params=asked, json={})
+  params = {"uploadType": "resumable", "name": f"{name}/metrics.jsonl".lstrip("/")}
+  answer = _answer(place, "POST", url, params=params, json={})
   _answer(place, "DELETE", answer.headers["Location"], expected=(499, 204, 200))
 
 
 def read_object(place: str | os.PathLike) -> tuple[bytes, int] | None:
-  """The content of an object in a bucket and its generation; None where there is none.
+  """Return the content of an object in a bucket and its generation; None if it does not exist.
 
   Raises:
-    UserError: if the bucket cannot be read.
+    UserError: If the bucket cannot be read.
   """
   answer = _answer(place, "GET", _object_url(place), (200, 404), params={"alt": "media"})
   if answer.status_code == 404:
@@ -118,28 +118,34 @@ def read_object(place: str | os.PathLike) -> tuple[bytes, int] | None:
 
 
 def write_object(place: str | os.PathLike, content: bytes, generation: int) -> int | None:
-  """Write an object that has this generation, 0 where there is none; returns its new generation.
+  """Write an object in a bucket if it still has a given generation.
 
-  Where another process has changed it meanwhile, nothing is written, and None is returned.
+  Args:
+    place: Address of the object.
+    content: New content.
+    generation: Expected current generation, 0 if the object does not exist.
+
+  Returns:
+    The new generation. None if another process has changed the object; nothing is written then.
 
   Raises:
-    UserError: if it cannot be written.
+    UserError: If the object cannot be written.
   """
   bucket, name = bucket_and_name(place)
   url = f"{SERVICE}/upload/storage/v1/b/{urllib.parse.quote(bucket)}/o"
-  asked = {"uploadType": "media", "name": name, "ifGenerationMatch": str(generation)}
-  answer = _answer(place, "POST", url, (200, 412), params=asked, data=content)
+  params = {"uploadType": "media", "name": name, "ifGenerationMatch": str(generation)}
+  answer = _answer(place, "POST", url, (200, 412), params=params, data=content)
   return int(answer.json()["generation"]) if answer.status_code == 200 else None
 
 
 def delete_object(place: str | os.PathLike, generation: int) -> None:
-  """Delete an object unless it has another generation by now.
+  """Delete an object in a bucket if it still has a given generation.
 
   Raises:
-    UserError: if the service cannot be reached or refuses.
+    UserError: If the service cannot be reached or denies the request.
   """
-  asked = {"ifGenerationMatch": str(generation)}
-  _answer(place, "DELETE", _object_url(place), (204, 404, 412), params=asked)
+  params = {"ifGenerationMatch": str(generation)}
+  _answer(place, "DELETE", _object_url(place), (204, 404, 412), params=params)
 
 
 def _object_url(place: str | os.PathLike) -> str:
@@ -148,56 +154,58 @@ def _object_url(place: str | os.PathLike) -> str:
 
 
 def check_output_folder(
-  option: str, place: str | os.PathLike, advice: str = "name another"
+  option: str, place: str | os.PathLike, advice: str = "choose another"
 ) -> None:
-  """Refuse a folder that cannot be made or written to; nothing is made.
+  """Check that a folder is writable or can be created, without creating it.
 
   Args:
-    option: what the folder was named with, for the message.
-    advice: how to fix it.
+    option: Option that names the folder, for the message.
+    place: The folder.
+    advice: What the user can do, for the message.
+
   Raises:
-    UserError: naming the folder.
+    UserError: If the folder is not writable and cannot be created.
   """
   if in_bucket(place):
     check_writable(place)
     return
   path = pathlib.Path(place).absolute()
-  there = next(folder for folder in (path, *path.parents) if folder.exists())
-  if not there.is_dir():
-    raise UserError(f"{option} {place}: {there} is not a folder; {advice}")
-  if not os.access(there, os.W_OK | os.X_OK):
-    raise UserError(f"{option} {place}: {there} cannot be written to; {advice}")
+  existing = next(folder for folder in (path, *path.parents) if folder.exists())
+  if not existing.is_dir():
+    raise UserError(f"{option} {place}: {existing} is not a folder; {advice}")
+  if not os.access(existing, os.W_OK | os.X_OK):
+    raise UserError(f"{option} {place}: {existing} cannot be written to; {advice}")
 
 
 def check_utf8(place: str | os.PathLike) -> None:
-  """Refuse a path that is not UTF-8, for libraries that cannot open such.
+  """Check that a path is UTF-8, for libraries that cannot open other paths.
 
   Raises:
-    UserError: naming it.
+    UserError: If the path is not UTF-8.
   """
   try:
     os.fspath(place).encode()
   except UnicodeEncodeError:
     raise UserError(
-      f"{place}: this path is not UTF-8 and cannot be used here; rename it, or name another"
+      f"{place}: this path is not UTF-8 and cannot be used here; rename it or choose another"
     ) from None
 
 
 def bucket_and_name(place: str | os.PathLike) -> tuple[str, str]:
-  """The bucket of an address, and the name of what is meant in it.
+  """Split an address into the bucket and the name of the object.
 
   Raises:
-    UserError: for an address of another kind, or without a bucket.
+    UserError: If it is not a gs:// address or has no bucket.
   """
   scheme, _, rest = os.fspath(place).partition("://")
   bucket, _, name = rest.partition("/")
   if scheme != "gs" or not bucket:
-    raise UserError(f"{place}: not an address that can be used; give a path or gs://BUCKET/…")
+    raise UserError(f"{place}: not a supported address; give a path or gs://BUCKET/…")
   return bucket, name.rstrip("/")
 
 
 def _check_once(place: str | os.PathLike) -> None:
-  """Refuse an address in a bucket that cannot be read, unless the bucket could be before."""
+  """Check that a bucket can be read, once for each bucket and process."""
   bucket, _ = bucket_and_name(place)
   if bucket not in _readable:
     check_reachable(place)
@@ -205,11 +213,10 @@ def _check_once(place: str | os.PathLike) -> None:
 
 
 def check_reachable(place: str | os.PathLike) -> None:
-  """Refuse an address in a bucket that cannot be read now.
+  """Check that an address in a bucket can be read now.
 
   Raises:
-    UserError: saying what is missing: a package, credentials, the network, the bucket or a
-      permission.
+    UserError: If a package, credentials, the network, the bucket or a permission is missing.
   """
   bucket, name = bucket_and_name(place)
   for package in ("google.cloud.storage", "tensorflow"):
@@ -224,29 +231,38 @@ def check_reachable(place: str | os.PathLike) -> None:
 def _is_installed(package: str) -> bool:
   try:
     return importlib.util.find_spec(package) is not None
-  except ModuleNotFoundError:  # of the package around it
+  except ModuleNotFoundError:  # A parent package is missing.
     return False
 
 
-def _answer(place: Any, method: str, url: str, expected: tuple[int, ...] = (200,), **asked) -> Any:
-  """The service's answer to a request about this address.
+def _answer(
+  place: Any, method: str, url: str, expected: tuple[int, ...] = (200,), **arguments
+) -> Any:
+  """Send a request to the storage service and return the response.
+
+  Args:
+    place: Address in the bucket, for the message.
+    method: HTTP method.
+    url: URL of the request.
+    expected: Accepted status codes.
+    **arguments: Further arguments of `requests.Session.request`.
 
   Raises:
-    UserError: if there is none, or another one than expected.
+    UserError: If there is no response or its status is not expected.
   """
   import requests
   from google.auth import exceptions
 
   try:
-    answer = _session()[0].request(method, url, timeout=SECONDS, **asked)
+    answer = _session()[0].request(method, url, timeout=SECONDS, **arguments)
   except exceptions.DefaultCredentialsError as error:
     found = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     what = f"no credentials in {found} ({_one_line(error)})" if found else "no credentials"
     raise UserError(f"{place}: {what}; {CREDENTIALS}") from error
   except (exceptions.GoogleAuthError, requests.RequestException) as error:
     if isinstance(error, exceptions.RefreshError) and not error.retryable:
-      told = f"credentials are refused ({_one_line(error)}); {CREDENTIALS}"
-      raise UserError(f"{place}: {told}") from error
+      fault = f"credentials are refused ({_one_line(error)}); {CREDENTIALS}"
+      raise UserError(f"{place}: {fault}") from error
     raise UserError(
       f"{place}: the storage service cannot be reached ({_one_line(error)}); check the network"
     ) from error
@@ -256,14 +272,14 @@ def _answer(place: Any, method: str, url: str, expected: tuple[int, ...] = (200,
     401: f"the credentials are not accepted; {CREDENTIALS}",
     403: f"the credentials do not permit to {'read' if method == 'GET' else 'write'}; grant them "
     "the role Storage Object User on the bucket",
-    404: "no such bucket; make it, or name another",
-  }.get(answer.status_code, f"the storage service answers {answer.status_code}; try again later")
+    404: "no such bucket; create it or choose another",
+  }.get(answer.status_code, f"the storage service returned {answer.status_code}; try again later")
   raise UserError(f"{place}: {reason}")
 
 
 @functools.cache
 def _session() -> tuple[Any, str | None]:
-  """A session with the credentials of this machine or user, and their project if it is known."""
+  """Return a session with the default credentials, and their project if it is known."""
   import google.auth
   from google.auth.transport.requests import AuthorizedSession
 

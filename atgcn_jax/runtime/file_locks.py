@@ -1,4 +1,4 @@
-"""Locks on open files, as far as the file system has them."""
+"""Locks on open files, if the file system supports them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import pathlib
 
 
 def lock_file(descriptor: int, *, wait: bool) -> bool:
-  """Take the exclusive lock on an open file; it is released when the file is closed.
+  """Acquire the exclusive lock on an open file. It is released when the file is closed.
 
   Args:
-    descriptor: of a file open for writing, as NFS demands.
-    wait: whether to wait for another process that has the lock.
+    descriptor: Descriptor of a file that is open for writing, which NFS requires.
+    wait: Whether to wait for another process that has the lock.
+
   Returns:
-    Whether the file system has locks; without them nothing is taken.
+    True if the lock is acquired. False if the file system does not support locks.
+
   Raises:
-    BlockingIOError: another open file has the lock, and `wait` is false.
+    BlockingIOError: If another open file has the lock and `wait` is false.
   """
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -29,7 +31,7 @@ def lock_file(descriptor: int, *, wait: bool) -> bool:
 
 
 def is_still_at(descriptor: int, path: pathlib.Path) -> bool:
-  """Whether the open file is the one at this path: it may have been removed since."""
+  """Return whether an open file is still the file at `path`, and was not removed or replaced."""
   try:
     return os.path.samestat(os.fstat(descriptor), os.stat(path))
   except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Journals of unfinished work: JSON lines that are appended, held by one process at a time."""
+"""Journals of unfinished work: appended JSON lines, locked by one process at a time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Busy(Exception):  # noqa: N818 (a state of a file)
 
 
 def line(record: dict[str, Any]) -> bytes:
-  """A record as it stands in a journal."""
+  """Return the line of a record in a journal."""
   return json.dumps(record).encode() + b"\n"
 
 
 def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The records from the front up to the first torn line, each with its size in `bytes`."""
+  """Yield the records up to the first incomplete line, each with its size in the key `bytes`."""
   if not path.is_file():
     return
   with path.open("rb") as file, contextlib.suppress(ValueError):
@@ -33,21 +33,23 @@ def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, wait: bool, make_folder: bool = False) -> Iterator[None]:
-  """Hold the lock of a file, which is made where absent, on systems that know locks.
+  """Hold the lock of a file while the context is active, if the file system supports locks.
 
   Args:
-    wait: whether to wait for another process that holds it, or to refuse.
-    make_folder: whether to make the file's folder where it is absent.
+    path: Path of the lock file. It is created if needed.
+    wait: Whether to wait for another process that holds the lock, rather than raise `Busy`.
+    make_folder: Whether to create the folder of the file if needed.
+
   Raises:
-    Busy: if another process holds it.
-    OSError: if the file cannot be written.
+    Busy: If another process holds the lock and `wait` is false.
+    OSError: If the file cannot be written.
   """
   while True:
     if make_folder:
       path.parent.mkdir(parents=True, exist_ok=True)
     try:
       lock = path.open("a")
-    except FileNotFoundError:  # the process that held it has just removed the folder
+    except FileNotFoundError:  # The process that held the lock has just removed the folder.
       if make_folder:
         continue
       raise

@@ -1,4 +1,4 @@
-"""What the command sets up on the machine it runs on."""
+"""Setup of the process on its machine: cache folders, compilation cache and memory."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ import jax
 
 from atgcn_jax.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt in glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt, from glibc's malloc.h
 
 
 def home_cache() -> pathlib.Path | None:
-  """`$XDG_CACHE_HOME/atgcn_jax`, by default in `~/.cache`; None for a user without a home."""
+  """Return `$XDG_CACHE_HOME/atgcn_jax`, or None if it is not set and the user has no home.
+
+  XDG_CACHE_HOME defaults to `~/.cache`.
+  """
   try:
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  except RuntimeError:  # neither HOME nor an entry in the system's list of users
+  except RuntimeError:  # HOME is not set and the user database has no entry.
     return None
   return pathlib.Path(base) / "atgcn_jax"
 
 
 def cache_folder() -> pathlib.Path:
-  """A folder for data that is kept between runs: `home_cache`, or else a temporary one.
+  """Return a folder for data that is shared by runs: `home_cache`, or else a temporary folder.
 
   Raises:
-    UserError: if neither can be written to.
+    UserError: If neither folder is writable.
   """
   return _writable_cache(home_cache())
 
 
 @functools.cache
 def _writable_cache(home: pathlib.Path | None) -> pathlib.Path:
-  """This folder, or a temporary one, with a warning, where it cannot be made or written to."""
+  """Return `home`, or a temporary folder with a warning if `home` is not writable."""
   fault = "no home folder is known" if home is None else _fault_of(home)
   if home is not None and not fault:
     return home
@@ -50,7 +53,7 @@ def _writable_cache(home: pathlib.Path | None) -> pathlib.Path:
   except OSError as error:
     raise UserError(f"cache: {fault}, and no temporary folder ({error}); set TMPDIR") from error
   warnings.warn(
-    f"cache: {fault}; {temporary} is used, set XDG_CACHE_HOME to a folder that can be written to",
+    f"cache: {fault}; {temporary} is used, set XDG_CACHE_HOME to a writable folder",
     stacklevel=2,
   )
   os.environ.setdefault("MPLCONFIGDIR", str(temporary / "matplotlib"))
@@ -58,19 +61,19 @@ def _writable_cache(home: pathlib.Path | None) -> pathlib.Path:
 
 
 def _fault_of(folder: pathlib.Path) -> str:
-  """Why this folder cannot be made or written to; empty if it can."""
+  """Return why a folder cannot be created or is not writable; empty if it is writable."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    return f"{folder} cannot be made ({error.strerror})"
+    return f"{folder} cannot be created ({error.strerror})"
   return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written to"
 
 
 def _temporary_cache() -> pathlib.Path:
-  """A folder that only this user can write to: the same one for each process where possible.
+  """Return a temporary folder that only this user can write to.
 
-  Compiled programs are read from it, so a folder of its name that others own or can write to is
-  not used.
+  All processes use the same folder if possible. Compiled programs are read from it, so a folder
+  with that name is not used if others own it or can write to it.
   """
   shared = pathlib.Path(tempfile.gettempdir(), f"atgcn_jax-{os.getuid()}")
   try:
@@ -85,9 +88,9 @@ def _temporary_cache() -> pathlib.Path:
 
 
 def keep_compiled_programs() -> None:
-  """Has JAX keep what it compiles in the cache folder, unless it was told of another place.
+  """Enable JAX's persistent compilation cache in the cache folder, unless it has another folder.
 
-  Programs for a CPU fit that kind of CPU alone, so each kind has a folder.
+  A program for a CPU runs only on the same kind of CPU, so each kind has its own folder.
   """
   settings = jax.config.values
   if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
@@ -95,17 +98,17 @@ def keep_compiled_programs() -> None:
   try:
     folder = cache_folder() / "compiled" / _cpu_kind()
   except UserError as error:
-    warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+    warnings.warn(f"compiled programs are not cached: {error}", stacklevel=2)
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def keep_freed_memory() -> None:
-  """Has malloc keep what is freed: each step asks for the same gigabyte anew.
+  """Make malloc keep freed memory for reuse. Has an effect only with glibc.
 
-  Given back, its pages would have to be cleared and mapped again each time, which takes a sixth of
-  a training step on a CPU. Only glibc knows how.
+  Each training step allocates the same gigabyte again. Clearing and mapping its pages each time
+  takes a sixth of a training step on a CPU.
   """
   if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
     libc = ctypes.CDLL(None)
@@ -114,7 +117,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_bytes() -> int:
-  """The most memory in use so far: of a device where it counts it, else of the process."""
+  """Return the peak memory use in bytes of the first device, or else of the process."""
   memory = jax.local_devices()[0].memory_stats()
   if memory and "peak_bytes_in_use" in memory:
     return memory["peak_bytes_in_use"]
@@ -122,10 +125,10 @@ def peak_bytes() -> int:
 
 
 def _cpu_kind() -> str:
-  """A name for CPUs with the same instructions."""
+  """Return a name that is equal for CPUs with the same instructions."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:
     lines = []
-  told = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-  return f"{platform.machine()}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+  flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+  return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:12]}"

@@ -1,8 +1,8 @@
-"""One run by many processes: how they find each other, and what they tell each other.
+"""Runs with multiple processes: startup and communication.
 
-Each drives the devices of its host, or some of them, and all take the same steps. What is read
-from the run directory or computed on a host is decided by the first process alone, so that no two
-differ.
+Each process uses the devices of its host, or some of them. All processes take the same steps.
+Process 0 reads the run directory and computes host-side results and broadcasts them, so that all
+processes have the same values.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from atgcn_jax.errors import UserError, WorkFailed
 
-COME_WITHIN = 300  # seconds that the first waits for the others at the start
-LOST_AFTER = 30  # seconds without a sign of life; then all others end
-LEAVE_WITHIN = 60  # seconds that those who are done wait for the others
-# Of MPI implementations and launchers: how many processes there are, and which this is.
+COME_WITHIN = 300  # seconds to wait for the other processes at the start
+LOST_AFTER = 30  # seconds without a heartbeat, after which all other processes end
+LEAVE_WITHIN = 60  # seconds that a finished process waits for the others
+# Environment variables of MPI implementations: number of processes, index of this process.
 RANKS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"))
 
 
 def join(
   coordinator: str = "", processes: int | None = None, process_id: int | None = None
 ) -> None:
-  """Join the other processes of the run; alone, where nothing tells of others.
+  """Connect to the other processes of the run. Does nothing for a run with a single process.
 
-  What is not given is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
-  then from what jax.distributed knows: Slurm's steps, Open MPI, Cloud TPU, Kubernetes. It must be
-  called before JAX computes anything.
+  Missing arguments are taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+  and then from the environments that jax.distributed detects: Slurm, Open MPI, Cloud TPU,
+  Kubernetes. Call this function before JAX computes anything.
 
   Args:
-    coordinator: HOST:PORT of the first process.
-    process_id: 0 … processes - 1.
+    coordinator: HOST:PORT of process 0.
+    processes: Number of processes.
+    process_id: Index of this process, 0 … processes - 1.
+
   Raises:
-    UserError: for arguments that cannot be, or half of what is needed.
-    WorkFailed: if the others do not come.
+    UserError: If an argument is invalid or missing.
+    WorkFailed: If the other processes do not connect.
   """
   coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
   processes = _number("JAX_NUM_PROCESSES") if processes is None else processes
@@ -52,21 +54,21 @@ def join(
     if processes is None and process_id is None and (_number(size) or 1) > 1 and coordinator:
       processes, process_id = _number(size), _number(rank)
   _check(coordinator, processes, process_id)
-  by_hand = None not in (processes, process_id)
+  explicit = None not in (processes, process_id)
   if jax.distributed.is_initialized():
     return
-  if by_hand and process_id:
+  if explicit and process_id:
     _wait_for(coordinator)
-  # JAX's notice of SIGTERM would take the place of ours, and reach no evaluation.
+  # JAX's SIGTERM handler would replace the handler of `signals`, and has no effect in evaluations.
   jax.config.update("jax_enable_preemption_service", False)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # that a container of Kubernetes may be one of many
+      warnings.simplefilter("ignore")  # JAX warns in every Kubernetes container.
       jax.distributed.initialize(
         coordinator or None,
         processes,
         process_id,
-        cluster_detection_method="deactivate" if by_hand else None,
+        cluster_detection_method="deactivate" if explicit else None,
         initialization_timeout=COME_WITHIN,
         heartbeat_timeout_seconds=LOST_AFTER,
         shutdown_timeout_seconds=LEAVE_WITHIN,
@@ -74,16 +76,16 @@ def join(
   except ValueError as error:
     if coordinator:
       raise UserError(
-        "--coordinator: also give --processes and --process-id, which nothing here tells of"
+        "--coordinator: also give --processes and --process-id, which cannot be detected here"
       ) from error
     _check_alone()
   except Exception as error:
     if "before any JAX" in " ".join(str(error).split()) and not coordinator:
-      return _check_alone()  # this process computes already, as in a notebook
+      return _check_alone()  # JAX is in use already, as in a notebook.
     reason = " ".join(str(error).split())[:160]
     raise WorkFailed(
-      f"the processes of the run do not come together ({reason}); see that process 0 runs and that "
-      "its port can be reached, and start all anew"
+      f"the processes of the run cannot connect ({reason}); check that process 0 runs and that its "
+      "port can be reached, then restart all of them"
     ) from error
 
 
@@ -95,18 +97,18 @@ def _check(coordinator: str, processes: int | None, process_id: int | None) -> N
     raise UserError("--processes and --process-id: give both, or neither")
   if processes is not None and process_id is not None:
     if processes < 1:
-      raise UserError(f"--processes {processes}: there is at least one")
+      raise UserError(f"--processes {processes}: must be at least 1")
     if not 0 <= process_id < processes:
-      raise UserError(f"--process-id {process_id}: take 0 … {processes - 1}")
+      raise UserError(f"--process-id {process_id}: must be 0 … {processes - 1}")
     if not coordinator:
-      raise UserError("--coordinator: name HOST:PORT of process 0")
+      raise UserError("--coordinator: give HOST:PORT of process 0")
 
 
 def _wait_for(coordinator: str) -> None:
-  """Returns once the first process answers; without it JAX would end this one by a signal.
+  """Wait until process 0 accepts connections. Otherwise, JAX would kill this process by a signal.
 
   Raises:
-    WorkFailed: if it does not in time.
+    WorkFailed: If process 0 does not accept a connection within COME_WITHIN seconds.
   """
   host, _, port = coordinator.rpartition(":")
   end = time.monotonic() + COME_WITHIN
@@ -117,19 +119,22 @@ def _wait_for(coordinator: str) -> None:
     except OSError as error:
       if time.monotonic() > end:
         raise WorkFailed(
-          f"--coordinator {coordinator} does not answer ({error.strerror or error}); see that "
+          f"--coordinator {coordinator} does not answer ({error.strerror or error}); check that "
           "process 0 runs and that its port can be reached"
         ) from error
     time.sleep(0.2)
 
 
 def _check_alone() -> None:
-  """Refuse to be one of many that do not know of each other, and would write over each other."""
+  """Check that this process is not one of several unconnected ones, which would overwrite files.
+
+  Raises:
+    UserError: If the environment announces several processes.
+  """
   for size, _ in RANKS:
     if (_number(size) or 1) > 1:
       raise UserError(
-        f"{size} is {os.environ[size]}: --coordinator HOST:PORT of process 0 is needed for many "
-        "processes"
+        f"{size} is {os.environ[size]}: several processes need --coordinator HOST:PORT of process 0"
       )
 
 
@@ -141,10 +146,12 @@ def _number(variable: str) -> int | None:
 
 
 def first_only(work: Callable[[], Any]) -> Any:
-  """What this returns in the first process, which alone does it; returned in every process.
+  """Run `work` on process 0 and broadcast its result to every process.
 
   Raises:
-    UserError, WorkFailed: in every process, if the first raises it.
+    UserError: In every process, if process 0 raises it.
+    WorkFailed: In every process, if process 0 raises it; in the others, if process 0 raises
+      another exception.
   """
   if jax.process_count() == 1:
     return work()
@@ -155,25 +162,27 @@ def first_only(work: Callable[[], Any]) -> Any:
       outcome = work()
     except Exception as raised:
       error = raised
-  told = error if isinstance(error, UserError | WorkFailed) else None
-  message = pickle.dumps((error is not None, told, outcome))
+  reported = error if isinstance(error, UserError | WorkFailed) else None
+  message = pickle.dumps((error is not None, reported, outcome))
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
   buffer = np.frombuffer(message.ljust(size, b"\0")[:size], np.uint8)
-  failed, told, outcome = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
+  failed, reported, outcome = pickle.loads(multihost_utils.broadcast_one_to_all(buffer).tobytes())
   if error is not None:
     raise error
   if failed:
-    raise told or WorkFailed("process 0 failed; its own message says how")
+    raise reported or WorkFailed("process 0 failed; see the message of process 0")
   return outcome
 
 
 def same_everywhere(values: dict[str, Any]) -> None:
-  """Refuse to go on where processes were given different things.
+  """Check that all processes have the same values.
 
   Args:
-    values: what must be equal, by the name that a user knows it under.
+    values: The values, by the names that the user knows.
+
   Raises:
-    UserError: in every process; those that differ from the first name what differs.
+    UserError: In every process, if a value differs. A process that differs from process 0 names
+      the value.
   """
   first = first_only(lambda: values)
   differing = sorted(
@@ -183,35 +192,36 @@ def same_everywhere(values: dict[str, Any]) -> None:
     if differing:
       name = differing[0]
       raise UserError(
-        f"{name}: {values.get(name)} here, {first.get(name)} in process 0; give all the same"
+        f"{name}: {values.get(name)} here, {first.get(name)} in process 0; give all processes the "
+        "same value"
       )
-    raise UserError("other processes were given something else; their own messages say what")
+    raise UserError("other processes have different values; see their messages")
 
 
 def gather_over_processes(mine: np.ndarray) -> np.ndarray:
-  """What each process gives, stacked in their order; all give one shape and type."""
+  """Return the arrays of all processes, stacked in their order. All have one shape and type."""
   return np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, *mine.shape)
 
 
 def whole(scores: jax.Array) -> Any:
-  """The whole array in this process, also where other processes hold parts of it."""
+  """Return the complete array in this process, even if other processes hold shards of it."""
   return multihost_utils.process_allgather(scores, tiled=True)
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and tells."""
+  """Return whether this is process 0, which writes files and messages."""
   return jax.process_index() == 0
 
 
 def which() -> str:
-  """` (process 1 of 4)`, for messages; empty for a lone one."""
+  """Return ` (process 1 of 4)` for messages; empty in a run with a single process."""
   if not jax.distributed.is_initialized() or jax.process_count() == 1:
     return ""
   return f" (process {jax.process_index()} of {jax.process_count()})"
 
 
 def host_names() -> list[str]:
-  """The name of each process's host."""
+  """Return the host name of each process."""
   mine = np.frombuffer(socket.gethostname().encode()[:64].ljust(64, b"\0"), np.uint8)
   return [
     bytes(name).rstrip(b"\0").decode(errors="replace") for name in gather_over_processes(mine)
@@ -219,10 +229,11 @@ def host_names() -> list[str]:
 
 
 class Pulse:
-  """A few numbers of each process, given at every step and known to all at the next.
+  """Exchange of a few numbers between all processes at every step.
 
-  They travel while the devices work, so that nobody waits for them. A lone process knows its own at
-  once.
+  The numbers of a step are available at the next step. They are transferred while the devices
+  compute, so that no process waits for them. In a run with a single process they are available
+  immediately.
   """
 
   def __init__(self, mesh: jax.sharding.Mesh, numbers: int):
@@ -233,7 +244,14 @@ class Pulse:
     self._shape = (jax.process_count(), self._local, numbers)
 
   def beat(self, mine: list[float]) -> np.ndarray:
-    """Give this process's numbers; returns float32[processes, numbers] of the beat before."""
+    """Send this process's numbers and return those of the previous call.
+
+    Args:
+      mine: Numbers of this process.
+
+    Returns:
+      float32[processes, numbers]. Zeros at the first call; the current numbers with one process.
+    """
     if jax.process_count() == 1:
       return np.array([mine], np.float32)
     known = np.zeros(self._shape) if self._sent is None else np.asarray(self._sent)

@@ -1,4 +1,4 @@
-"""How far a long work is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress display of long work: a bar on a terminal, otherwise a line per minute."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from tqdm import tqdm
 
 from atgcn_jax.runtime import signals
 
-QUIET_SECONDS = 60  # between two lines where the terminal is none
+QUIET_SECONDS = 60  # minimum time between two lines if stderr is not a terminal
 
 
 def counted(chunks: Iterable[list[Any]], *, total: int, done: int, what: str) -> Iterator[list]:
-  """The chunks; their members are counted on stderr, with the rate and the time left.
+  """Yield the chunks, and display the progress on stderr with the rate and the remaining time.
 
   Args:
-    total: members of all.
-    done: how many were there before.
-    what: is being done.
+    chunks: Chunks of finished items.
+    total: Number of items in all chunks, including `done`.
+    done: Number of items that were finished earlier.
+    what: Description of the work.
+
+  Raises:
+    Interrupted: If the command was asked to stop.
   """
-  began = spoke = time.monotonic()
+  began = last_line = time.monotonic()
   start = done
   with tqdm(total=total, initial=done, unit="clip", desc=what, disable=None) as bar:
     for chunk in chunks:
@@ -32,8 +36,8 @@ def counted(chunks: Iterable[list[Any]], *, total: int, done: int, what: str) ->
       done += len(chunk)
       bar.update(len(chunk))
       now = time.monotonic()
-      if bar.disable and now - spoke > QUIET_SECONDS:
-        spoke = now
+      if bar.disable and now - last_line > QUIET_SECONDS:
+        last_line = now
         rate = (done - start) / (now - began)
         left = datetime.timedelta(seconds=round((total - done) / rate))
         print(

@@ -1,11 +1,11 @@
-"""SIGTERM and Ctrl-C: what they stop, and when.
+"""Handling of SIGTERM and SIGINT (Ctrl-C).
 
-In a command the first signal raises `Interrupted` at once; within `deferred` it raises at the next
-`raise_if_stopped`. Python ignores an exception that a handler raises in a finaliser or a callback
-of the garbage collector (JAX has one), and compiled modules crash if one is raised while they are
-imported: there the handler waits. If the exception was lost all the same, the handler raises again,
-every `raise_if_stopped` does, and `command` reports the signal at the end. A second Ctrl-C ends the
-process at once.
+In a command, the first signal raises `Interrupted` immediately. Within `deferred`, it is raised at
+the next `raise_if_stopped`. The handler waits while an exception would be unsafe: Python ignores
+exceptions that a handler raises in a finaliser or a garbage-collector callback (JAX has one), and
+compiled modules crash if an exception is raised during their import. If the exception is lost
+nevertheless, the handler raises it again, each `raise_if_stopped` raises it, and `command` reports
+the signal at the end. A second SIGINT ends the process immediately.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ RETRY_SECONDS = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
-  """The command was asked to stop, by the signal `signal_number`."""
+  """The command was asked to stop by the signal `signal_number`."""
 
   def __init__(self, signal_number: int):
     super().__init__(signal.Signals(signal_number).name)
     self.signal_number = signal_number
 
 
-class Stopped(Exception):  # noqa: N818 (a wish, not an error)
-  """A process of the run was asked to stop, and all have saved; `signal_number` says by what."""
+class Stopped(Exception):  # noqa: N818 (a request, not an error)
+  """A process of the run was asked to stop by `signal_number`, and all processes have saved."""
 
   def __init__(self, signal_number: int):
     super().__init__(signal.Signals(signal_number).name)
@@ -40,12 +40,12 @@ class Stopped(Exception):  # noqa: N818 (a wish, not an error)
 
 
 class StopRequest:
-  """Whether, and by which signal, the process was asked to stop."""
+  """State of a stop request. `signal_number` is None until the process is asked to stop."""
 
   signal_number: int | None = None
 
   def raise_if_stopped(self) -> None:
-    """Raise `Interrupted` if so."""
+    """Raise `Interrupted` if the process was asked to stop."""
     if self.signal_number is not None:
       raise Interrupted(self.signal_number)
 
@@ -57,15 +57,15 @@ _ended = True
 
 @contextlib.contextmanager
 def command(*, ends_process: bool) -> Iterator[StopRequest]:
-  """Handle both signals while a command runs; one that is ignored from the start stays so.
+  """Handle SIGTERM and SIGINT while a command runs. Signals that are ignored stay ignored.
 
   Args:
-    ends_process: whether the process ends after the command. Then both signals end it from there
-      on, since Python would ignore an exception in what is still to be done; otherwise the
-      handlers before are restored.
+    ends_process: Whether the process ends after the command. If true, both signals end the process
+      after the command, because Python would ignore an exception in the remaining cleanup. If
+      false, the previous handlers are restored.
 
   Yields:
-    The request, which also knows of a signal whose exception was lost.
+    The stop request. It also records a signal whose exception was lost.
   """
   global _command, _deferrals, _ended
   previous = {number: signal.getsignal(number) for number in NUMBERS}
@@ -89,12 +89,12 @@ def _on_signal(number: int, frame: types.FrameType | None) -> None:
   if _command.signal_number is None:
     _command.signal_number = number
     _raise_when_safe(number, frame)
-  elif number == signal.SIGINT:  # of SIGTERM, `timeout` and some schedulers send several
+  elif number == signal.SIGINT:  # SIGTERM is ignored: `timeout` and some schedulers send several.
     os._exit(128 + number)
 
 
 def _raise_when_safe(number: int, frame: types.FrameType | None) -> None:
-  """Raise `Interrupted` unless it is on its way; is called again, as the handler of SIGALRM."""
+  """Raise `Interrupted` if this is safe and it is not propagating already; retry by SIGALRM."""
   if _deferrals or _ended:
     return
   signal.signal(signal.SIGALRM, _raise_when_safe)
@@ -104,7 +104,7 @@ def _raise_when_safe(number: int, frame: types.FrameType | None) -> None:
 
 
 def _is_on_its_way() -> bool:
-  """Whether the main thread handles an `Interrupted`, or an exception raised meanwhile."""
+  """Return whether the main thread handles an `Interrupted`, or an exception raised during it."""
   error = sys.exc_info()[1]
   while error is not None and not isinstance(error, Interrupted):
     error = error.__context__
@@ -112,7 +112,7 @@ def _is_on_its_way() -> bool:
 
 
 def _is_safe(frame: types.FrameType | None) -> bool:
-  """Whether an exception that is raised in this frame gets to its callers."""
+  """Return whether an exception that is raised in this frame reaches its callers."""
   callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
   while frame is not None:
     code = frame.f_code
@@ -124,7 +124,7 @@ def _is_safe(frame: types.FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-  """Defer the first signal of a command to the next `raise_if_stopped`, at the latest the end."""
+  """Defer the first signal to the next `raise_if_stopped` or to the end of the context."""
   global _deferrals
   raise_if_stopped()
   _deferrals += 1
@@ -142,12 +142,16 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Within, the first SIGTERM or SIGINT is only noted; a second Ctrl-C acts at once."""
+  """Record the first SIGTERM or SIGINT without raising it. A second SIGINT acts immediately.
+
+  Yields:
+    The stop request.
+  """
   request = StopRequest()
   request.signal_number = _command.signal_number
   previous = {number: signal.getsignal(number) for number in NUMBERS}
 
-  def note(number, frame):
+  def record(number, frame):
     second = request.signal_number is not None
     request.signal_number = number
     if second and number == signal.SIGINT:
@@ -159,7 +163,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
       signal.signal(number, handler)
 
   for number in previous:
-    signal.signal(number, note)
+    signal.signal(number, record)
   try:
     yield request
   finally:

@@ -1,4 +1,4 @@
-"""The import of TensorFlow, which is late, quiet and keeps off the accelerators."""
+"""Lazy import of TensorFlow, without log output and without use of GPUs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @functools.cache
 def import_tensorflow() -> Any:
-  """TensorFlow, kept off the accelerators, and without the greetings of its C++ side on stderr.
+  """Import TensorFlow with all GPUs hidden, and without the log output of its C++ code on stderr.
 
-  It would import Keras, for a second or more, for what is not used here; it goes on without, and
-  whoever asks for Keras later gets it.
+  TensorFlow would import Keras, which takes a second or more and is not needed here. Keras is
+  blocked during the import and can be imported later.
   """
   sys.stderr.flush()
-  stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 2)
+  stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(devnull, 2)
   without_keras = "keras" not in sys.modules
   if without_keras:
     sys.modules["keras"] = None  # type: ignore[assignment]
@@ -30,5 +30,5 @@ def import_tensorflow() -> Any:
       del sys.modules["keras"]
     os.dup2(stderr, 2)
     os.close(stderr)
-    os.close(nowhere)
+    os.close(devnull)
   return tf

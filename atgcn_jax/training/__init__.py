@@ -1,1 +1,1 @@
-"""State, loss, augmentation, sharding, the training step and checkpoints: arrays in, arrays out."""
+"""Training state, losses, augmentation, sharding, the training step and checkpoints."""

@@ -1,13 +1,14 @@
-"""Mixup and SpecAugment, on the device, as functions of a key.
+"""Mixup and SpecAugment on the device, as functions of a random key.
 
-A form is the order in which a published recipe applies them:
+A form is the order of the augmentations in a published recipe:
 
-- `authors`: mixup (one weight a batch, the partner from the clip's own group), then SpecAugment,
+- `authors`: mixup (one weight per batch, partner from the clip's own group), then SpecAugment,
   both before the first batch norm.
-- `panns`: behind the first batch norm, SpecAugment and then mixup of neighbouring pairs, a weight
-  a pair, so that 2B clips give B.
+- `panns`: after the first batch norm, SpecAugment, then mixup of adjacent pairs with one weight
+  per pair. 2B clips give B examples.
 
-Source: Wang et al., IEEE SPL 2020, IV-B, and the authors' code; Kong et al., PANNs, 2020.
+Source:
+  Wang et al., IEEE SPL 2020, IV-B, and the authors' code; Kong et al., PANNs, 2020.
 """
 
 from __future__ import annotations
@@ -21,31 +22,33 @@ import jax.numpy as jnp
 
 Array = jax.Array
 FORMS = ("authors", "panns")
-GROUP = 8
+GROUP = 8  # largest size of the groups within which `authors` selects partners
 
 
 def clips_per_example(config: Any) -> int:
-  """How many clips the pipeline has to deliver for each example of a batch."""
+  """Return the number of clips that the input pipeline must provide per example of a batch."""
   return 2 if config.form == "panns" and config.mixup_alpha > 0 else 1
 
 
 def augmentation_plan(key: Array, config: Any, labels_BxK: Array):
-  """The augmentation of one batch.
+  """Return the augmentation of a batch.
 
   Args:
-    key: a random key.
-    config: an `augment` section: `form`, `mixup_alpha`, and `time_stripes`, `time_width`,
-      `band_stripes`, `band_width` of SpecAugment. An alpha or a number of stripes of 0 switches
-      that part off.
-    labels_BxK: float[B, K], the labels as they come from the pipeline.
+    key: Random key.
+    config: `augment` section of a config: `form`, `mixup_alpha`, and `time_stripes`, `time_width`,
+      `band_stripes`, `band_width` of SpecAugment. An alpha of 0 disables mixup; a number of
+      stripes of 0 disables those stripes.
+    labels_BxK: float[B, K], labels from the input pipeline.
+
   Returns:
-    Transforms of the spectrogram for before and behind the first batch norm (None where there is
-    none), and the labels to train on.
+    The transform of the spectrogram before the first batch norm, the transform after it (each may
+    be None), and the labels to train on.
+
   Raises:
-    ValueError: for an unknown form.
+    ValueError: If the form is unknown.
   """
   if config.form not in FORMS:
-    raise ValueError(f"augment.form {config.form!r}: one of {', '.join(FORMS)}")
+    raise ValueError(f"augment.form {config.form!r}: must be one of {', '.join(FORMS)}")
   mixup_key, stripe_key = jax.random.split(key)
   mix = _no_change
   if config.mixup_alpha > 0 and config.form == "authors":
@@ -73,12 +76,13 @@ def _no_change(x: Array) -> Array:
 
 
 def draw_group_mixing(key: Array, batch: int, alpha: float) -> tuple[Array, Array]:
-  """One weight Beta(alpha, alpha) for the batch and a partner for each clip.
+  """Draw a mixup weight from Beta(alpha, alpha) for the batch, and a partner for each clip.
 
-  Partners are permuted within groups of GROUP consecutive clips (or of the largest size below
-  that divides the batch), so that no clip has to cross from one device to another.
+  Partners are permuted within groups of consecutive clips, so that no clip is sent to another
+  device. The size of a group is the greatest common divisor of the batch size and GROUP.
 
-  Returns: weight float32[], partners int32[B // group, group].
+  Returns:
+    The weight float32[], and the partners int32[B // group, group].
   """
   weight_key, partner_key = jax.random.split(key)
   group = math.gcd(batch, GROUP)
@@ -88,7 +92,7 @@ def draw_group_mixing(key: Array, batch: int, alpha: float) -> tuple[Array, Arra
 
 
 def mix_within_groups(weight: Array, partners_GxP: Array, x: Array) -> Array:
-  """`weight` x + (1 - weight) partner(x), clip by clip; x is [B, …]."""
+  """Return `weight * x + (1 - weight) * partner(x)` for each clip; x is [B, …]."""
   grouped = x.reshape(*partners_GxP.shape, *x.shape[1:])
   index = partners_GxP.reshape(*partners_GxP.shape, *(1,) * (x.ndim - 1))
   partner = jnp.take_along_axis(grouped, index, axis=1).reshape(x.shape)
@@ -97,7 +101,7 @@ def mix_within_groups(weight: Array, partners_GxP: Array, x: Array) -> Array:
 
 
 def mix_pairs(weights_B: Array, x: Array) -> Array:
-  """2B clips [2B, …] to B: each pair of neighbours mixed with its own weight."""
+  """Mix each pair of adjacent clips of x [2B, …] with its own weight, and return [B, …]."""
   pairs = x.reshape(-1, 2, *x.shape[1:])
   weights = weights_B.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
   return weights * pairs[:, 0] + (1 - weights) * pairs[:, 1]
@@ -112,22 +116,31 @@ def spec_augment(
   band_stripes: int,
   band_width: int,
 ) -> Array:
-  """The log-mels with stripes of frames and of bands set to zero, drawn for each clip.
+  """Set random stripes of frames and of bands to zero, drawn separately for each clip.
+
+  The width of a stripe is uniform on 0 … its maximum, and its position is uniform. Stripes may
+  overlap.
 
   Args:
-    time_stripes, band_stripes: how many; stripes may overlap.
-    time_width, band_width: a stripe's width is uniform on 0 … this, its place uniform.
-  Source: Park et al., SpecAugment, Interspeech 2019, without time warping.
+    key: Random key.
+    x_BxTxF: Log-mels.
+    time_stripes: Number of stripes of frames.
+    time_width: Maximum width of a stripe of frames.
+    band_stripes: Number of stripes of bands.
+    band_width: Maximum width of a stripe of bands.
+
+  Source:
+    Park et al., SpecAugment, Interspeech 2019, without time warping.
   """
   batch, frames, bands = x_BxTxF.shape
   time_key, band_key = jax.random.split(key)
-  kept_BxT = ~_stripes(time_key, batch, frames, time_stripes, time_width)
-  kept_BxF = ~_stripes(band_key, batch, bands, band_stripes, band_width)
-  return jnp.where(kept_BxT[:, :, None] & kept_BxF[:, None, :], x_BxTxF, 0)
+  unmasked_BxT = ~_stripes(time_key, batch, frames, time_stripes, time_width)
+  unmasked_BxF = ~_stripes(band_key, batch, bands, band_stripes, band_width)
+  return jnp.where(unmasked_BxT[:, :, None] & unmasked_BxF[:, None, :], x_BxTxF, 0)
 
 
 def _stripes(key: Array, batch: int, size: int, count: int, max_width: int) -> Array:
-  """bool[batch, size], true inside a stripe."""
+  """Return bool[batch, size], true inside a stripe."""
   width_key, start_key = jax.random.split(key)
   width = jax.random.randint(width_key, (batch, count, 1), 0, min(max_width, size) + 1)
   start = jax.random.randint(start_key, (batch, count, 1), 0, size - width + 1)

@@ -1,9 +1,9 @@
-"""Orbax checkpoints that hold everything a run needs, and checksums by which they are known sound.
+"""Orbax checkpoints with the complete state of a run, and checksums that verify them.
 
 Each checkpoint has four items: `variables` (params, batch_stats), `optimiser` (step, opt_state),
-`constants` (normaliser and, where the system has one, the label graph and vectors) and `run`
-(JSON: config, vocabulary, front end, history of evaluations). Saving is asynchronous; a checkpoint
-appears under its final name when all its files are there, and counts once its checksums are.
+`constants` (normaliser and, if the system has them, label graph and vectors) and `run` (JSON:
+config, vocabulary, front end, history of evaluations). Saving is asynchronous. A checkpoint gets
+its final name when all its files are written, and is valid once its checksums are written.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from atgcn_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_METRIC = "mAP"
-MARK = {"checksums": "sha256"}  # in Orbax's metadata; checkpoints of before have no checksums
+MARK = {"checksums": "sha256"}  # in Orbax's metadata; older checkpoints have no checksums
 
 
 @contextlib.contextmanager
 def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
-  """The manager of a run's checkpoints; the newest `keep` and the best are preserved.
+  """Open the manager of a run's checkpoints.
 
-  Opening removes what a killed process left of a checkpoint that it had not finished; at the end
-  the last save is waited for.
+  Opening removes incomplete checkpoints of killed processes. Closing waits for the last save.
+
+  Args:
+    workdir: Run directory.
+    keep: Number of newest checkpoints to preserve. The best checkpoint is preserved too.
 
   Raises:
-    WorkFailed: if the folder cannot be made, or a save fails.
+    WorkFailed: If the folder cannot be created or a save fails.
   """
   best = preservation_policy.BestN(
     get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
@@ -66,16 +69,17 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.Chec
     try:
       wait_until_saved(manager)
     finally:
-      told = isinstance(sys.exception(), WorkFailed)  # closing may tell of more of the same save
-      with contextlib.suppress(Exception) if told else contextlib.nullcontext():
+      reported = isinstance(sys.exception(), WorkFailed)  # Closing may report the same save again.
+      with contextlib.suppress(Exception) if reported else contextlib.nullcontext():
         manager.close()
 
 
 def _handlers() -> dict[str, Any]:
-  """What writes each item.
+  """Return the Orbax handler of each item.
 
-  By default each device writes a slice, cut by a program of its own, of what all hold alike. Models
-  of tens of megabytes are written in half the time, and training goes on sooner, without.
+  By default, Orbax compiles a program that slices replicated arrays, and each device writes a
+  slice. Without this, models of tens of megabytes are written in half the time, and training
+  continues earlier.
   """
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False)),
@@ -87,10 +91,10 @@ def _handlers() -> dict[str, Any]:
 
 
 def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
-  """The absolute path of a run's checkpoints, as Orbax needs it.
+  """Return the absolute path of a run's checkpoints.
 
   Raises:
-    UserError: for a path that is not UTF-8, which Orbax cannot use.
+    UserError: If the path is not UTF-8, which Orbax does not support.
   """
   path = path_of(workdir)
   if in_bucket(workdir):
@@ -101,10 +105,10 @@ def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def _with_checksums(folder: pathlib.Path) -> type:
-  """Orbax's way to make a checkpoint final in this folder, after which its checksums are written.
+  """Return Orbax's class that finalises a checkpoint in a folder, extended to write checksums.
 
-  Process 0 does this once all processes have written, in the thread of the save: what fails here
-  makes the save fail, and only after it are older checkpoints deleted.
+  Process 0 finalises a checkpoint when all processes have written it, in the thread of the save. An
+  error here makes the save fail. Older checkpoints are deleted only after this step.
   """
   whole: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(folder))
 
@@ -112,16 +116,17 @@ def _with_checksums(folder: pathlib.Path) -> type:
     async def finalize(self) -> None:
       await super().finalize()
       final = self.get_final()
-      if final.parent.name == FOLDER:  # and not an item within a checkpoint
+      if final.parent.name == FOLDER:  # a checkpoint, not an item within one
         checksums.write_checksums(final)
 
   return WithChecksums
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-  """Wait for the other processes, but not on the way out of a save that failed in this one.
+  """Wait for the other processes, unless a save has failed in this process.
 
-  They wait for this one to write: it would learn of its own failure when their time is out.
+  The other processes still wait for this one to write. If it waited too, it would report its own
+  failure only after their timeout.
   """
   if sys.exception() is None:
     ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
@@ -129,31 +134,35 @@ def _barrier(*, key: str, timeout_ms: int) -> None:
 
 @contextlib.contextmanager
 def report_write_failures(workdir: str | os.PathLike, what: str) -> Iterator[None]:
-  """Within, what cannot be written ends the work.
+  """Turn write errors in the context into WorkFailed.
+
+  Args:
+    workdir: Run directory.
+    what: Description of what is written, for the message.
 
   Raises:
-    WorkFailed: naming the folder, what was to be written, the fault, and the newest sound
-      checkpoint.
+    WorkFailed: If a write fails. The message names the folder, what was written, the fault, and
+      the newest intact checkpoint.
   """
   try:
     yield
-  except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are of the latter kinds
+  except (OSError, ValueError, RuntimeError) as error:  # TensorStore raises the last two.
     fault = _fault(error)
     if fault is None:
       raise
-    sound = newest_verified(workdir)
-    kept = "there is no sound checkpoint" if sound is None else f"step {sound} is saved and sound"
+    step = newest_verified(workdir)
+    saved = "there is no intact checkpoint" if step is None else f"step {step} is saved and intact"
     raise WorkFailed(
-      f"{workdir}: {what} could not be written: {fault}; {kept}; make room or mend the folder, "
-      "then give the same command again"
+      f"{workdir}: {what} could not be written: {fault}; {saved}; free space or fix the folder, "
+      "then run the same command again"
     ) from error
 
 
 def _fault(error: BaseException) -> str | None:
-  """What the system says of a failed write; None for errors that are not of its making."""
+  """Return the system's reason for a failed write; None for other errors."""
   if isinstance(error, OSError):
     return error.strerror or str(error)
-  # TensorStore tells the status of a file or a bucket in words, for files with the system's number.
+  # TensorStore reports a status as text. For files, the text has the error number of the system.
   status = re.match(r"[A-Z_]{5,}: ", text := " ".join(str(error).split()))
   number = re.search(r"os_error_code='(\d+)'|OS error (\d+)", text)
   if number:
@@ -162,10 +171,10 @@ def _fault(error: BaseException) -> str | None:
 
 
 def raise_if_save_failed(manager: ocp.CheckpointManager) -> None:
-  """Tell of a save that has failed meanwhile; costs microseconds, and does not wait for one.
+  """Raise the error of a save that has failed, without waiting for a save. Takes microseconds.
 
   Raises:
-    WorkFailed: naming the folder and the fault.
+    WorkFailed: If the last save has failed. The message names the folder and the fault.
   """
   if not manager.is_saving_in_progress():
     wait_until_saved(manager)
@@ -175,7 +184,7 @@ def wait_until_saved(manager: ocp.CheckpointManager) -> None:
   """Wait until the last save has ended.
 
   Raises:
-    WorkFailed: if it failed, naming the folder and the fault.
+    WorkFailed: If the save has failed. The message names the folder and the fault.
   """
   with report_write_failures(
     manager.directory.parent, f"the checkpoint of step {manager.latest_step()}"
@@ -190,10 +199,17 @@ def start_save(
   run: dict[str, Any],
   validation_map: float | None,
 ) -> None:
-  """Begin saving this state; returns once the arrays are copied off the device.
+  """Start saving a state, and return when the arrays are copied from the devices.
+
+  Args:
+    manager: Manager of the checkpoints.
+    state: State to save.
+    constants: Item `constants`.
+    run: Item `run`.
+    validation_map: Validation mAP at this step, if it was evaluated.
 
   Raises:
-    WorkFailed: if the save before has failed, or this one cannot begin.
+    WorkFailed: If the previous save has failed, or this one cannot start.
   """
   wait_until_saved(manager)
   args = ocp.args.Composite(
@@ -209,18 +225,18 @@ def start_save(
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
-  """Steps of the checkpoints in a run directory, sound or not, oldest first."""
+  """Return the steps of all checkpoints in a run directory, intact or damaged, oldest first."""
   paths = [path for path in folder_of(workdir).glob("*") if path.name.isdigit()]
-  if in_bucket(workdir):  # where they have their names from the first
+  if in_bucket(workdir):  # In a bucket, incomplete checkpoints have their final names too.
     paths = [path for path in paths if ocp.utils.is_checkpoint_finalized(path)]
   return sorted(int(path.name) for path in paths)
 
 
 def verify_checkpoint(workdir: str | os.PathLike, step: int) -> None:
-  """Compare a checkpoint with its checksums, byte for byte; those of before have none.
+  """Verify a checkpoint by its checksums. Checkpoints of older versions without them are accepted.
 
   Raises:
-    Damaged: naming the file and what is wrong with it.
+    Damaged: If a file is missing or changed. The message names the file and the fault.
   """
   folder = folder_of(workdir) / str(step)
   try:
@@ -231,7 +247,7 @@ def verify_checkpoint(workdir: str | os.PathLike, step: int) -> None:
 
 
 def _is_from_before(folder: pathlib.Path) -> bool:
-  """Whether a checkpoint was saved by a version that wrote no checksums."""
+  """Return whether a checkpoint was saved by a version that wrote no checksums."""
   try:
     return not json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
   except (OSError, ValueError, LookupError, TypeError):
@@ -239,12 +255,15 @@ def _is_from_before(folder: pathlib.Path) -> bool:
 
 
 def has_checksums(workdir: str | os.PathLike, step: int) -> bool:
-  """Whether a checkpoint can be verified."""
+  """Return whether a checkpoint can be verified."""
   return (folder_of(workdir) / str(step) / checksums.NAME).exists()
 
 
 def newest_verified(workdir: str | os.PathLike) -> int | None:
-  """The newest step whose checkpoint is sound; nothing is moved, and nothing told."""
+  """Return the newest step whose checkpoint is intact; None if there is none.
+
+  Damaged checkpoints are neither moved nor reported.
+  """
   for step in reversed(saved_steps(workdir)):
     with contextlib.suppress(Damaged):
       verify_checkpoint(workdir, step)
@@ -255,22 +274,34 @@ def newest_verified(workdir: str | os.PathLike) -> int | None:
 def read_description(
   workdir: str | os.PathLike, step: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The items `run` and `constants` (NumPy arrays) of a checkpoint.
+  """Read the items `run` and `constants` (NumPy arrays) of a checkpoint.
 
   Raises:
-    Exception: of many kinds, if a file of the checkpoint is damaged.
+    Exception: If a file of the checkpoint is damaged. The type varies.
   """
   items = _read(workdir, step, run=ocp.args.JsonRestore(), constants=ocp.args.StandardRestore())
   return items["run"], items["constants"]
 
 
 def read_variables(workdir: str | os.PathLike, step: int, target: Any) -> Any:
-  """The item `variables`, placed as `target` (a tree of ShapeDtypeStructs with shardings) says."""
+  """Read the item `variables` of a checkpoint.
+
+  Args:
+    workdir: Run directory.
+    step: Step of the checkpoint.
+    target: Tree of ShapeDtypeStructs with the shardings of the result.
+  """
   return _read(workdir, step, variables=ocp.args.StandardRestore(target))["variables"]
 
 
 def read_state(workdir: str | os.PathLike, step: int, target: TrainState) -> TrainState:
-  """The training state of a checkpoint, placed as `target` says."""
+  """Read the training state of a checkpoint.
+
+  Args:
+    workdir: Run directory.
+    step: Step of the checkpoint.
+    target: State of ShapeDtypeStructs with the shardings of the result.
+  """
   items = _read(
     workdir,
     step,
@@ -288,7 +319,7 @@ def _read(workdir: str | os.PathLike, step: int, **items: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet():
-  """Orbax logs what a damaged file makes fail; the exception says it, and the caller tells."""
+  """Silence Orbax's log messages about damaged files. The caller reports the exception."""
   loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
   levels = [logger.level for logger in loggers]
   for logger in loggers:
@@ -301,7 +332,7 @@ def _quiet():
 
 
 def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
-  """Move a damaged checkpoint out of the manager's way; returns where it now lies."""
+  """Move a damaged checkpoint to the folder `damaged` and return its new path."""
   folder = path_of(workdir) / "damaged"
   with report_write_failures(workdir, folder.name):
     folder.mkdir(exist_ok=True)
@@ -312,10 +343,10 @@ def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
 
 
 def delete(workdir: str | os.PathLike, step: int) -> None:
-  """Delete a checkpoint, its checksums first, without which it does not count.
+  """Delete a checkpoint. Its checksums are deleted first, so that a partial deletion is invalid.
 
   Raises:
-    WorkFailed: if it cannot be deleted.
+    WorkFailed: If the checkpoint cannot be deleted.
   """
   folder = folder_of(workdir) / str(step)
   with report_write_failures(workdir, f"the new run in place of {FOLDER}/{step}"):

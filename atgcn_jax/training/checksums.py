@@ -1,7 +1,7 @@
-"""Checksums of all files of a folder, kept in it: whether it is still what was written.
+"""Checksum file of a folder, to verify that its files are unchanged.
 
-The file has a line `SHA-256 SIZE NAME` for each other file, and as its last line the SHA-256 of the
-lines before.
+The file has a line `SHA-256 SIZE NAME` for each other file of the folder. Its last line is the
+SHA-256 of all previous lines.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Iterator
 from atgcn_jax.runtime.buckets import open_binary, write_whole
 
 NAME = "checksums.txt"
-DIGEST = 64  # hexadecimal digits
+DIGEST = 64  # number of hexadecimal digits of a SHA-256
 
 
 class Damaged(Exception):  # noqa: N818 (a state of a file)
-  """A file of a checkpoint is not as it was written; says which, and what is wrong with it."""
+  """A file of a checkpoint is missing or changed. The message names the file and the fault."""
 
 
 class Unfinished(Damaged):
-  """A checkpoint without checksums: its save did not come to its end."""
+  """A checkpoint has no checksums because its save was interrupted."""
 
 
 def write_checksums(folder: pathlib.Path) -> None:
-  """Write the checksums of all that is in a folder; they appear at once and whole.
+  """Write the checksums of all files in a folder. The checksum file appears complete.
 
   Raises:
-    OSError: if a file cannot be read or written.
+    OSError: If a file cannot be read or written.
   """
   names = [str(path.relative_to(folder)) for path in _files(folder)]
   lines = [f"{digest} {size} {name}\n" for name, (digest, size) in _digests(folder, names).items()]
@@ -38,21 +38,21 @@ def write_checksums(folder: pathlib.Path) -> None:
 
 
 def verify_files(folder: pathlib.Path) -> None:
-  """Compare a folder with its checksums; files that they do not know are nobody's concern.
+  """Verify the files of a folder by its checksums. Files without a checksum are ignored.
 
   Raises:
-    Unfinished: if there are no checksums.
-    Damaged: naming the first file that is missing, cut short or has other bytes.
+    Unfinished: If there are no checksums.
+    Damaged: If a file is missing, cut short or changed; names the first one.
   """
   try:
     content = (folder / NAME).read_bytes()
   except FileNotFoundError as error:
-    raise Unfinished(f"{NAME} is missing, its save was cut off") from error
+    raise Unfinished(f"{NAME} is missing, its save was interrupted") from error
   except OSError as error:
     raise Damaged(f"{NAME}: {error.strerror}") from error
   body = content[: -DIGEST - 1]
   if content != body + _last_line(body):
-    raise Damaged(f"{NAME}: not as it was written")
+    raise Damaged(f"{NAME}: its content has changed")
   known = [line.split(" ", 2) for line in body.decode().splitlines()]
   found = _digests(folder, [name for _, _, name in known])
   for digest, size, name in known:
@@ -81,7 +81,7 @@ def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _digests(folder: pathlib.Path, names: list[str]) -> dict:
-  """name → (SHA-256, bytes), or the OSError that reading it met."""
+  """Return a dict from each name to (SHA-256, size in bytes), or to the OSError of reading it."""
 
   def digest(name: str):
     try:
@@ -90,5 +90,5 @@ def _digests(folder: pathlib.Path, names: list[str]) -> dict:
     except OSError as error:
       return error
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing and reading leave the GIL
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # Hashing and reading release the GIL.
     return dict(zip(names, pool.map(digest, names)))

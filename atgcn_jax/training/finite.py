@@ -1,4 +1,4 @@
-"""Whether all numbers of a tree of arrays are finite."""
+"""Check that all numbers of a tree of arrays are finite."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from jax.experimental import multihost_utils
 
 
 def first_not_finite(tree: Any) -> str | None:
-  """Return the name of the first array with a value that is NaN or infinite; None without any.
+  """Return the name of the first array with a NaN or infinite value; None if there is none.
 
-  Five million parameters take 3 ms on a CPU; a program for it would take seconds to compile. All
-  processes must call this, each looks at its own parts, and all get the same answer.
+  The check runs on the host and takes 3 ms for five million parameters on a CPU. A compiled
+  program would take seconds to compile. All processes must call this function. Each checks its own
+  shards, and all get the same result.
 
   Args:
-    tree: of arrays, on the host or on devices.
+    tree: Tree of arrays on the host or on devices.
   """
   named = jax.tree.leaves_with_path(tree)
   bad = next((k for k, (_, leaf) in enumerate(named) if not _is_finite(leaf)), len(named))
@@ -29,7 +30,7 @@ def first_not_finite(tree: Any) -> str | None:
 
 
 def _is_finite(leaf: Any) -> bool:
-  """Whether the parts of an array that this process has are finite, of equal ones the first."""
+  """Return whether this process's shards of an array are finite; of replicas, check the first."""
   if not jnp.issubdtype(leaf.dtype, jnp.floating):
     return True
   if not isinstance(leaf, jax.Array):

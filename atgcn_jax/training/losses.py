@@ -1,4 +1,4 @@
-"""What a training step makes smaller: binary cross-entropy, and two terms that know the labels."""
+"""Losses: binary cross-entropy, and two terms that use relations between labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Loss = Callable[[Array, Array], Array]
 
 
 def loss_of(config: Any, relations: Mapping[str, Any]) -> Loss:
-  """(logits float[B, K], labels [B, K]) → loss, the cross-entropy and what the config adds to it.
+  """Return the loss of a config, a function of logits float[B, K] and labels [B, K].
 
   Args:
-    config: a `loss` section: `laplacian` and `hierarchy` are the weights of the two terms.
-    relations: `similarity` and `members`, as far as these terms need them.
+    config: `loss` section of a config. `laplacian` and `hierarchy` are the weights of the terms
+      that are added to the binary cross-entropy.
+    relations: `similarity` for the term `laplacian`, and `members` for the term `hierarchy`.
+      Required only for terms with a weight.
   """
 
   def loss(logits, labels):
@@ -37,21 +39,24 @@ def loss_of(config: Any, relations: Mapping[str, Any]) -> Loss:
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-  """Mean over clips and labels of the binary cross-entropy (Eq. 4, scaled)."""
+  """Return the binary cross-entropy, averaged over clips and labels (Eq. 4, scaled)."""
   return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
 
 
 def laplacian_penalty(logits: Array, similarity: Any) -> Array:
-  """tr(Y L Yᵀ) of the scores Y, divided by clips and labels: similar labels, similar scores.
+  """Return tr(Y L Yᵀ) of the scores Y, divided by the number of clips and labels.
 
-  For a clip that is half the sum over pairs of W[i, j] (y_i - y_j)².
+  The penalty is small if similar labels have similar scores. For a clip, the trace is half the sum
+  over all pairs of W[i, j] (y_i - y_j)².
 
   Args:
     logits: float[B, K].
-    similarity: W float[K, K], symmetric and not negative, an array or of scipy's csr_array; the
-      graph Laplacian is L = D - W with W's row sums in D.
-  Source: Imoto and Kyochi, Sound event detection using graph Laplacian regularization based on
-    event co-occurrence, ICASSP 2019 ([16] of the paper).
+    similarity: W float[K, K], symmetric and non-negative, an array or a SciPy csr_array. The graph
+      Laplacian is L = D - W, where D is the diagonal matrix of the row sums of W.
+
+  Source:
+    Imoto and Kyochi, Sound event detection using graph Laplacian regularization based on event
+    co-occurrence, ICASSP 2019 ([16] of the paper).
   """
   scores_KxB = jax.nn.sigmoid(logits).T
   is_sparse = scipy.sparse.issparse(similarity)
@@ -61,16 +66,20 @@ def laplacian_penalty(logits: Array, similarity: Any) -> Array:
 
 
 def hierarchical_loss(logits: Array, labels: Array, members: np.ndarray) -> Array:
-  """Mean binary cross-entropy of the categories above the labels.
+  """Return the mean binary cross-entropy of the categories of the labels.
 
-  A category is present where one of its labels is, and its score is the highest of theirs, so the
-  network needs no outputs of its own for categories.
+  A category is present if one of its labels is present. Its score is the highest score of its
+  labels, so the network needs no separate outputs for categories.
 
   Args:
-    logits, labels: [B, K].
-    members: int[2, M], pairs of a category, numbered from 0 without gaps, and one of its labels.
-  Source: after Xu et al., Hierarchical learning for DNN-based acoustic scene classification, 2016
-    ([17] of the paper), which trains outputs for both levels of a hierarchy of scenes.
+    logits: float[B, K].
+    labels: [B, K].
+    members: int[2, M], pairs of a category and one of its labels. Categories are numbered from 0
+      without gaps.
+
+  Source:
+    After Xu et al., Hierarchical learning for DNN-based acoustic scene classification, 2016 ([17]
+    of the paper), which trains outputs for both levels of a hierarchy of scenes.
   """
   categories, of_label = members
   count = int(categories.max()) + 1

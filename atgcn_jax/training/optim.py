@@ -1,4 +1,4 @@
-"""Adam, its learning-rate schedules, and the plateau rule on validation mAP."""
+"""Adam, learning-rate schedules, and the plateau rule on validation mAP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ SCHEDULES = ("constant", "cosine", "linear", "exponential")
 
 
 def learning_rate_schedule(config: Any) -> optax.Schedule:
-  """The learning rate at a step: a linear warm-up, then the named decay to `final_factor` of it.
+  """Return the learning-rate schedule: linear warm-up, then decay to `final_factor` of the peak.
 
   Args:
-    config: an `optim` section with `learning_rate`, `schedule`, `warmup_steps`, `steps`,
+    config: `optim` section of a config, with `learning_rate`, `schedule`, `warmup_steps`, `steps`,
       `final_factor`.
+
   Raises:
-    ValueError: for an unknown schedule.
+    ValueError: If the schedule is unknown.
   """
   peak, decay_steps = config.learning_rate, max(1, config.steps - config.warmup_steps)
   if config.schedule == "constant":
@@ -29,7 +30,7 @@ def learning_rate_schedule(config: Any) -> optax.Schedule:
   elif config.schedule == "exponential":
     decay = optax.exponential_decay(peak, decay_steps, max(config.final_factor, 1e-12))
   else:
-    raise ValueError(f"optim.schedule {config.schedule!r}: one of {', '.join(SCHEDULES)}")
+    raise ValueError(f"optim.schedule {config.schedule!r}: must be one of {', '.join(SCHEDULES)}")
   if not config.warmup_steps:
     return decay
   warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
@@ -37,11 +38,13 @@ def learning_rate_schedule(config: Any) -> optax.Schedule:
 
 
 def optimiser(config: Any, head_alone: bool = False) -> optax.GradientTransformation:
-  """Adam as an `optim` section says.
+  """Return Adam with the settings of an `optim` section.
 
-  A `clip_norm` above 0 bounds the gradients' global norm; `head_factor` multiplies the learning
-  rate of the parameters of the head. With `head_alone` no moments are kept of the other parameters,
-  whose gradients are taken to be 0.
+  Args:
+    config: `optim` section of a config. A `clip_norm` above 0 limits the global norm of the
+      gradients. `head_factor` multiplies the learning rate of the head's parameters.
+    head_alone: Whether to store moments only for the parameters of the head. The gradients of all
+      other parameters must be 0.
   """
   adam = optax.adam(learning_rate_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps)
   parts = [adam]
@@ -54,19 +57,23 @@ def optimiser(config: Any, head_alone: bool = False) -> optax.GradientTransforma
 
 
 def of_head(params: dict[str, Any]) -> dict[str, bool]:
-  """Which of a system's modules is its head."""
+  """Return a mask over the modules of a system that is true only for the head."""
   return {name: name == "head" for name in params}
 
 
 def plateau_factor(history: Sequence[float], *, factor: float, patience: int) -> float:
-  """What the learning rate is multiplied by after these validation mAPs.
+  """Return the factor of the learning rate after a history of validation mAPs.
 
-  Whenever `patience` evaluations in a row have brought nothing better than the best so far, the
-  rate is multiplied by `factor` and the count begins anew. With `factor` 1 this is always 1.
+  After `patience` consecutive evaluations without a new best value, the rate is multiplied by
+  `factor` and the count restarts. With a `factor` of 1 the result is always 1.
 
   Args:
-    history: validation mAP at each evaluation, oldest first.
-  Source: the schedule of the authors' code for Wang et al., IEEE SPL 2020 (factor 0.9, patience 3).
+    history: Validation mAP at each evaluation, oldest first.
+    factor: Factor of each reduction.
+    patience: Number of evaluations without improvement before a reduction.
+
+  Source:
+    Schedule in the authors' code for Wang et al., IEEE SPL 2020 (factor 0.9, patience 3).
   """
   best, waited, scale = float("-inf"), 0, 1.0
   for value in history:

@@ -1,4 +1,4 @@
-"""Clips that lie in the memory of the devices, from which a step gathers its own batch."""
+"""Clips that are stored in device memory, from which the training step gathers its batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from jax.sharding import PartitionSpec, SingleDeviceSharding
 from atgcn_jax.training import sharding
 
 Array = jax.Array
-CHUNK = 8192  # rows that are read and sent to a device at once
+CHUNK = 8192  # number of rows that are read and sent to a device at a time
 
 
 def pack_clips(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """A batch as it is kept: `log_mel` [n, T * F], and the labels as bits, uint8[n, ⌈K / 8⌉].
+  """Convert a batch to the format in device memory.
 
-  In two axes, because of [n, T, F] XLA makes a whole copy on a TPU whenever rows are gathered.
+  The log-mels have two axes because XLA on a TPU copies a complete array [n, T, F] whenever rows
+  are gathered from it.
+
+  Returns:
+    The batch with `log_mel` [n, T * F] and `labels` as bits, uint8[n, ⌈K / 8⌉].
   """
   rows = dict(batch)
   rows["log_mel"] = rows["log_mel"].reshape(len(rows["log_mel"]), -1)
@@ -33,10 +37,13 @@ def resident(
   rows: int,
   read: Callable[[int, int, int], Mapping[str, np.ndarray]],
 ) -> dict[str, Array]:
-  """Arrays with so many rows on each device of the mesh, which are filled chunk by chunk.
+  """Create arrays with `rows` rows on each device of the mesh, and fill them chunk by chunk.
 
   Args:
-    read: (a device's place in the mesh, first, last) → its rows first … last - 1.
+    mesh: The devices.
+    rows: Number of rows per device.
+    read: Function from (position of a device in the mesh, first, last) to the rows
+      first … last - 1 of that device.
   """
   mine: dict[str, list[Array]] = {}
   for place, device in enumerate(mesh.devices.flat):
@@ -44,7 +51,7 @@ def resident(
       continue
     whole: dict[str, Array] = {}
     for begin in range(0, rows, CHUNK):
-      first = max(0, min(begin, rows - CHUNK))  # all chunks are of one length
+      first = max(0, min(begin, rows - CHUNK))  # All chunks have the same length.
       chunk = jax.device_put(read(place, first, min(first + CHUNK, rows)), device)
       whole = _written(whole or _empty(chunk, rows, device), chunk, first)
     jax.block_until_ready(whole)
@@ -67,7 +74,7 @@ def _empty(chunk: Mapping[str, Array], rows: int, device: jax.Device) -> dict[st
 
 @jax.jit(donate_argnums=0)
 def _written(whole: Any, chunk: Any, first: Any) -> Any:
-  """The arrays with this chunk in its place, in the same memory."""
+  """Return the arrays with a chunk written at row `first`, in the same memory."""
   return jax.tree.map(
     lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, first, 0), whole, chunk
   )
@@ -76,10 +83,16 @@ def _written(whole: Any, chunk: Any, first: Any) -> Any:
 def gathering(
   mesh: jax.sharding.Mesh, frames: int, bands: int, classes: int
 ) -> Callable[[dict[str, Any]], dict[str, Array]]:
-  """The function, for within a jitted step, of `clips` and `rows` to the batch of these rows.
+  """Return a function that gathers a batch within a jitted step.
 
-  `clips` are `resident`; `rows` int32[B], split over the mesh, are each device's own row numbers
-  in its own part, so that no clip leaves its device.
+  Its argument is a dict with `clips`, the result of `resident`, and `rows` int32[B], split over
+  the mesh. Each row number refers to the clips of its own device, so no clip leaves its device.
+
+  Args:
+    mesh: The devices.
+    frames: Number of frames T.
+    bands: Number of bands F.
+    classes: Number of labels K.
   """
 
   def of_one_device(clips, rows):
@@ -90,12 +103,15 @@ def gathering(
 
   data = PartitionSpec(sharding.AXES)
   gather = jax.shard_map(of_one_device, mesh=mesh, in_specs=(data, data), out_specs=data)
-  # Without the barrier the gather may be fused with what follows, which may change the last bit.
-  return lambda given: jax.lax.optimization_barrier(gather(given["clips"], given["rows"]))
+  # The barrier prevents fusion with later operations, which may change the last bit.
+  return lambda inputs: jax.lax.optimization_barrier(gather(inputs["clips"], inputs["rows"]))
 
 
 def free_bytes(device: jax.Device) -> int | None:
-  """The memory that a device has left; of a CPU what its system has; None where nobody tells."""
+  """Return the free memory of a device in bytes; None if it is unknown.
+
+  For a CPU, this is the available memory of the system.
+  """
   memory = device.memory_stats()
   if memory and "bytes_limit" in memory:
     return memory["bytes_limit"] - memory["bytes_in_use"]
@@ -103,5 +119,5 @@ def free_bytes(device: jax.Device) -> int | None:
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
   except OSError:
     return None
-  told = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-  return None if told is None or device.platform != "cpu" else int(told) * 1024
+  available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+  return None if available is None or device.platform != "cpu" else int(available) * 1024

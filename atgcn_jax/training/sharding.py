@@ -1,8 +1,8 @@
-"""How batches and state lie on the devices: a mesh of the axes `data` and `label`.
+"""Sharding of batches and state over a device mesh with the axes `data` and `label`.
 
-Batches are split over both axes. The state is on every device, or (fully sharded data parallelism)
-each device keeps a part of it and the parts are gathered where they are used. Along `label` the
-logits, and the parameters that have a row a label, are split by labels.
+Batches are split over both axes. The state is replicated, or, with fully sharded data parallelism,
+each device stores a shard of it and the shards are gathered for use. Logits, and parameters with a
+label axis, are split by labels along `label`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "label")
-LEAST_TO_SPLIT = 1024  # numbers; the parts of fewer are not worth gathering
+LEAST_TO_SPLIT = 1024  # minimum size of an array that is sharded; smaller ones are not worth it
 
 
 class Layout(NamedTuple):
-  """How the state lies on the devices: the mesh, and whether each keeps but a part of it."""
+  """Layout of the state on the devices: the mesh, and whether the state is fully sharded."""
 
   mesh: Mesh
   fsdp: bool = False
 
   @property
   def in_parts(self) -> bool:
-    """Whether not all of the state is whole on every device."""
+    """True if any part of the state is sharded rather than replicated."""
     return self.fsdp or self.mesh.shape["label"] > 1
 
 
 def data_mesh(devices=None, label_parts: int = 1) -> Mesh:
-  """A mesh of these devices (default: all), the labels falling into so many parts.
+  """Return a mesh of devices.
 
-  The devices of a process are neighbours in it, so that each has one slice of a batch.
+  The devices of a process are adjacent in the mesh, so that each process has one contiguous slice
+  of a batch.
+
+  Args:
+    devices: The devices. Defaults to all devices.
+    label_parts: Size of the axis `label`.
 
   Raises:
-    ValueError: if the devices do not make whole rows of `label_parts`.
+    ValueError: If the number of devices is not a multiple of `label_parts`.
   """
   devices = jax.devices() if devices is None else devices
   ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -45,37 +50,40 @@ def data_mesh(devices=None, label_parts: int = 1) -> Mesh:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-  """First axis over the devices."""
+  """Return the sharding that splits the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The whole array on each device."""
+  """Return the sharding that replicates an array on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def by_label(mesh: Mesh) -> NamedSharding:
-  """Arrays [B, K], the labels in parts."""
+  """Return the sharding of arrays [B, K] that splits clips over `data` and labels over `label`."""
   return NamedSharding(mesh, PartitionSpec(*AXES))
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Global arrays from this process's slice of the batch, split along the first axis."""
+  """Return global arrays, split along the first axis, from this process's slice of the batch."""
   sharding = split(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-  """These arrays, whole on every device; those that are so already are returned as they are."""
+  """Replicate arrays on every device. Arrays that are replicated already are returned unchanged."""
   return jax.device_put(tree, replicated(mesh))
 
 
 def where_used(mesh: Mesh, tree: Any, classes: int) -> Any:
-  """Shardings of the parameters in a step: whole, but for the label axis of those of the head.
+  """Return the shardings of parameters where a step uses them.
+
+  Parameters are replicated, except that the label axis of parameters of the head is split.
 
   Args:
-    tree: of arrays or their shapes; under the key `head` lie those that may have a label axis.
-    classes: how many labels there are. An axis that does not fall into equal parts stays whole.
+    mesh: The devices.
+    tree: Tree of arrays or their shapes. Arrays under the key `head` may have a label axis.
+    classes: Number of labels. A label axis that cannot be split into equal parts is not split.
   """
 
   def of(path, x):
@@ -85,9 +93,14 @@ def where_used(mesh: Mesh, tree: Any, classes: int) -> Any:
 
 
 def where_kept(layout: Layout, tree: Any, classes: int) -> Any:
-  """Shardings of a training state, or a part of it, between steps; arguments are `where_used`'s.
+  """Return the shardings of a training state, or a part of it, between steps.
 
-  Fully sharded, an array falls into parts along its longest axis that can be split.
+  With full sharding, an array is split along its longest axis that can be split.
+
+  Args:
+    layout: Layout of the state.
+    tree: As for `where_used`.
+    classes: As for `where_used`.
   """
   mesh = layout.mesh
 

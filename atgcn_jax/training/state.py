@@ -1,4 +1,4 @@
-"""What training changes: plain data."""
+"""Training state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 @flax.struct.dataclass
 class TrainState:
-  """`step` updates done so far, and what they led to."""
+  """State of training after `step` updates."""
 
   step: jax.Array
   params: Any
@@ -22,7 +22,7 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What `module.apply` takes."""
+    """Variables for `module.apply`."""
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -32,17 +32,20 @@ def initial_state(
   seed: int,
   log_mel_shape: tuple[int, int],
 ) -> TrainState:
-  """The state before the first step, a pure function of the seed.
+  """Return the state before the first step, a pure function of the seed.
 
   Args:
-    log_mel_shape: frames and bands of one clip.
+    model: The model.
+    optimiser: The optimiser.
+    seed: Seed of the parameters.
+    log_mel_shape: Number of frames and bands of a clip.
   """
   variables = model.init(jax.random.key(seed), jnp.zeros((1, *log_mel_shape)))
   return start_state(dict(variables), optimiser)
 
 
 def start_state(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:
-  """Step 0 with these variables and a fresh optimiser."""
+  """Return the state at step 0 with given variables and a newly initialised optimiser."""
   params = variables["params"]
   return TrainState(
     step=jnp.zeros((), jnp.int32),

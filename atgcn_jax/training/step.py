@@ -1,4 +1,4 @@
-"""The training step and the evaluation step."""
+"""Training step and evaluation step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ Array = jax.Array
 
 
 class Normaliser(NamedTuple):
-  """Per-band mean and deviation of the training part, float32[F], in dB."""
+  """Mean and standard deviation of each band of the training clips, float32[F] in dB."""
 
   mean: Any
   deviation: Any
 
 
 def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array:
-  """Normalised log-mels float32[B, T, F] of a batch.
+  """Return the normalised log-mels float32[B, T, F] of a batch.
 
   Args:
-    batch: `log_mel` [B, T, F], in dB where it is of a float type; where it is uint8, 0 … 255 stand
-      for the RANGE_DB below `peak_db` [B].
+    batch: `log_mel` [B, T, F]. Floating-point values are in dB. uint8 values 0 … 255 span the
+      RANGE_DB below `peak_db` [B].
+    normaliser: Mean and standard deviation of each band.
   """
   log_mel = batch["log_mel"].astype(jnp.float32)
   if batch["log_mel"].dtype == jnp.uint8:
@@ -52,29 +53,37 @@ def loss_and_gradients(
   placement: Placement | None = None,
   gather: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[Array, Any, Any]:
-  """Loss, gradients and new batch statistics of one step; random numbers follow (seed, step).
+  """Return the loss, the gradients and the new batch statistics of a step.
+
+  The random numbers are a function of (seed, step).
 
   Args:
-    loss: of logits and labels.
-    placement: of the batch; by default it lies on all devices.
-    gather: makes the parameters as they are used of those that are kept.
+    model: The model.
+    state: State before the step.
+    batch: The batch.
+    normaliser: Mean and standard deviation of each band.
+    augment_config: `augment` section of a config.
+    seed: Seed of the run.
+    loss: Function from logits and labels to the loss.
+    placement: Placement of the batch. Defaults to all devices.
+    gather: Function from the stored parameters to the parameters that the model uses.
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-  before, behind, labels = augment.augmentation_plan(
+  before_norm, after_norm, labels = augment.augmentation_plan(
     augment_key, augment_config, batch["labels"].astype(jnp.float32)
   )
   log_mel = normalised_log_mel(batch, normaliser)
-  if before is not None:
-    log_mel = before(log_mel)
+  if before_norm is not None:
+    log_mel = before_norm(log_mel)
 
   def loss_of(params):
-    if getattr(model, "freeze_encoder", False):  # nothing is computed for its gradient
+    if getattr(model, "freeze_encoder", False):  # Skip the gradient computation of the encoder.
       params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
     logits, updates = model.apply(
       {"params": gather(params), "batch_stats": state.batch_stats},
       log_mel,
       train=True,
-      after_norm=behind,
+      after_norm=after_norm,
       placement=placement,
       rngs={"dropout": dropout_key},
       mutable=["batch_stats"],
@@ -94,34 +103,42 @@ def make_train_step(
   augment_config: Any,
   seed: int,
   loss: Loss = binary_cross_entropy,
-  batch_of: Callable[[Any], dict[str, Array]] = lambda given: given,
+  batch_of: Callable[[Any], dict[str, Array]] = lambda inputs: inputs,
   kept: Any = None,
 ) -> jax.stages.Wrapped:
-  """The jitted step `(state, given, rate_factor) -> (state, {"loss", "gradient_norm"})`.
+  """Return the jitted step `(state, inputs, rate_factor) -> (state, {"loss", "gradient_norm"})`.
 
-  The batch (`log_mel`, `labels`, and `peak_db` with uint8 log-mels) is split over the mesh, and the
-  buffers of the state are given up to the new one. `rate_factor` multiplies the learning rate
-  (Adam's update is linear in it).
+  The batch (`log_mel`, `labels`, and `peak_db` for uint8 log-mels) is split over the mesh. The
+  buffers of the old state are donated to the new one. `rate_factor` multiplies the learning rate;
+  the update of Adam is linear in it.
 
   Args:
-    batch_of: makes the batch, within the step, of what this is given, which is split likewise.
-    kept: the shardings of the state between steps, as `sharding.where_kept` tells them; by default
-      it is whole on every device.
+    model: The model.
+    optimiser: The optimiser.
+    mesh: The devices.
+    normaliser: Mean and standard deviation of each band.
+    augment_config: `augment` section of a config.
+    seed: Seed of the run.
+    loss: Function from logits and labels to the loss.
+    batch_of: Function from `inputs` to the batch, called within the step. `inputs` are split over
+      the mesh.
+    kept: Shardings of the state between steps, from `sharding.where_kept`. By default the state is
+      replicated.
   """
 
   placement = placement_on(mesh)
   whole, split = sharding.replicated(mesh), sharding.split(mesh)
-  given_loss = loss
+  plain_loss = loss
 
   def loss_by_label(logits, labels):
     by_label = sharding.by_label(mesh)
-    return given_loss(*jax.lax.with_sharding_constraint((logits, labels), by_label))
+    return plain_loss(*jax.lax.with_sharding_constraint((logits, labels), by_label))
 
   if mesh.shape["label"] > 1:
     loss = loss_by_label
 
-  def train_step(state, given, rate_factor):
-    batch = batch_of(given)
+  def train_step(state, inputs, rate_factor):
+    batch = batch_of(inputs)
 
     def gather(params):
       if kept is None:
@@ -151,7 +168,7 @@ def make_train_step(
     return new_state, {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
 
   where = whole if kept is None else kept
-  # XLA's CPU schedule is for speed by default; this one takes a sixth less memory and no longer.
+  # XLA's default CPU schedule optimises speed. This one needs a sixth less memory at equal speed.
   frugal = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
   return jax.jit(
     train_step,
@@ -164,10 +181,10 @@ def make_train_step(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gathered(x: Array, used: Any, kept: Any) -> Array:
-  """A kept parameter as it is used; its gradient is asked for in the parts that are kept.
+  """Gather a stored parameter for use, and shard its gradient like the stored parameter.
 
-  The transpose of the constraint alone would ask for the whole gradient on each device. Whether its
-  sum is scattered or dropped to the part is left to the compiler.
+  Without the custom gradient, each device would need the complete gradient. The compiler decides
+  whether to use a reduce-scatter, or an all-reduce and a slice.
   """
   return jax.lax.with_sharding_constraint(x, used)
 
@@ -184,14 +201,17 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def placement_on(mesh: jax.sharding.Mesh) -> Placement:
-  """Where a batch lies that is split over this mesh."""
+  """Return the placement of a batch that is split over a mesh."""
   return Placement(mesh.size, mesh.devices.flat[0].platform)
 
 
 def make_score_step(
   model: nn.Module, mesh: jax.sharding.Mesh, *, normaliser: Normaliser
 ) -> Callable[[dict[str, Any], dict[str, Array]], Array]:
-  """The jitted `(variables, batch) -> scores float32[B, K]`, sigmoids in (0, 1) (Eq. 3)."""
+  """Return the jitted function `(variables, batch) -> scores float32[B, K]`.
+
+  Scores are sigmoids in (0, 1) (Eq. 3).
+  """
 
   def score(variables, batch):
     logits: Any = model.apply(

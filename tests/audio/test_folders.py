@@ -213,14 +213,18 @@ def test_segments_with_the_same_id_use_their_own_files(tmp_path):
   assert listing.vocabulary.ids == ("a", "b", "d")
   assert listing.absent == []
   (remark,) = listing.remarks
-  assert remark.endswith(f"2 rows repeat an id and are left out, the first kept: {FIRST}, {SECOND}")
+  assert remark.endswith(
+    f"2 rows repeat an id and are left out (the first is used): {FIRST}, {SECOND}"
+  )
 
 
 def test_a_folder_without_clips_of_the_lists_is_refused(tmp_path):
   make(tmp_path, "clips/recording 1.wav")
   path = tmp_path / "eval.csv"
   path.write_text(f'{FIRST}, 30.000, 40.000, "/m/a"\n')
-  with pytest.raises(UserError, match=rf"such as {FIRST}\.wav but, for example, recording 1\.wav;"):
+  with pytest.raises(
+    UserError, match=rf"such as {FIRST}\.wav, but files such as recording 1\.wav;"
+  ):
     list_segments(tmp_path / "clips", [path], TALNET, None, None)
 
 

@@ -1,4 +1,4 @@
-"""Stores that are stopped at any point, on full disks, by two at once: what there is goes on."""
+"""Interrupted builds of a store: stops at any point, full disks, two processes at once."""
 
 import csv
 import errno
@@ -26,7 +26,7 @@ loaded: list[str] = []
 
 
 def load(source):
-  """A made-up sound; some cannot be read."""
+  """Return a synthetic sound; some sources cannot be read."""
   loaded.append(source)
   if int(source) in BAD:
     raise UserError(f"place/{source}: is bad,\nreally; mend it")
@@ -46,7 +46,7 @@ def build(out, clips=CLIPS, load=load, **options):
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-  """Work in this process, and note what is loaded."""
+  """Work in this process, and record what is loaded."""
 
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
@@ -57,7 +57,7 @@ def here(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """The bytes of the store that was never stopped."""
+  """Return the bytes of the store of an uninterrupted build."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(store_builder, "in_processes", lambda work, chunks, processes: map(work, chunks))
     patch.setattr(
@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
   return path.read_bytes()
 
 
-def test_what_is_left_out(tmp_path):
+def test_unreadable_clips_are_left_out(tmp_path):
   out = tmp_path / "new" / "s.h5"
   assert build(out) == (CLIPS - len(BAD), 0, len(BAD))
   opened = clip_store.open_store(out)
@@ -86,11 +86,11 @@ def test_what_is_left_out(tmp_path):
 
 
 class Stop(BaseException):
-  """As a kill: nothing is tidied up that a kill would not leave."""
+  """Stands for a kill: no cleanup runs that a kill would prevent."""
 
 
 def stopped_before(monkeypatch, module, name, count):
-  """Let a function stop the process instead of its call number `count`."""
+  """Make a function raise `Stop` in place of its call number `count`."""
   calls = iter(range(count))
   real = getattr(module, name)
 
@@ -113,7 +113,7 @@ POINTS = [
 
 
 @pytest.mark.parametrize(("module", "name", "count"), POINTS)
-def test_a_store_goes_on_from_any_point(tmp_path, monkeypatch, whole, module, name, count):
+def test_a_build_resumes_from_any_point(tmp_path, monkeypatch, whole, module, name, count):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
     stopped_before(patch, unfinished if name == "create_rows" else module, name, count)
@@ -125,7 +125,7 @@ def test_a_store_goes_on_from_any_point(tmp_path, monkeypatch, whole, module, na
   loaded.clear()
   assert build(out).unreadable == len(BAD)
   assert out.read_bytes() == whole
-  if name != "rmtree":  # all was in its place
+  if name != "rmtree":  # all files were in their final places
     assert (
       len(loaded) == len(set(loaded)) == CLIPS - min(CLIPS, max(0, stored) * store_builder.CHUNK)
     )
@@ -135,7 +135,7 @@ def test_a_store_goes_on_from_any_point(tmp_path, monkeypatch, whole, module, na
 
 @pytest.mark.parametrize("torn", [b"", b'{"peak_db": [0.1, ', b"\0" * 40, b"\0" * 40 + b"\n"])
 @pytest.mark.parametrize("lines", [0, 1, 3])
-def test_a_journal_that_was_cut(tmp_path, monkeypatch, whole, torn, lines):
+def test_a_truncated_journal_is_resumed(tmp_path, monkeypatch, whole, torn, lines):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
     stopped_before(patch, store_builder, "complete", 0)
@@ -150,7 +150,7 @@ def test_a_journal_that_was_cut(tmp_path, monkeypatch, whole, torn, lines):
 
 
 def added(path, *arguments):
-  """As `complete`, stopped when half of its arrays are there."""
+  """Like `complete`, but stopped after half of the arrays."""
   import h5py
 
   with h5py.File(path, "r+") as file:
@@ -159,7 +159,7 @@ def added(path, *arguments):
   raise Stop
 
 
-def test_a_finish_that_was_stopped_is_undone(tmp_path, monkeypatch, whole):
+def test_an_interrupted_finish_is_undone(tmp_path, monkeypatch, whole):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
     patch.setattr(store_builder, "complete", added)
@@ -171,7 +171,7 @@ def test_a_finish_that_was_stopped_is_undone(tmp_path, monkeypatch, whole):
   assert out.read_bytes() == whole
 
 
-def test_another_listing_in_the_same_place_is_refused(tmp_path, monkeypatch):
+def test_another_listing_at_the_same_path_is_rejected(tmp_path, monkeypatch):
   out = tmp_path / "s.h5"
   with monkeypatch.context() as patch:
     stopped_before(patch, store_builder, "complete", 0)
@@ -190,14 +190,14 @@ def contents(folder):
 
 
 def load_below(folder, source):
-  """The folder goes away when the file 20 is first read."""
+  """Remove the folder when file 20 is first read."""
   if source == "20" and "20" not in loaded:
     folder.rename(folder.with_name("unmounted"))
   loaded.append(source)
   return Clip(np.full(150, (folder / source).stat().st_size, np.float32))
 
 
-def test_a_folder_that_goes_away_stops_the_work(tmp_path):
+def test_a_folder_that_disappears_stops_the_build(tmp_path):
   folder, out = tmp_path / "audio", tmp_path / "s.h5"
   folder.mkdir()
   for i in range(CLIPS):
@@ -219,19 +219,19 @@ ERRORS = [UserError("x.wav: is bad; mend it"), OSError(5, "Input/output error"),
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_nothing_can_be_read(tmp_path, error):
+def test_no_readable_clip_is_an_error(tmp_path, error):
   with pytest.raises(UserError, match=r"place/0: .*none") as caught:
     build(tmp_path / "s.h5", load=functools.partial(unreadable, error))
   assert "\n" not in str(caught.value)
   assert not list(tmp_path.iterdir())
 
 
-def test_a_programming_error_is_not_taken_for_a_bad_file(tmp_path):
+def test_a_programming_error_is_not_reported_as_a_bad_file(tmp_path):
   with pytest.raises(AttributeError):
     build(tmp_path / "s.h5", load=functools.partial(unreadable, AttributeError("oops")))
 
 
-def test_a_clip_that_killed_its_worker(tmp_path, monkeypatch):
+def test_a_clip_that_kills_its_worker_is_reported(tmp_path, monkeypatch):
   def in_processes(work, chunks, processes):
     for chunk in chunks:
       yield [None if member == "5" else work([member])[0] for member in chunk]
@@ -248,7 +248,7 @@ def hold(out, held, done):
     done.wait(60)
 
 
-def test_two_at_once(tmp_path):
+def test_two_builds_at_once(tmp_path):
   out = tmp_path / "s.h5"
   context = multiprocessing.get_context("spawn")
   held, done = context.Event(), context.Event()
@@ -266,7 +266,7 @@ def test_two_at_once(tmp_path):
   assert process.exitcode == 0
 
 
-def test_who_waits_takes_the_store_that_is_there(tmp_path, whole):
+def test_a_waiting_build_uses_the_finished_store(tmp_path, whole):
   out = tmp_path / "s.h5"
   build(out, wait=True)
   assert out.read_bytes() == whole
@@ -277,7 +277,7 @@ def test_who_waits_takes_the_store_that_is_there(tmp_path, whole):
 
 
 def full_after(monkeypatch, size):
-  """A disk that takes so many bytes more, some of a write that does not fit."""
+  """Simulate a disk with a number of free bytes; a write that does not fit is partial."""
   room, real = [size], os.pwrite
 
   def pwrite(descriptor, data, position):
@@ -291,12 +291,12 @@ def full_after(monkeypatch, size):
 
 
 @pytest.mark.parametrize("size", [100, 6000, 9000])
-def test_a_disk_that_fills_up(tmp_path, monkeypatch, whole, size):
+def test_a_build_resumes_after_a_full_disk(tmp_path, monkeypatch, whole, size):
   out = tmp_path / "s.h5"
   out.write_bytes(b"an earlier store")
   with monkeypatch.context() as patch:
     full_after(patch, size)
-    with pytest.raises(UserError, match=r"s\.h5: cannot be written \(No space left.*goes on"):
+    with pytest.raises(UserError, match=r"s\.h5: cannot be written \(No space left.*to resume"):
       build(out)
   assert out.read_bytes() == b"an earlier store"
   loaded.clear()
@@ -319,7 +319,7 @@ print(len(t.loaded))
 
 
 def test_a_small_file_system(tmp_path):
-  """A real one, where this process may mount one."""
+  """Uses a real file system if this process may mount one."""
   disk = tmp_path / "disk"
   disk.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk]
@@ -337,7 +337,7 @@ def test_a_small_file_system(tmp_path):
   try:
     (told, count), stderr = attempt()
     assert told.startswith(f"bad: {disk / 's.h5'}: cannot be written (No space left on device)")
-    assert "are free" in stderr  # it was said before
+    assert "are free" in stderr  # the warning before the build
     assert "Traceback" not in stderr
     assert not (disk / "s.h5").exists()
     subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
@@ -345,7 +345,7 @@ def test_a_small_file_system(tmp_path):
     assert told == f"{4000 - len(BAD)} 0 {len(BAD)}"
     assert int(more) < 4000
     assert 4000 <= int(count) + int(more) <= 4000 + store_builder.CHUNK
-    # And where the rows just fit, but what comes after them does not.
+    # The rows fit, but the small arrays after them do not.
     (disk / "s.h5").unlink()
     subprocess.run(["mount", "-o", "remount,size=1050k", disk], check=True)
     (told, _), stderr = attempt()
@@ -358,7 +358,7 @@ def test_a_small_file_system(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
-def test_progress_is_told_where_there_is_no_terminal(monkeypatch, capsys):
+def test_progress_is_printed_without_a_terminal(monkeypatch, capsys):
   monkeypatch.setattr(progress, "QUIET_SECONDS", -1)
   chunks = list(progress.counted([["a", "b"], ["c"]], total=9, done=6, what="preparing"))
   assert chunks == [["a", "b"], ["c"]]

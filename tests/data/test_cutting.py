@@ -1,4 +1,4 @@
-"""Long files as clips that inherit labels and fold; what a store and its report say of sound."""
+"""Long files as clips that inherit labels and fold, and the findings of a store."""
 
 import csv
 import dataclasses
@@ -46,7 +46,7 @@ def here(monkeypatch):
 
 @pytest.fixture
 def sounds(tmp_path):
-  """A folder of FILES with their label list."""
+  """Return a folder with FILES and their label list."""
   lines = ["filename,fold,positive_labels"]
   for k, (name, (seconds, fold, labels)) in enumerate(FILES.items()):
     path = tmp_path / "audio" / name
@@ -60,7 +60,7 @@ def sounds(tmp_path):
 
 
 def prepared(folder, out="s.h5", **options):
-  """The store of a folder, and the lines of warning."""
+  """Return the store of a folder, and the lines of the warnings."""
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     built = prepare.prepare(
@@ -110,7 +110,7 @@ def test_long_files_are_cut_into_clips(sounds):
   ]
 
 
-def test_clips_are_the_parts_of_their_file(sounds):
+def test_clips_equal_the_parts_of_their_file(sounds):
   _, store, _ = prepared(sounds, segment=True)
   whole = sound_files.decode(sounds / "audio" / "a/long.wav").waveform
   for k, start in enumerate((0, 2, 4, 6)):
@@ -154,7 +154,7 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
   assert peak < 16e6
 
 
-def test_without_it_the_rest_is_reported(sounds):
+def test_without_segment_the_unused_rest_is_reported(sounds):
   built, store, lines = prepared(sounds)
   assert built == (4, 0, 0)
   assert store.clip_ids.tolist() == list(FILES)
@@ -162,7 +162,7 @@ def test_without_it_the_rest_is_reported(sounds):
     "3 of 4 sounds are longer than a clip of 2 s: 9.100 s (54.8% of all) are not used; "
     "--segment cuts them into clips",
     "1 of 4 sounds are shorter than a clip of 2 s and are padded with silence",
-    f"see {sounds / 's.h5.findings.csv'} for what is not used and why",
+    f"see {sounds / 's.h5.findings.csv'} for details",
   ]
   assert [row[:3] for row in report(sounds)] == [
     ["a/long.wav", "longer", "5.000"],
@@ -171,7 +171,7 @@ def test_without_it_the_rest_is_reported(sounds):
   ]
 
 
-def test_incomplete_files_are_cut_as_far_as_they_go(sounds):
+def test_incomplete_files_are_cut_up_to_the_damage(sounds):
   rewrite(sounds, "a/long.wav", lambda data: data[: 44 + 2 * RATE * 5])
   rewrite(sounds, "exact.flac", lambda data: data[: len(data) * 7 // 8])
   built, store, lines = prepared(sounds, segment=True)
@@ -195,7 +195,7 @@ def test_incomplete_files_are_cut_as_far_as_they_go(sounds):
 
 
 def test_other_layouts_are_not_cut(tmp_path):
-  with pytest.raises(UserError, match="--segment: --layout panns has no use for it"):
+  with pytest.raises(UserError, match="--segment: --layout panns does not support it"):
     prepare.prepare(tmp_path, None, "s.h5", layout="panns", vocabulary="v.csv", segment=True)
 
 
@@ -236,7 +236,7 @@ def test_every_finding_is_counted(sounds):
   assert "| incomplete, 0.50 s missing | 1 (short.ogg). |" in card_markdown(card)
 
 
-def test_reports_of_an_earlier_store_go(sounds):
+def test_reports_of_an_earlier_store_are_removed(sounds):
   prepared(sounds)
   for name in FILES:
     rewrite(sounds, name, lambda data: encode(noise(2 * RATE), RATE, "WAV"))
@@ -245,8 +245,8 @@ def test_reports_of_an_earlier_store_go(sounds):
   assert report(sounds) == []
 
 
-def test_the_content_of_a_store_is_what_it_was_without_findings(sounds):
-  """Runs know their store by the fingerprint."""
+def test_findings_do_not_change_the_content_of_a_store(sounds):
+  """Runs identify their store by the fingerprint."""
   rewrite(sounds, "a/long.wav", lambda data: data[:-4000])
   _, store, _ = prepared(sounds)
   assert store.findings.any()
@@ -272,8 +272,8 @@ def test_stores_without_findings_open(tmp_path):
   assert "has no findings about incomplete" in card_markdown(card)
 
 
-def test_a_journal_of_before_is_resumed(sounds, monkeypatch):
-  """One whose lines do not have findings."""
+def test_a_journal_of_an_older_version_is_resumed(sounds, monkeypatch):
+  """Its lines have no findings."""
   whole, _, _ = prepared(sounds)
   real = unfinished.append
 

@@ -1,4 +1,4 @@
-"""Label lists as spreadsheets, pandas and other data sets write them."""
+"""Label lists as written by spreadsheets, pandas and other data sets."""
 
 import re
 
@@ -47,7 +47,7 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_what_is_read(path, case):
+def test_accepted_lists(path, case):
   text, rows = READ[case]
   assert rows_of(path, text) == rows
 
@@ -60,7 +60,7 @@ def test_rows_of_one_file_are_joined(path):
 
 
 @pytest.mark.parametrize("again", ["c1.wav", "./c1.wav", "sub/../c1.wav", "{root}/c1.wav"])
-def test_a_file_in_two_folds_is_refused(path, tmp_path, again):
+def test_a_file_in_two_folds_is_rejected(path, tmp_path, again):
   again = again.format(root=tmp_path / "audio")
   with pytest.raises(UserError) as caught:
     rows_of(path, HEADER + f"c1.wav,1,dog\nc2.wav,1,dog\n{again},2,dog\n", str(tmp_path / "audio"))
@@ -76,7 +76,7 @@ REFUSED = {
   "empty fold": (HEADER + "c1.wav,1,dog\nc2.wav, ,dog\n", "line 3: c2.wav has no fold"),
   "fold of pandas": (HEADER + "c1.wav,nan,dog\n", "line 2: c1.wav has no fold"),
   "no name": (HEADER + ",1,dog\n", "line 2: no filename"),
-  "unquoted": (HEADER + "c1.wav,1,dog,rain\n", "line 2: not filename.*quote the ids"),
+  "unquoted": (HEADER + "c1.wav,1,dog,rain\n", "line 2: not filename.*quote the label ids"),
   "semicolons": (
     HEADER.replace(",", ";") + "c1.wav;1;dog,rain\n",
     "separated by ';'; write commas",
@@ -101,7 +101,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused(path, case):
+def test_rejected_lists(path, case):
   text, message = REFUSED[case]
   with pytest.raises(UserError, match=message) as caught:
     rows_of(path, text)
@@ -137,7 +137,7 @@ LABELS = {
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_an_unknown_label_leads_to_what_is_meant(label):
+def test_an_unknown_label_gives_a_suggestion(label):
   with pytest.raises(UserError, match=f"labels of the vocabulary; .*{re.escape('')}") as caught:
     KNOWN.indices([label], where="labels.csv: c1.wav")
   assert str(caught.value).startswith(f"labels.csv: c1.wav: label {label!r} is not among the 4 ")
@@ -150,7 +150,7 @@ def listing_of(path, text, vocabulary=None):
 
 
 @pytest.mark.parametrize("label", ["dog;rain", "dog|rain", "nan", "['dog'", "'dog'"])
-def test_what_can_hardly_be_a_label_makes_none(path, label):
+def test_implausible_labels_are_rejected(path, label):
   text = HEADER + f'c0.wav,1,dog\nc1.wav,1,"{label}"\n'
   with pytest.raises(UserError, match=re.escape(f"{path}: c1.wav: label {label!r}: ")):
     listing_of(path, text)
@@ -159,15 +159,15 @@ def test_what_can_hardly_be_a_label_makes_none(path, label):
 
 
 DOUBTS = {
-  "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write whole numbers",
+  "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write integers",
   "c1.wav,Train,dog\nc2.wav,train,dog\n": "folds Train and train differ only in case",
   "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case",
-  'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; write commas",
+  'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; separate with",
 }
 
 
 @pytest.mark.parametrize("rows", DOUBTS)
-def test_what_may_be_a_mistake_is_warned_of(path, rows):
+def test_possible_mistakes_give_a_warning(path, rows):
   with pytest.warns(UserWarning, match=f"{path}: {DOUBTS[rows]}"):
     assert len(listing_of(path, HEADER + rows).clip_ids) == 2
 
@@ -189,7 +189,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_a_file_that_is_not_there_leads_to_the_one_that_is_meant(tmp_path, path, name):
+def test_a_missing_file_gives_a_suggestion(tmp_path, path, name):
   (tmp_path / "audio" / "sub").mkdir(parents=True)
   for file in ("c1.wav", "sub/c2.flac", "other.wav"):
     soundfile.write(tmp_path / "audio" / file, np.zeros(100), 16000)
@@ -202,7 +202,7 @@ def test_a_file_that_is_not_there_leads_to_the_one_that_is_meant(tmp_path, path,
     check_files(tmp_path / "audio", read_label_list(path), path)
 
 
-def test_files_that_are_not_there_or_are_no_sound(tmp_path, path):
+def test_files_that_are_missing_or_not_sound(tmp_path, path):
   (tmp_path / "audio").mkdir()
   (tmp_path / "audio" / "bad.wav").write_text("no sound")
   (tmp_path / "audio" / "link.wav").symlink_to("gone.wav")
@@ -217,7 +217,7 @@ def test_files_that_are_not_there_or_are_no_sound(tmp_path, path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_command_refuses_in_one_line(tmp_path, path, capfd):
+def test_the_command_prints_one_line(tmp_path, path, capfd):
   (tmp_path / "audio").mkdir()
   soundfile.write(tmp_path / "audio" / "c1.wav", np.zeros(100), 16000)
   path.write_text(HEADER.replace(",", ";"))

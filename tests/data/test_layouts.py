@@ -1,4 +1,4 @@
-"""Folders of sound as they are downloaded: AudioSet segments, ESC-50, SONYC-UST."""
+"""Data sets in their published layouts: AudioSet segments, ESC-50, SONYC-UST."""
 
 import csv
 import gzip
@@ -52,7 +52,7 @@ SEGMENTS = f"""# Segments csv created some day
 {IDS[4]}, 5.000, 15.000, "/m/a"
 {IDS[5]}, 60.000, 70.000, "/m/c"
 """
-# What is in the folder for each, in every form that is in use.
+# The files of each clip, in all naming schemes in use.
 FORMS = [
   [f"{IDS[0]}.wav", f"Y{IDS[1]}.wav", f"{IDS[2]}_20.500_30.500.flac", f"{IDS[3]}_470000.ogg"],
   [f"Y{IDS[0]}_0.000.wav", f"{IDS[1]}_30.wav", f"sub/{IDS[2]}.flac", f"a/b/{IDS[3]}_470_480.wav"],
@@ -62,7 +62,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS)
 def test_segments(tmp_path, form):
-  strange = os.fsdecode(b"caf\xe9")  # a folder of a name that is not UTF-8
+  strange = os.fsdecode(b"caf\xe9")  # a folder name that is not UTF-8
   for seed, name in enumerate([*form, f"{IDS[5]}_0_10.wav", "other.wav"]):
     make_sound(tmp_path / "clips" / strange / name, seed)
   (tmp_path / "clips" / strange / form[0]).write_bytes(b"no sound")
@@ -71,7 +71,7 @@ def test_segments(tmp_path, form):
     file.write(SEGMENTS)
   out = tmp_path / "s.h5"
   lists = [tmp_path / "unbalanced_train_segments.csv.gz"]
-  # Of the last the folder has another piece.
+  # For the last one, the folder has another piece.
   assert prepare(tmp_path / "clips", lists, out, layout="segments") == (3, 2, 1)
   store = open_store(out)
   assert store.clip_ids.tolist() == IDS[1:4]
@@ -85,7 +85,7 @@ def test_segments(tmp_path, form):
   assert len(report) == 4
 
 
-def test_what_can_be_read_comes_before_what_cannot_and_what_is_further_down(tmp_path):
+def test_readable_files_are_preferred_and_then_files_higher_up(tmp_path):
   for name in (f"{IDS[0]}.mp3", f"{IDS[0]}.m4a", f"b/{IDS[0]}.wav", f"a/{IDS[0]}.wav"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
@@ -110,7 +110,7 @@ BROKEN = f"""# comment
 """
 
 
-def test_broken_rows_and_ids_that_come_again_are_counted(tmp_path):
+def test_broken_rows_and_repeated_ids_are_counted(tmp_path):
   for seed, clip_id in enumerate(IDS):
     make_sound(tmp_path / "clips" / f"{clip_id}.wav", seed)
   path = tmp_path / "balanced_train_segments.csv"
@@ -128,7 +128,7 @@ def test_broken_rows_and_ids_that_come_again_are_counted(tmp_path):
     "line 4: times 30.500 to 20.500 are negative or out of order; "
     "line 5: times -1.000 to 9.000 are negative or out of order"
   )
-  assert repeated.endswith(f"1 rows repeat an id and are left out, the first kept: {IDS[0]}")
+  assert repeated.endswith(f"1 rows repeat an id and are left out (the first is used): {IDS[0]}")
 
 
 @pytest.mark.filterwarnings("default")
@@ -145,7 +145,7 @@ def test_the_command_shows_the_broken_rows(tmp_path, capfd):
   assert set(open_store(tmp_path / "s.h5").folds) == {"eval"}
 
 
-def test_good_rows_of_the_real_lists(shared):
+def test_all_rows_of_the_published_lists_are_valid(shared):
   remarks = []
   path = shared / "data/audioset/balanced_train_segments.csv"
   segments = list(read_segment_list(path, remarks))
@@ -155,7 +155,7 @@ def test_good_rows_of_the_real_lists(shared):
 
 
 def esc50_folder(folder, categories, esc10=()):
-  """ESC-50's folder with two recordings a category."""
+  """Return a folder like ESC-50 with two recordings per category."""
   rows = []
   for target, category in enumerate(categories):
     for fold in (1, 4):
@@ -182,7 +182,7 @@ ESC10 = {
 }
 
 
-def test_esc10_has_the_labels_that_were_made_by_hand(shared, tmp_path):
+def test_esc10_has_the_manually_assigned_labels(shared, tmp_path):
   esc50_folder(tmp_path / "esc", [*ESC10.values(), "pig"], ESC10.values())
   out = tmp_path / "s.h5"
   built = prepare(
@@ -222,7 +222,7 @@ def test_all_fifty_categories_have_a_label_of_audioset(shared):
 
 PRESENCES = ["1-1_small-engine", "1-X_other-unknown-engine", "8-1_dog-barking", "1_engine", "8_dog"]
 ANNOTATIONS = [
-  # split, name, annotator, presences in the order above
+  # split, name, annotator, and presences in the order above
   ("train", "00_0.wav", 17, [1, 0, 0, 1, 0]),
   ("train", "00_0.wav", 18, [0, 0, 1, 0, 1]),
   ("train", "00_0.wav", 19, [-1, -1, 0, -1, 0]),
@@ -252,7 +252,7 @@ def test_sonyc(tmp_path):
   store = open_store(out)
   assert store.clip_ids.tolist() == ["00_0.wav", "01_1.wav", "02_2.wav"]
   assert store.folds.tolist() == ["train", "validation", "test"]
-  # Coarse labels first.
+  # Coarse labels come first.
   assert store.vocabulary.ids == ("1_engine", "8_dog", *PRESENCES[:3])
   assert store.vocabulary.names == (
     "engine",
@@ -298,9 +298,9 @@ def sonyc(folder, change=lambda text: text, rows=ANNOTATIONS):
 
 GOOD = f'{IDS[0]}, 0, 10, "/m/a"\n'
 BAD = {
-  "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "holds none of the 1"),
+  "none of the clips": (lambda f: segments(f, f'{IDS[1]}, 0, 10, "/m/a"\n'), "contains none of"),
   "no fold": (lambda f: segments(f, GOOD, "some.csv"), "--fold"),
-  "only broken rows": (lambda f: segments(f, "a, b\n"), "holds no segment (line 1: 2 fields"),
+  "only broken rows": (lambda f: segments(f, "a, b\n"), "contains no segment (line 1: 2 fields"),
   "a foreign label": (
     lambda f: segments(f, GOOD.replace("/m/a", "/m/x")) | {"vocabulary": f / "vocabulary.csv"},
     "'/m/x'",
@@ -320,15 +320,15 @@ BAD = {
   "esc50 of other columns": (lambda f: esc(f, lambda t: t.replace("esc10", "x")), "esc10"),
   "esc50 of other categories": (lambda f: esc(f, lambda t: t.replace("dog", "fox")), "'fox'"),
   "esc50 cut short": (lambda f: esc(f, lambda t: t[:-20]), "line 3"),
-  "esc50 without esc10": (lambda f: esc(f, str) | {"esc10": True}, "names no recording"),
+  "esc50 without esc10": (lambda f: esc(f, str) | {"esc10": True}, "lists no recording"),
   "sonyc of other columns": (lambda f: sonyc(f, lambda t: t.replace("split", "x")), "column split"),
   "sonyc without presences": (
     lambda f: sonyc(f, lambda t: t.replace("_presence", "")),
     "NUMBER_NAME_presence",
   ),
   "sonyc with a word": (lambda f: sonyc(f, lambda t: t.replace("17,1,", "17,yes,")), "line 2"),
-  "sonyc of no row": (lambda f: sonyc(f, rows=[]), "names no recording"),
-  "sonyc's sounds elsewhere": (sonyc, "holds none of the 4 recordings"),
+  "sonyc of no row": (lambda f: sonyc(f, rows=[]), "lists no recording"),
+  "sonyc's sounds elsewhere": (sonyc, "contains none of the 4 recordings"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Fetching against a server of our own that breaks off, refuses, stalls or sends something else."""
+"""Downloads from a local server that interrupts, refuses, stalls or sends wrong content."""
 
 import base64
 import hashlib
@@ -29,9 +29,9 @@ FILES = (
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Serves `contents`; `faults` are functions of a handler and a file's content, each used once.
+  """Server of `contents`. `faults` are functions of a handler and a content, each used once.
 
-  `asked` lists (name, Range header) of every request.
+  `asked` lists (name, Range header) of all requests.
   """
 
   daemon_threads = True
@@ -45,7 +45,7 @@ class Server(http.server.ThreadingHTTPServer):
     self.headers = {}
 
   def handle_error(self, request, client_address):
-    """A client that has gone is no news."""
+    """Ignore disconnected clients."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       self.answer(content)
 
   def answer(self, content, sent=None):
-    """The content, or the part that was asked for, `sent` bytes of it."""
+    """Send `sent` bytes of the content or of the requested part."""
     asked, start = self.headers.get("Range"), 0
     if asked and self.server.ranges:
       start = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -126,7 +126,7 @@ def present(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_all_files_are_fetched_once(server, tmp_path):
+def test_all_files_are_downloaded_once(server, tmp_path):
   out = tmp_path / "new" / "folder"
   found = fetched(server, out)
   assert present(out) == CONTENTS
@@ -138,10 +138,10 @@ def test_all_files_are_fetched_once(server, tmp_path):
   assert server.asked == [(name, None) for name in CONTENTS]
   again = fetched(server, out)
   assert not any(file.new for file in again.values())
-  assert len(server.asked) == len(CONTENTS), "what is there and right is not fetched again"
+  assert len(server.asked) == len(CONTENTS), "existing valid files are not downloaded again"
 
 
-def test_a_file_that_is_there_and_wrong_is_replaced(server, tmp_path):
+def test_an_existing_invalid_file_is_replaced(server, tmp_path):
   (tmp_path / "labels.csv").write_bytes(b"old")
   (tmp_path / "list.csv").write_bytes(LIST[:-5] + b"\n2, 0")
   (tmp_path / "qa_true_counts.csv").write_bytes(CONTENTS["qa_true_counts.csv"])
@@ -151,7 +151,7 @@ def test_a_file_that_is_there_and_wrong_is_replaced(server, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_an_interrupted_file_goes_on(server, tmp_path, capsys, ranges):
+def test_an_interrupted_download_resumes(server, tmp_path, capsys, ranges):
   server.faults = {"labels.csv": [cut_off, cut_off]}
   server.ranges = ranges
   found = fetched(server, tmp_path)
@@ -161,27 +161,27 @@ def test_an_interrupted_file_goes_on(server, tmp_path, capsys, ranges):
   assert asked == [None, "bytes=1000-", "bytes=2000-" if ranges else "bytes=1000-"]
   error = capsys.readouterr().err
   size = len(CONTENTS["labels.csv"])
-  assert f"/labels.csv: cut off after 1000 of {size} bytes; again in 0.01 s" in error
+  assert f"/labels.csv: cut off after 1000 of {size} bytes; retrying in 0.01 s" in error
 
 
 def test_a_part_of_an_earlier_call_is_used(server, tmp_path):
   content = CONTENTS["labels.csv"]
   (tmp_path / "labels.csv.part").write_bytes(content[:500])
-  (tmp_path / "list.csv.part").write_bytes(LIST)  # whole, but never renamed
+  (tmp_path / "list.csv.part").write_bytes(LIST)  # complete, but not renamed
   fetched(server, tmp_path)
   assert present(tmp_path) == CONTENTS
   assert server.asked == [("labels.csv", "bytes=500-"), ("qa_true_counts.csv", None)]
 
 
 @pytest.mark.parametrize("part", [b"something else", b"longer" * 10_000])
-def test_a_part_of_something_else_is_no_harm(server, tmp_path, part):
+def test_a_part_of_another_file_is_discarded(server, tmp_path, part):
   (tmp_path / "labels.csv.part").write_bytes(part)
   fetched(server, tmp_path)
   assert present(tmp_path) == CONTENTS
   assert [asked for name, asked in server.asked if name == "labels.csv"][1:] == [None]
 
 
-def test_another_part_than_was_asked_for(server, tmp_path):
+def test_a_wrong_part_is_discarded(server, tmp_path):
   def sends_the_wrong_part(handler, content):
     handler.send_response(206)
     handler.send_header("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
@@ -195,14 +195,14 @@ def test_another_part_than_was_asked_for(server, tmp_path):
   assert present(tmp_path) == CONTENTS
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path):
+def test_a_busy_server_is_retried(server, tmp_path):
   server.faults = {"labels.csv": [busy, busy]}
   fetched(server, tmp_path)
   assert present(tmp_path) == CONTENTS
   assert len(server.asked) == len(CONTENTS) + 2
 
 
-def test_a_server_that_stalls_is_asked_again(server, tmp_path, monkeypatch):
+def test_a_stalled_server_is_retried(server, tmp_path, monkeypatch):
   monkeypatch.setattr(download, "TIMEOUT", 0.1)
   server.faults = {"labels.csv": [stalls]}
   fetched(server, tmp_path)
@@ -211,7 +211,7 @@ def test_a_server_that_stalls_is_asked_again(server, tmp_path, monkeypatch):
 
 
 def failing(server, out, capsys):
-  """The one line of the failure of `atgcn metadata`."""
+  """Return the single error line of `atgcn metadata`."""
   assert cli.main(["metadata", "--out", str(out), "--mirror", address(server) + "/"]) == 1
   lines = capsys.readouterr().err.splitlines()
   failures = [line for line in lines if line.startswith("atgcn metadata: ")]
@@ -239,7 +239,7 @@ def test_a_wrong_checksum(server, tmp_path, capsys):
     ("qa_true_counts.csv", b"<html>", "no column label_id"),
   ],
 )
-def test_a_file_without_a_known_checksum_is_looked_into(
+def test_a_file_without_a_known_checksum_is_checked_by_content(
   server, tmp_path, capsys, name, content, part
 ):
   server.contents[name] = content
@@ -250,7 +250,7 @@ def test_a_file_without_a_known_checksum_is_looked_into(
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_checksum_that_a_server_states(server, tmp_path, right):
+def test_the_checksum_of_the_server_is_used(server, tmp_path, right):
   digest = base64.b64encode(hashlib.md5(LIST if right else b"").digest()).decode()
   server.contents = {"list.csv": LIST}
   server.headers = {
@@ -265,14 +265,14 @@ def test_the_checksum_that_a_server_states(server, tmp_path, right):
 def test_a_missing_file(server, tmp_path, capsys):
   del server.contents["list.csv"]
   line = failing(server, tmp_path, capsys)
-  assert f"{address(server)}/list.csv: the server says 404 Not Found; " in line
-  assert len(server.asked) == len(CONTENTS), "what is not there is not asked for again"
+  assert f"{address(server)}/list.csv: the server returned 404 Not Found; " in line
+  assert len(server.asked) == len(CONTENTS), "missing files are not requested again"
   assert present(tmp_path).keys() == {"labels.csv", "qa_true_counts.csv"}
 
 
 def test_a_server_that_stays_busy(server, tmp_path, capsys):
   server.faults = {"labels.csv": [busy] * 9}
-  assert "the server says 503" in failing(server, tmp_path, capsys)
+  assert "the server returned 503" in failing(server, tmp_path, capsys)
   assert server.asked.count(("labels.csv", None)) == 4
 
 
@@ -287,7 +287,7 @@ def test_no_server(server, tmp_path, capsys):
   assert captured.out == ""
 
 
-def test_ctrl_c_keeps_the_part_and_the_next_call_goes_on(server, tmp_path, capsys):
+def test_ctrl_c_keeps_the_part_and_the_next_call_resumes(server, tmp_path, capsys):
   def interrupts(handler, content):
     handler.answer(content, sent=1000)
     handler.wfile.flush()
@@ -322,7 +322,7 @@ def test_ctrl_c_keeps_the_part_and_the_next_call_goes_on(server, tmp_path, capsy
     ("--out {file}/below", "--out"),
   ],
 )
-def test_a_mistake_is_one_line(tmp_path, capsys, line, part):
+def test_an_invalid_argument_prints_one_line(tmp_path, capsys, line, part):
   (tmp_path / "file").write_text("a regular file")
   names = {"new": tmp_path / "new", "file": tmp_path / "file"}
   try:

@@ -1,4 +1,4 @@
-"""Mixtures of recordings: what goes together, what is written, and what is refused."""
+"""Mixtures of recordings: co-occurrence, output files, and rejected input."""
 
 import csv
 import pathlib
@@ -21,7 +21,7 @@ PAIRS = {("dog", "cat"): 8, ("dog", "rain"): 2, ("animal", "rain"): 6}
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-  """A folder of recordings: three sounds in each of two folds, two files of each."""
+  """Return a folder of recordings: two folds with three sounds each, two files per sound."""
   folder = tmp_path_factory.mktemp("recordings")
   random = np.random.default_rng(0)
   rows = []
@@ -66,7 +66,7 @@ def rows_of(path):
     return list(csv.DictReader(file))
 
 
-def test_kinds_go_together_as_their_labels_are_counted():
+def test_kinds_are_mixed_according_to_the_counts_of_their_labels():
   # Labels 0 to 3: animal, cat, dog, rain. Cat and dog share `animal`, which is not counted.
   counts = np.array([[0, 5, 7, 6], [5, 0, 8, 0], [7, 8, 0, 2], [6, 0, 2, 0]])
   kinds = [Kind((0, 1), ("c",)), Kind((0, 2), ("d",)), Kind((3,), ("r",))]
@@ -74,7 +74,7 @@ def test_kinds_go_together_as_their_labels_are_counted():
   assert together(kinds, counts) == pytest.approx(weights / weights.sum(axis=1, keepdims=True))
 
 
-def test_a_kind_that_meets_no_other_is_joined_by_any():
+def test_a_kind_without_cooccurrences_is_joined_uniformly():
   graph = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0.0]])
   for seed in range(20):
     drawn = draw_together(np.random.default_rng(seed), graph, (0, 0, 1.0))
@@ -93,7 +93,7 @@ def test_mixtures_follow_the_counts(recordings):
   assert len(known) == 3
 
 
-def test_what_is_written(recordings, tmp_path):
+def test_output_files(recordings, tmp_path):
   out = tmp_path / "out"
   write(recordings, out)
   rows, events = rows_of(out / "labels.csv"), rows_of(out / "events.csv")
@@ -109,7 +109,7 @@ def test_what_is_written(recordings, tmp_path):
     sound, rate = soundfile.read(out / "audio" / row["filename"])
     assert (len(sound), rate) == (10 * RATE, RATE)
     assert 0.01 < np.abs(sound).max() <= 0.96
-    for event, name in zip(mixed, sounds):  # every sound is there, and in its place
+    for event, name in zip(mixed, sounds):  # every sound is in the mixture at its onset
       start, gain = float(event["onset_s"]), float(event["gain_db"])
       seconds, tone = {"dog": (1, 300), "cat": (2, 600), "rain": (3, 900)}[name]
       assert 0 <= start <= 10 - seconds
@@ -121,7 +121,7 @@ def test_what_is_written(recordings, tmp_path):
   assert ids == ["animal", "cat", "dog", "rain"]  # no recording is a cow
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(recordings, tmp_path):
+def test_the_seed_determines_the_bytes(recordings, tmp_path):
   contents = []
   for name, seed in (("one", 1), ("again", 1), ("other", 2)):
     write(recordings, tmp_path / name, seed=seed, clips=4)
@@ -130,14 +130,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(recordings, t
   assert contents[0] == contents[1] != contents[2]
 
 
-def test_a_store_is_made_of_them(recordings, tmp_path):
+def test_a_store_of_mixtures(recordings, tmp_path):
   write(recordings, tmp_path / "out", clips=4)
   arguments = [tmp_path / "out" / name for name in ("audio", "labels.csv")]
   prepare(*arguments, tmp_path / "s.h5", vocabulary=tmp_path / "out" / "vocabulary.csv", workers=1)
   assert open_store(tmp_path / "s.h5").log_mel.shape == (4, 400, 64)
 
 
-def test_bad_input_is_refused_and_nothing_is_written(recordings, tmp_path):
+def test_bad_input_is_rejected_and_nothing_is_written(recordings, tmp_path):
   bare = tmp_path / "bare.csv"
   bare.write_text('filename,fold,positive_labels\nsub/dog-1a.wav,1,"dog,animal"\n')
   for changes, message in (
@@ -152,14 +152,14 @@ def test_bad_input_is_refused_and_nothing_is_written(recordings, tmp_path):
   assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(recordings, tmp_path):
+def test_a_folder_with_other_files_is_left_unchanged(recordings, tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   with pytest.raises(UserError, match=r"already holds notes\.txt"):
     write(recordings, tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_recordings_come_at_one_level(recordings):
+def test_recordings_are_scaled_to_one_level(recordings):
   for name in ("dog", "cat", "rain"):
     sound = mixtures.recording(recordings / "audio" / "sub" / f"{name}-1a.wav", RATE)
     assert np.sqrt(np.mean(sound**2)) == pytest.approx(mixtures.LEVEL, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Per-band statistics against plain NumPy in float64."""
+"""Band statistics compared with plain NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def store(request, tmp_path_factory):
 
 
 def reference(store, clips):
-  """Mean and deviation float64[F] of the stored values, clip by clip."""
+  """Return mean and deviation float64[F] of the stored values, computed clip by clip."""
   frames = []
   for clip in clips:
     values = np.asarray(store.log_mel[clip], np.float64)
@@ -43,14 +43,14 @@ def test_mean_and_deviation(store, count):
   np.testing.assert_allclose(deviation, expected[1], rtol=1e-5)
 
 
-def test_only_the_clips_asked_for_count(store):
+def test_only_the_given_clips_count(store):
   some, others = np.arange(0, CLIPS, 2), np.arange(1, CLIPS, 2)
   assert (
     normaliser.band_statistics(store, some)[0] != normaliser.band_statistics(store, others)[0]
   ).all()
 
 
-def test_decibels_are_what_was_stored(store):
+def test_decibels_equal_the_stored_values(store):
   clips = np.array([5, 3, 400])
   got = normaliser.decibels(store.log_mel[clips], store.peak_db[clips])
   assert got.dtype == np.float32
@@ -60,7 +60,7 @@ def test_decibels_are_what_was_stored(store):
   np.testing.assert_allclose(got, wanted, atol=0.16)
 
 
-def test_a_band_that_never_changes_has_the_deviation_one(tmp_path):
+def test_a_constant_band_has_the_deviation_one(tmp_path):
   log_mel = small_store.decibels(20)
   log_mel[:, :, 1] = -63.0
   log_mel[:, :, 4] = 0.0
@@ -77,7 +77,7 @@ def test_no_clips(store):
 
 
 def test_the_step_decodes_by_the_same_range(store):
-  """The training step may not import the data side, so it holds the constant a second time."""
+  """The training step and the store must use the same range."""
   assert step.RANGE_DB == RANGE_DB
   batch = {name: array for name, array in store.read(np.arange(7)).items() if name != "labels"}
   wanted = normaliser.decibels(batch["log_mel"], batch["peak_db"])

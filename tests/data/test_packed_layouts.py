@@ -1,4 +1,4 @@
-"""Files of many clips: PANNs' packed HDF5, TALNet's .mat files with their normaliser."""
+"""Files of many clips: packed HDF5 files of PANNs, and .mat files of TALNet with a normaliser."""
 
 import csv
 import os
@@ -43,7 +43,7 @@ def made_up(clips, samples, seed):
 
 
 def pack(path, clips=3, seed=0, rate=32000, attribute=True, kind=np.int16, names=None):
-  """A file as PANNs packs it; returns the waveforms and targets."""
+  """Write a packed file of PANNs and return its waveforms and targets."""
   waveforms, targets = made_up(clips, 10 * rate, seed)
   targets[0, 0] = True
   if kind is np.int16:
@@ -117,12 +117,12 @@ def log_mels(clips, seed=0):
 
 
 def write_mat(path, clips=3, seed=0, form="v5"):
-  """A file of TALNet; returns what it holds."""
+  """Write a .mat file of TALNet and return its arrays."""
   feat, labels = log_mels(clips, seed)
   labels[0, 0] = True
   hashes = np.array([f"{seed}-hash{i:04d}" for i in range(clips)])
   path.parent.mkdir(exist_ok=True, parents=True)
-  if form == "v7.3":  # as MATLAB writes it: axes reversed, text as codes
+  if form == "v7.3":  # as written by MATLAB: axes reversed, text as character codes
     with h5py.File(path, "w") as file:
       file["feat"], file["labels"] = feat.T, labels.T.astype(np.uint8)
       file["hashes"] = np.array([list(map(ord, text)) for text in hashes], np.uint16).T
@@ -176,7 +176,7 @@ def test_mat_files_of_other_shapes_are_reported(tmp_path, vocabulary):
   assert report.pop("file") == "reason"
   told = {os.path.basename(path): reason for path, reason in report.items()}
   assert told["GAS_eval_nan.mat:1"] == "values are NaN or infinite"
-  assert told["a_keys.mat"] == "has no labels, hashes, but feat"
+  assert told["a_keys.mat"] == "has no labels, hashes; it has feat"
   assert told["b_frames.mat"] == "feat is 3 x 399 x 64, not 3 x 400 x 64"
   assert told["c_labels.mat"] == "labels are 3 x 3, not 3 x 5"
   assert "feat is 3 x 400 x 64, not 2 x 400 x 64" in told["d_hashes.mat"]
@@ -184,7 +184,7 @@ def test_mat_files_of_other_shapes_are_reported(tmp_path, vocabulary):
 
 
 MEAN, DEVIATION = np.linspace(-40, -20, 64), np.linspace(5, 15, 64)
-# What Python 2 with NumPy 1 wrote for such a pair, of two bands, with protocol 0.
+# Such a pair with two bands, pickled by Python 2 with NumPy 1 and protocol 0.
 PYTHON_2 = (
   b"(cnumpy.core.multiarray\n_reconstruct\np0\n(cnumpy\nndarray\np1\n(I0\ntp2\nS'b'\np3\ntp4\nRp5\n"
   b"(I1\n(I2\ntp6\ncnumpy\ndtype\np7\n(S'f8'\np8\nI0\nI1\ntp9\nRp10\n(I3\nS'<'\np11\nNNNI-1\nI-1\n"
@@ -225,7 +225,7 @@ class Harmful:
 def test_a_pickle_never_runs_code(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "n.pkl").write_bytes(pickle.dumps((MEAN, Harmful())))
-  with pytest.raises(UserError, match=r"n\.pkl: no pair .*mkdir is no array"):
+  with pytest.raises(UserError, match=r"n\.pkl: no pair .*mkdir is not an array"):
     talnet.read_normaliser("n.pkl", 64)
   assert not os.path.exists("harmed")
 
@@ -257,7 +257,7 @@ def test_bad_normalisers(tmp_path, vocabulary, bad):
   assert not out.parent.exists()
 
 
-def test_a_run_takes_the_normaliser_that_came_with_the_clips(tmp_path, vocabulary):
+def test_a_run_uses_the_normaliser_of_the_clips(tmp_path, vocabulary):
   folder, out = tmp_path / "t", tmp_path / "s.h5"
   write_mat(folder / "GAS_train.mat")
   save(folder / "normalizer.pkl", "2")
@@ -306,14 +306,18 @@ def of_floats(folder):
 
 BAD = {
   "no hdf5": ("panns", words, "words.h5: "),
-  "other keys": ("panns", other_keys, "keys.h5: has no audio_name, waveform, target, but images"),
-  "other labels": ("panns", other_labels, "targets of 6 labels, the vocabulary has 5"),
-  "no names": ("panns", no_names, "holds no clip"),
+  "other keys": (
+    "panns",
+    other_keys,
+    "keys.h5: has no audio_name, waveform, target; it has images",
+  ),
+  "other labels": ("panns", other_labels, "target has 6 labels, but the vocabulary has 5"),
+  "no names": ("panns", no_names, "contains no clip"),
   "no fold": ("panns", no_fold, "--fold"),
   "no file": ("panns", lambda folder: "none.h5", "none.h5: no such file"),
-  "no packed file": ("panns", lambda folder: ".", "holds no .h5 file"),
-  "no mat": ("talnet", lambda folder: ".", "holds no .mat file"),
-  "other arrays": ("talnet", of_floats, "a.mat: has no labels, hashes, but feat"),
+  "no packed file": ("panns", lambda folder: ".", "contains no .h5 file"),
+  "no mat": ("talnet", lambda folder: ".", "contains no .mat file"),
+  "other arrays": ("talnet", of_floats, "a.mat: has no labels, hashes; it has feat"),
 }
 
 
@@ -329,7 +333,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, vocabulary, bad):
   assert not out.parent.exists()
 
 
-def test_a_sound_file_says_its_length_and_rate(tmp_path):
+def test_a_sound_file_reports_its_length_and_rate(tmp_path):
   import soundfile
 
   soundfile.write(tmp_path / "a.wav", np.zeros((8000, 2)), 44100)

@@ -1,4 +1,4 @@
-"""Clips dealt to parts, and the draws of the parts together."""
+"""Distribution of clips over parts, and the combined draws of all parts."""
 
 import hashlib
 from fractions import Fraction
@@ -10,7 +10,7 @@ from atgcn_jax.data.sampling import clip_order, device_shares
 from atgcn_jax.data.store.clip_store import ClipStore
 
 CLASSES = 7
-# How many clips have the label k as their only one; 30 more have labels 0 and 6, and 57 have none.
+# Number of clips with only label k. In addition, 30 clips have labels 0 and 6, and 57 have none.
 ALONE = (200, 90, 41, 20, 9, 3, 1)
 
 
@@ -36,7 +36,7 @@ def deal(count, *, balanced, seed=0):
 
 
 def samplers(count, *, balanced, seed=0):
-  """(clips of the part, its sampler) of each part."""
+  """Return (clips, sampler) of each part."""
   return [
     (own, device_shares.part_sampler(store_of_labels(), own, part, count, seed, balanced=balanced))
     for part, own in enumerate(deal(count, balanced=balanced, seed=seed))
@@ -44,7 +44,7 @@ def samplers(count, *, balanced, seed=0):
 
 
 def drawn(given, steps, batch):
-  """Clips [D, steps * batch] that the parts draw."""
+  """Return the clips [D, steps * batch] that the parts draw."""
   return np.stack(
     [
       np.concatenate([own[clip_order.draw(sampler, step, batch)] for step in range(steps)])
@@ -54,10 +54,10 @@ def drawn(given, steps, batch):
 
 
 def classes_visited(count, draws, seed=0):
-  """The class each place of each part's rounds asks for, [D, draws]."""
+  """Return the class of each draw of each part's rounds, [D, draws]."""
   found = []
   for _, sampler in samplers(count, balanced=True, seed=seed):
-    # A class is one queue: let each hold its own number in place of clips.
+    # Replace the clips of each queue by the number of its class.
     queues = np.repeat(np.arange(CLASSES), np.diff(sampler.starts))
     numbers = clip_order.Sampler(
       queues, sampler.starts, seed, True, part=sampler.part, parts=sampler.parts
@@ -80,7 +80,7 @@ def test_every_part_has_clips_of_every_class(count):
   dealt = deal(count, balanced=True)
   whole = np.concatenate(dealt)
   np.testing.assert_array_equal(np.unique(whole), np.arange(len(LABELS)))
-  # Copies are few: at most one a part and class.
+  # At most one copy per part and class.
   assert len(whole) - len(LABELS) <= (count - 1) * CLASSES
   for own in dealt:
     assert {k for i in own for k in LABELS[i]} == set(range(CLASSES))
@@ -90,26 +90,26 @@ def test_every_part_has_clips_of_every_class(count):
 
 @pytest.mark.parametrize("count", [3, 8])
 def test_classes_are_spread_evenly(count):
-  # Those whose clips have no other label, and the clips without one.
+  # Classes whose clips have no other label, and the clips without a label.
   for row in ([], *([k] for k in range(1, CLASSES - 1))):
     held = [sum(LABELS[i] == row for i in own) for own in deal(count, balanced=True)]
     assert max(held) - min(held) <= 1, row
 
 
-def test_a_part_without_a_clip_that_has_no_label_is_given_one():
+def test_a_part_without_an_unlabelled_clip_gets_one():
   offsets = np.append(np.arange(31), [30, 30])  # the last 2 of 32 clips have no label
   for own in device_shares.deal(offsets, np.zeros(30, int), 8, 0, balanced=True):
     assert np.isin(own, [30, 31]).any()
 
 
-def test_the_seed_decides_who_gets_what():
+def test_the_seed_determines_the_parts():
   first, again, other = (deal(4, balanced=True, seed=seed) for seed in (0, 0, 1))
   assert all((a == b).all() for a, b in zip(first, again))
   assert any(len(a) != len(b) or (a != b).any() for a, b in zip(first, other))
 
 
 @pytest.mark.parametrize("balanced", [True, False])
-def test_one_part_draws_as_the_whole(balanced):
+def test_a_single_part_draws_like_the_sampler_of_all_clips(balanced):
   ((own, sampler),) = samplers(1, balanced=balanced, seed=5)
   clips = np.arange(len(LABELS))
   if balanced:
@@ -122,13 +122,13 @@ def test_one_part_draws_as_the_whole(balanced):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 40])
-def test_classes_come_equally_often(count):
+def test_classes_are_drawn_equally_often(count):
   rounds = 50
   visited = classes_visited(count, rounds * CLASSES)
-  # On each part: once a round.
+  # On each part: once per round.
   by_round = visited.reshape(count, rounds, CLASSES)
   assert (np.sort(by_round, axis=2) == np.arange(CLASSES)).all()
-  # Over all: in any stretch within a round, no class is more than one draw ahead of another.
+  # Over all parts: within a round, no class is ever more than one draw ahead of another.
   for number in range(rounds):
     for first in range(CLASSES):
       for last in range(first + 1, CLASSES + 1):
@@ -137,7 +137,7 @@ def test_classes_come_equally_often(count):
         assert counts.max() - counts.min() <= 1
 
 
-def test_a_part_passes_all_clips_of_a_class_before_any_repeats():
+def test_a_part_draws_all_clips_of_a_class_before_any_repeats():
   for own, sampler in samplers(4, balanced=True):
     sizes = np.diff(sampler.starts)
     draws = drawn([(own, sampler)], CLASSES * int(sizes.max()), 1)[0]
@@ -159,20 +159,21 @@ def test_clips_without_a_label_have_their_share_on_every_part(count, share):
     )
     drawn = own[clip_order.draw(sampler, 0, draws)]
     chosen.append(np.isin(drawn, UNLABELLED))
-    # All of the part's clips without a label pass before any repeats.
+    # All unlabelled clips of the part are drawn before any repeats.
     queue = drawn[chosen[-1]]
     size = np.isin(own, UNLABELLED).sum()
     for first in range(0, len(queue) - size + 1, size):
       assert len(set(queue[first : first + size])) == size
-    assert abs(chosen[-1].sum() - draws * whole) < clip_order.BLOCK / 8  # first and last in part
-  # Over all parts together, they come at nearly the same rate at all times.
+    # The first and the last block are partial.
+    assert abs(chosen[-1].sum() - draws * whole) < clip_order.BLOCK / 8
+  # Over all parts, they are drawn at a nearly constant rate.
   window = clip_order.BLOCK // count
   rates = np.mean(chosen, axis=0)[: draws // window * window].reshape(-1, window).mean(axis=1)
   np.testing.assert_allclose(rates, float(whole), atol=0.2)
 
 
-def test_where_every_clip_has_a_label_the_draws_are_promised():
-  """Runs on such stores are resumed across versions: these numbers may never change."""
+def test_draws_without_unlabelled_clips_are_frozen():
+  """Runs are resumed across versions, so these numbers must never change."""
   rows = [sorted({i * i % 11, (7 * i + 3) % 13}) for i in range(500)]
   offsets = np.cumsum([0, *map(len, rows)])
   indices = np.array([k for row in rows for k in row], np.int32)
@@ -196,7 +197,7 @@ def test_where_every_clip_has_a_label_the_draws_are_promised():
 
 
 @pytest.mark.parametrize("balanced", [True, False])
-def test_parts_draw_from_their_own_clips_by_the_step_alone(balanced):
+def test_draws_of_parts_are_a_function_of_the_step(balanced):
   given = samplers(8, balanced=balanced)
   dealt = deal(8, balanced=balanced)
   forward = drawn(given, 12, 4)
@@ -218,7 +219,7 @@ def test_more_parts_than_clips():
   )
 
 
-def test_nothing_to_deal():
+def test_no_clips_to_distribute():
   for balanced in (True, False):
     with pytest.raises(ValueError, match="no clips"):
       device_shares.deal(np.zeros(1, int), np.zeros(0, int), 2, 0, balanced=balanced)

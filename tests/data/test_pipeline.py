@@ -1,4 +1,4 @@
-"""Batches of tf.data: each is what its step says, wherever the reading starts."""
+"""tf.data batches: each is determined by its step, for any first step."""
 
 import numpy as np
 import pytest
@@ -46,14 +46,14 @@ def test_batch_t_holds_the_clips_of_step_t(store, start):
     same(batch, store.read(clips_of(step)))
 
 
-def test_a_start_in_the_middle_gives_the_tail(store):
+def test_a_start_in_the_middle_gives_the_same_batches(store):
   whole = list(batches(store, clips_of, 0, 12))
   for batch, expected in zip(batches(store, clips_of, 7, 12), whole[7:], strict=True):
     same(batch, expected)
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_shares_put_together_are_the_batch(store, count):
+def test_concatenated_shares_are_the_batch(store, count):
   whole = batches(store, clips_of, 3, 6)
   parts = [batches(store, clips_of, 3, 6, Share(index, count)) for index in range(count)]
   for expected, *pieces in zip(whole, *parts, strict=True):
@@ -61,7 +61,7 @@ def test_shares_put_together_are_the_batch(store, count):
     same({name: np.concatenate([p[name] for p in pieces]) for name in expected}, expected)
 
 
-def test_nothing_to_read(store):
+def test_no_steps(store):
   assert list(batches(store, clips_of, 4, 4)) == []
 
 
@@ -75,7 +75,7 @@ def test_reading_ahead_is_bounded(store):
   feed = batches(store, noted, 0, 100_000)
   for _ in range(3):
     next(feed)
-  # The piece of these three, those that wait, and the one that is being read.
+  # The piece of these three, the prefetched pieces, and the piece that is being read.
   assert max(asked) < (1 + PREFETCH + 1) * PIECE // BATCH
 
 
@@ -93,7 +93,7 @@ def test_pieces_of_any_size_give_the_same_batches(store, monkeypatch, piece):
   assert max(asked) == 11
 
 
-def test_an_error_in_reading_surfaces(store, monkeypatch):
+def test_a_read_error_is_raised(store, monkeypatch):
   monkeypatch.setattr(pipeline, "PIECE", BATCH)
 
   def failing(step):
@@ -108,7 +108,7 @@ def test_an_error_in_reading_surfaces(store, monkeypatch):
     next(feed)
 
 
-def test_a_clip_that_is_not_there_surfaces(store):
+def test_a_missing_clip_raises(store):
   with pytest.raises(Exception, match="out of bounds"):
     next(batches(store, lambda step: np.array([0, CLIPS]), 0, 1))
 

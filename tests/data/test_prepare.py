@@ -1,4 +1,4 @@
-"""Sound files and a label list, or soundscapes, to a clip store; every kind of bad input."""
+"""Clip stores from sound files with a label list and from soundscapes; all kinds of bad input."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ def write_list(path, rows, header=COLUMNS):
 
 
 def make_sounds(folder, count, seconds=0.4):
-  """Sound files of several kinds in `folder/audio`, their list and a vocabulary."""
+  """Write sound files of several kinds to `folder/audio`, their label list and a vocabulary."""
   (folder / "audio").mkdir()
   rng, rows = np.random.default_rng(0), []
   for i in range(count):
@@ -55,7 +55,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(sounds):
-  """The store of one worker process."""
+  """Return the store that one worker process writes."""
   out = sounds / "one.h5"
   built = prepare(
     sounds / "audio", sounds / "labels.csv", out, vocabulary=sounds / "vocabulary.csv", workers=1
@@ -66,7 +66,7 @@ def prepared(sounds):
 
 @pytest.fixture
 def here(monkeypatch):
-  """Work in this process: a spawned one takes seconds to start."""
+  """Work in this process, because a spawned process takes seconds to start."""
 
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
@@ -74,7 +74,7 @@ def here(monkeypatch):
   monkeypatch.setattr(store_builder, "in_processes", in_processes)
 
 
-def test_what_the_store_holds(prepared, sounds):
+def test_content_of_the_store(prepared, sounds):
   names = sorted(os.listdir(sounds / "audio"))
   assert prepared.clip_ids.tolist() == names
   assert prepared.folds.tolist() == [str(i % 3 + 1) for i in range(FILES)]
@@ -85,7 +85,7 @@ def test_what_the_store_holds(prepared, sounds):
   assert prepared.labels(np.arange(FILES)).tolist() == [rows[i % 4] for i in range(FILES)]
 
 
-def test_log_mels_are_those_of_the_files(prepared, sounds):
+def test_log_mels_equal_those_of_the_files(prepared, sounds):
   got = decibels(np.asarray(prepared.log_mel), prepared.peak_db)
   for i in (0, 1, 2, 3, 17):
     sound = load_file(str(sounds / "audio"), TALNET, prepared.clip_ids[i]).sound[:160_000]
@@ -123,7 +123,7 @@ def test_float16_and_used_labels_only(prepared, sounds, here):
   np.testing.assert_allclose(np.asarray(store.log_mel, np.float32), wanted, atol=0.25)
 
 
-def test_without_a_vocabulary_the_ids_sorted_are_it(sounds, here):
+def test_the_default_vocabulary_is_the_sorted_ids(sounds, here):
   prepare(sounds / "audio", sounds / "labels.csv", sounds / "own.h5")
   store = open_store(sounds / "own.h5")
   assert store.vocabulary.ids == store.vocabulary.names == ("/m/a", "/m/b", "/m/c")
@@ -204,7 +204,7 @@ BAD = {
     "CSV",
   ),
   "empty list": (lambda f: (f / "labels.csv").write_bytes(b""), "labels.csv: no column", "fold"),
-  "header only": (write_labels(), "labels.csv: names no file", "row"),
+  "header only": (write_labels(), "labels.csv: lists no file", "row"),
   "other columns": (
     write_labels((FIRST, "1"), header=("filename", "label")),
     "labels.csv: no column fold, positive_labels",
@@ -254,7 +254,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("bad", UNREADABLE)
-def test_what_cannot_be_read_is_left_out_and_reported(tmp_path, here, bad):
+def test_unreadable_files_are_left_out_and_reported(tmp_path, here, bad):
   make_sounds(tmp_path, FILES, seconds=0.3)
   whole = tmp_path / "whole.h5"
   arguments = tmp_path / "audio", tmp_path / "labels.csv"
@@ -279,7 +279,7 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path, here, bad):
   )
 
 
-def test_a_report_goes_when_all_can_be_read(tmp_path, here):
+def test_a_report_is_removed_when_all_files_are_readable(tmp_path, here):
   make_sounds(tmp_path, 2)
   arguments = tmp_path / "audio", tmp_path / "labels.csv", tmp_path / "s.h5"
   whole = (tmp_path / "audio" / FIRST).read_bytes()
@@ -291,7 +291,7 @@ def test_a_report_goes_when_all_can_be_read(tmp_path, here):
   assert not list(tmp_path.glob(".*"))
 
 
-def test_the_command_tells_what_it_left_out(tmp_path, here, capfd):
+def test_the_command_reports_left_out_files(tmp_path, here, capfd):
   make_sounds(tmp_path, 3)
   line = ["prepare", "--audio", tmp_path / "audio", "--labels", tmp_path / "labels.csv"]
   line = [*map(str, line), "--out", str(tmp_path / "s.h5")]
@@ -311,7 +311,7 @@ def test_the_command_tells_what_it_left_out(tmp_path, here, capfd):
   ]
 
 
-def test_an_out_that_cannot_be_written(tmp_path, here):
+def test_an_unwritable_output(tmp_path, here):
   make_sounds(tmp_path, 1)
   for out in (tmp_path, tmp_path / "labels.csv" / "s.h5", "/proc/none/s.h5"):
     with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""The order of clips: permutations by key, passes, rounds over classes, shares."""
+"""Order of clips: keyed permutations, passes, rounds over classes, shares."""
 
 import zlib
 from fractions import Fraction
@@ -10,7 +10,7 @@ from scipy import stats
 from atgcn_jax.data.pipeline import Share
 from atgcn_jax.data.sampling import clip_order
 
-# Six classes, two of them without a clip: clip 100 + i has the labels LABELS[i].
+# Six classes, two of them without a clip. Clip 100 + i has the labels LABELS[i].
 LABELS = [[0], [0, 2], [], [2, 3], [5], [0, 5], [], [5], [5], [3], [0]]
 CLIPS = np.arange(100, 100 + len(LABELS))
 WITH_CLIPS = (0, 2, 3, 5)
@@ -48,12 +48,12 @@ def test_indices_of_many_sizes_and_keys_at_once():
   assert (np.array(alone) < sizes).all()
 
 
-def test_keys_give_orders_of_their_own():
+def test_different_keys_give_different_orders():
   assert len(np.unique(permutations(40, range(500)), axis=0)) == 500
 
 
 @pytest.mark.parametrize("size", [3, 5, 8, 13])
-def test_every_place_is_as_likely(size):
+def test_all_positions_are_equally_likely(size):
   keys = 4000
   counts = np.zeros((size, size))
   orders = permutations(size, clip_order.hash_words(77, np.arange(keys)))
@@ -63,15 +63,15 @@ def test_every_place_is_as_likely(size):
   assert stats.chi2.sf(statistic, (size - 1) ** 2) > 1e-4
 
 
-def test_orders_of_four_are_as_likely():
+def test_orders_of_four_are_equally_likely():
   orders = permutations(4, clip_order.hash_words(5, np.arange(6000)))
   seen, counts = np.unique(orders, axis=0, return_counts=True)
   assert len(seen) == 24
   assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_the_orders_are_promised():
-  """Runs are resumed across versions: these numbers may never change."""
+def test_the_orders_are_frozen():
+  """Runs are resumed across versions, so these numbers must never change."""
   assert int(clip_order.hash_words(1, 2, 3)) == 3053600446
   assert permutations(10, [7]).tolist() == [[8, 1, 6, 2, 0, 9, 4, 5, 7, 3]]
   shuffled = clip_order.shuffled_sampler(np.arange(1000), seed=3)
@@ -82,7 +82,7 @@ def test_the_orders_are_promised():
   assert clip_order.draw(labelled, 600_000, 6).tolist() == [103, 101, 107, 100, 109, 103]
 
 
-def test_long_orders_of_many_classes_are_promised():
+def test_long_orders_of_many_classes_are_frozen():
   sizes = np.arange(1, 60) ** 2 % 97 + 1
   clips = np.arange(sizes.sum())
   one_label_each = np.arange(len(clips) + 1), np.repeat(np.arange(59), sizes)
@@ -95,14 +95,14 @@ def test_long_orders_of_many_classes_are_promised():
 
 @pytest.mark.parametrize("batch", [1, 48, 64, 5000])
 @pytest.mark.parametrize("make", [balanced, lambda seed: clip_order.shuffled_sampler(CLIPS, seed)])
-def test_many_steps_at_a_time_are_the_same(make, batch):
+def test_drawing_many_steps_at_once_gives_the_same_clips(make, batch):
   sampler = make(4)
   clips_of = clip_order.drawer(sampler, batch)
   for step in (0, 1, 63, 64, 65, 600_000, 10_000_000, 64):
     np.testing.assert_array_equal(clips_of(step), clip_order.draw(sampler, step, batch))
 
 
-def test_a_permutation_leaves_its_arguments():
+def test_a_permutation_does_not_change_its_arguments():
   index, size, key = np.arange(5), np.full(5, 5), np.zeros(5, np.uint32)
   clip_order.permuted(index, size, key)
   np.testing.assert_array_equal(index, np.arange(5))
@@ -110,7 +110,7 @@ def test_a_permutation_leaves_its_arguments():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11, 16])
-def test_a_pass_holds_each_clip_once(batch):
+def test_a_pass_has_each_clip_once(batch):
   sampler = clip_order.shuffled_sampler(CLIPS, seed=1)
   passes = drawn(sampler, batch, 11).reshape(-1, len(CLIPS))
   assert (np.sort(passes, axis=1) == CLIPS).all()
@@ -124,7 +124,7 @@ def test_a_round_visits_every_class_with_clips_once(batch):
   of_classes = draws[~np.isin(draws, UNLABELLED)]
   rounds = of_classes[: len(of_classes) // 4 * 4].reshape(-1, 4)
   assert all(assign(row) for row in rounds)
-  # Clips without a label come between the draws of the rounds, which stay what they are without.
+  # Unlabelled clips are drawn between the draws of the rounds and do not change them.
   np.testing.assert_array_equal(of_classes, drawn(balanced(0, *LABELLED), 1, len(of_classes)))
 
 
@@ -140,9 +140,9 @@ def test_clips_without_a_label_have_their_share(labelled, unlabelled, share):
   blocks = draws.reshape(-1, clip_order.BLOCK) >= labelled
   assert (abs(blocks.sum(axis=1) - clip_order.BLOCK * share) < 1).all()
   assert blocks.sum() == blocks.size * share // 1
-  if share > 0.1:  # at places that differ from block to block
+  if share > 0.1:  # at positions that differ between blocks
     assert len(np.unique(blocks, axis=0)) == len(blocks)
-  # All of them pass before any repeats, each time in another order.
+  # All of them are drawn before any repeats, in a different order in each pass.
   queue = draws[draws >= labelled]
   passes = queue[: len(queue) // unlabelled * unlabelled].reshape(-1, unlabelled)
   assert len(passes) > 1
@@ -151,7 +151,7 @@ def test_clips_without_a_label_have_their_share(labelled, unlabelled, share):
 
 
 def assign(clips):
-  """Whether the clips can stand for the classes with clips, one each."""
+  """Return whether the clips can be matched to the classes with clips, one to one."""
   if not len(clips):
     return True
 
@@ -164,8 +164,8 @@ def assign(clips):
   return match(list(clips), set(WITH_CLIPS))
 
 
-def test_rounds_differ_and_queues_pass_before_they_repeat():
-  # Every clip has one label, so that a clip tells its class.
+def test_rounds_differ_and_queues_are_completed_before_they_repeat():
+  # Each clip has one label, so a clip identifies its class.
   labels = [[i % 5] for i in range(5 * 3)] + [[5]] * 7
   clips = np.arange(len(labels))
   classes = np.array([row[0] for row in labels])
@@ -179,7 +179,7 @@ def test_rounds_differ_and_queues_pass_before_they_repeat():
 
 
 @pytest.mark.parametrize("sampler", [balanced(3), clip_order.shuffled_sampler(CLIPS, 3)])
-def test_a_step_depends_on_nothing_but_its_number(sampler):
+def test_a_step_depends_only_on_its_number(sampler):
   forward = [clip_order.draw(sampler, step, 8) for step in range(20)]
   for step in (19, 3, 11, 3, 0):
     np.testing.assert_array_equal(clip_order.draw(sampler, step, 8), forward[step])
@@ -192,14 +192,14 @@ def test_a_step_depends_on_nothing_but_its_number(sampler):
 
 
 @pytest.mark.parametrize("make", [balanced, lambda seed: clip_order.shuffled_sampler(CLIPS, seed)])
-def test_the_seed_decides(make):
+def test_the_seed_determines_the_order(make):
   first, again, other = (drawn(make(seed), 8, 4) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_shares_put_together_are_the_batch(count):
+def test_concatenated_shares_are_the_batch(count):
   whole = clip_order.draw(balanced(), 5, 16)
   assert np.isin(UNLABELLED, whole).any()
   parts = [Share(index, count).of(whole) for index in range(count)]
@@ -207,7 +207,7 @@ def test_shares_put_together_are_the_batch(count):
   np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_a_batch_that_cannot_be_shared():
+def test_a_batch_that_cannot_be_split():
   with pytest.raises(ValueError, match="equal division"):
     Share(0, 3).of(np.arange(16))
 
@@ -226,7 +226,7 @@ def test_tables_of_two_million_clips_stay_small():
     assert clip_order.draw(sampler, 123, 64).shape == (64,)
 
 
-def test_nothing_to_draw_from():
+def test_no_clips_to_draw_from():
   with pytest.raises(ValueError, match="no clips"):
     clip_order.shuffled_sampler(np.zeros(0, np.int64), 0)
   with pytest.raises(ValueError, match="no clip with a label"):

@@ -1,4 +1,4 @@
-"""The order of clips in shards: once a pass, a function of the step, few shards a process."""
+"""Order of clips in shards: once per pass, a function of the step, few shards per process."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIZES = [(23, 3, 8), (1000, 7, 64), (5, 2, 16), (997, 1, 12), (4096, 40, 64), (1
 
 
 def starts_of(clips, shards):
-  """Shards of unequal lengths, some of them without a clip to draw."""
+  """Return the starts of shards of unequal lengths, some of them without a clip to draw."""
   inner = np.random.default_rng(clips).choice(np.arange(clips + 1), shards - 1)
   return np.concatenate([[0], np.sort(inner), [clips]])
 
@@ -22,7 +22,7 @@ def drawn_in(order, steps):
 
 @pytest.mark.parametrize(("clips", "shards", "batch"), SIZES)
 @pytest.mark.parametrize("share_drawn", [1.0, 0.7])
-def test_every_clip_comes_once_a_pass(clips, shards, batch, share_drawn):
+def test_every_clip_comes_once_per_pass(clips, shards, batch, share_drawn):
   chosen = np.flatnonzero(np.random.default_rng(7).random(clips) < share_drawn)
   chosen = chosen if len(chosen) else np.array([0])
   order = shard_order(chosen, starts_of(clips, shards), 5, batch)
@@ -33,7 +33,7 @@ def test_every_clip_comes_once_a_pass(clips, shards, batch, share_drawn):
     assert len({tuple(one) for one in passes}) == 3
 
 
-def test_the_order_follows_from_seed_and_step_alone():
+def test_the_order_is_a_function_of_seed_and_step():
   clips, starts = np.arange(1000), starts_of(1000, 7)
   steps = list(range(40))
   first = [shard_order(clips, starts, 3, 64)(step) for step in steps]
@@ -43,12 +43,12 @@ def test_the_order_follows_from_seed_and_step_alone():
   assert (shard_order(clips, starts, 4, 64)(0) != first[0]).any()
 
 
-def test_a_step_far_away_is_reached_at_once():
+def test_a_distant_step_is_computed_directly():
   order = shard_order(np.arange(1000), starts_of(1000, 7), 3, 64)
   assert len(np.unique(order(10**9))) == 64
 
 
-def test_clips_next_to_each_other_come_apart():
+def test_adjacent_clips_are_drawn_apart():
   order = shard_order(np.arange(4096), starts_of(4096, 8), 0, 64)
   drawn = drawn_in(order, 64)
   assert (np.abs(np.diff(drawn)) == 1).mean() < 0.02
@@ -62,16 +62,16 @@ def test_a_batch_mixes_many_shards_and_a_process_reads_few():
     len({shard for step in range(256) for shard in Share(i, 4).of(order(step)) // 256})
     for i in range(4)
   ]
-  assert sum(touched) <= 64 + 2 * LANES  # each shard by one process, those at the seams by two
+  assert sum(touched) <= 64 + 2 * LANES  # each shard by one process, those at boundaries by two
 
 
-def test_a_pass_goes_through_the_shards_one_after_another():
+def test_a_pass_reads_the_shards_in_sequence():
   clips, starts = np.arange(64 * 256), np.arange(65) * 256
   order = shard_order(clips, starts, 1, 64)
   seen = [set(np.unique(order(step) // 256)) for step in range(256)]
   for shard in range(64):
     steps = [step for step, shards in enumerate(seen) if shard in shards]
-    assert steps[-1] - steps[0] < 3 * 64  # 64 steps take a shard of each lane
+    assert steps[-1] - steps[0] < 3 * 64  # 64 steps read one shard of each lane
 
 
 def test_no_clips():

@@ -1,4 +1,4 @@
-"""The built-in soundscapes: the same bits again, labels by the known graph, sounds told apart."""
+"""Built-in soundscapes: reproducible bits, labels by the known graph, distinguishable sounds."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def test_a_clip_is_positive_for_all_ancestors():
   assert labels == sorted(set(labels))
 
 
-def test_scene_graph_is_a_random_walk_of_three_companions_a_sound():
+def test_scene_graph_is_a_random_walk_with_three_companions_per_sound():
   graph = scene_graph(3)
   assert graph.shape == (len(SOUNDS), len(SOUNDS))
   assert graph.dtype == np.float64
@@ -78,7 +78,7 @@ def test_scene_graph_is_a_random_walk_of_three_companions_a_sound():
   assert not np.allclose(graph, scene_graph(4))
 
 
-def test_scenes_hold_one_to_five_different_sounds_inside_the_clip(scenes):
+def test_scenes_have_one_to_five_different_sounds_inside_the_clip(scenes):
   counts = np.bincount([len(scene) for scene in scenes], minlength=6)
   assert counts[0] == 0
   assert len(counts) == 6
@@ -97,7 +97,7 @@ def test_scenes_hold_one_to_five_different_sounds_inside_the_clip(scenes):
   assert occurrences.min() > 0.05 * SCENES
 
 
-def test_labels_cooccur_by_the_known_graph(scenes):
+def test_labels_cooccur_according_to_the_known_graph(scenes):
   there = np.zeros((SCENES, len(SOUNDS)))
   for number, scene in enumerate(scenes):
     there[number, [event.label for event in scene]] = 1
@@ -106,12 +106,12 @@ def test_labels_cooccur_by_the_known_graph(scenes):
   graph, off = scene_graph(3), ~np.eye(len(SOUNDS), dtype=bool)
   assert np.corrcoef(given[off], graph[off])[0, 1] > 0.85
   assert np.corrcoef(given[off], scene_graph(4)[off])[0, 1] < 0.5
-  # Companions stand clear of the others, so a threshold on the counts finds the graph again.
+  # Companions are well separated from the others, so a threshold on the counts recovers the graph.
   assert np.mean(given[graph > 0.05] > 0.3) > 0.95
   assert np.mean(given[off & (graph < 0.05)] < 0.3) > 0.99
 
 
-def test_rendering_depends_on_seed_and_number_alone():
+def test_rendering_depends_only_on_seed_and_number():
   first, labels = render(5, 7)
   render(5, 8)
   again, labels_again = render(5, 7)
@@ -122,7 +122,7 @@ def test_rendering_depends_on_seed_and_number_alone():
   assert not np.array_equal(first, render(6, 7)[0])
 
 
-def test_waveforms_are_sound():
+def test_waveforms_are_valid():
   for number in range(40):
     waveform, labels = render(11, number)
     assert waveform.shape == (int(RATE * CLIP_SECONDS),)
@@ -144,7 +144,7 @@ def test_every_instrument_fills_its_length(sound):
 
 
 def _log_spectrum(x):
-  """Log power in 60 bands, each an eighth of an octave wide, [T, 60]."""
+  """Return the log power in 60 bands of an eighth of an octave, [T, 60]."""
   edges = np.geomspace(60, 8000, 61)
   frames = np.lib.stride_tricks.sliding_window_view(x, 1024)[::320] * np.hanning(1024)
   power = np.abs(np.fft.rfft(frames)) ** 2
@@ -154,7 +154,7 @@ def _log_spectrum(x):
 
 
 def _shape_and_course(x):
-  """Features that stay as they are where the spectrum is moved up or down in pitch."""
+  """Return features that do not change when the spectrum is shifted in pitch."""
   bands = _log_spectrum(x)
   loudness = bands.max(axis=1)
   mean, deviation = bands.mean(axis=0), bands.std(axis=0)
@@ -176,12 +176,12 @@ def _shape_and_course(x):
 
 
 def _pitch(x):
-  """The strongest band, frame by frame: where it lies, in the middle and at the ends."""
+  """Return quantiles of the strongest band over all frames."""
   bands = _log_spectrum(x)
   return np.percentile(bands.argmax(axis=1)[bands.max(axis=1) > bands.max() - 25], (10, 50, 90))
 
 
-def test_sounds_are_told_apart_by_timbre_and_course_and_not_by_pitch_alone():
+def test_sounds_are_distinguished_by_timbre_and_course_rather_than_pitch():
   draws, train = 18, 12
   waves = [
     sound.instrument(np.random.default_rng((k, draw)), 3.0, RATE)
@@ -209,11 +209,11 @@ def test_pitches_of_pitched_sounds_overlap():
       ranges.append((min(rows), max(rows)))
   assert len(ranges) == len(pitched)
   for low, high in ranges:
-    assert high - low >= 5  # Eight bands an octave: no sound keeps to one pitch.
+    assert high - low >= 5  # Eight bands per octave: no sound has a fixed pitch.
     assert sum(min(high, b) > max(low, a) for a, b in ranges) - 1 >= len(ranges) / 2
 
 
-def test_folds_are_fixed_by_number():
+def test_folds_are_determined_by_the_number():
   folds = [scene_fold(number) for number in range(100)]
   assert [folds.count(name) for name in ("train", "validation", "test")] == [80, 10, 10]
 
@@ -245,7 +245,7 @@ def test_written_folder_holds_sound_labels_vocabulary_and_ontology(tmp_path):
     assert row["positive_labels"].split(",") == [vocabulary.ids[label] for label in labels]
 
 
-def test_a_folder_with_other_things_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_left_unchanged(tmp_path):
   (tmp_path / "thesis.txt").write_text("mine")
   with pytest.raises(UserError, match=r"thesis\.txt"):
     write_soundscapes(tmp_path, 1, seed=0)

@@ -1,4 +1,4 @@
-"""Which clips train, validate and test."""
+"""Training, validation and test splits."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CLIPS = 3000
 
 
 class Section(dict):
-  """A `data` section: keys are attributes too."""
+  """`data` section whose keys are also attributes."""
 
   __getattr__ = dict.__getitem__
 
@@ -30,7 +30,7 @@ def store(tmp_path_factory):
   return small_store.store.open_store(path)
 
 
-def test_folds_are_taken_in_the_order_of_the_store(store):
+def test_clips_are_in_the_order_of_the_store(store):
   data = section(("train", "test"), ("validation",), ("test",))
   np.testing.assert_array_equal(
     split_clips(store, data, "train"), [i for i in range(CLIPS) if i % 3 != 1]
@@ -60,8 +60,8 @@ def test_a_share_of_the_training_folds_validates_instead(store, share):
   assert abs(len(validation) - expected) < 4 * spread
 
 
-def test_the_held_out_share_is_promised(store):
-  """Runs are resumed and compared across versions: these clips may never change."""
+def test_the_held_out_share_is_frozen(store):
+  """Runs are resumed and compared across versions, so these clips must never change."""
   validation = split_clips(store, section(share=0.02), "validation")
   assert validation.tolist()[:8] == [336, 666, 687, 732, 996, 1011, 1293, 1554]
 
@@ -73,7 +73,7 @@ def test_a_smaller_share_is_part_of_a_larger_one(store):
   assert small < large
 
 
-def test_the_choice_is_by_clip_and_not_by_place(tmp_path, store):
+def test_the_selection_depends_on_the_clip_and_not_on_its_position(tmp_path, store):
   chosen = {store.clip_ids[i] for i in split_clips(store, section(share=0.3), "validation")}
   some = [f"{i:04d}.wav" for i in range(0, 90, 3)][::-1]
   other = small_store.make(tmp_path / "s.h5", 30, clip_ids=some, folds=["train"] * 30)
@@ -88,7 +88,7 @@ def test_share_and_fold_validate_together(store):
 
 
 @pytest.mark.parametrize("key", ["train_folds", "validation_folds", "test_folds"])
-def test_a_fold_that_is_not_there(store, key):
+def test_a_missing_fold(store, key):
   data = Section(section(), **{key: ("train", "7", "eval")})
   with pytest.raises(UserError) as caught:
     split_clips(store, data, key.removesuffix("_folds"))

@@ -1,4 +1,4 @@
-"""Clip stores: round trip, fingerprint, whole or not there, every kind of bad file."""
+"""Clip stores: round trip, fingerprint, atomic writes, all kinds of bad files."""
 
 import dataclasses
 import fcntl
@@ -34,7 +34,7 @@ def complaint(path):
   return message
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
   parts = small_store.write(tmp_path / "s.h5", small_store.decibels(CLIPS))
   opened = clip_store.open_store(tmp_path / "s.h5")
   assert len(opened) == CLIPS
@@ -59,7 +59,7 @@ def test_uint8_is_within_half_a_step(opened):
   assert np.abs(got - expected).max() > HALF_STEP / 2
 
 
-def test_uint8_cuts_what_lies_far_below_the_peak():
+def test_uint8_clips_values_far_below_the_peak():
   log_mel = np.full((1, 3, 2), -500.0, np.float32)
   log_mel[0, 0] = (-7.0, -7.0 - clip_store.RANGE_DB)
   values, peaks = quantise(log_mel, "uint8")
@@ -75,7 +75,7 @@ def test_float16_keeps_decibels(tmp_path):
   np.testing.assert_array_equal(opened.peak_db, expected.max(axis=(1, 2)))
 
 
-def test_clips_are_read_in_the_order_asked_for(opened):
+def test_clips_are_read_in_the_given_order(opened):
   clips = np.array([7, 2, 2, 10, 0])
   batch = opened.read(clips)
   np.testing.assert_array_equal(batch["log_mel"], np.asarray(opened.log_mel)[clips])
@@ -98,7 +98,7 @@ def test_a_store_without_any_label(tmp_path):
   assert not opened.labels(np.arange(3)).any()
 
 
-def test_the_fingerprint_is_of_all_content(tmp_path):
+def test_the_fingerprint_covers_all_content(tmp_path):
   log_mel = small_store.decibels(5)
   louder = log_mel + np.float32(1)
   louder_bin = log_mel.copy()
@@ -128,7 +128,7 @@ def test_the_fingerprint_is_of_all_content(tmp_path):
 
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, UserError, OSError])
-def test_an_error_midway_leaves_what_was_there(tmp_path, error, existing):
+def test_an_error_midway_leaves_the_old_file(tmp_path, error, existing):
   path = tmp_path / "s.h5"
   if existing:
     small_store.make(path, 3)
@@ -165,7 +165,7 @@ def test_too_few_log_mels(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_an_unwritable_path(tmp_path):
   (tmp_path / "file").touch()
   (tmp_path / "folder.h5").mkdir()
   for path in (tmp_path / "file" / "s.h5", tmp_path / "folder.h5", "/proc/s.h5", ""):
@@ -186,8 +186,8 @@ def test_an_open_store_outlives_its_replacement(tmp_path):
   assert len(clip_store.open_store(tmp_path / "s.h5")) == 7
 
 
-def test_folders_on_the_way_are_made_and_large_vocabularies_fit(tmp_path):
-  names = tuple(f"label number {k}" for k in range(9000))  # above the 64 KiB of an attribute
+def test_folders_are_created_and_large_vocabularies_fit(tmp_path):
+  names = tuple(f"label number {k}" for k in range(9000))  # more than the 64 KiB of an attribute
   path = tmp_path / "a" / "b" / "s.h5"
   opened = small_store.make(path, 2, vocabulary=Vocabulary(names, names))
   assert opened.vocabulary.names == names
@@ -206,7 +206,7 @@ def test_a_store_cut_short_is_never_read(tmp_path, where):
   assert "cut short" in complaint(tmp_path / "cut.h5")
 
 
-def test_what_is_not_a_clip_store_is_named(tmp_path):
+def test_a_file_that_is_not_a_clip_store_is_named(tmp_path):
   assert "no such clip store" in complaint(tmp_path / "none.h5")
   assert "no such clip store" in complaint(tmp_path)
   (tmp_path / "text.h5").write_text("words\n" * 1000)
@@ -217,7 +217,7 @@ def test_what_is_not_a_clip_store_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("missing", clip_store.ARRAYS)
-def test_a_store_that_lacks_an_array_or_is_of_another_version(tmp_path, missing):
+def test_a_store_with_a_missing_array_or_another_version(tmp_path, missing):
   small_store.write(tmp_path / "s.h5", small_store.decibels(3))
   with h5py.File(tmp_path / "s.h5", "a") as file:
     del file[missing]
@@ -228,10 +228,10 @@ def test_a_store_that_lacks_an_array_or_is_of_another_version(tmp_path, missing)
   assert "not a clip store of this version" in complaint(tmp_path / "s.h5")
 
 
-def test_stores_are_opened_again_and_by_others(tmp_path, opened):
+def test_a_store_can_be_opened_several_times(tmp_path, opened):
   first = [clip_store.open_store(opened.path) for _ in range(3)]
   assert len({clip_store.fingerprint for store in first}) == 1
-  with h5py.File(opened.path):  # as another reader would hold it
+  with h5py.File(opened.path):  # like another reader
     script = (
       "import sys; from atgcn_jax.data.store.clip_store import open_store;"
       "store = open_store(sys.argv[1]); print(int(store.log_mel[:].sum()), store.fingerprint)"

@@ -1,4 +1,4 @@
-"""TFDS datasets: the clips of their store bit for bit, also in runs; every kind of bad one."""
+"""TFDS datasets: bits equal to those of the store, also in runs; all kinds of bad datasets."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ CLIPS, BATCH, SHARDS = 61, 8, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A store of each type, and a dataset of each type and file format."""
+  """Return a folder with a store of each type, and a dataset of each type and file format."""
   path = tmp_path_factory.mktemp("tfds")
   for dtype in ("uint8", "float16"):
     small_store.make(path / f"{dtype}.h5", CLIPS, dtype)
@@ -56,7 +56,7 @@ def dataset(folder, file_format, name="uint8"):
 
 @pytest.fixture(params=[(d, f) for d in ("uint8", "float16") for f in FORMATS])
 def pair(request, folder):
-  """A store, and the dataset that was made of it."""
+  """Return a store and the dataset that was made from it."""
   dtype, file_format = request.param
   return open_store(folder / f"{dtype}.h5"), open_clips(dataset(folder, file_format, dtype))
 
@@ -68,7 +68,7 @@ def same(one, other):
     np.testing.assert_array_equal(array, other[name], err_msg=name)
 
 
-def test_a_dataset_looks_like_its_store(pair):
+def test_a_dataset_equals_its_store(pair):
   store, copy = pair
   assert len(copy) == CLIPS
   for field in dataclasses.fields(ClipStore):
@@ -83,7 +83,7 @@ def test_a_dataset_looks_like_its_store(pair):
   assert (copy.log_mel.shape, copy.log_mel.dtype) == (store.log_mel.shape, store.log_mel.dtype)
 
 
-def test_any_clips_are_those_of_the_store(pair):
+def test_selected_clips_equal_those_of_the_store(pair):
   store, copy = pair
   for clips in ([7, 2, 2, 60, 0], range(CLIPS), [], [CLIPS - 1]):
     clips = np.array(clips, np.int64)
@@ -92,7 +92,7 @@ def test_any_clips_are_those_of_the_store(pair):
     copy.read(np.array([CLIPS]))
 
 
-def test_the_fingerprint_of_array_record_is_the_store_s_and_of_tfrecord_holds_the_shards(folder):
+def test_the_fingerprint_depends_on_shards_only_for_tfrecord(folder):
   store = open_store(folder / "uint8.h5")
   random, shards = (open_clips(dataset(folder, name)) for name in FORMATS)
   assert random.fingerprint == store.fingerprint
@@ -104,7 +104,7 @@ def test_the_fingerprint_of_array_record_is_the_store_s_and_of_tfrecord_holds_th
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
+def test_optional_arrays_are_kept(tmp_path, monkeypatch, file_format):
   def in_processes(work, chunks, processes):
     yield from map(work, chunks)
 
@@ -127,14 +127,14 @@ def test_what_only_some_stores_have_is_kept(tmp_path, monkeypatch, file_format):
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_the_data_card_of_a_dataset_is_that_of_its_store(folder, file_format):
+def test_the_data_card_of_a_dataset_equals_that_of_its_store(folder, file_format):
   card = data_card(dataset(folder, file_format))
   expected = data_card(folder / "uint8.h5")
   differing = {name for name in expected if card[name] != expected[name]}
   assert differing <= {"store", "content_sha256"}
 
 
-def test_a_sound_of_a_bucket_is_that_of_a_folder(tmp_path):
+def test_a_sound_in_a_bucket_equals_that_in_a_folder(tmp_path):
   sound = np.random.default_rng(0).uniform(-0.5, 0.5, 900)
   soundfile.write(tmp_path / "a.wav", sound, 3000)
   ours, theirs = (
@@ -146,7 +146,7 @@ def test_a_sound_of_a_bucket_is_that_of_a_folder(tmp_path):
     load_remote(str(tmp_path), small_store.FRONTEND, "b.wav")
 
 
-def test_the_listing_of_a_bucket_is_that_of_a_folder(tmp_path):
+def test_the_listing_of_a_bucket_equals_that_of_a_folder(tmp_path):
   labels = tmp_path / "l.csv"
   labels.write_text('filename,fold,positive_labels\na.wav,1,"/m/d,/m/a"\nb.wav,2,\n')
   bucket, local = (
@@ -158,7 +158,7 @@ def test_the_listing_of_a_bucket_is_that_of_a_folder(tmp_path):
   assert bucket.label_indices.tolist() == local.label_indices.tolist() == [3, 0]
 
 
-def test_tfds_reads_what_was_written(folder):
+def test_tfds_reads_the_dataset(folder):
   import tensorflow_datasets as tfds
 
   store = open_store(folder / "float16.h5")
@@ -178,7 +178,7 @@ def test_tfds_reads_what_was_written(folder):
 
 
 @pytest.mark.parametrize("start", [0, 1, 600_000])
-def test_batches_are_those_of_the_store(folder, start):
+def test_batches_equal_those_of_the_store(folder, start):
   store, copy = open_store(folder / "uint8.h5"), open_clips(dataset(folder, "array_record"))
   clips = np.arange(CLIPS)
   sampler = clip_order.balanced_sampler(clips, *store.labels_of(clips), 3)
@@ -196,7 +196,7 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_shards_are_read_from_any_step_on(folder):
+def test_shards_are_read_from_any_step(folder):
   store, copy = open_store(folder / "uint8.h5"), open_clips(dataset(folder, "tfrecord"))
   clips_of = shard_order(np.arange(CLIPS), copy.shard_starts, 5, BATCH)
   whole = list(batches(copy, clips_of, 0, 20))
@@ -217,7 +217,7 @@ def test_two_processes_partition_a_batch_of_shards(folder):
     same(joined, copy.read(clips_of(step)))
 
 
-def test_a_pass_in_their_order_reads_each_block_once(folder, monkeypatch):
+def test_a_pass_in_shard_order_reads_each_block_once(folder, monkeypatch):
   monkeypatch.setattr(record_files, "BLOCK", 4)
   monkeypatch.setattr(record_files, "BLOCKS_KEPT", 8)
   copy = open_clips(dataset(folder, "tfrecord"))
@@ -242,7 +242,7 @@ def trained_on(path, workdir, steps, *overrides):
 
 @pytest.fixture(scope="module")
 def of_runs(tmp_path_factory):
-  """Datasets of the store that the tiny runs train on."""
+  """Return a folder with datasets of the store that the tiny runs train on."""
   path = tmp_path_factory.mktemp("runs")
   runs_support.make_store(path / "store.h5")
   for file_format in FORMATS:
@@ -250,7 +250,7 @@ def of_runs(tmp_path_factory):
   return path
 
 
-def test_a_run_on_array_record_is_that_on_the_store(of_runs, tmp_path):
+def test_a_run_on_array_record_equals_that_on_the_store(of_runs, tmp_path):
   store, copy = of_runs / "store.h5", dataset(of_runs, "array_record", "store")
   expected = trained_on(store, tmp_path / "store", 8)
   whole = trained_on(copy, tmp_path / "copy", 8)
@@ -269,11 +269,11 @@ def test_a_run_on_tfrecord_is_resumed_exactly(of_runs, tmp_path):
   whole = trained_on(path, tmp_path / "whole", 8, shuffled)
   trained_on(path, tmp_path / "parts", 5, shuffled)
   assert runs_support.same_bits(trained_on(path, tmp_path / "parts", 8, shuffled), whole)
-  with pytest.raises(UserError, match="not the clip store"):  # of another order
+  with pytest.raises(UserError, match="not the clip store"):  # because its order differs
     trained_on(of_runs / "store.h5", tmp_path / "parts", 9, shuffled)
 
 
-def test_balanced_sampling_needs_any_clip_at_hand(of_runs, tmp_path):
+def test_balanced_sampling_needs_random_access(of_runs, tmp_path):
   path, on_device = dataset(of_runs, "tfrecord", "store"), "data.placement=device"
   with pytest.raises(UserError, match=r"data.sampling 'balanced'.*array_record"):
     trained_on(path, tmp_path / "run", 8)
@@ -282,7 +282,7 @@ def test_balanced_sampling_needs_any_clip_at_hand(of_runs, tmp_path):
 
 
 def failing(command, capsys):
-  """The one line that a command with status 2 prints."""
+  """Return the single line that a command with status 2 prints."""
   assert main([*map(str, command)]) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1, lines
@@ -297,7 +297,7 @@ def damaged_copy(folder, tmp_path, file_format):
 
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("fault", ["missing", "cut short"])
-def test_a_shard_that_is_not_whole_is_named(folder, tmp_path, file_format, fault):
+def test_an_incomplete_shard_is_named(folder, tmp_path, file_format, fault):
   copy = damaged_copy(folder, tmp_path, file_format)
   shard = next(copy.glob("*-00002-of-*"))
   if fault == "missing":
@@ -310,7 +310,7 @@ def test_a_shard_that_is_not_whole_is_named(folder, tmp_path, file_format, fault
   assert "\n" not in str(caught.value)
 
 
-def test_a_shard_that_is_damaged_while_it_is_read_is_named(folder, tmp_path):
+def test_a_shard_that_is_damaged_during_reading_is_named(folder, tmp_path):
   copy = damaged_copy(folder, tmp_path, "tfrecord")
   opened = open_clips(copy)
   shard = next(copy.glob("*-00001-of-*"))
@@ -331,7 +331,7 @@ def changed_metadata(copy, **changes):
   ("change", "words"),
   [
     (lambda copy: changed_metadata(copy, format="atgcn_jax TFDS clips 99"), "of this version"),
-    (lambda copy: changed_metadata(copy, shard_bytes={}), "tell of other shards"),
+    (lambda copy: changed_metadata(copy, shard_bytes={}), "list different shards"),
     (lambda copy: (copy / "metadata.json").write_text("{"), "cannot be read as a TFDS dataset"),
     (lambda copy: (copy / "metadata.json").unlink(), "but not of clips"),
     (lambda copy: (copy / "clips.npz").unlink(), "but not of clips"),
@@ -341,7 +341,7 @@ def changed_metadata(copy, **changes):
     (lambda copy: (copy / "features.json").unlink(), "cannot be read as a TFDS dataset"),
   ],
 )
-def test_what_is_no_dataset_of_clips_is_named(folder, tmp_path, change, words):
+def test_a_folder_that_is_not_a_dataset_of_clips_is_named(folder, tmp_path, change, words):
   copy = damaged_copy(folder, tmp_path, "array_record")
   change(copy)
   with pytest.raises(UserError) as caught:
@@ -351,12 +351,12 @@ def test_what_is_no_dataset_of_clips_is_named(folder, tmp_path, change, words):
   assert "\n" not in str(caught.value)
 
 
-def test_a_folder_above_a_dataset_names_it(folder):
+def test_the_error_for_a_parent_folder_names_the_dataset(folder):
   with pytest.raises(UserError, match=str(dataset(folder, "tfrecord", "float16"))):
     open_clips(folder / "tfrecord")
 
 
-def test_training_on_what_is_no_dataset_ends_in_one_line(folder, tmp_path, capsys):
+def test_training_without_a_dataset_prints_one_line(folder, tmp_path, capsys):
   config = runs_support.write_config(tmp_path / "config.py", tmp_path)
   command = ["train", "--config", config, "--workdir", tmp_path / "run"]
   assert str(tmp_path) in failing(command, capsys)
@@ -365,7 +365,7 @@ def test_training_on_what_is_no_dataset_ends_in_one_line(folder, tmp_path, capsy
   assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py"]
 
 
-def test_the_same_command_twice_and_another_content(folder, tmp_path, capsys):
+def test_the_same_command_twice_and_other_content(folder, tmp_path, capsys):
   command = ["tfds", "--store", folder / "uint8.h5", "--out", tmp_path / "out", "--shards", 2]
   command = [*map(str, command)]
   path = dataset(tmp_path, "out")
@@ -383,7 +383,7 @@ def test_the_same_command_twice_and_another_content(folder, tmp_path, capsys):
   assert runs_support.contents(tmp_path) == before
 
 
-def test_a_dataset_is_the_store_of_another(folder, tmp_path):
+def test_a_dataset_can_be_made_from_a_dataset(folder, tmp_path):
   made = write_tfds(
     str(tmp_path), file_format="array_record", store=str(dataset(folder, "tfrecord"))
   )
@@ -404,7 +404,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD)
-def test_bad_arguments_end_in_one_line(folder, tmp_path, arguments, capsys):
+def test_bad_arguments_print_one_line(folder, tmp_path, arguments, capsys):
   (tmp_path / "text.h5").write_text("words")
   names = {
     "missing": tmp_path / "missing.h5",
@@ -417,7 +417,7 @@ def test_bad_arguments_end_in_one_line(folder, tmp_path, arguments, capsys):
   assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["text.h5"]
 
 
-def test_a_place_that_cannot_be_written(folder, tmp_path, capsys):
+def test_an_unwritable_path(folder, tmp_path, capsys):
   (tmp_path / "file").touch()
   out = tmp_path / "file" / "out"
   assert str(out) in failing(["tfds", "--store", folder / "uint8.h5", "--out", out], capsys)
@@ -438,7 +438,7 @@ def test_an_error_midway_leaves_nothing(folder, tmp_path, monkeypatch, error):
   ]
 
 
-def test_paths_in_a_bucket_are_whole():
+def test_paths_in_a_bucket_are_complete():
   from atgcn_jax.runs.config import data_path, default_config
 
   config = default_config()
@@ -447,7 +447,7 @@ def test_paths_in_a_bucket_are_whole():
   assert data_path(config, "clips") == str(pathlib.Path("data/clips"))
 
 
-def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
+def test_an_unreachable_bucket_is_named(monkeypatch):
   import tensorflow as tf
   from etils import epath
 
@@ -460,7 +460,7 @@ def test_a_bucket_that_cannot_be_reached_is_named(monkeypatch):
     open_clips("gs://bucket/clips")
 
 
-def test_without_beam_a_dataset_of_sounds_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+def test_without_beam_the_error_says_how_to_install_it(tmp_path, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
   command = ["tfds", "--audio", tmp_path, "--labels", tmp_path / "l.csv", "--out", tmp_path / "o"]
   assert "atgcn_jax[beam]" in failing(command, capsys)
@@ -468,7 +468,7 @@ def test_without_beam_a_dataset_of_sounds_says_how_to_get_it(tmp_path, monkeypat
 
 @pytest.fixture(scope="module")
 def beam_python(tmp_path_factory):
-  """The Python of an environment with the extra `beam`: that of ATGCN_BEAM_PYTHON, or a new one."""
+  """Return a Python with the extra `beam`: ATGCN_BEAM_PYTHON, or that of a new environment."""
   if given := os.environ.get("ATGCN_BEAM_PYTHON"):
     return given
   path = tmp_path_factory.mktemp("beam")
@@ -482,7 +482,7 @@ def beam_python(tmp_path_factory):
 
 
 def ended(command):
-  """What became of a command that imports this checkout."""
+  """Run a command that imports this checkout and return the finished process."""
   env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
   return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
@@ -491,7 +491,7 @@ def ended(command):
 @pytest.mark.parametrize(
   "options", ["", "direct_running_mode=multi_processing,direct_num_workers=2"]
 )
-def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options):
+def test_beam_writes_the_same_bytes_as_a_store(shared, beam_python, tmp_path, options):
   rows = (shared / "data/esc10/labels.csv").read_text().splitlines()[:25]
   audio = tmp_path / "audio"
   audio.mkdir()
@@ -525,7 +525,7 @@ def test_beam_makes_the_bytes_of_a_store(shared, beam_python, tmp_path, options)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["runner=Nonsense", "direct_num_workers=x"])
-def test_bad_options_of_beam_end_in_one_line(beam_python, tmp_path, options):
+def test_bad_beam_options_print_one_line(beam_python, tmp_path, options):
   (tmp_path / "l.csv").write_text('filename,fold,positive_labels\na.wav,1,"x"\n')
   command = [beam_python, "-m", "atgcn_jax", "tfds", "--audio", tmp_path, "--labels"]
   command += [tmp_path / "l.csv", "--out", tmp_path / "out", "--beam-pipeline-options", options]

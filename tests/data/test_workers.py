@@ -1,4 +1,4 @@
-"""Worker processes: order, errors, and `atgcn prepare` stopped by every signal at every time."""
+"""Worker processes: order, errors, and `atgcn prepare` stopped by signals at different times."""
 
 import csv
 import functools
@@ -36,14 +36,14 @@ def work(chunk):
 
 
 def killed_once(mark, chunk):
-  """Kills the first process that gets to it, and leaves a mark."""
+  """Kill the first process that calls it, and leave a marker file."""
   if not mark.exists():
     mark.touch()
     os.kill(os.getpid(), signal.SIGKILL)
   return list(chunk)
 
 
-def test_results_keep_their_order_and_workers_take_one_cpu_device(monkeypatch):
+def test_results_are_in_order_and_workers_use_one_cpu_device(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
   chunks = [["slow"], *([str(i)] for i in range(12)), ["a", "b"]]
@@ -54,7 +54,7 @@ def test_results_keep_their_order_and_workers_take_one_cpu_device(monkeypatch):
   assert os.getpid() not in {pid for *_, pid in told}
 
 
-def test_chunks_are_taken_as_they_are_needed():
+def test_chunks_are_consumed_as_needed():
   taken = []
 
   def chunks():
@@ -68,39 +68,39 @@ def test_chunks_are_taken_as_they_are_needed():
   feed.close()
 
 
-def test_errors_of_the_work():
+def test_errors_of_the_work_are_raised():
   feed = in_processes(work, [["fine"], ["bad"], ["fine"]], 1)
   assert next(feed)[0][0] == "fine"
   with pytest.raises(UserError, match=r"bad\.wav: is bad; mend it"):
     next(feed)
 
 
-def test_what_kills_its_process_is_found_and_the_rest_is_done():
+def test_an_item_that_kills_its_process_is_found_and_the_rest_is_done():
   chunks = [["a", "b"], ["c", "killed", "d"], ["e"], *([str(i)] for i in range(9))]
   results = list(in_processes(work, chunks, 1))
   names = [[outcome and outcome[0] for outcome in result] for result in results]
   assert names == [[None if m == "killed" else m for m in chunk] for chunk in chunks]
 
 
-def test_a_process_that_is_killed_once_costs_nothing(tmp_path):
+def test_a_process_that_is_killed_once_loses_no_result(tmp_path):
   chunks = [["a", "b"], ["c"]]
   assert list(in_processes(functools.partial(killed_once, tmp_path / "mark"), chunks, 1)) == chunks
 
 
-def test_no_process_at_all(monkeypatch):
+def test_no_process_can_be_started(monkeypatch):
   monkeypatch.setattr(worker_processes, "_start", end)
   with pytest.raises(WorkFailed, match="fewer --workers"):
     list(in_processes(work, [["fine"]], 1))
 
 
 def end():
-  """In place of the start of a worker."""
+  """Replacement of the initialiser of a worker."""
   os._exit(1)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-  """Two thousand names of one sound: some minutes of work."""
+  """Return a folder with 2000 links to one sound: several minutes of work."""
   folder = tmp_path_factory.mktemp("many")
   (folder / "audio").mkdir()
   sound = np.random.default_rng(0).uniform(-0.5, 0.5, 441_000)
@@ -135,7 +135,7 @@ def wait_for(condition, seconds=60):
     time.sleep(0.05)
 
 
-# A terminal sends Ctrl-C to the whole group, a scheduler SIGTERM to all it started.
+# A terminal sends SIGINT to the process group, a scheduler SIGTERM to all its processes.
 STOPS = [
   ("starting", signal.SIGINT, "group", 130),
   ("working", signal.SIGINT, "process", 130),
@@ -156,7 +156,7 @@ MORE_STOPS = [
   ("when", "number", "target", "status"),
   [*STOPS, *(pytest.param(*stop, marks=pytest.mark.slow) for stop in MORE_STOPS)],
 )
-def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
+def test_prepare_stops_on_signals(many, tmp_path, when, number, target, status):
   out = tmp_path / "s.h5"
   out.write_bytes(b"an earlier store")
   command = [sys.executable, "-m", "atgcn_jax", "prepare", "--audio", many / "audio"]
@@ -165,11 +165,11 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
     command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
   ) as process:
     try:
-      # The tracker of multiprocessing and one worker.
+      # The resource tracker of multiprocessing and one worker.
       wait_for(lambda: len(children(process.pid)) >= 2)
       processes = children(process.pid)
       if when == "starting":
-        time.sleep(0.3)  # it imports
+        time.sleep(0.3)  # while it imports modules
       else:
         wait_for(lambda: len(journal(out)) > 1)
       (os.killpg if target == "group" else os.kill)(process.pid, number)
@@ -179,7 +179,7 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
   assert process.returncode == status
   assert stdout == ""
   assert "Traceback" not in stderr
-  if number != signal.SIGKILL:  # then the tracker of multiprocessing has the last word
+  if number != signal.SIGKILL:  # after SIGKILL, the resource tracker prints a line
     assert len(stderr.splitlines()) == 1, stderr
   wait_for(lambda: not any(map(alive, processes)), 20)
   assert {path.name for path in tmp_path.iterdir()} <= {"s.h5", unfinished.partial_folder(out).name}
@@ -187,14 +187,14 @@ def test_prepare_is_stopped(many, tmp_path, when, number, target, status):
 
 
 def journal(out):
-  """The lines of a journal, the first included."""
+  """Return all lines of a journal, including the first."""
   path = unfinished.partial_folder(out) / unfinished.JOURNAL
   return path.read_bytes().splitlines() if path.exists() else []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
-  """Killed twice, each time after another chunk; no file is read twice once it is stored."""
+def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch):
+  """It is killed twice, each time after another chunk. Stored files are not read again."""
   clips, chunk = 320, store_builder.CHUNK
   (tmp_path / "audio").mkdir()
   rng = np.random.default_rng(0)
@@ -230,12 +230,12 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
       wait_for(lambda stop=stop: len(journal(out)) >= stop or process.poll() is not None)
       process.kill()
     assert not out.exists()
-    assert stop <= len(journal(out)) < clips // chunk  # or else the kill came too late to tell
-    # What is stored need not be there any more.
+    assert stop <= len(journal(out)) < clips // chunk  # otherwise the kill was too late
+    # Stored files are not needed any more.
     for name in names[: (len(journal(out)) - 1) * chunk]:
       (tmp_path / "audio" / name).unlink(missing_ok=True)
   with (unfinished.partial_folder(out) / unfinished.JOURNAL).open("ab") as file:
-    file.write(b'{"peak_db": [1.0, 2')  # as a kill while it was written leaves it
+    file.write(b'{"peak_db": [1.0, 2')  # as left by a kill during the write
   done = subprocess.run(command(out, 1), check=False, capture_output=True, text=True)
   assert done.returncode == 1
   assert done.stdout == f"{out}: {clips - 1} clips\n"
@@ -247,13 +247,13 @@ def test_prepare_goes_on_after_it_was_killed(tmp_path, monkeypatch):
 
 
 def load(source):
-  """Runs in a worker; one of the sources is its end."""
+  """Runs in a worker. One of the sources kills it."""
   if source == "killer":
     os.kill(os.getpid(), signal.SIGSEGV)
   return Clip(np.ones(200, np.float32))
 
 
-def test_a_file_that_kills_its_worker_is_left_out_and_reported(tmp_path):
+def test_a_file_that_kills_its_worker_is_left_out_and_listed(tmp_path):
   sources = [f"{i}" for i in range(40)]
   sources[21] = "killer"
   rows = (Row(source, "1", source, ["/m/a"], "") for source in sources)

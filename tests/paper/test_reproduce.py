@@ -92,7 +92,7 @@ def test_finished_runs_are_not_repeated(done, store, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*its save was cut off")
+@pytest.mark.filterwarnings("ignore:.*its save was interrupted")
 def test_a_killed_reproduction_gives_the_same_table_after_resuming(done, store, tmp_path):
   process = start(*map(str, command("ablation", store, tmp_path)))
   saved = tmp_path / "runs" / "atgcn_1-seed0" / "checkpoints" / "3"

@@ -85,7 +85,9 @@ def test_a_user_without_a_home(temporary, monkeypatch):
 def test_a_home_that_cannot_be_written_to(temporary, tmp_path, monkeypatch):
   (tmp_path / "file").touch()
   monkeypatch.setenv("HOME", str(tmp_path / "file"))
-  with pytest.warns(UserWarning, match=r"file/.cache/atgcn_jax cannot be made \(Not a directory\)"):
+  with pytest.warns(
+    UserWarning, match=r"file/.cache/atgcn_jax cannot be created \(Not a directory\)"
+  ):
     assert process_setup.cache_folder().parent == temporary
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(os, "access", lambda path, mode: "cache" not in str(path))
@@ -118,7 +120,7 @@ def test_no_place_for_a_cache_at_all(temporary, monkeypatch):
   before = jax.config.values["jax_compilation_cache_dir"]
   jax.config.update("jax_compilation_cache_dir", None)
   try:
-    with pytest.warns(UserWarning, match="compiled programs are not kept"):
+    with pytest.warns(UserWarning, match="compiled programs are not cached"):
       process_setup.keep_compiled_programs()
     assert jax.config.values["jax_compilation_cache_dir"] is None
   finally:
@@ -199,7 +201,7 @@ def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypat
     ("evaluate --workdir {run} --out {run}/new", "--out"),
     ("compare {run} {run}", "--out"),
     ("thresholds --workdir {run}", "stored with the run"),
-    ("train --workdir {run} --config {folder}/config.py", "name another"),
+    ("train --workdir {run} --config {folder}/config.py", "choose another"),
   ],
 )
 def test_what_a_read_only_run_refuses(read_only, command, advice, capfd):

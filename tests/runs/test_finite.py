@@ -108,7 +108,7 @@ def test_a_store_with_a_normaliser(tmp_path):
       if "normaliser" in file:
         del file["normaliser"]
       file["normaliser"] = np.float32(bad)
-    with pytest.raises(UserError, match=r"s\.h5: its normaliser is not a finite mean"):
+    with pytest.raises(UserError, match=r"s\.h5: the normaliser must have finite means"):
       open_clips(path)
 
 

@@ -54,7 +54,7 @@ def disk(tmp_path):
 
 
 # The file whose write fails depends on the writing threads; it may be that of the checksums.
-@pytest.mark.filterwarnings("ignore:.*its save was cut off")
+@pytest.mark.filterwarnings("ignore:.*its save was interrupted")
 def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, capsys):
   workdir = disk / "run"
   assert cli.main(command(workdir)) == 1
@@ -62,7 +62,7 @@ def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, c
   assert line.startswith(f"atgcn train: {workdir}: ")
   assert "could not be written: No space left on device" in line
   sound = checkpoint.newest_verified(workdir)
-  assert f"step {sound} is saved and sound" in line
+  assert f"step {sound} is saved and intact" in line
   # There is no space for a line of the log either.
   assert cli.main(command(workdir)) == 1
   assert "No space left on device" in complaint(capsys.readouterr().err)
@@ -98,7 +98,7 @@ def test_a_folder_that_becomes_read_only_is_reported(disk, monkeypatch, capsys):
     patch.setattr(training_loop, "held", lambda _: contextlib.nullcontext(lambda: None))
     assert cli.main(command(workdir)) == 1
   line = complaint(capsys.readouterr().err)
-  assert "could not be written: Read-only file system; step 9 is saved and sound" in line
+  assert "could not be written: Read-only file system; step 9 is saved and intact" in line
   # The next start detects it before doing anything.
   assert cli.main(command(workdir)) == 2
   assert "cannot be written to" in complaint(capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""Runs and data in a bucket, by the clients as they are, of a storage service on this machine."""
+"""Runs and data in a bucket: the real clients, with a local storage service."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ RUN = "gs://bucket/runs/one"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-  """One for all tests: TensorFlow keeps what it was told of proxy, certificate and credentials."""
+  """Start one service for all tests: TensorFlow caches proxy, certificate and credentials."""
   fake = FakeGcs(tmp_path_factory.mktemp("service"), "bucket")
   with pytest.MonkeyPatch.context() as patch:
     for name, value in fake.environment().items():
@@ -47,7 +47,7 @@ def service(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _fresh(service):
-  """Each test asks anew for the buckets that it names."""
+  """Clear the cache of readable buckets before each test."""
   buckets._session.cache_clear()
   buckets._readable.clear()
   yield
@@ -58,7 +58,7 @@ def _fresh(service):
 
 @pytest.fixture(scope="module")
 def config_file(service, tmp_path_factory):
-  """The config of a run on a dataset in the bucket."""
+  """Return the config of a run on a dataset in the bucket."""
   folder = tmp_path_factory.mktemp("config")
   make_store(folder / "tiny.h5")
   command = ["tfds", "--store", folder / "tiny.h5", "--out", "gs://bucket/data"]
@@ -74,20 +74,20 @@ def train(config_file, workdir, steps, *overrides):
 
 @pytest.fixture(scope="module")
 def run(config_file):
-  """The address of a run that was trained, and then resumed."""
+  """Return the address of a run that was trained and then resumed."""
   assert train(config_file, RUN, 3) == 0
   assert train(config_file, RUN, 5) == 0
   return RUN
 
 
 def below(service, address):
-  """{name: content} of what lies below an address."""
+  """Return {name: content} of all objects below an address."""
   bucket, name = buckets.bucket_and_name(address)
   objects = service.objects(bucket).items()
   return {key[len(name) + 1 :]: value for key, value in objects if key.startswith(name + "/")}
 
 
-def test_a_run_in_a_bucket_is_the_run_on_a_disk(service, run, config_file, tmp_path):
+def test_a_run_in_a_bucket_equals_the_run_on_a_disk(service, run, config_file, tmp_path):
   for steps in (3, 5):
     assert train(config_file, tmp_path / "run", steps) == 0
   one, other = saved(run), saved(tmp_path / "run")
@@ -123,7 +123,7 @@ def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path)
   assert [tag["id"] for tag in tags] == [tag.id for tag in local]
 
 
-@pytest.mark.slow  # a copy asks for each of some 100 objects several times
+@pytest.mark.slow  # A copy requests each of about 100 objects several times.
 def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   copy = "gs://bucket/runs/damaged"
   for name, content in below(service, run).items():
@@ -140,19 +140,19 @@ def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
 
 
-def test_what_cannot_be_fetched_is_not_damaged(service, run, monkeypatch):
+def test_an_unreadable_checkpoint_is_not_damaged(service, run, monkeypatch):
   def lost(*_):
     service.fail(True)
     raise ValueError("no answer")
 
   monkeypatch.setattr(checkpoint, "read_description", lost)
-  with pytest.raises(UserError, match=f"^{run}: the storage service answers 503"):
+  with pytest.raises(UserError, match=f"^{run}: the storage service returned 503"):
     newest_sound(run, sharding.Layout(sharding.data_mesh()))
   service.fail(False)
   assert 5 in checkpoint.saved_steps(run)
 
 
-def test_a_bucket_that_is_lost_on_the_way_is_told_in_one_line(
+def test_a_bucket_that_becomes_unreachable_prints_one_line(
   service, config_file, monkeypatch, capsys
 ):
   def lost(*_, **__):
@@ -181,14 +181,14 @@ def test_one_training_at_a_time_writes_into_a_bucket(service, monkeypatch, confi
     record = json.loads(lock_holder.own_record(has_system_lock=False)) | changes
     buckets.path_of(f"{place}/{name}").write_text(json.dumps(record))
 
-  # Of a process that is gone, and of one on a machine that is.
+  # The lock of a process that has ended, and that of a process on a machine that is gone.
   leave(started="1")
   folder_lock.FolderLock(place).release()
   monkeypatch.setattr(folder_lock, "DEAD_AFTER", 0.2)
   leave(machine=["another", "pid:[1]"], host="far", process=7)
   with pytest.warns(UserWarning, match=r"locked by process 7 on far"):
     lock = folder_lock.FolderLock(place)
-  # It is renewed, also after an answer that was lost; not after another process has taken it.
+  # It is renewed, even after a lost response, but not after another process has acquired it.
   monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)
   for taken in (False, True):
     if taken:
@@ -222,7 +222,7 @@ def test_label_files_are_read_from_a_bucket(service, tmp_path):
     read_vocabulary("gs://bucket/labels/none.csv")
 
 
-def test_a_growing_file_is_written_when_it_is_due(service, monkeypatch):
+def test_a_growing_file_is_written_periodically(service, monkeypatch):
   path = buckets.path_of("gs://bucket/grown/lines")
   file = log._growing(path, "a\n")
   assert path.read_text() == "a\n"
@@ -236,11 +236,11 @@ def test_a_growing_file_is_written_when_it_is_due(service, monkeypatch):
   file.close()
 
 
-# What is missing.
+# Missing prerequisites.
 
 
 def refused(capsys, *arguments):
-  """The one line that a command ends with, at status 2."""
+  """Return the single line of a command that ends with status 2."""
   assert cli.main([*map(str, arguments)]) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1, lines
@@ -248,7 +248,7 @@ def refused(capsys, *arguments):
 
 
 def no_port():
-  """A port at which nothing listens."""
+  """Return a port at which nothing listens."""
   with socket.socket() as taken:
     taken.bind(("127.0.0.1", 0))
     return taken.getsockname()[1]
@@ -264,10 +264,10 @@ def no_port():
     ("bucket", "no such bucket"),
     ("package", "google-cloud-storage is not installed; pip install 'atgcn_jax[gcs]'"),
     ("service", "the storage service cannot be reached"),
-    ("scheme", "not an address that can be used"),
+    ("scheme", "not a supported address"),
   ],
 )
-def test_what_is_missing_is_said(service, command, missing, told, tmp_path, monkeypatch, capsys):
+def test_missing_parts_are_named(service, command, missing, told, tmp_path, monkeypatch, capsys):
   address = "gs://none/run" if missing == "bucket" else "gs://bucket/none/run"
   if missing == "credentials":
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
@@ -294,7 +294,7 @@ def test_what_is_missing_is_said(service, command, missing, told, tmp_path, monk
   assert not any("none/run" in name for name in service.objects("bucket"))
 
 
-def test_a_bucket_that_may_only_be_read_is_refused_for_a_run(service, config_file, capsys):
+def test_a_read_only_bucket_is_rejected_for_a_run(service, config_file, capsys):
   workdir = f"gs://{READ_ONLY}/run"
   command = ("train", "--config", config_file, "--workdir", workdir)
   line = refused(capsys, *command)
@@ -303,8 +303,8 @@ def test_a_bucket_that_may_only_be_read_is_refused_for_a_run(service, config_fil
   assert service.objects(READ_ONLY) == {}
 
 
-def test_a_clip_store_in_a_bucket_is_refused(service, tmp_path, capsys):
+def test_a_clip_store_in_a_bucket_is_rejected(service, tmp_path, capsys):
   config = write_config(tmp_path / "config.py", "gs://bucket/store.h5")
   line = refused(capsys, "train", "--config", config, "--workdir", tmp_path / "run")
-  assert "gs://bucket/store.h5: a clip store is read from a disk" in line
+  assert "gs://bucket/store.h5: a clip store must be on a disk" in line
   assert not (tmp_path / "run").exists()

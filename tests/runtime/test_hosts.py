@@ -1,4 +1,4 @@
-"""Processes on hosts of their own: network namespaces with an address and a name each."""
+"""Processes on separate hosts: network namespaces, each with an address and a name."""
 
 import os
 import re
@@ -20,7 +20,7 @@ ENTER = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 
 class Host(NamedTuple):
-  """A network namespace, its address, and the words that run a command there."""
+  """Network namespace, its address, and the words that run a command in it."""
 
   name: str
   address: str
@@ -33,7 +33,7 @@ def ip(*words):
 
 @pytest.fixture
 def hosts(tmp_path):
-  """Two hosts that see each other."""
+  """Return two hosts that can reach each other."""
   if not shutil.which("ip") or not shutil.which("unshare"):
     pytest.skip("network namespaces need the commands ip and unshare")
   names = [f"at{os.getpid()}{letter}" for letter in "ab"]
@@ -78,7 +78,7 @@ def hosts(tmp_path):
 
 
 def train_on(hosts, workdir, *overrides):
-  """`atgcn train` of the tiny run, a process on each host with four devices."""
+  """Start `atgcn train` of the tiny run: one process per host with four devices each."""
   config = trained().parent / "config.py"
   return [
     start(

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in a command: raised where that is safe, deferred, never lost."""
+"""SIGTERM and SIGINT in a command: raised where that is safe, deferred, never lost."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ from atgcn_jax.runtime import signals
 
 @pytest.fixture(autouse=True)
 def never_again(monkeypatch):
-  """What was raised and caught here is not raised again."""
+  """Disable the retry, so that a caught exception is not raised again."""
   monkeypatch.setattr(signals, "RETRY_SECONDS", 600)
 
 
@@ -28,7 +28,7 @@ def send(number=signal.SIGTERM):
 
 
 def wait():
-  """For an exception from a handler."""
+  """Wait for an exception from a handler."""
   end = time.monotonic() + 60
   while time.monotonic() < end:
     time.sleep(0.001)
@@ -79,7 +79,7 @@ def test_it_waits_for_a_finaliser():
       wait()
 
 
-def test_what_a_library_catches_is_raised_again():
+def test_an_exception_that_a_library_catches_is_raised_again():
   with signals.command(ends_process=False):
     with contextlib.suppress(BaseException):
       send()
@@ -93,7 +93,7 @@ def test_what_a_library_catches_is_raised_again():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("soon_again")
-def test_what_is_ignored_in_a_callback_is_raised_again():
+def test_an_exception_that_is_ignored_in_a_callback_is_raised_again():
   class Owner:
     pass
 
@@ -137,7 +137,7 @@ def test_it_is_deferred():
     reached.clear()
 
 
-def test_only_a_second_ctrl_c_ends_at_once(monkeypatch):
+def test_only_a_second_ctrl_c_ends_immediately(monkeypatch):
   ended = []
   monkeypatch.setattr(signals.os, "_exit", ended.append)
   with signals.command(ends_process=False):
@@ -158,7 +158,7 @@ def test_a_step_ends_after_a_second_sigterm():
       send(signal.SIGINT)
 
 
-def test_what_is_ignored_stays_ignored():
+def test_ignored_signals_stay_ignored():
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
     with signals.command(ends_process=False) as stop:

@@ -24,14 +24,14 @@ def stripes(key, x, **changes):
 
 
 def widths(zero):
-  """Lengths of the runs of true entries in bool[n]."""
+  """Return the lengths of the runs of true entries in bool[n]."""
   edges = np.diff(np.concatenate([[0], zero.astype(int), [0]]))
   return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
-def test_authors_mixup_uses_one_weight_and_partners_of_the_own_group():
+def test_authors_mixup_uses_one_weight_and_partners_of_the_same_group():
   batch = 24
-  # One-hot clips: row b of the mixed batch tells what clip b was made of.
+  # One-hot clips: row b of the mixed batch shows the components of clip b.
   clips = jnp.eye(batch).reshape(batch, batch, 1)
   before, behind, labels = augment.augmentation_plan(
     KEY, config_of(mixup_alpha=0.7, **NO_STRIPES), jnp.eye(batch)
@@ -89,7 +89,7 @@ def test_panns_mixup_turns_pairs_into_clips():
   np.testing.assert_allclose(mixed, expected, rtol=1e-6)
 
 
-def test_panns_mixup_comes_behind_the_norm_of_all_unmixed_clips():
+def test_panns_mixup_comes_after_the_norm_of_all_unmixed_clips():
   config = ml_collections.ConfigDict(
     DEFAULTS["model"]
     | {"head": "linear", "width": 1 / 64}
@@ -146,7 +146,7 @@ def test_unknown_form():
     augment.augmentation_plan(KEY, config_of(form="cutmix"), jnp.eye(4))
 
 
-def test_stripes_are_whole_rows_and_columns():
+def test_stripes_are_complete_rows_and_columns():
   x = 1 + jax.random.uniform(KEY, (64, 50, 20))
   masked = stripes(KEY, x)
   zero = masked == 0
@@ -155,8 +155,8 @@ def test_stripes_are_whole_rows_and_columns():
   np.testing.assert_array_equal(zero, rows[:, :, None] | columns[:, None, :])
   for found, width in ((rows, 10), (columns, 4)):
     assert max(len(widths(row)) for row in found) == 2
-    assert width < found.sum(axis=1).max() <= 2 * width  # two stripes, apart from each other
-    assert len(np.unique(found, axis=0)) > 40  # each clip has its own
+    assert width < found.sum(axis=1).max() <= 2 * width  # two separate stripes
+    assert len(np.unique(found, axis=0)) > 40  # different stripes for each clip
 
 
 def test_one_stripe_takes_every_width_and_place():
@@ -169,7 +169,7 @@ def test_one_stripe_takes_every_width_and_place():
   assert rows.any(axis=0).all()  # the first and the last frame too
 
 
-def test_only_the_axis_asked_for():
+def test_only_the_configured_axis_is_masked():
   x = jnp.ones((32, 30, 16))
   assert not (stripes(KEY, x, time_stripes=0) == 0).all(axis=2).any()
   assert not (stripes(KEY, x, band_stripes=0) == 0).all(axis=1).any()
@@ -183,7 +183,7 @@ def test_a_stripe_may_be_as_wide_as_the_clip():
 
 
 @pytest.mark.parametrize("form", augment.FORMS)
-def test_a_pure_function_of_the_key(form):
+def test_augmentation_is_a_pure_function_of_the_key(form):
   x = jax.random.normal(KEY, (16, 40, 16))
   labels = jnp.eye(16)
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are kept, found, and passed over when they are damaged."""
+"""Checkpoints: which are preserved, found, and skipped when they are damaged."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def small_state(step):
 
 
 def save_all(workdir, values, keep=2):
-  """A checkpoint for each step of {step: validation mAP or None}."""
+  """Save a checkpoint for each step of {step: validation mAP or None}."""
   with checkpoint.open_manager(workdir, keep) as manager:
     for step, value in values.items():
       checkpoint.start_save(manager, small_state(step), {"mean": np.ones(3)}, {"step": step}, value)
@@ -54,34 +54,34 @@ def save_all(workdir, values, keep=2):
 
 @pytest.fixture
 def copy(tmp_path):
-  """A copy of the trained run, to be damaged."""
+  """Return a copy of the trained run, to be damaged."""
   return shutil.copytree(trained(), tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def states():
-  """step → state of the trained run's checkpoints, read before any damage."""
+  """Return {step: state} of the trained run's checkpoints, read before any damage."""
   mesh = sharding.data_mesh()
   steps = checkpoint.saved_steps(trained())
   return {step: load_run(trained(), str(step), mesh).state for step in steps}
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_the_newest_and_the_best_are_preserved(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: 0.4, 6: None})
   assert checkpoint.saved_steps(tmp_path) == [2, 5, 6]
-  # The best is also remembered by the next process.
+  # The next process knows the best too.
   save_all(tmp_path, {7: 0.5, 8: 0.6})
   assert checkpoint.saved_steps(tmp_path) == [2, 7, 8]
   save_all(tmp_path, {9: 0.95, 10: None, 11: None}, keep=1)
   assert checkpoint.saved_steps(tmp_path) == [9, 11]
 
 
-def test_without_validation_the_newest_are_kept(tmp_path):
+def test_without_validation_the_newest_are_preserved(tmp_path):
   save_all(tmp_path, dict.fromkeys(range(6)), keep=3)
   assert checkpoint.saved_steps(tmp_path) == [3, 4, 5]
 
 
-def test_what_is_read_is_what_was_saved(tmp_path):
+def test_round_trip(tmp_path):
   save_all(tmp_path, {7: 0.5})
   state = small_state(7)
   target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
@@ -92,7 +92,7 @@ def test_what_is_read_is_what_was_saved(tmp_path):
   np.testing.assert_array_equal(constants["mean"], np.ones(3))
 
 
-def test_leftovers_of_a_killed_save_are_not_checkpoints_and_go(tmp_path):
+def test_files_of_a_killed_save_are_not_checkpoints_and_are_removed(tmp_path):
   save_all(tmp_path, {1: 0.2})
   folder = tmp_path / checkpoint.FOLDER
   shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
@@ -129,7 +129,7 @@ def damage_step(run, step):
       DAMAGES["halved"](path)
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy):
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(copy):
   newest = checkpoint.saved_steps(copy)[-1]
   damage_step(copy, newest)
   (copy / checkpoint.FOLDER / str(newest) / "metrics" / "metrics").write_text("{")
@@ -140,7 +140,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(copy):
   assert again.history == undisturbed.history
 
 
-def test_latest_passes_over_a_damaged_checkpoint_but_a_number_does_not(copy, states):
+def test_latest_skips_a_damaged_checkpoint_but_a_number_does_not(copy, states):
   mesh = sharding.data_mesh()
   before, newest = sorted(states)[-2:]
   damage_step(copy, newest)
@@ -156,7 +156,7 @@ def test_latest_passes_over_a_damaged_checkpoint_but_a_number_does_not(copy, sta
     assert len(Tagger.restore(copy).tag(np.zeros(4000))) == 5
 
 
-def test_all_checkpoints_damaged_is_the_users_to_know(copy):
+def test_only_damaged_checkpoints_is_an_error(copy):
   for step in checkpoint.saved_steps(copy):
     damage_step(copy, step)
   with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="damaged"):
@@ -168,7 +168,7 @@ def test_all_checkpoints_damaged_is_the_users_to_know(copy):
   assert contents(copy) == before
 
 
-def test_best_is_the_highest_of_those_that_are_there():
+def test_best_is_the_highest_of_the_existing_ones():
   history = [
     {"step": 4, "mAP": 0.5},
     {"step": 8, "mAP": None},
@@ -189,7 +189,7 @@ def test_the_best_of_a_run_is_found(states):
 
 
 @pytest.mark.parametrize("step", ["31", "-1", "newest", "", "³"])
-def test_a_step_that_is_not_there_is_named(step):
+def test_a_missing_step_is_named(step):
   with pytest.raises(UserError, match="--step") as error:
     load_run(trained(), step, sharding.data_mesh())
   assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Checkpoints of which a file is missing, cut short or changed: named, never loaded."""
+"""Checkpoints with a file that is missing, cut short or changed: reported, never loaded."""
 
 import json
 import random
@@ -20,7 +20,7 @@ def files_of(folder):
 
 
 def spoilt(content, rng, flips):
-  """(what is wrong, bytes or None) for one file: each kind of damage, flips at random places."""
+  """Yield (fault, bytes or None) for one file: each kind of damage, bit flips at random places."""
   yield "is missing", None
   for cut in {0, len(content) // 2, len(content) - 1}:
     yield f"cut short, {cut:,} of {len(content):,} bytes", content[:cut]
@@ -37,7 +37,7 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
   save_all(tmp_path, {1: 0.2, 2: 0.3})
   folder, rng = tmp_path / checkpoint.FOLDER / "2", random.Random(0)
   files = files_of(folder)
-  # Metadata, the mark that all is there, the metrics, the arrays and their indices.
+  # Metadata, the completion marker, the metrics, the arrays and their indices.
   names = {path.name for path in files}
   assert {"_CHECKPOINT_METADATA", "commit_success.txt", "metrics", "manifest.ocdbt"} <= names
   tried = 0
@@ -58,7 +58,7 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
   assert tried > (6 + flips // 4) * len(files)
 
 
-def test_each_damaged_file_makes_the_checkpoint_before_it_be_used(tmp_path):
+def test_for_each_damaged_file_the_previous_checkpoint_is_used(tmp_path):
   save_all(tmp_path / "whole", {1: 0.2, 2: 0.3})
   folder = tmp_path / "whole" / checkpoint.FOLDER / "2"
   for name in [path.relative_to(folder) for path in files_of(folder)]:
@@ -72,17 +72,17 @@ def test_each_damaged_file_makes_the_checkpoint_before_it_be_used(tmp_path):
     assert str(name) in str(told[0].message)
     assert "step 1 is used" in str(told[0].message)
     assert checkpoint.saved_steps(run) == [1]
-    assert newest_sound_step(run) == 1  # and nothing is left to tell
+    assert newest_sound_step(run) == 1  # and no further warning
     shutil.rmtree(run)
 
 
-def test_files_that_are_nobodys_are_no_damage(tmp_path):
+def test_unknown_files_are_ignored(tmp_path):
   save_all(tmp_path, {1: 0.2})
   (tmp_path / checkpoint.FOLDER / "1" / ".DS_Store").write_bytes(b"x")
   checkpoint.verify_checkpoint(tmp_path, 1)
 
 
-def test_checksums_are_those_of_the_files_at_rest(tmp_path):
+def test_checksums_match_the_stored_files(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: None})
   for step in (1, 2):
     folder = tmp_path / checkpoint.FOLDER / str(step)
@@ -91,27 +91,27 @@ def test_checksums_are_those_of_the_files_at_rest(tmp_path):
     assert {line.split(" ", 2)[2] for line in lines[:-1]} == names
 
 
-# Saves that were cut off, or fail.
+# Saves that are interrupted or fail.
 
 
 def without_checksums(workdir, step):
   (workdir / checkpoint.FOLDER / str(step) / checksums.NAME).unlink()
 
 
-def test_a_save_cut_off_before_its_checksums_does_not_count(tmp_path):
+def test_a_save_that_is_interrupted_before_its_checksums_is_invalid(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: 0.3})
   without_checksums(tmp_path, 2)
-  with pytest.warns(UserWarning, match="cut off"):
+  with pytest.warns(UserWarning, match="its save was interrupted"):
     assert newest_sound_step(tmp_path) == 1
   save_all(tmp_path / "first", {0: None})
   without_checksums(tmp_path / "first", 0)
-  with pytest.warns(UserWarning, match="cut off"):
+  with pytest.warns(UserWarning, match="its save was interrupted"):
     assert newest_sound_step(tmp_path / "first") is None
   assert checkpoint.saved_steps(tmp_path / "first") == []
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_the_last_sound_one_stays_until_the_next_has_its_checksums(tmp_path, monkeypatch, keep):
+def test_the_last_intact_one_stays_until_the_next_has_its_checksums(tmp_path, monkeypatch, keep):
   save_all(tmp_path, {1: None, 2: None}, keep=keep)
   before = checkpoint.saved_steps(tmp_path)
   seen = []
@@ -133,12 +133,12 @@ def test_the_last_sound_one_stays_until_the_next_has_its_checksums(tmp_path, mon
   assert checkpoint.newest_verified(tmp_path) == 3
 
 
-# Loading.
+# Loading of checkpoints.
 
 
 @pytest.fixture
 def copy(tmp_path):
-  """A copy of the trained run, the newest checkpoint of which has one bit changed."""
+  """Return a copy of the trained run whose newest checkpoint has one changed bit."""
   run = shutil.copytree(trained(), tmp_path / "run")
   newest = checkpoint.saved_steps(run)[-1]
   path = max(
@@ -186,14 +186,14 @@ def test_the_best_is_verified_too(copy):
 
 
 def from_before(workdir):
-  """Makes all checkpoints like those of a version without checksums."""
+  """Make all checkpoints like those of a version without checksums."""
   for step in checkpoint.saved_steps(workdir):
     without_checksums(workdir, step)
     path = workdir / checkpoint.FOLDER / str(step) / "_CHECKPOINT_METADATA"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
 
 
-def test_checkpoints_of_before_are_read_and_their_damage_told(tmp_path, capsys):
+def test_checkpoints_of_older_versions_are_read_and_their_damage_is_reported(tmp_path, capsys):
   run = shutil.copytree(trained(), tmp_path / "run")
   from_before(run)
   assert evaluate(run) == 0

@@ -1,4 +1,4 @@
-"""One device and eight compute the same training step, whichever way the state lies on them."""
+"""One device and eight devices compute the same training step, for each layout of the state."""
 
 import functools
 
@@ -34,7 +34,7 @@ def test_loss_and_gradients_of_a_step(form):
 
 @pytest.mark.parametrize("head", ["graph", "linear"])
 @pytest.mark.parametrize("layout", ["fsdp", "labels", "both"])
-def test_loss_and_gradients_of_a_step_in_parts(layout, head):
+def test_loss_and_gradients_of_a_step_with_sharded_state(layout, head):
   eight = trained(LAYOUTS[layout](), 1, "authors", "float32", record=True, head=head)
   assert_same_first_step(on_one(1, "authors", "float32", head), eight)
 

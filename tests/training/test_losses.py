@@ -1,4 +1,4 @@
-"""The terms of the loss against their definitions, and what a run passes to them."""
+"""Loss terms compared with their definitions, and the arguments that a run passes to them."""
 
 import json
 
@@ -48,17 +48,17 @@ def test_laplacian_penalty_is_half_the_sum_over_pairs(form):
   assert np.abs(gradient).max() > 1e-3
 
 
-def test_equal_scores_cost_nothing():
+def test_equal_scores_have_no_penalty():
   assert float(laplacian_penalty(jnp.full((2, 5), 0.7), SIMILARITY)) == pytest.approx(0, abs=1e-6)
 
 
 def test_members_are_the_labels_at_and_below_a_category():
   categories, labels = members(ontology_of(NODES), ["a", "c", "d", "e"])
   groups = [set(labels[categories == k].tolist()) for k in range(categories.max() + 1)]
-  assert groups == [{0, 1, 2, 3}, {0, 2, 3}]  # Top, which is no label, and A; the leaves are alone
+  assert groups == [{0, 1, 2, 3}, {0, 2, 3}]  # Top, which is not a label, and A
 
 
-def test_hierarchical_loss_is_that_of_the_highest_member():
+def test_hierarchical_loss_uses_the_highest_member():
   pairs = members(ontology_of(NODES), list("abcde"))
   tops = [[0, 1, 2, 3, 4], [0, 3, 4]]
   scores = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
@@ -70,7 +70,7 @@ def test_hierarchical_loss_is_that_of_the_highest_member():
   assert float(found) == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_terms_are_weighed_by_the_config():
+def test_terms_are_weighted_by_the_config():
   pairs = members(ontology_of(NODES), list("abcde"))
   relations = {"similarity": SIMILARITY, "members": pairs}
   config = ml_collections.ConfigDict({"laplacian": 0.5, "hierarchy": 2.0})
@@ -105,7 +105,7 @@ def test_a_run_trains_with_both_terms_and_goes_on(tmp_path):
   assert int(train(tiny_config(tmp_path, *changes, "optim.steps=3"), tmp_path / "run").step) == 3
 
 
-def test_another_ontology_is_refused(tmp_path):
+def test_another_ontology_is_rejected(tmp_path):
   (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
   changes = ("loss.hierarchy=1.0", f"graph.ontology={tmp_path}/ontology.json", "optim.steps=1")
   train(tiny_config(tmp_path, *changes), tmp_path / "run")

@@ -41,7 +41,7 @@ def test_schedules(schedule, warmup):
   assert (falling == 0).all() if schedule == "constant" else (falling < 0).all()
 
 
-def test_a_warmup_of_all_steps_and_a_decay_to_nothing():
+def test_a_warmup_of_all_steps_and_a_decay_to_zero():
   rate = learning_rate_schedule(config_of(learning_rate=1.0, warmup_steps=8, steps=8))
   np.testing.assert_allclose([rate(0), rate(4), rate(8)], [0, 0.5, 1])
   for schedule in ("cosine", "linear", "exponential"):
@@ -57,7 +57,7 @@ def test_unknown_schedule():
 
 
 def adam_by_hand(gradients, rates, b1=0.9, b2=0.999, eps=1e-8):
-  """The parameter, from 0, after each gradient."""
+  """Return the parameter, starting from 0, after each gradient."""
   value = first = second = np.zeros_like(gradients[0])
   values = []
   for t, (g, rate) in enumerate(zip(gradients, rates), 1):
@@ -71,7 +71,7 @@ def adam_by_hand(gradients, rates, b1=0.9, b2=0.999, eps=1e-8):
 def test_adam_and_clipping(clip_norm):
   gradients = [np.array([3.0, -4.0, 12.0]), np.array([0.1, 0.2, -0.2]), np.array([0.0, 5.0, 0.0])]
   adam = optimiser(config_of(learning_rate=0.1, schedule="linear", steps=10, clip_norm=clip_norm))
-  params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}  # the norm is that of all leaves together
+  params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}  # the norm is over all leaves
   state, found = adam.init(params), []
   for g in gradients:
     tree = {"a": jnp.asarray(g[:1]), "b": jnp.asarray(g[1:])}
@@ -88,14 +88,14 @@ def test_adam_and_clipping(clip_norm):
   [
     ([], 1),
     ([0.1, 0.2, 0.3, 0.4, 0.5], 1),
-    ([0.5, 0.4, 0.4], 1),  # two in a row without a new best
+    ([0.5, 0.4, 0.4], 1),  # two consecutive values without a new best
     ([0.5, 0.4, 0.4, 0.4], 0.9),
-    ([0.5, 0.5, 0.5, 0.5], 0.9),  # as good is not better
+    ([0.5, 0.5, 0.5, 0.5], 0.9),  # equal is not better
     ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4], 0.9),
     ([0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], 0.81),
-    ([0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 1),  # a new best begins the count anew
+    ([0.5, 0.4, 0.4, 0.6, 0.5, 0.5], 1),  # a new best restarts the count
     ([0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5], 0.81),
-    ([0.5, 0.1, 0.2, 0.3], 0.9),  # better than the last is not better than the best
+    ([0.5, 0.1, 0.2, 0.3], 0.9),  # better than the last value, but not than the best
     ([0.5, float("nan"), float("nan"), float("nan")], 0.9),
   ],
 )
@@ -109,7 +109,7 @@ def test_patience_of_one():
 
 
 def first_move(head, embedding, labels):
-  """Length of the label vectors and of what the first step of Adam adds to them, means."""
+  """Return the mean length of the label vectors and of their first update by Adam."""
   adam = optimiser(config_of(learning_rate=2e-3))
   params = head.init(jax.random.key(0), embedding)["params"]
 
@@ -124,8 +124,8 @@ def first_move(head, embedding, labels):
   return np.linalg.norm(before, axis=1).mean(), np.linalg.norm(after - before, axis=1).mean()
 
 
-def test_adam_moves_label_vectors_made_of_products_many_times_as_far_as_free_ones():
-  """Why `optim.head_factor` is there: at equal rates and equal lengths, about ten times."""
+def test_adam_moves_factored_label_vectors_much_further_than_free_ones():
+  """About ten times at equal rates and lengths, which is the reason for `optim.head_factor`."""
   random = np.random.default_rng(0)
   labels = (random.random((16, 26)) < 0.3).astype("f")
   embedding = np.abs(random.standard_normal((16, 128))).astype("f") / 2

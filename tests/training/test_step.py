@@ -1,4 +1,4 @@
-"""The training step and the scoring step on a small fixed batch."""
+"""Training step and scoring step on a small fixed batch."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def model_of(**changes):
 
 
 def fresh_state(model, learning_rate):
-  """Step 0 and its optimiser."""
+  """Return the state at step 0 and its optimiser."""
   adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
   compiled = jax.jit(
     lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), compiler_options=FAST_COMPILE
@@ -50,7 +50,7 @@ def float_batch():
 
 
 def byte_batch():
-  """The same clips as a store keeps them, in 255 parts of the range below each clip's peak."""
+  """Return the same clips in the uint8 format of a store: 255 steps below each clip's peak."""
   batch = float_batch()
   peak = batch["log_mel"].max(axis=(1, 2))
   below = (batch["log_mel"] - peak[:, None, None] + RANGE_DB) / RANGE_DB
@@ -58,7 +58,7 @@ def byte_batch():
 
 
 def compiled_step(model, adam, state, batch, augment):
-  """The training step over all devices, and its arguments placed there."""
+  """Return the training step over all devices, and its arguments placed on them."""
   mesh = data_mesh()
   config = ml_collections.ConfigDict(DEFAULTS["augment"] | augment)
   step = make_train_step(model, adam, mesh, normaliser=NORMALISER, augment_config=config, seed=0)
@@ -68,7 +68,7 @@ def compiled_step(model, adam, state, batch, augment):
 
 @pytest.fixture(scope="module")
 def plain():
-  """A step without chance: (compiled step, what makes the state before it anew, batch)."""
+  """Return a deterministic step: (compiled step, function that creates its state, batch)."""
   model = model_of(dropout={"block": 0.0, "pooled": 0.0, "embedding": 0.0})
   start, adam = fresh_state(model, 1e-2)
   kept = jax.device_get(start)
@@ -87,7 +87,7 @@ def test_loss_falls_on_a_fixed_batch(plain):
   assert int(state.step) == 40
 
 
-def test_the_state_is_given_up_and_the_batch_kept(plain):
+def test_the_state_is_donated_and_the_batch_is_not(plain):
   step, start, batch = plain
   state = start()
   new_state, _ = step(state, batch, 1.0)
@@ -106,7 +106,7 @@ def test_rate_factor_multiplies_the_update(plain):
     assert int(state.step) == 1
     assert measured["gradient_norm"] > 0
   assert all((x == 0).all() for x in jax.tree.leaves(moved[0.0]))
-  # Adam's first update is the learning rate in size.
+  # Adam's first update has the size of the learning rate.
   largest = max(np.abs(x).max() for x in jax.tree.leaves(moved[1.0]))
   assert largest == pytest.approx(1e-2, rel=1e-3)
   jax.tree.map(
@@ -116,7 +116,7 @@ def test_rate_factor_multiplies_the_update(plain):
   )
 
 
-def test_loss_and_gradient_norm_are_those_of_the_batch(plain):
+def test_loss_and_gradient_norm_of_the_batch(plain):
   step, start, batch = plain
   model = model_of(dropout={"block": 0.0, "pooled": 0.0, "embedding": 0.0})
   state = jax.device_get(start())
@@ -130,7 +130,7 @@ def test_loss_and_gradient_norm_are_those_of_the_batch(plain):
   by_hand = -np.where(labels, np.log(scores), np.log(1 - scores)).mean()
   assert float(measured["loss"]) == pytest.approx(by_hand, rel=1e-5)
   assert float(binary_cross_entropy(logits, labels)) == pytest.approx(by_hand, rel=1e-5)
-  # Adam's first moment is a tenth of the first gradient.
+  # Adam's first moment is 0.1 times the first gradient.
   moment = optax.tree.norm(optax.tree.get(after.opt_state, "mu"))
   assert float(measured["gradient_norm"]) == pytest.approx(10 * float(moment), rel=1e-4)
 
@@ -146,7 +146,7 @@ def test_bfloat16_from_bytes_with_everything_on():
     state, measured = step(state, batch, 1.0)
     losses.append(float(measured["loss"]))
   assert np.isfinite(losses).all()
-  assert len(set(losses)) == 5  # other random numbers at every step
+  assert len(set(losses)) == 5  # different random numbers at every step
   leaves = jax.tree.leaves(state.variables)
   assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
   assert all(np.isfinite(x).all() for x in leaves)
@@ -180,7 +180,7 @@ def test_scores_are_sigmoids_of_the_logits():
   np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.float64(logits))), rtol=1e-4, atol=1e-7)
 
 
-def test_initial_state_follows_the_seed():
+def test_initial_state_depends_on_the_seed():
   model = model_of()
   adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"]))
   make = jax.jit(

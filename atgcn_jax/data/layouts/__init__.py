@@ -1,1 +1,1 @@
-"""The layouts in which sound and labels are found, each listed as the same plain data."""
+"""Readers of data set layouts. Each returns the clips and their labels as a `Listing`."""

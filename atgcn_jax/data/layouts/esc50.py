@@ -1,4 +1,4 @@
-"""ESC-50 and ESC-10 as they are downloaded, with AudioSet's labels."""
+"""ESC-50 and ESC-10 in their published layout, with AudioSet labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 
 COLUMNS = ("filename", "fold", "category", "esc10")
 
-# The nearest label of AudioSet for each category. It has none for a washing machine, which is a
-# mechanism, for a can, which bursts open, and for drinking, which is a liquid's sound.
+# The nearest AudioSet label of each category. AudioSet has no label for a washing machine (mapped
+# to mechanisms), opening a can (mapped to burst) or drinking (mapped to liquid).
 LABELS = {
   "dog": "/m/05tny_",
   "rooster": "/m/07qn5dc",
@@ -80,16 +80,20 @@ def list_esc50(
   *,
   esc10: bool,
 ) -> Listing:
-  """The recordings of ESC-50, each with AudioSet's label of its category and that one's ancestors.
+  """List the recordings of ESC-50, with the AudioSet label of the category and its ancestors.
 
   Args:
-    audio: the folder with `meta/esc50.csv` and `audio/`.
-    vocabulary: ancestors that are not in it are left out.
-    esc10: only those of ESC-10.
-  Raises:
-    UserError: the table cannot be used, or a category's label is not in the vocabulary.
+    audio: Folder with `meta/esc50.csv` and `audio/`.
+    settings: Front end that the clips are loaded for.
+    vocabulary: Labels of the listing. Ancestors that are not in it are left out.
+    ontology: AudioSet ontology.
+    esc10: Whether to list only the recordings of ESC-10.
 
-  Source: K. J. Piczak, ESC: Dataset for Environmental Sound Classification.
+  Raises:
+    UserError: If the table cannot be used, or the label of a category is not in the vocabulary.
+
+  Source:
+    K. J. Piczak, ESC: Dataset for Environmental Sound Classification.
   """
   check_audio_folder(audio)
   table, root = os.path.join(audio, "meta", "esc50.csv"), os.path.join(audio, "audio")
@@ -101,26 +105,28 @@ def list_esc50(
   def rows() -> Iterator[Row]:
     for number, (name, fold, category, in_esc10) in _table(table):
       if category not in widened:
-        raise UserError(f"{table}, line {number}: no category {category!r} in ESC-50; mend the row")
+        raise UserError(f"{table}, line {number}: no category {category!r} in ESC-50; fix the row")
       if not esc10 or in_esc10 == "True":
         yield Row(name, fold, name, widened[category], f"{table}, line {number}")
 
   listing = make_listing(rows(), vocabulary, functools.partial(load_file, root, settings), root)
   if not listing.clip_ids:
-    raise UserError(f"{table}: names no recording; give the folder of ESC-50 to --audio")
+    raise UserError(f"{table}: lists no recording; give the folder of ESC-50 to --audio")
   return listing
 
 
 def _table(path: str) -> Iterator[tuple[int, list[str]]]:
-  """The rows of a table with a header: line numbers and the columns COLUMNS."""
+  """Yield the line number and the columns COLUMNS of each row."""
   reader = csv.DictReader(text_lines(path), strict=True)
   try:
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-      raise UserError(f"{path}: no column {', '.join(missing)}; give ESC-50's own meta/esc50.csv")
+      raise UserError(
+        f"{path}: no column {', '.join(missing)}; use the original meta/esc50.csv of ESC-50"
+      )
     for row in reader:
       fields = [row[name] for name in COLUMNS]
       if None in fields:
-        raise UserError(f"{path}, line {reader.line_num}: is cut short; fetch the file again")
+        raise UserError(f"{path}, line {reader.line_num}: is cut short; download the file again")
       yield reader.line_num, fields
   except csv.Error as error:
-    raise UserError(f"{path}: not CSV ({error}); fetch the file again") from None
+    raise UserError(f"{path}: not CSV ({error}); download the file again") from None

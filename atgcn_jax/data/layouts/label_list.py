@@ -1,4 +1,4 @@
-"""A CSV of sound files with folds and label ids: `filename,fold,positive_labels`."""
+"""CSV label list of sound files with folds and label ids: `filename,fold,positive_labels`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORM = ", ".join(COLUMNS)
 
 
 class LabelledFile(NamedTuple):
-  """A file of a label list."""
+  """One file of a label list."""
 
   filename: str
   fold: str
@@ -45,10 +45,16 @@ def list_labelled(
   settings: Frontend,
   vocabulary: Vocabulary | None,
 ) -> Listing:
-  """The files that a label list names in a folder; a file that is not there fails when loaded.
+  """List the files of a label list in a folder. A file that does not exist fails when loaded.
+
+  Args:
+    audio: Folder of the files.
+    labels: Path of the label list.
+    settings: Front end that the clips are loaded for.
+    vocabulary: Labels of the listing. Defaults to the sorted label ids of the list.
 
   Raises:
-    UserError: for a folder or list that cannot be used.
+    UserError: If the folder or the list cannot be used.
   """
   root = str(check_audio_folder(audio))
   return listed(labels, vocabulary, functools.partial(load_file, root, settings), root)
@@ -60,7 +66,14 @@ def listed(
   load: Callable[[str], Clip],
   root: str,
 ) -> Listing:
-  """The files that a label list names, wherever `load` takes them from; see `list_labelled`."""
+  """List the files of a label list with a custom loader; see `list_labelled`.
+
+  Args:
+    labels: Path of the label list.
+    vocabulary: Labels of the listing. Defaults to the sorted label ids of the list.
+    load: Function that loads the clip of a file name.
+    root: Folder of the files, or a description of their origin.
+  """
   files = read_label_list(labels, root)
   if vocabulary is None:
     _check_ids(files, labels)
@@ -72,21 +85,23 @@ def listed(
 
 
 def read_label_list(path: str | os.PathLike, root: str = "") -> list[LabelledFile]:
-  """The files of a label list, each once; of several rows the labels are joined, with a warning.
+  """Read the files of a label list.
 
-  Blanks around fields and labels, the case of column names, other columns and empty rows do not
-  matter.
+  If a file has several rows, their labels are joined, with a warning. Blanks around fields and
+  labels, the case of column names, other columns and empty rows are ignored.
 
   Args:
-    root: the folder of the files, where a name may be absolute.
+    path: Path of the label list.
+    root: Folder of the files. An absolute name in this folder equals the relative name.
+
   Raises:
-    UserError: for a missing file or column, a row without name or fold, a file in two folds, or a
-      list of none.
+    UserError: If the list or a column is missing, a row has no name or fold, a file is in two
+      folds, or the list is empty.
   """
   files: list[LabelledFile] = []
   lines, joined = array.array("q"), []
   positions: dict[str, int] = {}
-  known: dict[str, str] = {}  # one string a fold or label
+  known: dict[str, str] = {}  # one shared string per fold or label, to save memory
   top = os.path.join(os.path.abspath(root), "")
   for line, name, fold, ids in _rows(path):
     key = os.path.normpath(name).removeprefix(top)
@@ -106,18 +121,18 @@ def read_label_list(path: str | os.PathLike, root: str = "") -> list[LabelledFil
     first.labels.extend(label for label in labels if label not in first.labels)
     joined.append(name)
   if not files:
-    raise UserError(f"{path}: names no file; add a row a sound file")
+    raise UserError(f"{path}: lists no file; add one row for each sound file")
   if joined:
     what = "1 row names" if len(joined) == 1 else f"{len(joined)} rows name"
     warnings.warn(
-      f"{path}: {what} a file again, such as {joined[0]}; the labels of its rows are joined",
+      f"{path}: {what} a file again, such as {joined[0]}; the labels of the rows are joined",
       stacklevel=2,
     )
   return files
 
 
 def _rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str, list[str]]]:
-  """The rows of a label list: line number, file name, fold and label ids, trimmed."""
+  """Yield the line number, file name, fold and label ids of each row, without blanks around."""
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
@@ -132,12 +147,12 @@ def _rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str, list[str]]]:
           continue  # an empty row
         where = f"{path}: line {reader.line_num}"
         if None in (name, fold, ids) or None in row or "\n" in name:
-          raise UserError(f"{where}: not {FORM}; give three fields, quote the ids")
+          raise UserError(f"{where}: not {FORM}; write three fields and quote the label ids")
         name, fold = name.strip(), fold.strip()
         if not name or name in EMPTY:
-          raise UserError(f"{where}: no filename; write the file that the row is about")
+          raise UserError(f"{where}: no filename; add the name of the sound file")
         if not fold or fold in EMPTY:
-          raise UserError(f"{where}: {name} has no fold; write one, such as train or 1")
+          raise UserError(f"{where}: {name} has no fold; add one, such as train or 1")
         labels = (label.strip() for label in ids.split(","))
         yield reader.line_num, name, fold, list(dict.fromkeys(filter(None, labels)))
   except FileNotFoundError:
@@ -149,10 +164,10 @@ def _rows(path: str | os.PathLike) -> Iterator[tuple[int, str, str, list[str]]]:
 
 
 def _name_columns(path: str | os.PathLike, reader: csv.DictReader) -> None:
-  """Give the columns of a label list their names in COLUMNS, whatever their case and blanks.
+  """Set the column names to those of COLUMNS, ignoring case and blanks.
 
   Raises:
-    UserError: for a missing or repeated column.
+    UserError: If a column is missing or repeated.
   """
   header = [name.strip() for name in reader.fieldnames or ()]
   names = [name.lower() if name.lower() in COLUMNS else name for name in header]
@@ -168,24 +183,24 @@ def _name_columns(path: str | os.PathLike, reader: csv.DictReader) -> None:
 
 
 def _check_ids(files: list[LabelledFile], path: str | os.PathLike) -> None:
-  """Refuse ids that can hardly be labels, of a list without a vocabulary.
+  """Reject implausible label ids in a list without a vocabulary.
 
   Raises:
-    UserError: naming the first.
+    UserError: If there is such an id; names the first one.
   """
   for name, _, labels in files:
     for label in labels:
       if fault := misread(label):
         raise UserError(
-          f"{path}: {name}: label {label!r}: {fault}, or give the vocabulary that has this label"
+          f"{path}: {name}: label {label!r}: {fault}, or give a vocabulary that has this label"
         )
 
 
 def _doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
-  """Remarks on folds and labels that may be mistakes."""
+  """Yield remarks about folds and labels that may be mistakes."""
   folds, labels = sorted(set(folds)), sorted(labels)
   if decimal := [fold for fold in folds if re.fullmatch(r"\d+\.0", fold)]:
-    yield f"folds are {', '.join(decimal[:3])}; write whole numbers, or name them so in settings"
+    yield f"folds are {', '.join(decimal[:3])}; write integers, or use these names in the config"
   for what, words in (("folds", folds), ("labels", labels)):
     first: dict[str, str] = {}
     for word in words:
@@ -194,17 +209,22 @@ def _doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
   known = set(labels)
   for label in labels:
     if len(parts := label.split()) > 1 and known.issuperset(parts):
-      yield f"{label!r} counts as one label; write commas if it is {len(parts)}"
+      yield f"{label!r} counts as one label; separate with commas if it is {len(parts)} labels"
 
 
 def check_files(audio: pathlib.Path, listed: list[LabelledFile], labels: str | os.PathLike) -> None:
-  """Refuse a folder that lacks a file of the list.
+  """Check that a folder contains all files of a label list.
+
+  Args:
+    audio: Folder of the files.
+    listed: Files of the label list.
+    labels: Path of the label list, for the message.
 
   Raises:
-    UserError: naming it.
+    UserError: If a file is missing; names the first one.
   """
   check_audio_folder(audio)
   for row in listed:
     if not (audio / row.filename).is_file():
       hint = nearby.hint(audio, row.filename) or "add it or remove the row"
-      raise UserError(f"{audio / row.filename}: no such file, though {labels} names it; {hint}")
+      raise UserError(f"{audio / row.filename}: no such file, but {labels} lists it; {hint}")

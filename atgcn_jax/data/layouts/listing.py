@@ -1,4 +1,4 @@
-"""What is to be stored: clips by id, with folds and labels, and how each is loaded."""
+"""Listing of the clips to store: ids, folds, labels, and a function that loads each clip."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 NOT_THERE = "not there"
-SHOWN = 3  # broken rows that are told one by one
+SHOWN = 3  # maximum number of examples in a message
 
 
 class Clip(NamedTuple):
-  """A loaded clip.
+  """Loaded clip.
 
-  `sound` is a waveform float32[S] at the front end's rate, or its log-mel float32[T, F]; `seconds`
-  and `rate_hz` are those of the source, NaN and 0 where they are not known. `findings` says what is
-  wrong with the sound, None where that is not known.
+  Attributes:
+    sound: Waveform float32[S] at the front end's rate, or log-mel float32[T, F].
+    seconds: Length of the source, NaN if unknown.
+    rate_hz: Sample rate of the source, 0 if unknown.
+    findings: Faults of the sound, None if unknown.
   """
 
   sound: np.ndarray
@@ -41,7 +43,7 @@ class Clip(NamedTuple):
 
 
 class Row(NamedTuple):
-  """A clip as a layout lists it; `where` names its place for messages."""
+  """Row of a layout: one clip. `where` is its position in the source, for messages."""
 
   clip_id: str
   fold: str
@@ -52,13 +54,22 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """N clips: `load(sources[i])` is the i-th, which is called `clip_ids[i]`.
+  """Listing of N clips.
 
-  Its labels are `label_indices[label_offsets[i]:label_offsets[i + 1]]`, positions in `vocabulary`.
-  `load` is picklable; it raises for a source that cannot be read. `root` is the folder that the
-  sources are in, or what else they come from. `absent` are (file, reason) known not to be there,
-  `unreadable` known to be of no use, `remarks` lines for the user. `normaliser` float32[2, F] came
-  with the clips.
+  Attributes:
+    clip_ids: Id of each clip.
+    folds: Fold of each clip.
+    sources: Argument of `load` for each clip.
+    label_offsets: int64[N + 1]. Clip i has the labels
+      `label_indices[label_offsets[i]:label_offsets[i + 1]]`.
+    label_indices: int32, positions in `vocabulary`.
+    vocabulary: Labels of the clips.
+    load: Picklable function that loads the clip of a source and raises if it cannot be read.
+    root: Folder of the sources, or a description of their origin.
+    absent: (file, reason) for each file that is known to be missing.
+    unreadable: (file, reason) for each file that is known to be unusable.
+    remarks: Lines for the user.
+    normaliser: float32[2, F], mean and deviation of each band that were delivered with the clips.
   """
 
   clip_ids: list[str]
@@ -78,21 +89,25 @@ class Listing:
 def make_listing(
   rows: Iterable[Row], vocabulary: Vocabulary | None, load: Callable[[str], Clip], root: str
 ) -> Listing:
-  """The listing of rows, which are taken one at a time.
+  """Build a listing from rows, which are consumed one at a time.
 
   Args:
-    vocabulary: without one the label ids of the rows, sorted, are it.
+    rows: The clips.
+    vocabulary: Labels of the listing. Defaults to the sorted label ids of the rows.
+    load: `Listing.load`.
+    root: `Listing.root`.
+
   Raises:
-    UserError: a label is not in the vocabulary.
+    UserError: If a label is not in the vocabulary.
   """
   clip_ids, folds, sources = [], [], []
   offsets, indices = array.array("q", [0]), array.array("i")
-  known_folds: dict[str, str] = {}  # one string a fold
+  known_folds: dict[str, str] = {}  # one shared string per fold, to save memory
   met: dict[str, int] = {}
   for row in rows:
     clip_ids.append(row.clip_id)
     folds.append(known_folds.setdefault(row.fold, row.fold))
-    # A string of its own would be as large again.
+    # Share one string if both are equal, to save memory.
     sources.append(row.clip_id if row.source == row.clip_id else row.source)
     if vocabulary is None:
       indices.extend(met.setdefault(label, len(met)) for label in row.labels)
@@ -111,7 +126,7 @@ def make_listing(
 
 
 def used_only(listing: Listing) -> Listing:
-  """The listing without the labels of its vocabulary that no clip has."""
+  """Return the listing without the labels that no clip has."""
   used, numbers = np.unique(listing.label_indices, return_inverse=True)
   return dataclasses.replace(
     listing,
@@ -121,7 +136,7 @@ def used_only(listing: Listing) -> Listing:
 
 
 def arrays_of(listing: Listing | ClipStore) -> dict[str, np.ndarray]:
-  """What a store holds of its clips, by name, besides what is found when they are loaded."""
+  """Return the small arrays of a store that are known before the clips are loaded, by name."""
   arrays = {
     "label_offsets": listing.label_offsets,
     "label_indices": listing.label_indices,
@@ -132,7 +147,12 @@ def arrays_of(listing: Listing | ClipStore) -> dict[str, np.ndarray]:
 
 
 def only(arrays: dict[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
-  """Of `arrays_of` N clips those of the clips for which `kept` bool[N] is true."""
+  """Select clips from the result of `arrays_of`.
+
+  Args:
+    arrays: Result of `arrays_of` for N clips.
+    kept: bool[N], true for the clips to select.
+  """
   counts = np.diff(arrays["label_offsets"])
   return arrays | {
     "label_offsets": np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
@@ -143,7 +163,7 @@ def only(arrays: dict[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarra
 
 
 def first_of_each(rows: Iterable[Row], repeated: collections.Counter[str]) -> Iterator[Row]:
-  """The rows without those whose id came before, which are counted by id."""
+  """Yield the first row of each clip id, and count the further rows by id in `repeated`."""
   seen: set[str] = set()
   for row in rows:
     if row.clip_id in seen:
@@ -154,20 +174,25 @@ def first_of_each(rows: Iterable[Row], repeated: collections.Counter[str]) -> It
 
 
 def told_repeats(where: object, repeated: collections.Counter[str]) -> list[str]:
-  """The remark on ids that came more than once, if any."""
+  """Return a remark about repeated ids; an empty list if there are none.
+
+  Args:
+    where: Start of the remark, such as the name of a file or option.
+    repeated: Number of left-out rows for each repeated id.
+  """
   if not repeated:
     return []
   shown = ", ".join(list(repeated)[:SHOWN])
   return [
-    f"{where}: {repeated.total()} rows repeat an id and are left out, the first kept: {shown}"
+    f"{where}: {repeated.total()} rows repeat an id and are left out (the first is used): {shown}"
   ]
 
 
 def load_file(folder: str, settings: Frontend, filename: str) -> Clip:
-  """The sound file of a folder, at the front end's rate.
+  """Load a sound file of a folder, at the front end's sample rate.
 
   Raises:
-    UserError: it cannot be read; for a missing file with the name that may be meant.
+    UserError: If the file cannot be read. For a missing file, suggests a similar name.
   """
   path = pathlib.Path(folder) / filename
   try:
@@ -179,16 +204,18 @@ def load_file(folder: str, settings: Frontend, filename: str) -> Clip:
 
 
 def loaded(source: Source, settings: Frontend) -> Clip:
-  """As `load_file`, of a path or the bytes of a file."""
+  """Load a clip from a path or from the bytes of a file; see `load_file`."""
   with decoding.open_sound(source) as sound:
     return clip_of(sound, settings)
 
 
 def clip_of(sound: decoding.Sound, settings: Frontend) -> Clip:
-  """The first clip length of a sound, at the front end's rate; the rest is decoded, not kept.
+  """Return the first clip length of a sound, at the front end's sample rate.
+
+  The rest of the sound is decoded, to measure its length and to check it, and discarded.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: If the sound cannot be read.
   """
   read = 0
 
@@ -198,22 +225,22 @@ def clip_of(sound: decoding.Sound, settings: Frontend) -> Clip:
       read += len(block)
       yield block
 
-  blocks, kept, length = counted(), [], 0
+  blocks, pieces, length = counted(), [], 0
   for piece in resampled(sound._replace(blocks=blocks), settings.sample_rate).blocks:
-    kept.append(piece[: settings.samples - length])
+    pieces.append(piece[: settings.samples - length])
     length += len(piece)
     if length >= settings.samples:
       break
   for _ in blocks:
     pass
-  return Clip(np.concatenate(kept), read / sound.rate, sound.rate, sound.findings)
+  return Clip(np.concatenate(pieces), read / sound.rate, sound.rate, sound.findings)
 
 
 def check_audio_folder(audio: str | os.PathLike) -> pathlib.Path:
-  """The folder of `--audio`.
+  """Return the folder of `--audio` as a path.
 
   Raises:
-    UserError: it is not there, cannot be read or is empty.
+    UserError: If the folder does not exist, cannot be read or is empty.
   """
   audio = pathlib.Path(audio)
   if not audio.is_dir():
@@ -231,16 +258,21 @@ def check_audio_folder(audio: str | os.PathLike) -> pathlib.Path:
 
 
 def fold_of(path: str | os.PathLike, fold: str | None) -> str:
-  """The fold of a file of many clips: as given, or as its name or its folder's says.
+  """Return the fold of all clips of a file.
+
+  Args:
+    path: Path of the file.
+    fold: The fold, if the user gave one. Otherwise the name of the file or its folder determines
+      the fold: `train`, `validation` or `eval`.
 
   Raises:
-    UserError: neither says.
+    UserError: If no fold is given and neither name determines it.
   """
   if fold:
     return fold
   path = pathlib.Path(path)
   for name in (path.name.lower(), path.absolute().parent.name.lower()):
-    for part, told in (("valid", "validation"), ("eval", "eval"), ("train", "train")):
+    for part, named in (("valid", "validation"), ("eval", "eval"), ("train", "train")):
       if part in name:
-        return told
-  raise UserError(f"{path}: its name does not say train, valid or eval; give its clips a --fold")
+        return named
+  raise UserError(f"{path}: its name does not contain train, valid or eval; give --fold")

@@ -1,4 +1,4 @@
-"""The file of a folder that a name which is not there may stand for."""
+"""Suggestions for file names that do not exist."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from atgcn_jax.audio.folders import SOUNDS
 
 
 def hint(folder: str | os.PathLike, filename: str) -> str:
-  """Return what to do about a file that is not there; empty if it is, or if nothing is like it.
+  """Return a hint for a file that does not exist.
 
-  What is like it has another case or the suffix of a sound file, lacks leading folders, or has `/`
-  where the name has a backslash.
+  A similar file differs in case, has or lacks a suffix of sound files, lacks leading folders, or
+  has `/` in place of a backslash.
+
+  Args:
+    folder: Folder of the file.
+    filename: Path of the file in `folder`.
+
+  Returns:
+    The hint. Empty if the file exists or if no similar file exists.
   """
   path = os.path.join(folder, filename)
   if os.path.islink(path) and not os.path.exists(path):
-    return f"it is a link to {os.readlink(path)}, which is not there"
+    return f"it is a link to {os.readlink(path)}, which does not exist"
   if os.path.exists(path):
     return ""
   parts = [part for part in filename.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -37,7 +44,7 @@ def _with_suffix(name: str) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def _names(folder: str) -> Mapping[str, str]:
-  """The names in a folder by how they are compared; none if it cannot be read."""
+  """Return the names in a folder, keyed by their case-folded form; empty if it is unreadable."""
   try:
     return {name.casefold(): name for name in sorted(os.listdir(folder), reverse=True)}
   except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Waveforms packed into HDF5 files as PANNs pack them: `audio_name`, `waveform`, `target`."""
+"""Waveforms in HDF5 files packed by PANNs: `audio_name`, `waveform`, `target`."""
 
 from __future__ import annotations
 
@@ -30,26 +30,30 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 
 KEYS = ("audio_name", "waveform", "target")
 SUFFIXES = (".h5", ".hdf5")
-CLIP_SECONDS = 10.0  # what PANNs cut or pad every clip to
-BLOCK = 1024  # rows of names and targets read at a time
+CLIP_SECONDS = 10.0  # length to which PANNs cut or pad each clip
+BLOCK = 1024  # number of rows of names and targets that are read at a time
 
 
 def list_packed(
   audio: Sequence[str], settings: Frontend, vocabulary: Vocabulary, fold: str | None
 ) -> Listing:
-  """The clips of packed HDF5 files, under the names that they have there.
+  """List the clips of packed HDF5 files. Clip ids are the names in the files.
 
-  A row without a name, whose sound PANNs did not find, is `absent`; a file that is not of this kind
-  is `unreadable`; a name that comes again is left out and counted.
+  A row without a name, whose sound PANNs did not find, is `absent`. A file with another layout is
+  `unreadable`. A repeated name is left out and counted.
 
   Args:
-    audio: files, or folders of them.
-    vocabulary: the labels of the columns of `target`, in order.
-    fold: of all clips; by default `train`, `validation` or `eval` after the name of the file.
-  Raises:
-    UserError: no file is of this kind.
+    audio: Files, or folders of files.
+    settings: Front end that the clips are loaded for.
+    vocabulary: Labels of the columns of `target`, in order.
+    fold: Fold of all clips. Defaults to `train`, `validation` or `eval`, taken from the name of
+      the file.
 
-  Source: PANNs' `pack_waveforms_to_hdf5`.
+  Raises:
+    UserError: If no file has this layout.
+
+  Source:
+    `pack_waveforms_to_hdf5` of PANNs.
   """
   paths = packed_files(audio, SUFFIXES)
   absent: list[tuple[str, str]] = []
@@ -70,7 +74,7 @@ def list_packed(
   if not listing.clip_ids and unreadable:
     raise UserError(f"{unreadable[0][0]}: {unreadable[0][1]}; give PANNs' packed files to --audio")
   if not listing.clip_ids:
-    raise UserError(f"{paths[0]}: holds no clip; give PANNs' packed files to --audio")
+    raise UserError(f"{paths[0]}: contains no clip; give PANNs' packed files to --audio")
   listing.absent.extend(absent)
   listing.unreadable.extend(unreadable)
   listing.remarks.extend(told_repeats("--audio", repeated))
@@ -78,10 +82,14 @@ def list_packed(
 
 
 def packed_files(audio: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
-  """The files of `--audio`, those of its folders with these endings in order.
+  """Return the files of `--audio`. Folders are replaced by their files with given suffixes.
+
+  Args:
+    audio: Files and folders.
+    suffixes: Suffixes of the files to find in folders.
 
   Raises:
-    UserError: there is none, or a folder in them cannot be read.
+    UserError: If there is no file, a path does not exist, or a subfolder cannot be read.
   """
   paths = []
   for place in map(pathlib.Path, audio):
@@ -92,23 +100,23 @@ def packed_files(audio: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
     for name, reason in found.faults if found else ():
       raise UserError(f"{place / name}: is {reason}; restore it or remove it")
   if not paths:
-    raise UserError(f"{audio[0]}: holds no {suffixes[0]} file; give a folder of them to --audio")
+    raise UserError(f"{audio[0]}: contains no {suffixes[0]} file; give a folder of them to --audio")
   return paths
 
 
 def load_packed(settings: Frontend, source: str) -> Clip:
-  """A row of a packed file, `PATH:ROW`, at the front end's rate.
+  """Load a row of a packed file, given as `PATH:ROW`, at the front end's sample rate.
 
   Raises:
-    OSError: it cannot be read.
-    ValueError: its samples are not finite or above `findings.LOUDEST`.
+    OSError: If the file cannot be read.
+    ValueError: If a sample is not finite or exceeds `findings.LOUDEST`.
   """
   path, _, row = source.rpartition(":")
   file = _opened(path)
   waveform, rate = hdf5.plain_dataset(file, "waveform")[int(row)], sample_rate(file)
   if waveform.dtype.kind == "i":
     waveform = waveform / np.float32(np.iinfo(waveform.dtype).max)
-  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+  with np.errstate(over="ignore"):  # Values outside float32 become infinite, which is an error.
     waveform = waveform.astype(np.float32)
   if (bad := first_unusable(waveform)) is not None:
     raise ValueError(f"a sample is {fault_of(waveform[bad])}")
@@ -119,9 +127,12 @@ def load_packed(settings: Frontend, source: str) -> Clip:
 
 
 def sample_rate(file: h5py.File) -> int:
-  """The rate of a packed file's waveforms, in Hz: as it says, or as clips of 10 s have it."""
-  told = hdf5.attribute(file, "sample_rate")
-  return round(file["waveform"].shape[1] / CLIP_SECONDS) if told is None else int(told)
+  """Return the sample rate of a packed file in Hz.
+
+  The rate is the attribute `sample_rate`. Without it, clips are assumed to be 10 s long.
+  """
+  rate = hdf5.attribute(file, "sample_rate")
+  return round(file["waveform"].shape[1] / CLIP_SECONDS) if rate is None else int(rate)
 
 
 @functools.lru_cache(maxsize=4)
@@ -130,16 +141,20 @@ def _opened(path: str) -> h5py.File:
 
 
 def _check(file: h5py.File, labels: int) -> None:
-  """Raises ValueError saying what is wrong with a file's keys and shapes."""
+  """Check the keys and shapes of a file.
+
+  Raises:
+    ValueError: If a key is missing or a shape is wrong.
+  """
   if missing := [key for key in KEYS if key not in file]:
-    raise ValueError(f"has no {', '.join(missing)}, but {', '.join(file) or 'no keys'}")
+    raise ValueError(f"has no {', '.join(missing)}; it has {', '.join(file) or 'no keys'}")
   names, waveform, target = (hdf5.plain_dataset(file, key) for key in KEYS)
   if names.ndim != 1 or waveform.ndim != 2 or not waveform.shape[1] or target.ndim != 2:
-    raise ValueError("its audio_name, waveform and target are not [N], [N, samples], [N, labels]")
+    raise ValueError("audio_name, waveform and target must be [N], [N, samples] and [N, labels]")
   if not len(names) == len(waveform) == len(target):
     raise ValueError(f"{len(names)} names, {len(waveform)} waveforms and {len(target)} targets")
   if target.shape[1] != labels:
-    raise ValueError(f"targets of {target.shape[1]} labels, the vocabulary has {labels}")
+    raise ValueError(f"target has {target.shape[1]} labels, but the vocabulary has {labels}")
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""AudioSet segment lists with a folder of clips that are named by YouTube id."""
+"""AudioSet segment lists with a folder of clips named by YouTube id."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
 from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
-FORMATS = folders.SOUNDS + folders.OTHERS  # a clip is taken in the first of these
-# ID, YID, or either with _START or _START_END, where - may stand for _. An id has 11 characters,
-# also - and _, and may begin with Y.
+FORMATS = folders.SOUNDS + folders.OTHERS  # in order of preference, if a clip has several files
+# ID or YID, optionally with _START or _START_END, where the separator may also be -. An id has 11
+# characters, which may include - and _, and may begin with Y.
 NAME = re.compile(r"Y?([\w-]{11})(?:[_-](\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII)
 
 
@@ -40,18 +40,23 @@ def list_segments(
   vocabulary: Vocabulary | None,
   fold: str | None,
 ) -> Listing:
-  """The clips of AudioSet segment lists that are in a folder or below it, under their YouTube ids.
+  """List the clips of AudioSet segment lists in a folder and its subfolders.
 
-  A file whose name has a start, in seconds or milliseconds, is the clip with this start, any other
-  the first clip with its id. A further clip with the same id is called `ID_START`. Broken rows and
-  clips with the same id that have no file of their own are left out and counted; a clip that is
-  not in the folder is `absent`.
+  The clip id is the YouTube id. A file name with a start, in seconds or milliseconds, matches the
+  clip with that start. A file name without a start matches the first clip with its id. A further
+  clip with the same id gets the id `ID_START`. Broken rows, and further clips with the same id and
+  no matching file, are left out and counted. A clip that is not in the folder is `absent`.
 
   Args:
-    lists: in the official format, also as .gz.
-    fold: of all clips; by default `train` or `eval` after the name of the list.
+    audio: Folder of the clips.
+    lists: Segment lists in the official format, optionally as .gz.
+    settings: Front end that the clips are loaded for.
+    vocabulary: Labels of the listing. Defaults to the sorted label ids of the lists.
+    fold: Fold of all clips. Defaults to `train`, `validation` or `eval`, taken from the name of
+      the list.
+
   Raises:
-    UserError: a list cannot be read or holds no segment, or the folder none of its clips.
+    UserError: If a list cannot be read or has no segment, or the folder has none of the clips.
   """
   root = str(check_audio_folder(audio))
   folds = [fold_of(path, fold) for path in lists]
@@ -68,7 +73,7 @@ def list_segments(
         where = f"{path}: {segment.clip_id}"
         yield Row(segment.clip_id, fold, f"{segment.start:.3f}", segment.labels, where)
 
-  def those_there() -> Iterator[Row]:
+  def present_rows() -> Iterator[Row]:
     seen: set[str] = set()
     for row in rows():
       start, again = float(row.source), row.clip_id in seen
@@ -84,11 +89,11 @@ def list_segments(
         absent.append((row.clip_id, NOT_THERE))
 
   load = functools.partial(load_file, root, settings)
-  listing = make_listing(those_there(), vocabulary, load, root)
+  listing = make_listing(present_rows(), vocabulary, load, root)
   if not listing.clip_ids:
-    instead = f" but, for example, {one_line(example)}" if example else ""
+    instead = f", but files such as {one_line(example)}" if example else ""
     raise UserError(
-      f"{root}: holds none of the {len(absent)} clips of {lists[0]}, such as {absent[0][0]}.wav"
+      f"{root}: contains none of the {len(absent)} clips of {lists[0]}, such as {absent[0][0]}.wav"
       f"{instead}; give the folder of clips named by YouTube id to --audio"
     )
   listing.absent.extend(absent)
@@ -98,12 +103,14 @@ def list_segments(
 
 
 def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[Segment]:
-  """The good rows of a segment list, one at a time; `counts.read_segments` takes it as a whole.
+  """Yield the valid rows of a segment list; `counts.read_segments` reads a complete list.
 
   Args:
-    remarks: gets a line on the broken rows, if any: how many, and what is wrong with the first.
+    path: Path of the list.
+    remarks: If rows are broken, a line with their number and the first faults is appended.
+
   Raises:
-    UserError: the file cannot be read, or holds no segment.
+    UserError: If the file cannot be read or has no segment.
   """
   good = broken = 0
   shown = []
@@ -122,14 +129,18 @@ def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[S
       good += 1
       yield segment._replace(labels=list(dict.fromkeys(segment.labels)))
   if not good:
-    told = f" ({shown[0]})" if shown else ""
-    raise UserError(f"{path}: holds no segment{told}; write rows of {SEGMENT_FORM}")
+    reason = f" ({shown[0]})" if shown else ""
+    raise UserError(f"{path}: contains no segment{reason}; write rows of {SEGMENT_FORM}")
   if broken:
     remarks.append(f"{path}: {broken} broken rows are left out; {'; '.join(shown)}")
 
 
 def _clips_by_name(paths: Iterable[str]) -> dict[str, tuple[int, str]]:
-  """The best file of each clip: YouTube id, with the start where the name has it, to its path."""
+  """Map each clip, by YouTube id and the start in the file name if any, to its preferred file.
+
+  Returns:
+    A dict from the key to (position of the file format in FORMATS, path).
+  """
   found: dict[str, tuple[int, str]] = {}
   for path in paths:
     stem, suffix = os.path.splitext(os.path.basename(path))

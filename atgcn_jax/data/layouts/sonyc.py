@@ -1,4 +1,4 @@
-"""SONYC-UST: its table of annotations, coarse and fine labels, and its folder of recordings."""
+"""SONYC-UST: a table of annotations with coarse and fine labels, and a folder of recordings."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from atgcn_jax.labels.vocabulary import Vocabulary
 COLUMNS = ("split", "audio_filename", "annotator_id")
 PRESENCE = re.compile(r"((\d+(?:-[\dX]+)?)_(.+))_presence")
 FOLDS = {"validate": "validation"}
-AGREED = 0  # annotator_id of what the experts agreed on
+AGREED = 0  # annotator_id of the rows that the experts agreed on
 
 
 def list_sonyc(
   audio: str | os.PathLike, annotations: str | os.PathLike, settings: Frontend
 ) -> Listing:
-  """The recordings of SONYC-UST, version 1 or 2, with all its coarse and fine labels.
+  """List the recordings of SONYC-UST, version 1 or 2, with all coarse and fine labels.
 
-  Where a recording has a row that the experts agreed on (annotator_id 0), that one counts;
-  otherwise a label is present if any annotator says so. The `X` labels, for other or unknown kinds,
-  are labels like the rest. A label's id is the number with the name, as `1-1_small-…`.
+  If a recording has a row that the experts agreed on (annotator_id 0), only that row is used.
+  Otherwise a label is present if at least one annotator marked it. The `X` labels, for other or
+  unknown kinds, are ordinary labels. A label id is the number and the name, such as `1-1_small-…`.
 
   Args:
-    audio: the folder of recordings, which may lie in subfolders.
-    annotations: `annotations.csv`.
-  Raises:
-    UserError: the table cannot be used, or the folder holds none of the recordings.
+    audio: Folder of the recordings, which may be in subfolders.
+    annotations: Path of `annotations.csv`.
+    settings: Front end that the clips are loaded for.
 
-  Source: the data's README; the baseline of DCASE 2019 task 5.
+  Raises:
+    UserError: If the table cannot be used, or the folder contains none of the recordings.
+
+  Source:
+    README of the data set; baseline of DCASE 2019 task 5.
   """
   root = str(check_audio_folder(audio))
   columns, rows = _recordings(annotations)
@@ -62,7 +65,7 @@ def list_sonyc(
   listing = make_listing(there, vocabulary, functools.partial(load_file, root, settings), root)
   if not listing.clip_ids:
     raise UserError(
-      f"{root}: holds none of the {len(absent)} recordings of {annotations}, "
+      f"{root}: contains none of the {len(absent)} recordings of {annotations}, "
       f"such as {absent[0][0]}; give their folder to --audio"
     )
   listing.absent.extend(absent)
@@ -73,7 +76,7 @@ def list_sonyc(
 def _recordings(
   path: str | os.PathLike,
 ) -> tuple[list[re.Match[str]], dict[str, tuple[str, list[str]]]]:
-  """The columns of labels, and each recording's fold and the ids of its labels."""
+  """Return the label columns, and the fold and label ids of each recording."""
   reader = csv.DictReader(text_lines(path), strict=True)
   votes: dict[str, tuple[str, bool, list[bool]]] = {}
   try:
@@ -83,19 +86,19 @@ def _recordings(
     if missing or not columns:
       raise UserError(
         f"{path}: no column {', '.join(missing) or 'NUMBER_NAME_presence'}; "
-        "give SONYC-UST's own annotations.csv to --labels"
+        "give the original annotations.csv of SONYC-UST to --labels"
       )
-    # Coarse labels first, as the taxonomy has them.
+    # Coarse labels come first, as in the taxonomy.
     columns.sort(key=lambda match: "-" in match[2])
     for row in reader:
       _count(row, columns, votes, f"{path}, line {reader.line_num}")
   except csv.Error as error:
-    raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); mend the line") from None
+    raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}); fix the line") from None
   if not votes:
-    raise UserError(f"{path}: names no recording; give SONYC-UST's own annotations.csv")
+    raise UserError(f"{path}: lists no recording; use the original annotations.csv of SONYC-UST")
   ids = [match[1] for match in columns]
   return columns, {
-    name: (split, [label for label, said in zip(ids, present) if said])
+    name: (split, [label for label, is_present in zip(ids, present) if is_present])
     for name, (split, _, present) in votes.items()
   }
 
@@ -106,15 +109,15 @@ def _count(
   votes: dict[str, tuple[str, bool, list[bool]]],
   where: str,
 ) -> None:
-  """Add what one annotator says of a recording."""
+  """Add one row, the votes of one annotator on one recording, to `votes`."""
   name, split = row["audio_filename"], row["split"]
   try:
     agreed = float(row["annotator_id"]) == AGREED
-    present = [float(row[match[0]] or 0) > 0 for match in columns]  # -1: was not asked for
+    present = [float(row[match[0]] or 0) > 0 for match in columns]  # -1: not rated
   except (TypeError, ValueError):
-    raise UserError(f"{where}: a presence or annotator is no number; mend the row") from None
+    raise UserError(f"{where}: a presence or annotator is not a number; fix the row") from None
   if not name or not split:
-    raise UserError(f"{where}: names no recording or no split; mend the row")
+    raise UserError(f"{where}: has no recording or no split; fix the row")
   _, settled, before = votes.get(name, ("", False, [False] * len(columns)))
   if agreed:
     votes[name] = (FOLDS.get(split, split), True, present)

@@ -1,4 +1,4 @@
-"""TALNet's data: a tree of .mat files of ready log-mels, and its normaliser."""
+"""TALNet data: a tree of .mat files of precomputed log-mels, and a normaliser."""
 
 from __future__ import annotations
 
@@ -53,20 +53,24 @@ def list_talnet(
   fold: str | None,
   normaliser: str | os.PathLike | None,
 ) -> Listing:
-  """The clips of TALNet's .mat files (`feat`, `labels`, `hashes`), under their hashes.
+  """List the clips of TALNet's .mat files (`feat`, `labels`, `hashes`). Clip ids are the hashes.
 
-  A file of other keys or shapes is `unreadable`; a hash that comes again is left out and counted.
+  A file with other keys or shapes is `unreadable`. A repeated hash is left out and counted.
 
   Args:
-    audio: folders, searched with all below them, or files.
-    vocabulary: the labels of the columns of `labels`, in order.
-    fold: of all clips; by default `train`, `validation` or `eval` after the names of the files.
-    normaliser: file of mean and deviation; by default `normalizer.pkl` in the first folder, if it
-      is there.
-  Raises:
-    UserError: no file is of this kind, or the normaliser cannot be used.
+    audio: Files, or folders that are searched recursively.
+    settings: Front end that defines the shape of the log-mels.
+    vocabulary: Labels of the columns of `labels`, in order.
+    fold: Fold of all clips. Defaults to `train`, `validation` or `eval`, taken from the names of
+      the files.
+    normaliser: File of mean and deviation. Defaults to `normalizer.pkl` in the first folder, if
+      it exists.
 
-  Source: Y. Wang, Polyphonic Sound Event Detection with Weak Labeling, and its code.
+  Raises:
+    UserError: If no file has this layout, or the normaliser cannot be used.
+
+  Source:
+    Y. Wang, Polyphonic Sound Event Detection with Weak Labeling, and its code.
   """
   paths = packed_files(audio, (".mat",))
   unreadable: list[tuple[str, str]] = []
@@ -87,7 +91,7 @@ def list_talnet(
   named = first_of_each(rows(), repeated)
   listing = make_listing(named, vocabulary, functools.partial(load_features, settings), "")
   if not listing.clip_ids:
-    why = unreadable[0] if unreadable else (paths[0], "holds no clip")
+    why = unreadable[0] if unreadable else (paths[0], "contains no clip")
     raise UserError(f"{why[0]}: {why[1]}; give TALNet's tree of .mat files to --audio")
   listing.unreadable.extend(unreadable)
   listing.remarks.extend(told_repeats("--audio", repeated))
@@ -99,14 +103,14 @@ def list_talnet(
 
 
 def load_features(settings: Frontend, source: str) -> Clip:
-  """A row of a .mat file, `PATH:ROW`: a log-mel float32[T, F].
+  """Load a row of a .mat file, given as `PATH:ROW`: a log-mel float32[T, F].
 
   Raises:
-    ValueError: its values are not finite.
-    OSError: the file cannot be read.
+    ValueError: If the values are not finite.
+    OSError: If the file cannot be read.
   """
   path, _, row = source.rpartition(":")
-  with np.errstate(over="ignore"):  # what exceeds float32 is refused
+  with np.errstate(over="ignore"):  # Values outside float32 become infinite, which is an error.
     log_mel = np.asarray(_features(path, settings)[int(row)], np.float32)
   if not np.isfinite(log_mel).all():
     raise ValueError("values are NaN or infinite")
@@ -114,14 +118,15 @@ def load_features(settings: Frontend, source: str) -> Clip:
 
 
 def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
-  """The mean and deviation of each band, float32[2, F].
+  """Read the mean and standard deviation of each band, float32[2, F].
 
   Args:
-    path: a pickle of the pair, of which only arrays of numbers are read, or .npz or .mat with `mu`
-      and `sigma`.
-    bands: F.
+    path: A pickle of the pair, from which only arrays of numbers are read, or .npz or .mat with
+      `mu` and `sigma`.
+    bands: Number of bands F.
+
   Raises:
-    UserError: the file cannot be read or holds something else.
+    UserError: If the file cannot be read or has other content.
   """
   path = pathlib.Path(path)
   try:
@@ -132,26 +137,26 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
       pair = list(_read_mat(path, ("mu", "sigma")).values())
     else:
       pair = array_pickle.unpickle_arrays(path)
-    with np.errstate(over="ignore"):  # what exceeds float32 is refused
+    with np.errstate(over="ignore"):  # Values outside float32 become infinite, which is an error.
       mean, deviation = (np.asarray(values, np.float32).reshape(-1) for values in pair)
     found = np.stack([mean, deviation])
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; give TALNet's normaliser to --normaliser") from None
   except (*BAD_FILE, EOFError) as error:
     reason = " ".join(str(error).split())
-    raise UserError(f"{path}: no pair of mean and deviation ({reason}); give TALNet's") from None
+    raise UserError(f"{path}: no pair of mean and deviation ({reason}); use TALNet's") from None
   if found.shape[1] != bands or not np.isfinite(found).all() or (found[1] <= 0).any():
     raise UserError(
-      f"{path}: not a finite mean and a positive deviation of {bands} bands; give TALNet's"
+      f"{path}: not a finite mean and a positive deviation of {bands} bands; use TALNet's"
     )
   return found
 
 
 def _labels(path: str, settings: Frontend, count: int) -> tuple[np.ndarray, list[str]]:
-  """The labels bool[n, K] and hashes of a file; raises ValueError for other shapes."""
+  """Return the labels bool[n, K] and hashes of a file; raise ValueError for other shapes."""
   shapes = _shapes(path)
   if missing := [key for key in ("feat", "labels", "hashes") if key not in shapes]:
-    raise ValueError(f"has no {', '.join(missing)}, but {', '.join(shapes) or 'no arrays'}")
+    raise ValueError(f"has no {', '.join(missing)}; it has {', '.join(shapes) or 'no arrays'}")
   arrays = _read_mat(path, ("labels", "hashes"))
   labels, hashes = np.atleast_2d(np.asarray(arrays["labels"])), _texts(arrays["hashes"])
   wanted = (len(hashes), settings.frames, settings.n_mels)
@@ -173,7 +178,7 @@ def _features(path: str, settings: Frontend) -> np.ndarray:
 
 
 def _shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
-  """The arrays of a .mat file and their shapes."""
+  """Return the shape of each array in a .mat file."""
   if h5py.is_hdf5(path):
     with h5py.File(path, "r") as file:
       return {key: file[key].shape for key in file if isinstance(file[key], h5py.Dataset)}
@@ -181,7 +186,7 @@ def _shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 
 def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
-  """Arrays of a .mat file, of version 7.3 (HDF5, axes reversed) or before."""
+  """Read arrays of a .mat file, of version 7.3 (HDF5, axes reversed) or earlier."""
   if not h5py.is_hdf5(path):
     arrays = scipy.io.loadmat(path, variable_names=list(keys))
     return {key: arrays[key] for key in keys}
@@ -191,14 +196,14 @@ def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
 
 def _hdf5_array(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
   values = np.asarray(dataset[()])
-  if dataset.dtype == h5py.ref_dtype:  # a cell array: each member is a dataset of its own
+  if dataset.dtype == h5py.ref_dtype:  # a cell array: each cell is a separate dataset
     cells = (hdf5.plain_dataset(file, file[cell].name)[()] for cell in values.ravel())
     return np.array(["".join(map(chr, cell.ravel())) for cell in cells])
   return values.T
 
 
 def _texts(values: np.ndarray) -> list[str]:
-  """Strings of a list of them, of cells that hold one each, or of rows of character codes."""
+  """Convert a list of strings, of cells with one string each, or of rows of character codes."""
   values = np.asarray(values)
   if values.dtype.kind in "ui" and values.ndim == 2 and min(values.shape) > 1:
     return ["".join(map(chr, row)).strip() for row in values]

@@ -1,1 +1,1 @@
-"""Which clips make up the batch of a step."""
+"""Selection of the clips of each training batch."""

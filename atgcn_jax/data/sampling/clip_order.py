@@ -1,8 +1,8 @@
-"""Which clips make up the batch of a step: a pure function of (seed, step), by counter.
+"""Counter-based sampling: the clips of a batch are a pure function of (seed, step).
 
-Nothing here keeps state. Every order is a keyed permutation evaluated only at the places asked
-for, so any step of any pass is reached at once, and the tables of two million clips are their
-lists by class.
+The functions have no state. Each order is a keyed permutation that is evaluated only at the
+requested positions, so any step can be computed directly. The only tables are the lists of clips
+per class.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from fractions import Fraction
 import numpy as np
 
 ROUNDS = 8
-BEGIN = np.asarray(0x9E3779B9, np.uint32)  # of every hash
-DRAWN_AT_ONCE = 4096  # clips
-# Uses of the permutation, so that no two of them share a key.
+BEGIN = np.asarray(0x9E3779B9, np.uint32)  # initial value of every hash
+DRAWN_AT_ONCE = 4096  # number of clips per call of `draw`, unless a batch is larger
+# Purposes of the permutations. Each purpose has keys of its own.
 PASS, ROUND, WITHIN_CLASS, DEAL, SHARDS, WITHIN_WINDOW, UNLABELLED = 1, 2, 3, 4, 5, 6, 7
 MODES = ("shuffled", "balanced")
-BLOCK = 64  # draws that hold the share of clips without a label, up to one clip
+BLOCK = 64  # number of draws in which the share of unlabelled clips holds, to within one clip
 MOST_UNLABELLED = Fraction(1, 2)
 
 
 @dataclass(frozen=True)
 class Sampler:
-  """Tables of a sampler; `draw` reads them.
+  """Tables of a sampler, used by `draw`.
 
-  `clips` int32[M] holds the clips of class c at `starts[c]` … `starts[c + 1]`; the shuffled mode
-  has one class that holds every clip. `unlabelled` draws the clips without a label, which are
-  this `share` of the draws; None where there are none. Of several parts that draw together, each
-  begins its rounds and blocks `part / parts` of the way through them.
+  Attributes:
+    clips: int32[M]. The clips of class c are `clips[starts[c]:starts[c + 1]]`. The shuffled mode
+      has a single class with all clips.
+    starts: First position of each class in `clips`, and M.
+    seed: Seed of the order.
+    balanced: Whether the classes are drawn equally often.
+    unlabelled: Sampler of the clips without a label; None if there are none.
+    share: Share of the draws that are clips without a label.
+    part: Index of this sampler among `parts` that draw together. It starts its rounds and blocks
+      `part / parts` of the way through.
+    parts: Number of samplers that draw together.
   """
 
   clips: np.ndarray
@@ -45,7 +52,11 @@ class Sampler:
 
 
 def shuffled_sampler(clip_numbers: np.ndarray, seed: int) -> Sampler:
-  """Passes over all clips, each in an order of its own."""
+  """Return a sampler that makes passes over all clips, each pass in a different order.
+
+  Raises:
+    ValueError: If there are no clips.
+  """
   clips = np.asarray(clip_numbers, np.int32)
   if not len(clips):
     raise ValueError("no clips to draw from")
@@ -59,22 +70,27 @@ def balanced_sampler(
   seed: int,
   share: Fraction | None = None,
 ) -> Sampler:
-  """A queue per class: each round visits all classes that have clips once, one clip each.
+  """Return a sampler with one queue of clips per class.
 
-  Clips without a label have a queue of their own, which is drawn from between the rounds' draws.
-  Within a queue all clips pass before any repeats. Without such clips, draws are those of the
-  rounds alone.
+  Each round draws one clip of every class that has clips. Clips without a label have a queue of
+  their own. It is drawn from between the draws of the rounds. All clips of a queue are drawn
+  before any clip of the queue repeats.
 
   Args:
     clip_numbers: int[N], the clips to draw from.
-    offsets, label_indices: their labels; clip_numbers[i] has
+    offsets: int[N + 1]. clip_numbers[i] has the labels
       `label_indices[offsets[i]:offsets[i + 1]]`.
-    share: of the draws that are of clips without a label, where there are such clips; by default
+    label_indices: Labels of all clips.
+    seed: Seed of the order.
+    share: Share of the draws that are clips without a label, if there are such clips. Defaults to
       their `unlabelled_share`.
+
   Raises:
-    ValueError: if no clip has a label.
-  Source: the sampler of Kong et al., PANNs, 2020, and of Wang et al.'s code, which know no clips
-    without a label.
+    ValueError: If no clip has a label.
+
+  Source:
+    Sampler of Kong et al., PANNs, 2020, and of the code of Wang et al. Both have no clips without
+    a label.
   """
   if not len(label_indices):
     raise ValueError("no clip with a label to draw from")
@@ -82,7 +98,7 @@ def balanced_sampler(
   owners = np.repeat(clips, sizes_of_clips)
   sizes = np.bincount(label_indices)
   starts = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
-  # NumPy sorts integers of 16 bits in a time proportional to their number.
+  # NumPy sorts 16-bit integers in linear time.
   narrow = label_indices.astype(np.uint16) if len(sizes) <= 2**16 else label_indices
   queues = owners[np.argsort(narrow, kind="stable")]
   without = clips[sizes_of_clips == 0]
@@ -93,13 +109,13 @@ def balanced_sampler(
 
 
 def unlabelled_share(offsets: np.ndarray) -> Fraction:
-  """The share of balanced draws that are of clips without a label.
+  """Return the share of balanced draws that are clips without a label.
 
-  It is the share of these clips among all, at most MOST_UNLABELLED, so that a few positive clips
-  among many negative ones still make half of each batch.
+  It is the share of these clips among all clips, limited to MOST_UNLABELLED. Labelled clips
+  therefore fill at least half of the draws, even if there are only a few of them.
 
   Args:
-    offsets: int[N + 1], which clip has which labels; clip i has `offsets[i + 1] - offsets[i]`.
+    offsets: int[N + 1]. Clip i has `offsets[i + 1] - offsets[i]` labels.
   """
   sizes = np.diff(offsets)
   if not len(sizes):
@@ -108,9 +124,9 @@ def unlabelled_share(offsets: np.ndarray) -> Fraction:
 
 
 def drawer(sampler: Sampler, batch: int) -> Callable[[int], np.ndarray]:
-  """Step → its clips int64[batch], as `draw` has them, but drawn for many steps at a time.
+  """Return a function from a step to its clips int64[batch], equal to `draw` but faster.
 
-  A draw takes a millisecond however few clips it is for.
+  A call of `draw` takes about a millisecond even for few clips, so several steps are drawn at once.
   """
   steps = max(1, DRAWN_AT_ONCE // batch)
 
@@ -122,7 +138,7 @@ def drawer(sampler: Sampler, batch: int) -> Callable[[int], np.ndarray]:
 
 
 def draw(sampler: Sampler, step: int, batch: int) -> np.ndarray:
-  """The clips int64[batch] of a step."""
+  """Return the clips int64[batch] of a step."""
   position = np.arange(step * batch, (step + 1) * batch, dtype=np.int64)
   if sampler.unlabelled is None:
     return _drawn(sampler, position)
@@ -134,7 +150,7 @@ def draw(sampler: Sampler, step: int, batch: int) -> np.ndarray:
 
 
 def _drawn(sampler: Sampler, position: np.ndarray) -> np.ndarray:
-  """The clips int64[B] at these places int64[B] in the sequence of draws from the classes."""
+  """Return the clips int64[B] at positions int64[B] of the sequence of draws from the classes."""
   sizes = np.diff(sampler.starts)
   if sampler.balanced:
     round_number, place = np.divmod(position, len(sizes))
@@ -143,7 +159,7 @@ def _drawn(sampler: Sampler, position: np.ndarray) -> np.ndarray:
     group = permuted(place, np.full(len(position), len(sizes)), key)
   else:
     round_number, group = position, np.zeros(len(position), np.int64)
-  # Every round visits each class once, so the round is how often its queue was asked before.
+  # Each round visits each class once, so the round number is the position in the queue.
   pass_number, place = np.divmod(round_number, sizes[group])
   purpose = WITHIN_CLASS if sampler.balanced else PASS
   key = hash_words(sampler.seed, purpose, group, pass_number)
@@ -152,22 +168,27 @@ def _drawn(sampler: Sampler, position: np.ndarray) -> np.ndarray:
 
 
 def _unlabelled_draws(sampler: Sampler, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Which draws are of a clip without a label, bool[B], and how many before each were, int64[B].
+  """Find the draws of clips without a label.
 
   Args:
-    position: int64[B], consecutive.
+    sampler: A sampler with clips without a label.
+    position: int64[B], consecutive positions.
+
+  Returns:
+    bool[B], true if the draw is a clip without a label, and int64[B], the number of such draws
+    before each position.
   """
   ahead = sampler.part * BLOCK // sampler.parts
-  asked = ahead + np.concatenate([[0], position, position[-1:] + 1])
-  before = _unlabelled_before(sampler, asked)
+  positions = ahead + np.concatenate([[0], position, position[-1:] + 1])
+  before = _unlabelled_before(sampler, positions)
   return np.diff(before[1:]) > 0, before[1:-1] - before[0]
 
 
 def _unlabelled_before(sampler: Sampler, position: np.ndarray) -> np.ndarray:
-  """How many draws before each position int64[B] are of a clip without a label, int64[B].
+  """Return the number of draws without a label before each position int64[B], int64[B].
 
-  Up to the end of each block it is the sampler's share of all draws, rounded down; within a block
-  the seed chooses the places.
+  At the end of each block, the number is the sampler's share of all draws, rounded down. Within a
+  block, the seed selects the positions.
   """
   blocks, which = np.unique(position // BLOCK, return_inverse=True)
   first, last = (
@@ -181,17 +202,20 @@ def _unlabelled_before(sampler: Sampler, position: np.ndarray) -> np.ndarray:
 
 
 def permuted(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
-  """The image of each index under a permutation of 0 … size - 1 chosen by its key.
+  """Return the image of each index under a keyed permutation of 0 … size - 1.
 
-  A Feistel network over the next even power of two; what falls outside is sent through again
-  until it falls inside (cycle walking), which keeps it a permutation.
+  The permutation is a Feistel network over the next even power of two. A result outside the range
+  is passed through the network again until it is inside (cycle walking).
 
   Args:
-    index, size: int64[B], index < size, size below 2**32.
+    index: int64[B], less than `size`.
+    size: int64[B], less than 2**32.
     key: uint32[B].
-  Source: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002.
+
+  Source:
+    Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002.
   """
-  bits = np.frexp(np.asarray(size, np.float64) - 1)[1]  # of the largest index
+  bits = np.frexp(np.asarray(size, np.float64) - 1)[1]  # number of bits of the largest index
   half_bits = np.maximum(1, (bits + 1) // 2).astype(np.uint32)
   mask = (np.uint32(1) << half_bits) - np.uint32(1)
   keys = [_absorbed(_absorbed(BEGIN, key), i) for i in range(ROUNDS)]
@@ -212,15 +236,16 @@ def permuted(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray
 
 
 def hash_words(*words: np.ndarray | int) -> np.ndarray:
-  """A hash uint32[…] of integers below 2**32, broadcast against each other.
+  """Return the hash uint32[…] of integers below 2**32, which are broadcast against each other.
 
-  Source: the finaliser of MurmurHash3 (Appleby), applied word by word.
+  Source:
+    Finaliser of MurmurHash3 (Appleby), applied word by word.
   """
   return functools.reduce(_absorbed, words, BEGIN)
 
 
 def _absorbed(h: np.ndarray, word: np.ndarray | int) -> np.ndarray:
-  """The hash of one more word."""
+  """Return the hash after one more word."""
   with np.errstate(over="ignore"):
     h = h ^ np.asarray(word).astype(np.uint32)
     h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)

@@ -1,4 +1,4 @@
-"""Clips dealt to the devices that keep them, each of which draws from its own part."""
+"""Distribution of clips over devices, each of which draws from its own part."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from atgcn_jax.data.store.clip_store import ClipStore
 def deal(
   offsets: np.ndarray, label_indices: np.ndarray, parts: int, seed: int, *, balanced: bool
 ) -> list[np.ndarray]:
-  """Which of N clips each of so many parts holds: ascending numbers int64 below N.
+  """Distribute N clips over parts, with the clips of each class spread evenly.
 
-  The clips of each class are spread evenly: in an order chosen by the seed, those with the same
-  rarest label are dealt round the parts, and last those without a label. If the draws are to be
-  balanced, a part that gets no clip of a class, or none without a label, is given a copy of one,
-  so that all parts have clips of the same queues.
+  Clips are grouped by their rarest label, with the clips without a label last. Each group is in an
+  order determined by the seed and is distributed round robin. With `balanced`, a part without a
+  clip of some class, or without an unlabelled clip, gets a copy of one, so that all parts have the
+  same queues.
 
   Args:
-    offsets, label_indices: the labels of clip i are `label_indices[offsets[i]:offsets[i + 1]]`.
+    offsets: int[N + 1]. Clip i has the labels `label_indices[offsets[i]:offsets[i + 1]]`.
+    label_indices: Labels of all clips.
+    parts: Number of parts.
+    seed: Seed of the order.
+    balanced: Whether the parts are drawn from with balanced classes.
+
+  Returns:
+    For each part its clips, ascending int64 numbers less than N.
+
   Raises:
-    ValueError: if there is no clip to draw.
+    ValueError: If there is no clip to draw.
   """
   clips = np.arange(len(offsets) - 1)
   counts = np.bincount(label_indices)
@@ -35,30 +43,33 @@ def deal(
   order = np.lexsort((clip_order.permuted(clips, np.full(len(clips), len(clips)), key), rarest))
   if not len(label_indices if balanced else order):
     raise ValueError(f"no clips{' with a label' if balanced else ''} to draw from")
-  order = np.resize(order, max(parts, len(order)))  # no part stays empty
+  order = np.resize(order, max(parts, len(order)))  # Repeat clips so that no part is empty.
   dealt = [np.sort(order[part::parts]) for part in range(parts)]
   if not balanced or parts == 1:
     return dealt
   sampler = clip_order.balanced_sampler(clips, offsets, label_indices, seed)
   queues = [sampler] if sampler.unlabelled is None else [sampler, sampler.unlabelled]
   for part, own in enumerate(dealt):
-    lacking = [_lacking(own, some, len(clips), part) for some in queues]
-    dealt[part] = np.union1d(own, np.concatenate(lacking))
+    missing = [_missing(own, some, len(clips), part) for some in queues]
+    dealt[part] = np.union1d(own, np.concatenate(missing))
   return dealt
 
 
-def _lacking(own: np.ndarray, queues: clip_order.Sampler, clips: int, part: int) -> np.ndarray:
-  """A clip, chosen by the seed, of each queue of which a part has none.
+def _missing(own: np.ndarray, queues: clip_order.Sampler, clips: int, part: int) -> np.ndarray:
+  """Return one clip, chosen by the seed, of each queue that a part has no clip of.
 
   Args:
-    clips: how many there are.
+    own: Clips of the part.
+    queues: Sampler with the queues of all clips.
+    clips: Number of all clips.
+    part: Index of the part.
   """
   sizes = np.diff(queues.starts)
-  held = np.zeros(clips, bool)
-  held[own] = True
-  lacking = np.flatnonzero(np.add.reduceat(held[queues.clips], queues.starts[:-1]) == 0)
-  chosen = clip_order.hash_words(queues.seed, clip_order.DEAL, lacking, part) % sizes[lacking]
-  return queues.clips[queues.starts[lacking] + chosen]
+  in_part = np.zeros(clips, bool)
+  in_part[own] = True
+  missing = np.flatnonzero(np.add.reduceat(in_part[queues.clips], queues.starts[:-1]) == 0)
+  chosen = clip_order.hash_words(queues.seed, clip_order.DEAL, missing, part) % sizes[missing]
+  return queues.clips[queues.starts[missing] + chosen]
 
 
 def part_sampler(
@@ -71,19 +82,24 @@ def part_sampler(
   balanced: bool,
   share: Fraction | None = None,
 ) -> clip_order.Sampler:
-  """The sampler of one part; what it draws are places among the part's clips.
+  """Return the sampler of one part. It draws positions in `clips`.
 
-  A round of a part visits all classes once, in the order that the round has on every part, but
-  begins `part / parts` of the way through it. So each class comes equally often on every part and,
-  in each stretch of a round's length, over all parts together; and within a part all clips of a
-  class pass before any repeats. The same holds for the blocks of `sampling.BLOCK` draws and the
-  clips without a label in them. One part draws what the sampler of the same seed over all its
-  clips does.
+  A round visits all classes once, in the same order on every part, but each part starts
+  `part / parts` of the way through the round. Each class is therefore drawn equally often on every
+  part, and equally often over all parts within the length of a round. Within a part, all clips of
+  a class are drawn before any repeats. The same holds for the blocks of `clip_order.BLOCK` draws
+  and the clips without a label. A single part draws the same clips as the sampler of all clips
+  with the same seed.
 
   Args:
-    clips: of the part.
-    share: of the draws that are of clips without a label: that of the clips of all parts. By
-      default that of the part's own.
+    store: Store of the clips.
+    clips: Clips of the part.
+    part: Index of the part.
+    parts: Number of parts.
+    seed: Seed of the order.
+    balanced: Whether the classes are drawn equally often.
+    share: Share of the draws that are clips without a label, computed from the clips of all parts.
+      Defaults to the share in the clips of this part.
   """
   places = np.arange(len(clips))
   if not balanced:

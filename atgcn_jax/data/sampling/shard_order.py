@@ -1,13 +1,13 @@
-"""The order of clips that lie in shards which are read one after another.
+"""Order of clips that are stored in shards, for sequential reading.
 
-It is a function of (seed, step), as that of `sampling` is, so a run is resumed at any step without
-reading what came before: the shards of a step follow from their lengths.
+Like the order of `clip_order`, it is a function of (seed, step). A run can resume at any step
+without reading earlier clips.
 
-A pass puts the shards in an order of its own, and cuts the row of their clips into LANES lanes of
-equal length. Each batch takes equally many clips from every lane, so it mixes clips of as many
-shards, and a process that needs a slice of every batch reads few lanes. A lane is shuffled within
-windows of WINDOW clips, which end in turns, so that what is to be read comes evenly. Less than a
-batch is left over at the end of the row, and comes last.
+Each pass shuffles the shards and cuts the sequence of their clips into LANES lanes of equal length.
+Each batch takes the same number of clips from every lane. A batch therefore mixes clips of several
+shards, and a process that needs a slice of every batch reads only a few lanes. A lane is shuffled
+within windows of WINDOW clips. The windows of different lanes end at different steps, which spreads
+the reads evenly. The remainder at the end of the sequence, less than a batch, comes last.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ WINDOW = 256
 def shard_order(
   clips: np.ndarray, shard_starts: np.ndarray, seed: int, batch: int
 ) -> Callable[[int], np.ndarray]:
-  """Step → its clips int64[batch]; every clip comes once a pass.
+  """Return a function from a step to its clips int64[batch]. Each pass has every clip once.
 
   Args:
     clips: int64[M], the clips to draw from, ascending.
-    shard_starts: int64[S + 1], the first clip of each shard, and how many clips there are.
+    shard_starts: int64[S + 1], the first clip of each shard, and the number of all clips.
+    seed: Seed of the order.
+    batch: Number of clips per step.
+
   Raises:
-    ValueError: if there are no clips.
+    ValueError: If there are no clips.
   """
   if not len(clips):
     raise ValueError("no clips to draw from")
 
   @functools.lru_cache(maxsize=4)
   def row(pass_number: int) -> np.ndarray:
-    """The clips of a pass, shard after shard."""
+    """Return the clips of a pass, shard after shard."""
     shards = len(shard_starts) - 1
     key = np.full(shards, hash_words(seed, SHARDS, pass_number))
     order = permuted(np.arange(shards), np.full(shards, shards), key)
@@ -62,12 +65,12 @@ def shard_order(
 def _in_lanes(
   places: np.ndarray, total: int, batch: int, seed: int, pass_number: int
 ) -> np.ndarray:
-  """Where in a pass's row of `total` clips those lie that come at some places int64[n] of it."""
+  """Map places int64[n] in the order of a pass to positions in its sequence of `total` clips."""
   lanes = math.gcd(batch, LANES)
-  together = batch // lanes  # clips that a batch takes from a lane
+  together = batch // lanes  # number of clips that a batch takes from a lane
   length = total // batch * together
   in_lane = places < lanes * length
-  lane = np.where(in_lane, places // together % lanes, lanes)  # the rest counts as one lane more
+  lane = np.where(in_lane, places // together % lanes, lanes)  # The remainder is an extra lane.
   offset = np.where(
     in_lane, places // batch * together + places % together, places - lanes * length
   )

@@ -1,1 +1,1 @@
-"""The clip store: its format, how it is built and how it is read."""
+"""Clip store: file format, writer and reader."""

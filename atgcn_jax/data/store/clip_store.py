@@ -1,4 +1,4 @@
-"""The clip store: one HDF5 file of log-mels and labels that is read by memory map."""
+"""Clip store: one HDF5 file of log-mels and labels. The log-mels are memory-mapped."""
 
 from __future__ import annotations
 
@@ -29,36 +29,46 @@ DTYPES = ("uint8", "float16")
 
 
 class LogMels(Protocol):
-  """The log-mels of all clips, wherever they lie: a mapped array, or records that are decoded."""
+  """Log-mels of all clips: a memory-mapped array, or records that are decoded on access."""
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """(clips, frames, bands)."""
+    """Shape (clips, frames, bands)."""
 
   @property
   def dtype(self) -> np.dtype:
-    """Of the values, uint8 or float16."""
+    """Data type of the values, uint8 or float16."""
 
   def __getitem__(self, clips: np.ndarray, /) -> np.ndarray:
-    """The log-mels [B, T, F] of some clips, in their order."""
+    """Return the log-mels [B, T, F] of the given clips, in the given order."""
 
 
 @dataclass(frozen=True)
 class ClipStore:
-  """An open store of N clips.
+  """Open store of N clips.
 
-  `log_mel` [N, T, F] is mapped from the file: uint8, 0 … 255 standing for the RANGE_DB below the
-  clip's `peak_db` (float32[N]), or float16 in dB. Clip i has the labels
-  `label_indices[label_offsets[i]:label_offsets[i + 1]]`. `fingerprint` is a hash of all that a run
-  depends on.
-
-  Where the store has them: `seconds` float32[N] and `rate_hz` int32[N], length (NaN where it is not
-  known) and sample rate (0) of the files the clips are of; `findings` uint8[N], what is wrong with
-  their sound (`sound_report.flags_of`), and `missing_seconds` float32[N], how much is missing;
-  `normaliser` float32[2, F], the mean and deviation of each band, in dB, that came with the clips.
-
-  `shard_starts` int64[S + 1] are the first clips of shards that are to be read one after another
-  (the clips of a TFDS dataset of TFRecord files), None where any clip is at hand.
+  Attributes:
+    path: Path of the store, for messages.
+    log_mel: Log-mels [N, T, F], memory-mapped or decoded on access. uint8 values 0 … 255 span the
+      RANGE_DB below the clip's `peak_db`; float16 values are in dB.
+    peak_db: float32[N], peak of each clip in dB.
+    label_offsets: int64[N + 1]. Clip i has the labels
+      `label_indices[label_offsets[i]:label_offsets[i + 1]]`.
+    label_indices: int32, positions in `vocabulary`.
+    clip_ids: str[N].
+    folds: str[N].
+    vocabulary: Labels of the store.
+    frontend: Settings of the log-mels.
+    fingerprint: Hash of all content that a run depends on.
+    seconds: float32[N], length of each source file, NaN if unknown. None if not stored.
+    rate_hz: int32[N], sample rate of each source file, 0 if unknown. None if not stored.
+    findings: uint8[N], flags of the faults of each sound (`findings_table.flags_of`). None if not
+      stored.
+    missing_seconds: float32[N], length of the missing sound. None if not stored.
+    normaliser: float32[2, F], mean and standard deviation of each band in dB, as delivered with
+      the clips. None if not stored.
+    shard_starts: int64[S + 1], first clip of each shard of a store that must be read shard by
+      shard (a TFDS dataset of TFRecord files). None if clips can be read in any order.
   """
 
   path: str
@@ -82,7 +92,7 @@ class ClipStore:
     return len(self.peak_db)
 
   def labels_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label lists of some clips: (offsets int64[n + 1], label indices), as in the whole store."""
+    """Return the labels of the given clips as (offsets int64[n + 1], label indices)."""
     begins = self.label_offsets[clips]
     counts = self.label_offsets[clips + 1] - begins
     offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -90,27 +100,27 @@ class ClipStore:
     return offsets, self.label_indices[np.repeat(begins, counts) + within]
 
   def labels(self, clips: np.ndarray) -> np.ndarray:
-    """uint8[B, K], 1 where a clip has the label."""
+    """Return the labels of the given clips, uint8[B, K], 1 where a clip has the label."""
     offsets, indices = self.labels_of(clips)
     labels = np.zeros((len(clips), len(self.vocabulary)), np.uint8)
     labels[np.repeat(np.arange(len(clips)), np.diff(offsets)), indices] = 1
     return labels
 
   def log_mels(self, clips: np.ndarray) -> np.ndarray:
-    """The log-mels [B, T, F] of some clips as they are stored, in their order.
+    """Return the stored log-mels [B, T, F] of the given clips, in the given order.
 
     Raises:
-      UserError: if one is not finite.
+      UserError: If a log-mel is not finite.
     """
     log_mel = self.log_mel[clips]
     check_log_mels(self.path, self.clip_ids[clips], log_mel)
     return log_mel
 
   def read(self, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """The batch of these clips: `log_mel` [B, T, F] as stored, `peak_db` [B], `labels` [B, K].
+    """Return a batch: `log_mel` [B, T, F] as stored, `peak_db` [B] and `labels` [B, K].
 
     Raises:
-      UserError: if a log-mel is not finite.
+      UserError: If a log-mel is not finite.
     """
     return {
       "log_mel": self.log_mels(clips),
@@ -120,24 +130,24 @@ class ClipStore:
 
 
 def open_store(path: str | os.PathLike) -> ClipStore:
-  """A store, its log-mels mapped and all else read.
+  """Open a store: memory-map its log-mels and read all other arrays.
 
   Raises:
-    UserError: if the file is missing, not a clip store, or cut short.
+    UserError: If the file is missing, is not a clip store, or is cut short.
   """
   if not pathlib.Path(path).is_file():
-    raise UserError(f"{path}: no such clip store; make one with `atgcn prepare`")
+    raise UserError(f"{path}: no such clip store; create one with `atgcn prepare`")
   try:
     with h5py.File(path, "r") as file:
       if hdf5.attribute(file, "format") != FORMAT or any(name not in file for name in ARRAYS):
-        raise UserError(f"{path}: not a clip store of this version; make it with `atgcn prepare`")
+        raise UserError(f"{path}: not a clip store of this version; create it with `atgcn prepare`")
       log_mel = hdf5.plain_dataset(file, "log_mel")
       if log_mel.dtype not in DTYPES:
         raise ValueError(f"log_mel is {log_mel.dtype}, not {' or '.join(DTYPES)}")
       present = [name for name in OPTIONAL if name in file]
       names = ("peak_db", "label_offsets", "label_indices", *present)
       small = {name: hdf5.plain_dataset(file, name)[()] for name in names}
-      # Behind the rows of the clips there may be some that no clip took.
+      # The file may have unused rows after those of the clips.
       shape = (len(small["peak_db"]), *log_mel.shape[1:])
       offset, dtype = log_mel.id.get_offset(), log_mel.dtype
       texts = {
@@ -150,7 +160,7 @@ def open_store(path: str | os.PathLike) -> ClipStore:
   except (OSError, ValueError, TypeError, KeyError) as error:
     raise UserError(
       f"{path}: cannot be read as a clip store, it may be cut short ({error}); "
-      "make it again with `atgcn prepare`"
+      "create it again with `atgcn prepare`"
     ) from error
   return ClipStore(
     path=str(path),
@@ -173,19 +183,25 @@ def write_store(
   vocabulary: Vocabulary,
   frontend: Frontend,
 ) -> None:
-  """Write a store under a temporary name and rename it when it is whole.
+  """Write a store under a temporary name and rename it when it is complete.
 
   Args:
-    log_mels: encoded chunks ([n, T, F], peaks float32[n]) in the order of the clips.
-    dtype: `uint8` or `float16`, the chunks' type.
-    labels: label indices of each clip.
+    path: Path of the store.
+    log_mels: Encoded chunks ([n, T, F], peaks float32[n]) in the order of the clips.
+    dtype: Type of the chunks, `uint8` or `float16`.
+    clip_ids: Id of each clip.
+    folds: Fold of each clip.
+    labels: Label indices of each clip.
+    vocabulary: Labels of the store.
+    frontend: Settings of the log-mels.
+
   Raises:
-    UserError: if the file cannot be written.
+    UserError: If the file cannot be written.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    raise UserError(f"{path}: is a folder; name the store to write in it, such as store.h5")
-  # Hidden, and of this writer alone on any machine that sees the folder.
+    raise UserError(f"{path}: is a folder; give the path of a file, such as store.h5")
+  # A hidden name, unique among all writers on all machines that share the folder.
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
   peaks, digests, rows = [np.zeros(0, np.float32)], [], 0
   with report_store_write_failures(path):
@@ -218,36 +234,45 @@ def write_store(
 def report_store_write_failures(
   path: str | os.PathLike, mend: str = "free space or choose another --out"
 ) -> Iterator[None]:
-  """Within, a failure to write is told as that of the store at `path`.
+  """Return a context manager that turns an OSError into a UserError about the store at `path`.
+
+  Args:
+    path: Path of the store, for the message.
+    mend: What the user can do, for the message.
 
   Raises:
-    UserError: saying why.
+    UserError: If the body raises an OSError.
   """
   try:
     yield
-  except OSError as error:  # HDF5's are of many lines, but know the number
+  except OSError as error:  # HDF5 messages have many lines, but the error number is set.
     reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
     raise UserError(f"{path}: cannot be written ({reason}); {mend}") from error
 
 
 def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:
-  """Create a store's file with its log-mels alone, in one piece that takes no space yet.
+  """Create a store file with a contiguous log-mel dataset whose rows are not written yet.
+
+  Args:
+    path: Path of the file.
+    shape: Shape [N, T, F] of the dataset.
+    dtype: `uint8` or `float16`.
 
   Returns:
-    the byte of the file at which the first of the rows begins.
+    Byte offset of the first row in the file.
   """
   layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-  layout.set_layout(h5py.h5d.CONTIGUOUS)  # as the memory map needs it
+  layout.set_layout(h5py.h5d.CONTIGUOUS)  # required by the memory map
   layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
   layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-  layout.set_obj_track_times(False)  # the same content gives the same bytes
+  layout.set_obj_track_times(False)  # so that equal content gives equal bytes
   with h5py.File(path, "w") as file:
     values, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
     return h5py.h5d.create(file.id, b"log_mel", values, space, layout).get_offset()
 
 
 def write_at(descriptor: int, data: bytes, position: int) -> None:
-  """Write all of the bytes there."""
+  """Write all bytes of `data` at a byte position of an open file."""
   view = memoryview(data)
   while view:
     written = os.pwrite(descriptor, view, position)
@@ -255,7 +280,7 @@ def write_at(descriptor: int, data: bytes, position: int) -> None:
 
 
 def row_digest(row: bytes) -> bytes:
-  """What stands for the bytes of a clip's stored log-mel in the fingerprint, 16 bytes."""
+  """Return the 16-byte digest of a stored log-mel that goes into the fingerprint."""
   return hashlib.blake2b(row, digest_size=16).digest()
 
 
@@ -266,11 +291,14 @@ def complete(
   frontend: Frontend,
   digests: bytes,
 ) -> None:
-  """Make a store of a file whose rows are written: add the small arrays and the fingerprint.
+  """Complete a store whose rows are written: add the small arrays and the fingerprint.
 
   Args:
-    arrays: those of ARRAYS without the log-mels, and any of OPTIONAL.
-    digests: `row_digest` of each clip, one after the other.
+    path: Path of the file that `create_rows` created.
+    arrays: All of ARRAYS except the log-mels, and any of OPTIONAL.
+    vocabulary: Labels of the store.
+    frontend: Settings of the log-mels.
+    digests: Concatenated `row_digest` of all clips.
   """
   settings = as_settings(vocabulary, frontend)
   with h5py.File(path, "r+") as file:
@@ -284,7 +312,7 @@ def complete(
 
 
 def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
-  """What a store's clips have in common, as JSON would give it back."""
+  """Return the vocabulary and the front end of a store as JSON-serialisable values."""
   return {
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
@@ -293,7 +321,7 @@ def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
 
 
 def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
-  """The `vocabulary` and `frontend` of a `ClipStore`, from what `as_settings` gave."""
+  """Return the `vocabulary` and `frontend` of a `ClipStore` from the result of `as_settings`."""
   return {
     "vocabulary": Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
     "frontend": Frontend(**settings["frontend"]),
@@ -303,12 +331,13 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def fingerprint_of(
   settings: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], digests: bytes
 ) -> str:
-  """The hash of a store's content, but for what is only told of the files it is of.
+  """Return the hash of a store's content, without the facts about the source files (OF_FILES).
 
   Args:
-    settings: as of `as_settings`.
-    dtype: of the log-mels.
-    arrays: as for `complete`, and so are the digests.
+    settings: Result of `as_settings`.
+    dtype: Type of the log-mels.
+    arrays: As for `complete`.
+    digests: As for `complete`.
   """
   digest = hashlib.sha256(json.dumps([settings, dtype]).encode() + digests)
   for name in sorted(arrays.keys() - set(OF_FILES)):

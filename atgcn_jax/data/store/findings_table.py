@@ -1,4 +1,4 @@
-"""What is wrong with the sounds of a store: kept with each clip, counted for reports."""
+"""Audio faults of a store: flags stored with each clip, and counts for reports."""
 
 from __future__ import annotations
 
@@ -14,28 +14,36 @@ from atgcn_jax.data.store.clip_store import ClipStore
 
 LONGER, SHORTER = "longer", "shorter"
 COLUMNS = ("file", "finding", "seconds", "detail")
-NOT_KNOWN = 255  # in place of flags, for clips whose sound was not looked at
+NOT_KNOWN = 255  # stored instead of flags for clips whose sound was not checked
 
 
 def flags_of(findings: Iterable[Finding] | None) -> int:
-  """A bit for each of KINDS that was found; NOT_KNOWN for None."""
+  """Return a bit mask with one bit for each of KINDS in `findings`; NOT_KNOWN for None."""
   if findings is None:
     return NOT_KNOWN
   return sum({1 << KINDS.index(one.kind) for one in findings if one.kind in KINDS})
 
 
 def missing_of(findings: Iterable[Finding] | None) -> float:
-  """The seconds that are missing of a sound, NaN where that is not known."""
+  """Return the missing length of a sound in seconds, NaN if it is unknown."""
   return sum(one.seconds for one in findings or () if one.kind == INCOMPLETE)
 
 
 def is_longer(seconds: Any, frontend: Frontend) -> Any:
-  """Whether sounds of these lengths lose a sample or more, for numbers or arrays."""
+  """Return whether sounds are longer than a clip by at least one sample.
+
+  Args:
+    seconds: Length or array of lengths.
+    frontend: Defines the clip length and the sample rate.
+  """
   return seconds > frontend.seconds + 0.5 / frontend.sample_rate
 
 
 def longer(seconds: float, frontend: Frontend) -> list[Finding]:
-  """The finding on a sound of which only the first clip length is used, if it is longer."""
+  """Return the finding for a sound that is longer than a clip; an empty list if it is not.
+
+  Only the first clip length of such a sound is used.
+  """
   if not is_longer(seconds, frontend):
     return []
   rest = seconds - frontend.seconds
@@ -44,10 +52,13 @@ def longer(seconds: float, frontend: Frontend) -> list[Finding]:
 
 
 def counts(store: ClipStore) -> dict[str, dict[str, Any]]:
-  """How many clips of a store have each kind of finding, by kind.
+  """Return the number of clips of a store with each kind of finding.
 
-  Each has `clips`; LONGER and INCOMPLETE also have the `seconds` of sound that are not used, and
-  INCOMPLETE the clips of which that is not known. What the store does not know is left out.
+  Returns:
+    A dict from kind to its counts. Every kind has `clips`. LONGER and INCOMPLETE also have
+    `seconds`, the length of the sound that is not used. INCOMPLETE also has `seconds_not_known`,
+    the number of clips for which that length is unknown. Kinds that the store has no data for are
+    omitted.
   """
   found: dict[str, dict[str, Any]] = {}
   if store.seconds is not None:
@@ -69,10 +80,11 @@ def counts(store: ClipStore) -> dict[str, dict[str, Any]]:
 
 
 def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
-  """A line for each kind of finding that clips of a store have.
+  """Return one line of text for each kind of finding in a store.
 
   Args:
-    longer_hint: ends the line on longer sounds.
+    store: The store.
+    longer_hint: Text that is appended to the line about longer sounds.
   """
   found = {kind: one for kind, one in counts(store).items() if one["clips"]}
   clip = f"a clip of {store.frontend.seconds:g} s"
@@ -87,13 +99,13 @@ def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
       text += f" than {clip} and are padded with silence"
     elif kind == INCOMPLETE and "seconds" in one:
       text += f": {one['seconds']:.3f} s are missing"
-      text += f", and more of {n}" if (n := one["seconds_not_known"]) else ""
+      text += f" (unknown for {n} of them)" if (n := one["seconds_not_known"]) else ""
     lines.append(text)
   return lines
 
 
 def rows(findings: Sequence[Finding], source: str) -> list[tuple[str, str, str, str]]:
-  """The rows of a report, by the columns COLUMNS, on one sound."""
+  """Return the report rows (columns COLUMNS) for the findings of one sound."""
   return [
     (source, one.kind, "" if math.isnan(one.seconds) else f"{one.seconds:.3f}", one.detail)
     for one in findings

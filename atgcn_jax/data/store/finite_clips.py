@@ -1,7 +1,7 @@
-"""Refusal of clips whose stored values are NaN or infinite.
+"""Checks that reject clips with NaN or infinite stored values.
 
-A model does not show them: XLA compiles maxima for CPUs so that a NaN may become a number, and the
-scores of such clips look like any others.
+The scores of a model do not reveal such clips. On CPUs, XLA compiles maxima so that a NaN may
+become a number, and the scores of such clips look normal.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 
-_POSITIVE, _NEGATIVE = 0x7C00, 0xFC00  # the bits of float16's infinities; those of NaN are above
+_POSITIVE, _NEGATIVE = 0x7C00, 0xFC00  # bit patterns of +inf and -inf in float16; NaNs are larger
 
 
 def check_log_mels(path: str | os.PathLike, clip_ids: np.ndarray, log_mel: np.ndarray) -> None:
-  """Refuse log-mels [B, T, F] read from a store that are not finite; 4 µs a clip of 400 x 64.
+  """Reject log-mels [B, T, F] that are not finite.
+
+  The check takes 4 µs per clip of 400 x 64 values.
 
   Args:
-    path: of the store.
+    path: Path of the store, for the message.
     clip_ids: str[B].
     log_mel: uint8, which is always finite, or float16.
+
   Raises:
-    UserError: naming the first of the clips.
+    UserError: If a value is not finite; names the first such clip.
   """
   if log_mel.dtype != np.float16 or not log_mel.size:
     return
-  # Maxima of integers take a thirtieth of the time of np.isfinite on float16.
+  # An integer maximum takes a thirtieth of the time of np.isfinite on float16.
   if log_mel.view(np.int16).max() < _POSITIVE and log_mel.view(np.uint16).max() < _NEGATIVE:
     return
   bad = ~np.isfinite(log_mel).all(axis=(1, 2))
@@ -40,10 +43,17 @@ def check_small(
   peak_db: np.ndarray,
   normaliser: np.ndarray | None,
 ) -> None:
-  """Refuse a store's peaks float32[N] and normaliser float32[2, F] that are not finite.
+  """Reject peaks float32[N] or a normaliser float32[2, F] that are not finite.
+
+  Args:
+    path: Path of the store, for the message.
+    clip_ids: str[N].
+    peak_db: Peak of each clip in dB.
+    normaliser: Mean and standard deviation of each band, if the store has them.
 
   Raises:
-    UserError: naming the first of the clips.
+    UserError: If a value is not finite, or a deviation is not positive. For peaks, names the first
+      such clip.
   """
   bad = ~np.isfinite(peak_db)
   if bad.any():
@@ -51,13 +61,13 @@ def check_small(
     raise _not_finite(path, f"{fault} ({bad.sum()} of {len(bad)} clips)")
   if normaliser is not None and not (np.isfinite(normaliser).all() and (normaliser[1] > 0).all()):
     raise UserError(
-      f"{path}: its normaliser is not a finite mean and a positive deviation; prepare the store "
-      "again"
+      f"{path}: the normaliser must have finite means and positive finite deviations; prepare the "
+      "store again"
     )
 
 
 def _not_finite(path: str | os.PathLike, fault: str) -> UserError:
   return UserError(
-    f"{path}: {fault}; prepare the store again, or without the clips that `atgcn data-card` lists "
-    "as not finite"
+    f"{path}: {fault}; prepare the store again, or leave out the clips that `atgcn data-card` "
+    "lists as not finite"
   )

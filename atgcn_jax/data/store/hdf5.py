@@ -1,7 +1,8 @@
-"""HDF5 files of numbers and text.
+"""Safe access to HDF5 datasets and attributes of numbers and text.
 
-h5py makes the NumPy type that a file names for opaque items, object included: raw bytes would be
-taken as pointers. So the type in the file is looked at before anything is read.
+For opaque items, h5py creates whatever NumPy type the file names, including object. Raw bytes of
+the file would then be used as pointers. The functions here check the type in the file before they
+read any data.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ _NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
 
 
 def plain_dataset(file: h5py.Group, name: str, *, references: bool = False) -> h5py.Dataset:
-  """Return a dataset of numbers or text, unread.
+  """Return a dataset of numbers or text without reading its data.
 
   Args:
-    references: whether references to other datasets may be its items instead.
+    file: Open file or group.
+    name: Name of the dataset.
+    references: Whether the items may also be references to other datasets.
+
   Raises:
-    KeyError: if there is none of this name.
-    ValueError: if it is something else.
+    KeyError: If there is no item with this name.
+    ValueError: If the item is not a dataset of an allowed type.
   """
   dataset = file[name]
   if not isinstance(dataset, h5py.Dataset):
-    raise ValueError(f"{name} is no array")
+    raise ValueError(f"{name} is not an array")
   _check(dataset.id.get_type(), name, references)
   return dataset
 
 
 def attribute(file: h5py.Group, name: str) -> Any:
-  """Return an attribute of numbers or text; None where there is none of this name.
+  """Return an attribute of numbers or text; None if there is no attribute with this name.
 
   Raises:
-    ValueError: if it is something else.
+    ValueError: If the attribute has another type.
   """
   if name not in file.attrs:
     return None

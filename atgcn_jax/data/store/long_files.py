@@ -1,4 +1,4 @@
-"""Long sound files as consecutive clips, each of which has the labels and the fold of its file."""
+"""Split long sound files into consecutive clips with the labels and the fold of their file."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.progress import counted
 
-_FILES = 16  # measured by a worker at a time
+_FILES = 16  # files per chunk of a worker
 _LAST_SAMPLES = 64
 _PLACE = re.compile(r"(.*)@(\d{6}\.\d{3})(-?)", re.DOTALL)
 _TO_END = "-"
 
 
 def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool) -> Listing:
-  """The listing with each file longer than a clip as consecutive clips, called `ID@SECONDS`.
+  """Return the listing with each file that is longer than a clip split into consecutive clips.
 
-  SECONDS, nine digits and a point, is where the clip begins in its file. What remains after the
-  last whole clip is a clip too if it fills a tenth of one, as in tagging. A file that cannot be
-  read, or with `strict` one of which a part is missing, stays one clip, which fails when loaded.
+  The id of such a clip is `ID@SECONDS`. SECONDS is the start of the clip in its file, nine digits
+  and a point. The remainder after the last full clip becomes a clip if it fills at least a tenth
+  of one, as in tagging. A file that cannot be read stays one clip, which fails when it is loaded.
 
   Args:
-    listing: of sound files in its `root`.
-    workers: processes that measure the files.
+    listing: Listing of sound files in its `root`.
+    settings: Defines the clip length and the sample rate.
+    workers: Maximum number of processes that measure the files.
+    strict: Whether a file with a missing part also stays one clip.
   """
   work = functools.partial(_lengths, listing.root, strict)
   sources, count = listing.sources, len(listing.sources)
   chunks = (sources[start : start + _FILES] for start in range(0, count, _FILES))
   with contextlib.closing(in_processes(work, chunks, min(workers, count))) as outcomes:
-    told = counted(outcomes, total=count, done=0, what="measuring")
-    seconds = [length or 0.0 for chunk in told for length in chunk]
+    chunks_done = counted(outcomes, total=count, done=0, what="measuring")
+    seconds = [length or 0.0 for chunk in chunks_done for length in chunk]
   tail = shortest_tail(settings.samples) / settings.sample_rate
   pieces = np.array([max(1, math.floor((s - tail) / settings.seconds) + 1) for s in seconds])
   clips = np.repeat(np.arange(count), pieces)
@@ -69,10 +71,10 @@ def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool
 
 
 def load_cut(folder: str, settings: Frontend, source: str) -> Clip:
-  """A clip of a listing of `cut_long`, at the front end's rate.
+  """Load a clip of a listing that `cut_long` returned, at the front end's sample rate.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: If the clip cannot be read.
   """
   place = _PLACE.fullmatch(source)
   if place is None or os.path.isfile(os.path.join(folder, source)):
@@ -83,15 +85,15 @@ def load_cut(folder: str, settings: Frontend, source: str) -> Clip:
   return clip_of(decoding.sound_of(reader, start, stop), settings)
 
 
-@functools.lru_cache(maxsize=1)  # the clips of a file are loaded one after another
+@functools.lru_cache(maxsize=1)  # The clips of a file are loaded one after another.
 def _opened(path: str) -> tuple[contextlib.ExitStack, decoding.Reader]:
-  """An open file, and what keeps it open."""
+  """Return a reader of a file and the exit stack that keeps the file open."""
   stack = contextlib.ExitStack()
   return stack, stack.enter_context(decoding.reading(path))
 
 
 def _lengths(folder: str, strict: bool, sources: Sequence[str]) -> list[float]:
-  """The seconds of some files, 0 of those that cannot be read. Runs in a worker."""
+  """Return the lengths of files in seconds, 0 for unreadable files. Runs in a worker process."""
   return [_length(os.path.join(folder, source), strict) for source in sources]
 
 
@@ -107,7 +109,10 @@ def _length(path: str, strict: bool) -> float:
 
 
 def _ends_there(reader: decoding.Reader) -> bool:
-  """Whether the last samples decode that the header counts; an mp3 file's frames were counted."""
+  """Return whether the last samples that the header announces can be decoded.
+
+  For MP3 files the frames have already been counted, so the length is correct.
+  """
   if reader.streams[0].format == "MP3":
     return True
   start = max(0, reader.samples - _LAST_SAMPLES)

@@ -1,4 +1,4 @@
-"""A listing to a clip store: all clips loaded, their log-mels stored, what failed reported."""
+"""Build a clip store from a listing: load all clips, store log-mels and report failures."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.progress import counted
 
-CHUNK = 16  # clips a worker takes at a time
-RESUMES = "make room or choose another --out; the same command goes on with what is there"
-BOOKKEEPING = 250  # bytes a clip of the journal and the small arrays
-KILLED = "ends the process that reads it, by a fault of the decoder or for want of memory"
-# What decoders raise on bad files.
+CHUNK = 16  # clips per chunk of a worker
+RESUMES = "free space, then run the same command again to resume, or choose another --out"
+BOOKKEEPING = 250  # bytes per clip in the journal and the small arrays
+KILLED = "the process that reads it is killed, by a decoder error or for lack of memory"
+# Exceptions that decoders raise for bad files.
 BAD_CLIP = (
   UserError,
   OSError,
@@ -56,7 +56,7 @@ BAD_CLIP = (
 
 
 class Built(NamedTuple):
-  """What became of the clips: in the store, not there to begin with, and not to be read."""
+  """Number of clips in the store, of absent clips and of unreadable clips."""
 
   clips: int
   absent: int
@@ -73,27 +73,35 @@ def build_store(
   wait: bool = False,
   strict: bool = False,
 ) -> Built:
-  """Write the store of a listing, or resume where a process that was stopped left it.
+  """Write the store of a listing, or resume an interrupted build.
 
-  The store does not depend on how many workers write it, nor on when they were stopped. Clips that
-  cannot be read are left out; they are listed in `partial.report_path(out)`. What is wrong with the
-  sound of others is listed in `partial.findings_path(out)`.
+  The content of the store does not depend on the number of workers or on interruptions. Clips that
+  cannot be read are left out and listed in `unfinished.report_path(out)`. Faults in the sound of
+  stored clips are listed in `unfinished.findings_path(out)`.
 
   Args:
+    out: Path of the store.
+    listing: Clips to store.
+    settings: Settings of the log-mels.
     dtype: `uint8` or `float16`.
-    workers: processes; by default one a core.
-    strict: leave out the sounds of which a part is missing too.
-    wait: where another process writes the same store, whether to wait for it; a
-      store that is there already is then left as it is.
+    workers: Number of worker processes. Defaults to one per core.
+    wait: Whether to wait if another process is writing the same store. A store that already
+      exists is then left unchanged.
+    strict: Whether to leave out sounds with a missing part too.
+
+  Returns:
+    The numbers of stored, absent and unreadable clips.
+
   Raises:
-    UserError: no clip can be read, their folder goes away, the store cannot be written, or is being
-      written by another. What was done is kept for the next call.
+    UserError: If no clip can be read, the folder of the clips disappears, the store cannot be
+      written, or another process is writing it and `wait` is false. Finished work is saved for
+      the next call unless no clip can be read.
   """
   out, clips = pathlib.Path(out), len(listing.clip_ids)
   shape, in_folder = (clips, settings.frames, settings.n_mels), os.path.isdir(listing.root)
   with report_store_write_failures(out, RESUMES):
     if out.is_dir():
-      raise UserError(f"{out}: is a folder; name the store to write in it, such as store.h5")
+      raise UserError(f"{out}: is a folder; give the path of a file, such as store.h5")
     identity = _identity(listing, settings, dtype, strict)
     with unfinished.open_unfinished(out, identity, shape, dtype, wait=wait) as part:
       if wait and out.exists():
@@ -105,28 +113,28 @@ def build_store(
       work = functools.partial(_encoded_chunk, listing.load, listing.root, settings, dtype, strict)
       if starts:
         outcomes = in_processes(work, chunks, min(workers or cores(), len(starts)))
-        # No worker outlives an error in the writing.
+        # Closing ends the workers if writing fails.
         with contextlib.closing(outcomes):
-          told = counted(outcomes, total=clips, done=part.clips, what="preparing")
-          for chunk in told:
+          for chunk in counted(outcomes, total=clips, done=part.clips, what="preparing"):
             if in_folder and not all(isinstance(outcome, Encoded) for outcome in chunk):
-              check_audio_folder(listing.root)  # or is it gone, as folders of other machines may be
+              # A network folder may have disappeared. Its clips must not count as unreadable.
+              check_audio_folder(listing.root)
             unfinished.append(part, [KILLED if outcome is None else outcome for outcome in chunk])
       if not part.rows:
         clip, reason = next(unfinished.failures(part))
         shutil.rmtree(part.folder)
         raise UserError(
           f"{os.path.join(listing.root, listing.sources[clip])}: {reason} "
-          f"(the first of {clips} clips, of which none can be read)"
+          f"(first of {clips} clips; none of them can be read)"
         )
       return _finish(part, out, listing, settings)
 
 
 def cores() -> int:
-  """The CPU cores that this process may use."""
+  """Return the number of CPU cores that this process may use."""
   try:
     return len(os.sched_getaffinity(0))
-  except AttributeError:  # not on every system
+  except AttributeError:  # Not every system has sched_getaffinity.
     return os.cpu_count() or 1
 
 
@@ -138,13 +146,13 @@ def _finish(
   arrays |= {name: getattr(journal, name) for name in ("peak_db", *OF_FILES)}
   complete(part.folder / unfinished.ROWS, arrays, listing.vocabulary, settings, journal.digests)
   failed = ((listing.sources[clip], reason) for clip, reason in unfinished.failures(part))
-  lacking = itertools.chain(listing.absent, listing.unreadable, failed)
+  missing = itertools.chain(listing.absent, listing.unreadable, failed)
   findings = (
     row
     for clip, found in unfinished.found(part)
     for row in report_rows(found, listing.sources[clip])
   )
-  unfinished.publish(part, out, lacking, findings)
+  unfinished.publish(part, out, missing, findings)
   bad = part.clips - part.rows + len(listing.unreadable)
   return Built(part.rows, len(listing.absent), bad)
 
@@ -157,7 +165,7 @@ def _encoded_chunk(
   strict: bool,
   sources: Sequence[str],
 ) -> list[Encoded | str]:
-  """The clips as they are stored, or why one cannot be read. Runs in a worker."""
+  """Return `outcome` for each source of a chunk. Runs in a worker process."""
   return [outcome(load, root, settings, dtype, source, strict=strict) for source in sources]
 
 
@@ -170,10 +178,18 @@ def outcome(
   *,
   strict: bool = False,
 ) -> Encoded | str:
-  """A clip of a listing as it is stored, or why it cannot be read; see `Listing`.
+  """Load and encode one clip of a listing.
 
   Args:
-    strict: a clip of which a part is missing cannot be read.
+    load: `Listing.load`.
+    root: `Listing.root`, removed from the start of error messages.
+    settings: Settings of the log-mels.
+    dtype: `uint8` or `float16`.
+    source: One of `Listing.sources`.
+    strict: Whether a clip with a missing part counts as unreadable.
+
+  Returns:
+    The encoded clip, or the reason why the clip cannot be read.
   """
   try:
     clip = load(source)
@@ -183,17 +199,17 @@ def outcome(
         return f"is cut short or damaged ({fault}); fetch or encode it again"
     return encoded(clip, settings, dtype)
   except MemoryError:
-    return "needs more memory than there is"
+    return "needs more memory than is available"
   except BAD_CLIP as error:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.removeprefix(f"{pathlib.Path(root) / source}: ")
 
 
 def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
-  """A clip as it is stored: cut to the clip length, or padded with silence.
+  """Encode a clip for the store. A waveform is cut to the clip length or padded with silence.
 
   Raises:
-    ValueError: if its log-mel cannot be stored.
+    ValueError: If the log-mel cannot be stored.
   """
   log_mel = clip.sound
   if log_mel.ndim == 1:
@@ -216,7 +232,7 @@ def _jitted_log_mel(settings: frontend.Frontend) -> Callable[[np.ndarray], Any]:
 
 
 def _identity(listing: Listing, settings: frontend.Frontend, dtype: str, strict: bool) -> str:
-  """A hash of all that a store depends on, besides what its files hold."""
+  """Return a hash of everything a store depends on except the content of the source files."""
   digest = hashlib.sha256(json.dumps([FORMAT, asdict(settings), dtype]).encode())
   vocabulary = listing.vocabulary
   for texts in (vocabulary.ids, vocabulary.names, listing.clip_ids, listing.folds, listing.sources):
@@ -234,11 +250,11 @@ def _identity(listing: Listing, settings: frontend.Frontend, dtype: str, strict:
 def _warn_of_space(
   part: unfinished.Partial, clip_bytes: int, clips: int, out: pathlib.Path
 ) -> None:
-  """Say in time that the disk will not do."""
+  """Warn before writing if the disk has too little free space."""
   needed = (clip_bytes + BOOKKEEPING) * (clips - part.clips)
   free = shutil.disk_usage(part.folder).free
   if needed > free:
     warnings.warn(
-      f"{out}: {needed / 1e6:.1f} MB are yet to be written, but {free / 1e6:.1f} MB are free",
+      f"{out}: {needed / 1e6:.1f} MB must be written, but only {free / 1e6:.1f} MB are free",
       stacklevel=2,
     )

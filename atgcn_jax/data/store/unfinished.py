@@ -1,9 +1,10 @@
-"""A clip store on the way: rows and a journal in a hidden folder beside it, to go on from.
+"""Unfinished clip store: rows and a journal in a hidden folder, from which a build can resume.
 
-`.STORE.partial/` holds `rows.h5` (the store's own file, as yet with its log-mels alone), the
-`journal.jsonl` and a lock. The journal's first line says what is being written, each further one
-what became of a chunk of clips, and is written after the chunk's rows: what it tells is there. A
-last line cut short is dropped. The journal is all that finishing needs besides the rows.
+The folder `.STORE.partial/` is next to the store. It contains `rows.h5` (the future store file,
+with only the log-mels), `journal.jsonl` and a lock file. The first line of the journal identifies
+the store that is being written. Each further line records the outcome of a chunk of clips. It is
+written after the rows of the chunk, so every recorded row exists. An incomplete last line is
+dropped. The rows and the journal contain everything that is needed to finish the store.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ROWS, JOURNAL, LOCK = "rows.h5", "journal.jsonl", "lock"
 
 
 class Encoded(NamedTuple):
-  """A clip as it is stored: `row` [T, F], `digest` of it, and what the small arrays hold."""
+  """Encoded clip: log-mel `row` [T, F], its `digest`, and the values of the small arrays."""
 
   row: np.ndarray
   digest: bytes
@@ -41,7 +42,15 @@ class Encoded(NamedTuple):
 
 @dataclass
 class Partial:
-  """An open partial store: `clips` were dealt with, `rows` of them are written."""
+  """Open unfinished store.
+
+  Attributes:
+    folder: Folder of the unfinished store.
+    rows_at: Byte offset of the first row in `rows.h5`.
+    journal_size: Size of the journal in bytes.
+    clips: Number of processed clips.
+    rows: Number of processed clips that were written.
+  """
 
   folder: pathlib.Path
   rows_at: int
@@ -51,7 +60,7 @@ class Partial:
 
 
 class Journal(NamedTuple):
-  """What became of N clips: `kept` bool[N]; the arrays of those kept; why others failed."""
+  """Outcome of N clips: `kept` bool[N], and the small arrays of the clips that are stored."""
 
   kept: np.ndarray
   peak_db: np.ndarray
@@ -63,7 +72,7 @@ class Journal(NamedTuple):
 
 
 def partial_folder(out: str | os.PathLike) -> pathlib.Path:
-  """Where the store at `out` is while it is being written."""
+  """Return the folder of the unfinished store for `out`."""
   out = pathlib.Path(out)
   return out.with_name(f".{out.name}.partial")
 
@@ -72,14 +81,21 @@ def partial_folder(out: str | os.PathLike) -> pathlib.Path:
 def open_unfinished(
   out: str | os.PathLike, identity: str, shape: tuple[int, int, int], dtype: str, *, wait: bool
 ) -> Iterator[Partial]:
-  """The partial store for `out`, as an earlier process left it or new, held by this one alone.
+  """Open or create the unfinished store for `out`, and lock it while the context is active.
 
   Args:
-    identity: a hash of what is to be written.
-    shape: of all log-mels, [N, T, F].
-    wait: whether to wait for another process that holds it, or to refuse.
+    out: Path of the store.
+    identity: Hash of the content to write.
+    shape: Shape [N, T, F] of all log-mels.
+    dtype: `uint8` or `float16`.
+    wait: Whether to wait for another process that holds the lock, rather than raise an error.
+
+  Yields:
+    The unfinished store, with the state that an earlier process left.
+
   Raises:
-    UserError: another process holds it, or it was begun with another identity.
+    UserError: If another process holds the lock and `wait` is false, or the unfinished store has
+      another identity.
   """
   folder = partial_folder(out)
   with contextlib.ExitStack() as stack:
@@ -87,7 +103,7 @@ def open_unfinished(
       stack.enter_context(journal.locked(folder / LOCK, wait=wait, make_folder=True))
     except journal.Busy:
       raise UserError(
-        f"{out}: another process is writing it; wait for that one or choose another --out"
+        f"{out}: another process is writing it; wait for it to finish or choose another --out"
       ) from None
     first = next(journal.records(folder / JOURNAL), None)
     if first is None or not (folder / ROWS).is_file():
@@ -96,8 +112,8 @@ def open_unfinished(
       (folder / JOURNAL).write_bytes(journal.line(first))
     elif first["identity"] != identity:
       raise UserError(
-        f"{folder}: holds a store begun with other files, labels or settings; "
-        "go on with those or remove this folder"
+        f"{folder}: contains an unfinished store of other files, labels or settings; "
+        "continue with those or remove this folder"
       )
     partial = Partial(folder, first["rows_at"], 0, 0, 0)
     for record in journal.records(folder / JOURNAL):
@@ -110,7 +126,14 @@ def open_unfinished(
 
 
 def restore(partial: Partial, shape: tuple[int, int, int], dtype: str, head: bytes) -> None:
-  """Undo what an interrupted finish may have added to the file of rows."""
+  """Remove what an interrupted `complete` may have added to the file of rows.
+
+  Args:
+    partial: The unfinished store.
+    shape: Shape [N, T, F] of all log-mels.
+    dtype: `uint8` or `float16`.
+    head: Original bytes of the file before the first row.
+  """
   size = partial.rows_at + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
   with open(partial.folder / ROWS, "rb+", buffering=0) as file:
     write_at(file.fileno(), head, 0)
@@ -118,28 +141,33 @@ def restore(partial: Partial, shape: tuple[int, int, int], dtype: str, head: byt
 
 
 def append(partial: Partial, outcomes: Sequence[Encoded | str]) -> None:
-  """Write what became of the next clips: rows, or why there is none."""
-  kept = [outcome for outcome in outcomes if isinstance(outcome, Encoded)]
+  """Append the outcomes of the next clips to the unfinished store.
+
+  Args:
+    partial: The unfinished store.
+    outcomes: For each clip the encoded clip, or the reason why it cannot be read.
+  """
+  clips = [outcome for outcome in outcomes if isinstance(outcome, Encoded)]
   record: dict[str, Any] = {
-    name: [getattr(outcome, name) for outcome in kept] for name in ("peak_db", "seconds", "rate_hz")
+    name: [getattr(clip, name) for clip in clips] for name in ("peak_db", "seconds", "rate_hz")
   }
-  record |= {"clips": len(outcomes), "digests": b"".join(outcome.digest for outcome in kept).hex()}
+  record |= {"clips": len(outcomes), "digests": b"".join(clip.digest for clip in clips).hex()}
   record["failed"] = {k: text for k, text in enumerate(outcomes) if isinstance(text, str)}
-  # Of most clips there is nothing to say.
-  record["findings"] = {k: found for k, one in enumerate(kept) if (found := one.findings) != []}
-  data, line = b"".join(outcome.row.tobytes() for outcome in kept), journal.line(record)
-  if kept:
+  # Most clips have no findings. They are omitted to keep the journal small.
+  record["findings"] = {k: found for k, one in enumerate(clips) if (found := one.findings) != []}
+  data, line = b"".join(clip.row.tobytes() for clip in clips), journal.line(record)
+  if clips:
     with open(partial.folder / ROWS, "rb+", buffering=0) as file:
-      write_at(file.fileno(), data, partial.rows_at + partial.rows * kept[0].row.nbytes)
+      write_at(file.fileno(), data, partial.rows_at + partial.rows * clips[0].row.nbytes)
   with open(partial.folder / JOURNAL, "rb+", buffering=0) as file:
     write_at(file.fileno(), line, partial.journal_size)
   partial.journal_size += len(line)
   partial.clips += len(outcomes)
-  partial.rows += len(kept)
+  partial.rows += len(clips)
 
 
 def read_journal(partial: Partial) -> Journal:
-  """All that the journal says of the clips that are in the store."""
+  """Read the journal into arrays."""
   kept = np.ones(partial.clips, bool)
   peaks, seconds = (np.empty(partial.rows, np.float32) for _ in range(2))
   rates, digests = np.empty(partial.rows, np.int32), bytearray()
@@ -158,7 +186,7 @@ def read_journal(partial: Partial) -> Journal:
 
 
 def failures(partial: Partial) -> Iterator[tuple[int, str]]:
-  """The clips that could not be read, and why."""
+  """Yield (clip, reason) for each clip that could not be read."""
   clip = 0
   for record in _chunks(partial):
     yield from ((clip + int(k), reason) for k, reason in record["failed"].items())
@@ -166,7 +194,7 @@ def failures(partial: Partial) -> Iterator[tuple[int, str]]:
 
 
 def found(partial: Partial) -> Iterator[tuple[int, list[Finding]]]:
-  """The clips with findings, and these."""
+  """Yield (clip, findings) for each clip that has findings."""
   clip = 0
   for record in _chunks(partial):
     rows = [k for k in range(record["clips"]) if str(k) not in record["failed"]]
@@ -175,20 +203,20 @@ def found(partial: Partial) -> Iterator[tuple[int, list[Finding]]]:
 
 
 def _findings(record: dict[str, Any]) -> Iterator[tuple[int, list[Finding] | None]]:
-  """Rows of a record of the journal with findings, None where they are not known."""
+  """Yield (row, findings) for the rows of a journal record; None for unknown findings."""
   rows = range(len(record["peak_db"]))
   for k, findings in record.get("findings", dict.fromkeys(rows)).items():
     yield int(k), findings and [Finding(*one) for one in findings]
 
 
 def findings_path(out: str | os.PathLike) -> pathlib.Path:
-  """Where is listed what is wrong with the sound in the store at `out`."""
+  """Return the path of the CSV report on faults in the sound of the store at `out`."""
   out = pathlib.Path(out)
   return out.with_name(f"{out.name}.findings.csv")
 
 
 def report_path(out: str | os.PathLike) -> pathlib.Path:
-  """Where the files are listed that the store at `out` lacks."""
+  """Return the path of the CSV report on files that are missing in the store at `out`."""
   out = pathlib.Path(out)
   return out.with_name(f"{out.name}.unreadable.csv")
 
@@ -199,11 +227,15 @@ def publish(
   lacking: Iterable[tuple[str, ...]],
   findings: Iterable[tuple[str, ...]],
 ) -> None:
-  """Put the whole store and its reports where they belong, and remove the folder.
+  """Move the finished store and its reports to their final paths, and remove the folder.
+
+  A report without rows is not written, and an old report at its path is removed.
 
   Args:
-    lacking: the files that are not in the store, and why; without any there is no report.
-    findings: rows of what is wrong with those that are in it; without any there is no report.
+    partial: The unfinished store, completed.
+    out: Path of the store.
+    lacking: (file, reason) for each file that is not in the store.
+    findings: Report rows for the stored clips, with the columns COLUMNS.
   """
   reports = (
     ("unreadable.csv", report_path(out), ("file", "reason"), lacking),
@@ -222,7 +254,7 @@ def publish(
 
 
 def _write_report(path: pathlib.Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
-  """Write a CSV file; returns whether it has a row besides the head."""
+  """Write a CSV file and return whether it has rows after the header."""
   with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
     writer = csv.writer(file, lineterminator="\n")
     size = writer.writerow(head)

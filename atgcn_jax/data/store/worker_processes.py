@@ -1,4 +1,4 @@
-"""Work spread over processes of this machine."""
+"""Parallel work in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ Work = Callable[[Sequence], list]
 def in_processes(
   work: Work, chunks: Iterable[Sequence], processes: int
 ) -> Generator[list[Any], None, None]:
-  """`map(work, chunks)` over spawned processes, a bounded number ahead.
+  """Compute `map(work, chunks)` in spawned processes, a bounded number of chunks ahead.
 
-  Where a process is killed, by what it works on or for want of memory, the members of the chunks
-  that were under way are tried one by one until one is killed again: its result is None.
-  Close the generator to end the processes; they also end with this process, however that ends.
+  If a process is killed, by its input or for lack of memory, the items of the pending chunks are
+  tried one by one until the process of an item is killed again. The result of that item is None.
+  Close the generator to end the processes. They also end when this process ends in any way.
 
   Args:
-    work: a picklable function from a chunk to a list, one result a member; JAX gives it one CPU
-      device.
-    chunks: what it is called with, taken as they are needed.
+    work: Picklable function from a chunk to a list with one result per item. It runs with a
+      single CPU device for JAX.
+    chunks: Arguments of `work`, taken when they are needed.
+    processes: Number of processes.
+
+  Yields:
+    The result of `work` for each chunk, in order.
+
   Raises:
-    WorkFailed: if no process can be started. What `work` raises is raised here.
+    WorkFailed: If no process can be started. Exceptions of `work` are raised here too.
   """
   unseen = iter(chunks)
-  again: collections.deque[Sequence] = collections.deque()  # to be done before those
+  again: collections.deque[Sequence] = collections.deque()  # processed before `unseen`
   waiting: collections.deque[tuple[Sequence, Future | None]] = collections.deque()
   while True:
     pool = _pool(processes)
@@ -45,7 +50,7 @@ def in_processes(
           chunk = again.popleft() if again else next(unseen, None)
           if chunk is None:
             break
-          waiting.append((chunk, None))  # first, since to submit may fail
+          waiting.append((chunk, None))  # Added first because submitting may fail.
           waiting[-1] = chunk, _submit(pool, work, chunk)
         if not waiting:
           return
@@ -58,21 +63,21 @@ def in_processes(
       pass
     finally:
       pool.shutdown(wait=True, cancel_futures=True)
-    found = False
-    while waiting and not found:
+    any_killed = False
+    while waiting and not any_killed:
       chunk, future = waiting.popleft()
       if future is not None and future.done() and not future.exception():
         yield future.result()
       else:
         results = list(_one_by_one(work, chunk))
-        found = None in results
+        any_killed = None in results
         yield results
     again.extendleft(chunk for chunk, _ in reversed(waiting))
     waiting.clear()
 
 
 def _one_by_one(work: Work, chunk: Sequence) -> Iterator[Any]:
-  """The results of a chunk's members, each worked on alone; None for one that kills its process."""
+  """Yield the result of each item of a chunk, in a call of its own; None if its process dies."""
   pool = None
   try:
     for member in chunk:
@@ -92,28 +97,28 @@ def _one_by_one(work: Work, chunk: Sequence) -> Iterator[Any]:
 
 
 def _ready(pool: ProcessPoolExecutor) -> None:
-  """Wait for a process without work."""
+  """Wait until a process of the pool has started."""
   try:
     _submit(pool, list, ()).result()
   except BrokenProcessPool:
     raise WorkFailed(
-      "worker processes are killed before they have work; free memory, or take fewer --workers"
+      "worker processes are killed at their start; free memory or use fewer --workers"
     ) from None
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork
+  spawn = multiprocessing.get_context("spawn")  # JAX and threads do not survive a fork.
   return ProcessPoolExecutor(processes, spawn, initializer=_start)
 
 
 def _submit(pool: ProcessPoolExecutor, work: Work, chunk: Sequence) -> Future:
-  with _signals_held():  # to submit may start a process
+  with _signals_held():  # Submitting may start a process.
     return pool.submit(work, chunk)
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-  """Processes started within never see Ctrl-C and SIGTERM: to stop them is their parent's part."""
+  """Block SIGINT and SIGTERM in processes that start in this context. The parent stops them."""
   before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
   try:
     yield
@@ -122,10 +127,10 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start() -> None:
-  """Keep off the accelerator, and end with the parent."""
+  """Set up a worker process: use only the CPU, and end when the parent ends."""
   import jax
 
-  # JAX is imported with this module's callers, too late for its environment variables.
+  # The modules that call this one have imported JAX, so environment variables have no effect.
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 1)
   parent = multiprocessing.parent_process()

@@ -1,1 +1,1 @@
-"""Sounds made by this package: synthesised soundscapes and mixtures of recordings."""
+"""Synthetic data: synthesised soundscapes and mixtures of recordings."""

@@ -1,4 +1,4 @@
-"""Which sounds are heard together in a made-up scene, by a graph of chances."""
+"""Selection of the sounds of a synthetic scene, by a graph of probabilities."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CHANCE = 0.05  # how often a sound is drawn without regard to the others
+CHANCE = 0.05  # probability that a sound is drawn independently of the others
 
 
 def draw_together(
   rng: np.random.Generator, graph: np.ndarray, counts: Sequence[float]
 ) -> list[int]:
-  """Distinct rows of a graph, in the order they were drawn.
+  """Draw distinct rows of a graph.
 
-  The first is drawn uniformly; each further one by the row of one of those already there (or, one
-  time in twenty, uniformly) among those not yet there.
+  The first row is drawn uniformly. Each further row is drawn from the rows that are not drawn yet,
+  with the probabilities in a random one of the drawn rows. With probability CHANCE it is drawn
+  uniformly instead.
 
   Args:
-    rng: what is drawn from.
-    graph: float[L, L], the chances of what joins row i; a row may be of zeros.
-    counts: the chances of 1, 2, … rows; there are never more than L.
+    rng: Random number generator.
+    graph: float[L, L]. Row i has the probabilities of the rows that join row i. A row may be zero.
+    counts: Probabilities of drawing 1, 2, … rows. At most L rows are drawn.
+
+  Returns:
+    The row numbers in the order in which they were drawn.
   """
   drawn = [int(rng.integers(len(graph)))]
   for _ in range(min(int(rng.choice(len(counts), p=counts)), len(graph) - 1)):

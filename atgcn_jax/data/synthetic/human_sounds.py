@@ -1,6 +1,6 @@
-"""Sounds that people make, built of the parts of `synthesis`.
+"""Human sounds, built from the parts in `atgcn_jax.data.synthetic.instruments`.
 
-Each function is an instrument as `atgcn_jax.data.synthetic.instruments` describes them.
+Each public function is an instrument as described there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from atgcn_jax.data.synthetic.instruments import (
   tone,
 )
 
-# First three formants in Hz and the shares of their amplitudes, for a, i, u, e, o.
+# First three formants in Hz of the vowels a, i, u, e, o, and relative amplitudes of the formants.
 VOWELS = (
   (730, 1090, 2440),
   (270, 2290, 3010),
@@ -42,7 +42,7 @@ def _vowel(rng: np.random.Generator, source: Array, size: float, rate: int) -> A
 
 
 def singing(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Long vowels with vibrato, one a note: a glottal tone through formants."""
+  """Synthesise long vowels with vibrato, one per note: a glottal tone through formants."""
   root, size, gap = pitch(rng, 110, 440), rng.uniform(0.95, 1.2), rng.uniform(0.7, 1.6)
   sound, swing, depth = (
     np.zeros(round(seconds * rate)),
@@ -60,7 +60,7 @@ def singing(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def speech(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Syllables at three to five a second: consonant noise, a short vowel, falling pitch, pauses."""
+  """Synthesise 3 to 5 syllables per second: consonant noise, short vowel, falling pitch, pauses."""
   root, size, gap = pitch(rng, 90, 260), rng.uniform(0.9, 1.2), rng.uniform(0.19, 0.3)
   sound = np.zeros(round(seconds * rate))
   for start in onsets(rng, seconds, gap, 0.35):
@@ -77,7 +77,7 @@ def speech(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A nearly pure tone that glides from note to note."""
+  """Synthesise a nearly pure tone that glides from note to note."""
   samples, root = round(seconds * rate), pitch(rng, 600, 1500)
   steps = np.full(samples, float(rng.choice(SCALE)))
   for start in onsets(rng, seconds, rng.uniform(0.25, 0.7), 0.3):
@@ -92,7 +92,7 @@ def whistling(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Steps at a walking pace: a dull heel, and a lighter, brighter sole a tenth of a second on."""
+  """Synthesise steps at a walking pace: a dull heel, and a brighter sole about 0.1 s later."""
   starts = onsets(rng, seconds, rng.uniform(0.42, 0.7), 0.05)
   heels = impulses(starts, rng.uniform(0.7, 1, len(starts)), round(seconds * rate), rate)
   lag = int(rng.uniform(0.08, 0.13) * rate)
@@ -106,7 +106,7 @@ def footsteps(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def applause(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Hundreds of hand claps at random times, swelling and dying down."""
+  """Synthesise hundreds of hand claps at random times, fading in and out."""
   samples = round(seconds * rate)
   claps = drops(rng, samples, pitch(rng, 40, 160), rate)
   grains = noise(rng, samples) * lfilter([1.0], [1.0, -np.exp(-1 / (0.006 * rate))], claps)

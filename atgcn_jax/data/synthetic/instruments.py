@@ -1,9 +1,9 @@
-"""Sounds made from random numbers: the parts they are built of, and music.
+"""Sound synthesis from random numbers: building blocks, and musical instruments.
 
-Every instrument is a function `(rng, seconds, rate) -> float32[S]`: `rng` a NumPy generator
-from which pitch, tempo and timbre are drawn, `seconds` the length, `rate` samples a second, S
-their product; the loudest sample is 1 or -1. What tells one instrument from another is
-its spectrum and its course in time: pitches are drawn from wide ranges which overlap.
+Each instrument is a function `(rng, seconds, rate) -> float32[S]`. `rng` is the NumPy generator
+from which pitch, tempo and timbre are drawn, `seconds` is the length, `rate` is the sample rate in
+Hz, and S is their product. The largest sample is 1 or -1. Instruments differ in their spectrum and
+in their course over time. Their pitch ranges are wide and overlap.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ SCALE = (0, 2, 4, 7, 9, 12)
 
 
 def pitch(rng: np.random.Generator, low: float, high: float) -> float:
-  """Returns a number between `low` and `high`, uniform on the logarithmic scale."""
+  """Return a random number between `low` and `high`, uniform on the logarithmic scale."""
   return float(low * (high / low) ** rng.random())
 
 
 def clock_of(seconds: float, rate: int) -> Array:
-  """Returns the time of every sample, float64[S] in seconds."""
+  """Return the time of each sample in seconds, float64[S]."""
   return np.arange(round(seconds * rate)) / rate
 
 
 def tone(frequency: Array, amplitudes: Sequence[float] | Array, rate: int) -> Array:
-  """Returns a harmonic tone read from a table of one period, float32[S].
+  """Return a harmonic tone, read from a table of one period, float32[S].
 
   Args:
     frequency: float[S], the fundamental in Hz.
-    amplitudes: Of harmonics 1, 2, …; those above half the rate are left out.
-    rate: Samples a second.
+    amplitudes: Amplitudes of harmonics 1, 2, …; harmonics above half the rate are left out.
+    rate: Sample rate in Hz.
   """
-  heard = np.asarray(amplitudes[: max(1, int(rate / 2 / np.max(frequency)))], dtype=np.float64)
+  audible = np.asarray(amplitudes[: max(1, int(rate / 2 / np.max(frequency)))], dtype=np.float64)
   spectrum = np.zeros(TABLE // 2 + 1, dtype=np.complex128)
-  spectrum[1 : len(heard) + 1] = -0.5j * TABLE * heard
+  spectrum[1 : len(audible) + 1] = -0.5j * TABLE * audible
   table = np.fft.irfft(spectrum, TABLE).astype(np.float32)
   return table[(np.cumsum(frequency) * (TABLE / rate)).astype(np.int64) & (TABLE - 1)]
 
 
 def noise(rng: np.random.Generator, samples: int) -> Array:
-  """Returns white noise of deviation 1, float32[samples]."""
+  """Return white noise with standard deviation 1, float32[samples]."""
   return rng.standard_normal(samples, dtype=np.float32)
 
 
 def ring(
   x: Array, frequencies: Iterable[float], decays: Iterable[float], gains: Iterable[float], rate: int
 ) -> Array:
-  """Returns a sum of damped resonators driven by `x`, float32[S].
+  """Return the sum of damped resonators driven by `x`, float32[S].
 
-  A single 1 in `x` makes each ring as `gain * exp(-t / decay) * sin(2 pi frequency t)`.
+  The impulse response of a resonator is `gain * exp(-t / decay) * sin(2 pi frequency t)`.
 
   Args:
-    x: float[S], what drives them.
-    frequencies: In Hz; those above 0.48 of the rate are left out.
-    decays: Seconds until a resonator has died down to 1/e.
+    x: float[S], excitation.
+    frequencies: Frequencies in Hz; those above 0.48 of the rate are left out.
+    decays: Time constants in seconds, after which the amplitude is 1/e.
     gains: Amplitudes.
-    rate: Samples a second.
+    rate: Sample rate in Hz.
   """
   total = np.zeros(len(x))
   for frequency, decay, gain in zip(frequencies, decays, gains):
@@ -74,20 +74,20 @@ def ring(
 def band(
   x: Array, frequencies: Sequence[float] | Array, widths: Sequence[float] | Array, rate: int
 ) -> Array:
-  """Returns `x` through parallel band filters of equal gain at their centres, float32[S].
+  """Return `x` filtered by parallel band-pass filters of equal gain at their centres, float32[S].
 
   Args:
     x: float[S].
-    frequencies: Centres in Hz.
+    frequencies: Centre frequencies in Hz.
     widths: Bandwidths in Hz.
-    rate: Samples a second.
+    rate: Sample rate in Hz.
   """
   decays = [1 / (np.pi * width) for width in widths]
   return ring(x, frequencies, decays, [2 * np.pi * width / rate for width in widths], rate)
 
 
 def low_pass(x: Array, frequency: float, rate: int) -> Array:
-  """Returns `x` through one pole at `frequency` Hz, float32[S]."""
+  """Return `x` filtered by a one-pole low-pass at `frequency` Hz, float32[S]."""
   keep = np.exp(-2 * np.pi * frequency / rate)
   return lfilter([1 - keep], [1.0, -keep], x).astype(np.float32)
 
@@ -95,14 +95,21 @@ def low_pass(x: Array, frequency: float, rate: int) -> Array:
 def onsets(
   rng: np.random.Generator, seconds: float, gap: float, jitter: float = 0.0
 ) -> list[float]:
-  """Returns the starts in seconds of a row of events `gap` seconds apart, give or take."""
+  """Return the onsets in seconds of events that are `gap` seconds apart, with random jitter.
+
+  Args:
+    rng: Random number generator.
+    seconds: Length of the sound.
+    gap: Mean gap between onsets.
+    jitter: Maximum relative deviation of a gap.
+  """
   steps = gap * (1 + jitter * rng.uniform(-1, 1, int(seconds / gap / max(0.1, 1 - jitter)) + 2))
   starts = np.cumsum(steps) - steps[0]
   return [float(start) for start in starts if start < max(seconds - 0.08, 0.01)]
 
 
 def impulses(starts: Iterable[float], gains: Iterable[float], samples: int, rate: int) -> Array:
-  """Returns zeros but for `gains` at `starts` (seconds), float32[samples]."""
+  """Return a signal with impulses of the given gains at `starts` in seconds, float32[samples]."""
   x = np.zeros(samples, dtype=np.float32)
   for start, gain in zip(starts, gains):
     x[min(int(start * rate), samples - 1)] += gain
@@ -110,7 +117,7 @@ def impulses(starts: Iterable[float], gains: Iterable[float], samples: int, rate
 
 
 def drops(rng: np.random.Generator, samples: int, per_second: float, rate: int) -> Array:
-  """Returns impulses at random times, most of them small, float32[samples]."""
+  """Return impulses at random times, most of them small, float32[samples]."""
   count = max(3, rng.poisson(per_second * samples / rate))
   x = np.zeros(samples, dtype=np.float32)
   x[rng.integers(0, samples, count)] = rng.random(count, dtype=np.float32) ** 3 + 0.05
@@ -118,7 +125,14 @@ def drops(rng: np.random.Generator, samples: int, per_second: float, rate: int) 
 
 
 def wander(rng: np.random.Generator, samples: int, per_second: float, rate: int) -> Array:
-  """Returns a smooth random course between 0 and 1, float32[samples]."""
+  """Return a smooth random curve between 0 and 1, float32[samples].
+
+  Args:
+    rng: Random number generator.
+    samples: Number of samples.
+    per_second: Number of random values per second, which are interpolated.
+    rate: Sample rate in Hz.
+  """
   knots = rng.random(max(3, int(samples / rate * per_second) + 2))
   at = np.linspace(0, len(knots) - 1.001, samples)
   part = 0.5 - 0.5 * np.cos(np.pi * (at % 1))
@@ -127,27 +141,27 @@ def wander(rng: np.random.Generator, samples: int, per_second: float, rate: int)
 
 
 def lay(sound: Array, grain: Array, start: float, rate: int) -> None:
-  """Adds `grain` to `sound` from `start` seconds on, in place; what reaches over is cut."""
+  """Add `grain` to `sound` in place, starting at `start` seconds, and cut it at the end."""
   first = int(start * rate)
   room = sound[first : first + len(grain)]
   room += grain[: len(room)]
 
 
 def swell(samples: int, attack: float, release: float, rate: int) -> Array:
-  """Returns an envelope that rises and falls in straight lines (seconds), float32[samples]."""
+  """Return an envelope with linear attack and release, both in seconds, float32[samples]."""
   n = np.arange(samples, dtype=np.float32)
   rise = n / max(attack * rate, 1.0)
   return np.minimum(np.minimum(rise, (samples - n) / max(release * rate, 1.0)), 1.0)
 
 
 def fade_and_normalise(sound: Array, rate: int) -> Array:
-  """Returns the sound with its end faded over 10 ms and its peak at 1, float32[S]."""
+  """Return the sound with its end faded over 10 ms and its peak at 1, float32[S]."""
   sound = sound * swell(len(sound), 0.001, 0.01, rate)
   return (sound / max(float(np.max(np.abs(sound))), 1e-9)).astype(np.float32)
 
 
 def plucked_string(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A row of plucks (Karplus and Strong): each period is the last one, averaged and damped."""
+  """Synthesise plucks (Karplus and Strong): each period is the last one, averaged and damped."""
   sound, root = np.zeros(round(seconds * rate), dtype=np.float32), pitch(rng, 90, 330)
   damping = rng.uniform(0.35, 0.9)
   for start in onsets(rng, seconds, rng.uniform(0.22, 0.7), 0.1):
@@ -162,7 +176,7 @@ def plucked_string(rng: np.random.Generator, seconds: float, rate: int) -> Array
 
 
 def bowed_string(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Long sawtooth notes with vibrato and slow attacks, through the resonances of a body."""
+  """Synthesise long sawtooth notes with vibrato and slow attacks, through body resonances."""
   time = clock_of(seconds, rate)
   root, gap = pitch(rng, 110, 520), rng.uniform(0.9, 2.2)
   frequency, loudness = np.full(len(time), root), np.zeros(len(time), dtype=np.float32)
@@ -180,7 +194,7 @@ def bowed_string(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def bass_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Beats of a falling low sine with a short click."""
+  """Synthesise beats of a falling low sine with a short click."""
   sound, low, gap = np.zeros(round(seconds * rate)), pitch(rng, 42, 75), pitch(rng, 0.32, 0.8)
   time, decay, drop = clock_of(0.5, rate), rng.uniform(0.08, 0.16), rng.uniform(80, 180)
   body = np.sin(2 * np.pi * np.cumsum(low + drop * np.exp(-time / 0.03)) / rate)
@@ -191,7 +205,7 @@ def bass_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Strokes and rolls: a short drum head of two tones under rattling noise."""
+  """Synthesise strokes and rolls: a short drum head of two tones under rattling noise."""
   gap = pitch(rng, 0.11, 0.5)
   starts = onsets(rng, seconds, gap, 0.06)
   hits = impulses(starts, rng.uniform(0.4, 1, len(starts)), round(seconds * rate), rate)
@@ -202,7 +216,7 @@ def snare_drum(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def cymbal(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Crashes that die down slowly: dense high partials without a common pitch."""
+  """Synthesise crashes that decay slowly: dense high partials without a common pitch."""
   starts = onsets(rng, seconds, rng.uniform(0.7, 2.4), 0.15)
   hits = impulses(starts, rng.uniform(0.6, 1, len(starts)), round(seconds * rate), rate)
   hiss = noise(rng, len(hits)) * (
@@ -214,7 +228,7 @@ def cymbal(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def xylophone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Quick runs on wooden bars: the pitch, its 3.9th and 9.2nd multiple, all short."""
+  """Synthesise fast runs on wooden bars: the pitch and its 3.93 and 9.2 multiples, all short."""
   sound, root = np.zeros(round(seconds * rate)), pitch(rng, 260, 780)
   still = np.zeros(int(0.5 * rate))
   still[0] = 1
@@ -226,7 +240,7 @@ def xylophone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def flute(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Legato notes of few harmonics with breath noise and a slow tremolo."""
+  """Synthesise legato notes of few harmonics with breath noise and a slow tremolo."""
   time, root = clock_of(seconds, rate), pitch(rng, 260, 780)
   frequency, gap = np.full(len(time), root), rng.uniform(0.3, 0.8)
   loudness = np.ones(len(time), dtype=np.float32)
@@ -242,7 +256,7 @@ def flute(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def organ(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Steady chords of three notes, each of octave and fifth stops, changed all at once."""
+  """Synthesise steady chords of three notes with octave and fifth stops that change together."""
   time, root = clock_of(seconds, rate), pitch(rng, 100, 330)
   base, stops = (
     np.ones(len(time)),
@@ -259,7 +273,7 @@ def organ(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def church_bell(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Slow strokes of a bell: hum, prime, minor third, fifth, octave and above, long in dying."""
+  """Synthesise slow bell strokes: hum, prime, minor third, fifth, octave and above, long decay."""
   starts = onsets(rng, seconds, rng.uniform(1.0, 2.4), 0.03)
   hits = impulses(starts, rng.uniform(0.7, 1, len(starts)), round(seconds * rate), rate)
   strike, life = pitch(rng, 180, 640), rng.uniform(0.7, 1.3)

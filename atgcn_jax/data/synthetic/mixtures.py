@@ -1,7 +1,7 @@
-"""Mixtures of real recordings whose labels occur together as given counts say.
+"""Mixtures of real recordings whose labels co-occur according to given counts.
 
-A folder of recordings that have one sound each becomes one of 10 s scenes with several. Everything
-is a pure function of the recordings, a seed and a clip number.
+A folder of recordings with one sound each becomes a folder of 10 s scenes with several sounds. A
+clip is a pure function of the recordings, a seed and a clip number.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from atgcn_jax.labels.sparse import Matrix
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
 CLIP_SECONDS = 10.0
-CLIPS = (0.0, 1 / 3, 1 / 3, 1 / 3)  # chances of 1, 2, 3, 4 recordings in a mixture
-QUIETEST_DB = -10.0
-LEVEL = 0.1  # root mean square of a recording at 0 dB
+CLIPS = (0.0, 1 / 3, 1 / 3, 1 / 3)  # probabilities of 1, 2, 3, 4 recordings in a mixture
+QUIETEST_DB = -10.0  # lowest gain of a recording in dB
+LEVEL = 0.1  # root mean square of a recording at a gain of 0 dB
 EVENTS = "events.csv"
 
 
 class PlacedRecording(NamedTuple):
-  """A recording in a mixture: its file, start in seconds, gain in dB."""
+  """Recording in a mixture: file, onset in seconds, gain in dB."""
 
   filename: str
   onset: float
@@ -41,7 +41,7 @@ class PlacedRecording(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """The recordings of one fold that have the same labels."""
+  """Recordings of one fold that have the same labels."""
 
   labels: tuple[int, ...]
   filenames: tuple[str, ...]
@@ -59,22 +59,26 @@ def write_mixtures(
   seed: int,
   rate: int = 32_000,
 ) -> None:
-  """Write mixtures of a folder of recordings, ready for `atgcn prepare`.
+  """Write mixtures of a folder of recordings, as input of `atgcn prepare`.
 
-  Clip k is made of recordings of one fold alone, the k-th of the folds in turn, which is its own.
-  Besides what `folder.write_folder` writes there is `events.csv`: what was laid where.
+  The folds take turns: clip k belongs to fold k modulo the number of folds, and is mixed only from
+  recordings of that fold. In addition to the files of `sound_folder.write_folder`, `events.csv`
+  lists the recordings in each clip.
 
   Args:
-    audio: the folder of recordings.
+    audio: Folder of the recordings.
     labels: CSV with the columns `filename`, `fold`, `positive_labels`.
-    vocabulary: CSV with the columns `index`, `mid`, `display_name`; labels that no recording has
+    vocabulary: CSV with the columns `index`, `mid`, `display_name`. Labels that no recording has
       are left out.
     counts: .npz with `mids`, `occurrences_SET`, `cooccurrences_SET` of these labels.
-    out: the folder to write.
-    clips: how many.
-    rate: of the mixtures, in Hz.
+    out: Folder to write.
+    counts_set: SET, the name of the counts in the file.
+    clips: Number of mixtures.
+    seed: Seed of the mixtures.
+    rate: Sample rate of the mixtures in Hz.
+
   Raises:
-    UserError: for files that cannot be used.
+    UserError: If a file cannot be used.
   """
   audio = pathlib.Path(audio)
   listed = read_label_list(labels)
@@ -115,7 +119,7 @@ def write_mixtures(
 def kinds_by_fold(
   listed: list[LabelledFile], indices: list[tuple[int, ...]]
 ) -> dict[str, list[Kind]]:
-  """The recordings that have labels, by fold and then by their labels, both sorted."""
+  """Group the recordings that have labels by fold and then by labels, both sorted."""
   found: dict[str, dict[tuple[int, ...], list[str]]] = {}
   for row, labels in zip(listed, indices):
     if labels:
@@ -127,14 +131,17 @@ def kinds_by_fold(
 
 
 def together(kinds: list[Kind], cooccurrences: Matrix) -> np.ndarray:
-  """The chances float64[L, L] of what joins a recording of kind i; a row sums to 1 or is zero.
+  """Return the probabilities of the kinds that join a recording of kind i.
 
-  Two kinds go together as often as labels of the one, without those they share, occur with labels
-  of the other.
+  The probability of a pair of kinds is proportional to the co-occurrences of their labels. Labels
+  that both kinds have are not counted.
 
   Args:
-    kinds: L of them.
-    cooccurrences: int[K, K], clips with both labels of a pair.
+    kinds: List of L kinds.
+    cooccurrences: int[K, K], number of clips with both labels of a pair.
+
+  Returns:
+    float64[L, L]. Each row sums to 1 or is zero.
   """
   chances = np.zeros((len(kinds), len(kinds)))
   for i, one in enumerate(kinds):
@@ -149,7 +156,17 @@ def together(kinds: list[Kind], cooccurrences: Matrix) -> np.ndarray:
 def mix_recordings(
   audio: pathlib.Path, filenames: list[str], rng: np.random.Generator, rate: int
 ) -> tuple[np.ndarray, list[PlacedRecording]]:
-  """A mixture float32[S] in [-1, 1] of recordings at random gains and onsets, and its events."""
+  """Mix recordings at random gains and onsets.
+
+  Args:
+    audio: Folder of the recordings.
+    filenames: Recordings to mix.
+    rng: Random number generator.
+    rate: Sample rate in Hz.
+
+  Returns:
+    The mixture, float32[S] in [-1, 1], and its events.
+  """
   clip, events = np.zeros(int(rate * CLIP_SECONDS), np.float32), []
   for filename in filenames:
     sound, gain_db = recording(audio / filename, rate), rng.uniform(QUIETEST_DB, 0)
@@ -161,6 +178,6 @@ def mix_recordings(
 
 @functools.lru_cache(maxsize=256)
 def recording(path: pathlib.Path, rate: int) -> np.ndarray:
-  """Up to 10 s of a file at this rate, brought to one level; silence stays silent."""
+  """Load up to 10 s of a file at a sample rate, scaled to LEVEL. Silence stays silent."""
   sound = sound_files.load_waveform(path, rate)[: int(rate * CLIP_SECONDS)]
   return sound * np.float32(LEVEL / max(float(np.sqrt(np.mean(sound**2))), 1e-6))

@@ -1,6 +1,7 @@
-"""Sounds of animals, weather, traffic and the house, built of the parts of `synthesis`.
+"""Sounds of animals, weather, traffic and the house.
 
-Each function is an instrument as `atgcn_jax.data.synthetic.instruments` describes them.
+They are built from the parts in `atgcn_jax.data.synthetic.instruments`. Each function is an
+instrument as described there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from atgcn_jax.data.synthetic.instruments import (
 
 
 def birdsong(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Phrases of short whistled sweeps, the same few syllables again and again, with pauses."""
+  """Synthesise phrases of short whistled sweeps: a few syllables repeated, with pauses."""
   sound, root = np.zeros(round(seconds * rate)), pitch(rng, 1900, 4200)
   syllables = []
   for _ in range(rng.integers(1, 4)):
@@ -48,7 +49,7 @@ def birdsong(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A high tone cut into three or four pulses, two to four such chirps a second."""
+  """Synthesise two to four chirps per second, each a high tone cut into three or four pulses."""
   time, carrier = clock_of(seconds, rate), pitch(rng, 3200, 6200)
   pulses, rhythm = rng.uniform(24, 40), rng.uniform(2, 4)
   open_share = rng.integers(3, 5) * rhythm / pulses
@@ -58,7 +59,7 @@ def crickets(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def frog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Croaks: trains of clicks, twenty to fifty a second, in a hollow resonance."""
+  """Synthesise croaks: trains of 20 to 50 clicks per second in a hollow resonance."""
   samples, hollow = round(seconds * rate), pitch(rng, 350, 1100)
   click_gap, length = 1 / rng.uniform(22, 48), rng.uniform(0.25, 0.5)
   clicks: list[float] = []
@@ -74,7 +75,7 @@ def frog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def dog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Groups of barks: a hoarse tone that rises and falls within a fifth of a second."""
+  """Synthesise groups of barks: a hoarse tone that rises and falls within 0.2 s."""
   sound, root = np.zeros(round(seconds * rate)), pitch(rng, 180, 560)
   time = clock_of(rng.uniform(0.14, 0.24), rate)
   bow = np.abs(np.sin(np.pi * time / time[-1]))
@@ -91,7 +92,7 @@ def dog(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def rain(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A steady bright hiss with countless drops in it."""
+  """Synthesise a steady bright hiss with many drops."""
   samples = round(seconds * rate)
   hiss = noise(rng, samples)
   hiss -= low_pass(hiss, pitch(rng, 800, 2500), rate)
@@ -101,7 +102,7 @@ def rain(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def wind(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Gusts: noise in a resonance that rises in pitch and loudness together."""
+  """Synthesise gusts: noise in a resonance whose pitch and loudness rise together."""
   samples, low = round(seconds * rate), pitch(rng, 160, 420)
   gust, x = wander(rng, samples, rng.uniform(0.5, 1.2), rate), noise(rng, samples)
   lower = band(x, (low,), (0.35 * low,), rate) * (1 - gust)
@@ -110,7 +111,7 @@ def wind(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A crack, then rumbling below 200 Hz that rolls and dies away."""
+  """Synthesise a crack, then a decaying rumble below 200 Hz."""
   samples = round(seconds * rate)
   time, x = clock_of(seconds, rate), noise(rng, samples)
   roll = np.exp(-time / (0.4 * seconds)) * (
@@ -122,7 +123,7 @@ def thunder(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def fire(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Dry crackling: sparse, sharp clicks of very unequal size over a soft low breath."""
+  """Synthesise dry crackling: sparse, sharp clicks of different sizes over soft low noise."""
   samples = round(seconds * rate)
   sparks = drops(rng, samples, pitch(rng, 9, 30), rate)
   snap = lfilter([1.0], [1.0, -np.exp(-1 / (0.0016 * rate))], sparks) * noise(rng, samples)
@@ -131,7 +132,7 @@ def fire(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def siren(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """A bright tone that wails up and down, yelps, or alternates between two notes."""
+  """Synthesise a bright tone that wails up and down, yelps, or alternates between two notes."""
   time, low, way = clock_of(seconds, rate), pitch(rng, 420, 750), rng.integers(3)
   if way == 0:
     course = 0.5 - 0.5 * np.cos(2 * np.pi * rng.uniform(0.25, 0.5) * time)
@@ -145,7 +146,7 @@ def siren(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def engine(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Firing strokes, twenty-five to ninety a second, that speed up and slow down, in a muffler."""
+  """Synthesise 25 to 90 firing strokes per second with varying speed, through a muffler."""
   samples = round(seconds * rate)
   course = wander(rng, samples, rng.uniform(0.4, 0.9), rate)
   frequency = pitch(rng, 25, 50) * (1 + rng.uniform(0.4, 1.0) * course)
@@ -156,7 +157,7 @@ def engine(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Rotor blades: thuds of noise, ten to eighteen a second, under the whine of a turbine."""
+  """Synthesise rotor blades: 10 to 18 thuds of noise per second, and the whine of a turbine."""
   time, blades = clock_of(seconds, rate), rng.uniform(10, 18)
   near = swell(len(time), rng.uniform(0, 0.5) * seconds, rng.uniform(0, 0.5) * seconds, rate)
   thud = np.exp(-5 * (time * blades % 1)).astype(np.float32)
@@ -167,7 +168,7 @@ def helicopter(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Honks of two bright notes a third apart, on and off at once."""
+  """Synthesise honks of two bright notes a third apart that start and stop together."""
   samples, low = round(seconds * rate), pitch(rng, 280, 560)
   amplitudes = np.array([0.5, 0.8, 1, 0.9, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2, 0.2, 0.1, 0.1])
   chord = tone(np.full(samples, low), amplitudes, rate)
@@ -182,7 +183,7 @@ def car_horn(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def clock(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Dry ticks, even in time, the tock a little lower than the tick."""
+  """Synthesise regular dry ticks and tocks; the tock is slightly lower than the tick."""
   gap = 1 / rng.choice((2.0, 2.5, 3.0, 4.0, 5.0))
   starts, samples = onsets(rng, seconds, gap), round(seconds * rate)
   ticks = impulses(starts[::2], rng.uniform(0.9, 1, len(starts[::2])), samples, rate)
@@ -194,7 +195,7 @@ def clock(rng: np.random.Generator, seconds: float, rate: int) -> Array:
 
 
 def telephone(rng: np.random.Generator, seconds: float, rate: int) -> Array:
-  """Two small bells beaten twenty times a second, ringing and pausing in turn."""
+  """Synthesise two small bells struck 17 to 25 times per second, with alternating pauses."""
   samples, beat, bell = round(seconds * rate), 1 / rng.uniform(17, 25), pitch(rng, 900, 2000)
   on, off = rng.uniform(0.5, 1.5), rng.uniform(0.4, 1.2)
   starts = [s for s in np.arange(0, seconds, beat) if s % (on + off) < on]

@@ -1,4 +1,4 @@
-"""A folder of sound files with labels, in the form that `atgcn prepare` reads."""
+"""Writer of a folder of sound files with labels, as input of `atgcn prepare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS, VOCABULARY = "labels.csv", "vocabulary.csv"
 
 
 class Recording(NamedTuple):
-  """A sound to write: samples float32[S] within [-1, 1], its fold, its label indices."""
+  """Sound to write: samples float32[S] within [-1, 1], fold, and label indices."""
 
   waveform: np.ndarray
   fold: str
@@ -29,30 +29,32 @@ class Recording(NamedTuple):
 
 
 def clip_names(clips: int) -> list[str]:
-  """The names of the sound files of so many clips."""
+  """Return the names of the sound files for a number of clips."""
   return [f"{k:06d}.flac" for k in range(clips)]
 
 
 def check_replaceable(folder: str | os.PathLike, clips: int, others: Iterable[str] = ()) -> None:
-  """Refuse a folder that holds anything but what `write_folder` writes.
+  """Check that a folder contains only files that `write_folder` will replace.
 
   Args:
-    clips: how many will be written.
-    others: the names of further files in it.
+    folder: The folder. It need not exist.
+    clips: Number of clips to write.
+    others: Names of further files to write.
+
   Raises:
-    UserError: naming what is in the way.
+    UserError: If the folder is not a folder or contains another file; names the file.
   """
   folder = Path(folder)
   check_utf8(folder)
   if not folder.exists():
     return
   if not folder.is_dir():
-    raise UserError(f"{folder} is not a folder; name a new or an empty one")
+    raise UserError(f"{folder} is not a folder; give a new or an empty one")
   ours = {LABELS, VOCABULARY, *others} | {f"audio/{name}" for name in clip_names(clips)}
   ours |= {f"{name}.part" for name in ours} | {"audio"}
   for path in sorted(folder.rglob("*")):
     if path.relative_to(folder).as_posix() not in ours:
-      raise UserError(f"{folder} already holds {path.name}; name a new or an empty folder")
+      raise UserError(f"{folder} already holds {path.name}; give a new or an empty folder")
 
 
 def write_folder(
@@ -66,15 +68,19 @@ def write_folder(
 ) -> None:
   """Write `audio/000000.flac` …, `labels.csv` (filename, fold, positive_labels), `vocabulary.csv`.
 
-  Each file appears under its name only when whole.
+  Each file appears under its name only when it is complete.
 
   Args:
-    folder: is created; may hold what an earlier call wrote, which is replaced.
-    clips: `count` of them, made while they are written.
-    rate: of the samples, in Hz.
-    others: further text files, name to what gives the content once all clips are written.
+    folder: Folder to write. It is created if needed. Files of an earlier call are replaced.
+    clips: The clips, consumed one at a time.
+    count: Number of clips.
+    rate: Sample rate in Hz.
+    vocabulary: Labels of the clips.
+    others: Further text files: a map from the name to a function that returns the content. It is
+      called when all clips are written.
+
   Raises:
-    UserError: the folder holds something else, or cannot be written.
+    UserError: If the folder contains other files or cannot be written.
   """
   folder = Path(folder)
   check_replaceable(folder, count, others)
@@ -95,12 +101,12 @@ def write_folder(
         part.write_text(content(), encoding="utf-8")
   except (OSError, soundfile.LibsndfileError) as error:
     reason = getattr(error, "strerror", None) or error
-    raise UserError(f"--out {folder}: cannot be written ({reason}); name another") from error
+    raise UserError(f"--out {folder}: cannot be written ({reason}); choose another") from error
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-  """A name to write to, which becomes `path` once the block has ended well."""
+  """Yield a temporary path to write to, and rename it to `path` if no exception occurs."""
   part = path.with_name(f"{path.name}.part")
   yield part
   part.replace(path)

@@ -1,7 +1,7 @@
 """Built-in soundscapes: 10 s scenes of synthesised sounds whose labels co-occur by a known graph.
 
-Everything is a pure function of a seed and a clip number, so any clip can be made again, alone, in
-any order and on any machine of the same libraries. All clips of one seed share one graph.
+A clip is a pure function of a seed and a clip number. Any clip can be reproduced independently of
+the others, on any machine with the same library versions. All clips of a seed share one graph.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from atgcn_jax.data.synthetic.instruments import Array
 from atgcn_jax.data.synthetic.sound_folder import Recording, write_folder
 from atgcn_jax.labels.vocabulary import Vocabulary
 
-VERSION = 1  # goes up when the same clip number sounds different or has other labels
+VERSION = 1  # increased when a clip number gets another sound or other labels
 RATE = 16_000
 CLIP_SECONDS = 10.0
-COMPANY = 0.9  # The share of a sound's row of the graph that its companions have.
-COUNTS = (0.12, 0.23, 0.3, 0.2, 0.15)  # Of 1 to 5 events a clip.
-_GRAPH, _SCENE, _SOUND, _FLOOR = range(4)  # Separate streams of random numbers.
+COMPANY = 0.9  # total probability of the companions in a row of the graph
+COUNTS = (0.12, 0.23, 0.3, 0.2, 0.15)  # probabilities of 1 to 5 events per clip
+_GRAPH, _SCENE, _SOUND, _FLOOR = range(4)  # separate streams of random numbers
 
 
 class SoundKind(NamedTuple):
-  """A leaf of the ontology: its word, its category, its instrument, how long it lasts (seconds)."""
+  """Leaf of the ontology: name, category, instrument, and range of lengths in seconds."""
 
   name: str
   parent: str
@@ -38,7 +38,7 @@ class SoundKind(NamedTuple):
 
 
 class Event(NamedTuple):
-  """One sound in a scene: index into the vocabulary, start and length in seconds, gain in dB."""
+  """Sound in a scene: index into the vocabulary, onset and length in seconds, gain in dB."""
 
   label: int
   onset: float
@@ -93,13 +93,13 @@ def _id(name: str) -> str:
 
 
 def soundscape_vocabulary() -> Vocabulary:
-  """Returns the labels: the sounds in the order of `SOUNDS`, then the categories."""
+  """Return the labels: the sounds in the order of `SOUNDS`, then the categories."""
   names = (*(sound.name for sound in SOUNDS), *CATEGORIES)
   return Vocabulary(ids=tuple(map(_id, names)), names=names)
 
 
 def soundscape_ontology() -> list[dict]:
-  """Returns the ontology in AudioSet's shape: a dict of id, name and child_ids for each label."""
+  """Return the ontology in AudioSet's format: a dict of id, name and child_ids per label."""
   parents = {sound.name: sound.parent for sound in SOUNDS} | CATEGORIES
   return [
     {
@@ -112,7 +112,7 @@ def soundscape_ontology() -> list[dict]:
 
 
 def with_ancestors(leaves: Iterable[int]) -> list[int]:
-  """Returns the sorted indices of the sounds `leaves` and of all categories above them."""
+  """Return the sorted indices of the sounds `leaves` and of all their ancestors."""
   categories, found = list(CATEGORIES), set()
   for leaf in leaves:
     found.add(leaf)
@@ -128,24 +128,24 @@ def _generator(seed: int, *counters: int) -> np.random.Generator:
 
 
 def scene_graph(seed: int) -> Array:
-  """Returns the graph scenes are drawn by: row i holds the chances of what joins sound i.
+  """Return the graph from which scenes are drawn.
 
-  The sounds stand in random order on a ring. Each has three companions, its two neighbours and one
-  of the next but one, so that a sound's companions are often companions of each other, as in the
-  places where sounds are recorded. They share 0.9 of the row in random parts (0.16 to 0.49 each),
-  all others 0.1. A row sums to 1 and its diagonal is 0.
+  Row i has the probabilities of the sounds that join sound i. The sounds are arranged on a ring in
+  random order. Each sound has three companions: its two neighbours and one sound two places away.
+  The companions of a sound are therefore often companions of each other, as in real scenes. The
+  companions share 0.9 of the row at random (0.16 to 0.49 each). All other sounds share 0.1.
 
   Args:
-    seed: Of the whole set of soundscapes.
+    seed: Seed of the soundscapes.
 
   Returns:
-    float64[L, L], L the number of sounds.
+    float64[L, L] for L sounds. Each row sums to 1, and the diagonal is 0.
   """
   rng, count = _generator(seed, _GRAPH), len(SOUNDS)
   ring, place = rng.permutation(count), np.arange(count)
   friends = np.zeros((count, count), dtype=bool)
   friends[ring, np.roll(ring, -1)] = True
-  left = place[place % 4 < 2]  # Of four in a row, the first joins the third, the second the fourth.
+  left = place[place % 4 < 2]  # In each group of four, join 1 with 3 and 2 with 4.
   friends[ring[left], ring[left + 2]] = True
   friends |= friends.T
   graph = friends * rng.uniform(0.3, 0.7, (count, count))
@@ -155,14 +155,13 @@ def scene_graph(seed: int) -> Array:
 
 
 def draw_scene(seed: int, clip_number: int) -> list[Event]:
-  """Returns the 1 to 5 events of a clip, all of different sounds, in the order they were drawn.
+  """Return the 1 to 5 events of a clip, all of different sounds, in the order they were drawn.
 
-  The first sound is drawn uniformly; each further one by the row of `scene_graph` of one of the
-  sounds already there (or, one time in twenty, uniformly) among those not yet there.
+  The sounds are drawn from `scene_graph` by `draw_together`.
 
   Args:
-    seed: Of the whole set of soundscapes.
-    clip_number: From 0 on.
+    seed: Seed of the soundscapes.
+    clip_number: Number of the clip, from 0.
   """
   rng, graph = _generator(seed, _SCENE, clip_number), scene_graph(seed)
   leaves = draw_together(rng, graph, COUNTS)
@@ -175,20 +174,20 @@ def draw_scene(seed: int, clip_number: int) -> list[Event]:
 
 
 def clip_labels(seed: int, clip_number: int) -> list[int]:
-  """Returns the sorted label indices of a clip, its sounds and their ancestors, unrendered."""
+  """Return the sorted label indices of a clip without rendering it; see `render`."""
   return with_ancestors(event.label for event in draw_scene(seed, clip_number))
 
 
 def render(seed: int, clip_number: int) -> tuple[Array, list[int]]:
-  """Returns a clip and its labels.
+  """Return a clip and its labels.
 
   Args:
-    seed: Of the whole set of soundscapes.
-    clip_number: From 0 on.
+    seed: Seed of the soundscapes.
+    clip_number: Number of the clip, from 0.
 
   Returns:
-    The waveform, float32[160000] at 16 kHz within [-1, 1], and the sorted label indices: its sounds
-    and their ancestors.
+    The waveform, float32[160000] at 16 kHz within [-1, 1], and the sorted label indices of the
+    sounds and their ancestors.
   """
   rng = _generator(seed, _FLOOR, clip_number)
   hiss = instruments.noise(rng, int(RATE * CLIP_SECONDS))
@@ -203,23 +202,23 @@ def render(seed: int, clip_number: int) -> tuple[Array, list[int]]:
 
 
 def scene_fold(clip_number: int) -> str:
-  """Returns `train`, `validation` or `test`: of ten clips in a row eight, one and one."""
+  """Return `train`, `validation` or `test` for 8, 1 and 1 of ten consecutive clips."""
   return {8: "validation", 9: "test"}.get(clip_number % 10, "train")
 
 
 def write_soundscapes(folder: str | os.PathLike, clips: int, seed: int) -> None:
-  """Writes clips 0 to `clips - 1` as sound files with labels, ready for `atgcn prepare`.
+  """Write clips 0 to `clips - 1` as sound files with labels, as input of `atgcn prepare`.
 
-  The folder then holds `audio/000000.flac` …, `labels.csv` (filename, fold, positive_labels),
-  `vocabulary.csv` and `ontology.json`. Each file appears under its name only when whole.
+  Writes `audio/000000.flac` …, `labels.csv` (filename, fold, positive_labels), `vocabulary.csv`
+  and `ontology.json`. Each file appears under its name only when it is complete.
 
   Args:
-    folder: Is created; may hold what an earlier call wrote, which is replaced.
-    clips: How many.
-    seed: Of the whole set of soundscapes.
+    folder: Folder to write. It is created if needed. Files of an earlier call are replaced.
+    clips: Number of clips.
+    seed: Seed of the soundscapes.
 
   Raises:
-    UserError: The folder holds something else.
+    UserError: If the folder contains other files or cannot be written.
   """
   write_folder(
     folder,

@@ -1,1 +1,1 @@
-"""Clips as a TFDS dataset: written by a builder or by Apache Beam, read a batch at a time."""
+"""TFDS datasets of clips: a builder, a Beam pipeline, and readers for batches."""

@@ -1,40 +1,41 @@
-"""The TFDS builder `audioset_tfds`: log-mels and labels as a TFDS dataset.
+"""TFDS builder `audioset_tfds`: log-mels and labels as a TFDS dataset.
 
-It is made from a finished clip store, or with Apache Beam straight from sound files, which may then
-lie in a bucket and be worked on by a cluster; the stored bytes are the same. `atgcn tfds` does it:
+The dataset is made from a finished clip store, or from sound files with Apache Beam. With Beam, the
+sound files may be in a bucket and a cluster may process them. The stored bytes are the same. Use
+`atgcn tfds`:
 
   atgcn tfds --store STORE.h5 --out DIR
   atgcn tfds --audio DIR --labels CSV --vocabulary CSV --out DIR [--beam-pipeline-options OPTIONS]
 
-and so does TFDS's own command, with the fields of the builder's config as JSON:
+or the command of TFDS, with the fields of the builder's config as JSON:
 
   tfds build audioset_tfds --imports atgcn_jax.data.tfds.audioset_tfds --data_dir DIR \\
     --file_format array_record --config '{"name": "mine", "store": "STORE.h5"}'
 
-(that command itself imports Beam and mlcroissant, which the extra `beam` brings). What is in a
-dataset is what `atgcn prepare` puts into a store. A file that cannot be read as sound is left out,
-and listed with the reason in `unreadable.csv` beside the shards.
+The TFDS command itself imports Beam and mlcroissant, which the extra `beam` installs. A dataset has
+the same content as a store of `atgcn prepare`. Files that cannot be read as sound are left out and
+listed with the reason in `unreadable.csv` next to the shards.
 
-In Python, `tfds.builder_from_directory(DIR/audioset_tfds/NAME/1.0.0)` reads what was made, without
-this module. To make one, `import tensorflow_datasets`, then this module: TFDS knows
-`audioset_tfds` from then on, and the class is `audioset_tfds.AudiosetTfds`.
+In Python, `tfds.builder_from_directory(DIR/audioset_tfds/NAME/1.0.0)` reads a dataset without this
+module. To build one, import `tensorflow_datasets`, then this module. The import registers
+`audioset_tfds` with TFDS. The class is `audioset_tfds.AudiosetTfds`.
 
-Beam holds protobuf back, so it is an extra for an environment of its own:
+Beam requires an old version of protobuf, so install its extra in a separate environment:
 
   python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
 
-OPTIONS are Beam's, without dashes and between commas. Without any, Beam's direct runner works on
-this machine, in several processes with
+OPTIONS are Beam options without dashes, separated by commas. By default, Beam's direct runner works
+on this machine. To use several processes:
 
   direct_running_mode=multi_processing,direct_num_workers=8
 
-On Google Cloud Dataflow (`pip install 'apache-beam[gcp]'` too; audio and DIR in a bucket, the CSV
-files here):
+On Google Cloud Dataflow (also run `pip install 'apache-beam[gcp]'`; the audio and DIR are in a
+bucket, the CSV files on this machine):
 
   runner=DataflowRunner,project=PROJECT,region=REGION,temp_location=gs://BUCKET/tmp,\\
   sdk_container_image=IMAGE,max_num_workers=100
 
-and on a Flink cluster, whose workers run the same image (Beam starts a job server in Java here):
+On a Flink cluster whose workers run the same image (Beam starts a Java job server on this machine):
 
   runner=FlinkRunner,flink_master=HOST:8081,environment_type=DOCKER,environment_config=IMAGE
 
@@ -69,18 +70,21 @@ from atgcn_jax.data.tfds.description import (
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import read_vocabulary
 
-CHUNK = 256  # clips copied at a time
-KEYS = 2**128  # TFDS sorts by keys below it
+CHUNK = 256  # number of clips that are copied at a time
+KEYS = 2**128  # TFDS sorts by keys less than this value
 
 
 def planned(source: Any) -> tuple[DatasetPlan, ClipStore | Listing]:
-  """What a dataset of these sources is to hold, and the store or the listing it is made from.
+  """Return the plan of a dataset, and the store or the listing that it is made from.
+
+  Args:
+    source: Config of the builder.
 
   Raises:
-    UserError: for sources that cannot be used.
+    UserError: If the sources cannot be used.
   """
   if source is None or bool(source.store) == bool(source.audio and source.labels):
-    raise UserError("audioset_tfds: name a store, or audio and labels, in the builder's config")
+    raise UserError("audioset_tfds: set either store, or audio and labels, in the builder's config")
   if source.store:
     store = open_clips(source.store)
     numbers = tuple(name for name in NUMBERS if getattr(store, name) is not None)
@@ -93,7 +97,7 @@ def planned(source: Any) -> tuple[DatasetPlan, ClipStore | Listing]:
   if source.used_labels_only:
     listing = used_only(listing)
   if not len(listing.label_indices):
-    raise UserError(f"{source.labels}: no file has a label; give files that have some")
+    raise UserError(f"{source.labels}: no file has a label; give a list with labels")
   return DatasetPlan(
     arrays_of(listing), tuple(NUMBERS), listing.vocabulary, settings, dtype
   ), listing
@@ -101,12 +105,12 @@ def planned(source: Any) -> tuple[DatasetPlan, ClipStore | Listing]:
 
 @functools.cache
 def builder_class() -> Any:
-  """The builder, which TFDS knows as `audioset_tfds` from the first call on."""
+  """Return the builder class. The first call registers it with TFDS as `audioset_tfds`."""
   import tensorflow_datasets as tfds
 
   @dataclasses.dataclass(eq=False, kw_only=True)
   class Source(tfds.core.BuilderConfig):
-    """Where clips come from: a `store`, or `audio` and `labels` as `atgcn prepare` takes them."""
+    """Source of the clips: a `store`, or `audio` and `labels` as for `atgcn prepare`."""
 
     store: str = ""
     audio: str = ""
@@ -122,9 +126,9 @@ def builder_class() -> Any:
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Log-mels, labels, ids, folds, peaks, lengths and rates."}  # noqa: RUF012
-    # Nothing is downloaded; TFDS would look for checksums with a package that it does not require.
+    # Nothing is downloaded. Without this, TFDS looks for checksums with an optional package.
     code_path = None
-    # TFDS takes configs of JSON only where there is one to begin with.
+    # TFDS accepts configs as JSON only if the builder has at least one config.
     BUILDER_CONFIGS = [Source(name="unnamed")]  # noqa: RUF012
 
     @functools.cached_property
@@ -152,7 +156,7 @@ def builder_class() -> Any:
           | {name: tfds.features.Scalar(NUMBERS[name]) for name in plan.numbers}
         ),
         metadata=tfds.core.MetadataDict(),
-        disable_shuffling=True,  # the order of the list, so that clip numbers are those of a store
+        disable_shuffling=True,  # keeps the order, so that clip numbers equal those of a store
       )
 
     def _split_generators(self, dl_manager):
@@ -188,10 +192,10 @@ def __getattr__(name: str) -> Any:
 
 
 def examples_of(plan: DatasetPlan, store: ClipStore) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(key, example) of the clips of a store.
+  """Yield (key, example) for each clip of a store.
 
-  The keys ascend over all that TFDS sorts by, which spreads them over its buckets: it holds a
-  bucket in memory.
+  The keys ascend and cover the full range of TFDS's sort keys. This spreads the clips over the
+  sort buckets of TFDS, each of which must fit in memory.
   """
   rows = plan.rows()
   for start in range(0, len(plan), CHUNK):
@@ -201,5 +205,5 @@ def examples_of(plan: DatasetPlan, store: ClipStore) -> Iterator[tuple[int, dict
       yield KEYS // len(plan) * clip, {**next(rows), **numbers, "log_mel": log_mel}
 
 
-if "tensorflow_datasets" in sys.modules:  # as in `tfds build --imports`, which then asks for a name
+if "tensorflow_datasets" in sys.modules:  # `tfds build --imports` then looks the builder up by name
   builder_class()

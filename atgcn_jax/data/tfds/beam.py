@@ -1,4 +1,4 @@
-"""Sound files to log-mels by Apache Beam, wherever it runs."""
+"""Apache Beam pipeline that converts sound files to log-mels."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from atgcn_jax.data.tfds.description import NUMBERS, DatasetPlan
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
-ROWS = 4096  # rows of the label list a worker takes at a time
+ROWS = 4096  # number of rows of the label list per file for the workers
 UNREADABLE = "unreadable.csv"
 
 
 def list_sounds(
   audio: str, labels: str, settings: Frontend, vocabulary: Vocabulary | None
 ) -> Listing:
-  """As `label_list.list_labelled`, also of a bucket."""
+  """List the files of a label list in a folder or bucket; see `label_list.list_labelled`."""
   if "://" in audio:
     return listed(labels, vocabulary, functools.partial(load_remote, audio, settings), audio)
   return list_labelled(audio, labels, settings, vocabulary)
 
 
 def load_remote(folder: str, settings: Frontend, filename: str) -> Clip:
-  """As `listing.load_file`, from a bucket."""
+  """Load a sound file from a bucket, at the front end's sample rate.
+
+  Raises:
+    UserError: If the file does not exist or cannot be read as sound.
+  """
   from etils import epath
 
   try:
@@ -44,11 +48,16 @@ def load_remote(folder: str, settings: Frontend, filename: str) -> Clip:
 
 
 def sound_examples(folder: Any, plan: DatasetPlan, listing: Listing, strict: bool = False) -> Any:
-  """The Beam transform that makes (key, example) of sound files.
+  """Return the Beam transform that converts sound files to (key, example) pairs.
 
-  The rows of the list go to the workers as files in `folder`, as a pipeline's own description must
-  stay small. What cannot be read as sound, with `strict` also sounds of which a part is missing,
-  goes to files `unreadable-…` there.
+  The rows of the listing are passed to the workers as files in `folder`, because the description
+  of a pipeline must be small. Unreadable files are recorded in files `unreadable-…` in `folder`.
+
+  Args:
+    folder: Folder of the dataset.
+    plan: Plan of the dataset.
+    listing: The sound files.
+    strict: Whether sounds with a missing part count as unreadable.
   """
   import apache_beam as beam
 
@@ -78,7 +87,7 @@ def sound_examples(folder: Any, plan: DatasetPlan, listing: Listing, strict: boo
 
 
 def read_rows(file: str) -> list[Any]:
-  """The rows [number, [source, what the plan says of it]] of a file."""
+  """Read the rows [number, [source, row of the plan]] of a file that `sound_examples` wrote."""
   from etils import epath
 
   return json.loads(epath.Path(file).read_text())
@@ -92,7 +101,7 @@ def sound_example(
   dtype: str,
   strict: bool = False,
 ) -> Iterator[Any]:
-  """(number, example) of a row, or what keeps it from being read as the output `unreadable`."""
+  """Yield (number, example) for a row, or the reason for failure to the output `unreadable`."""
   import apache_beam as beam
 
   number, (source, of_plan) = row
@@ -100,7 +109,8 @@ def sound_example(
   clip = outcome(load, root, settings, dtype, source, strict=strict)
   if isinstance(clip, str):
     if "://" not in root:
-      check_audio_folder(root)  # or is it gone, as folders of other machines may be
+      # A network folder may have disappeared. Its clips must not count as unreadable.
+      check_audio_folder(root)
     beam.metrics.Metrics.counter("atgcn_jax", "unreadable").inc()
     yield beam.pvalue.TaggedOutput("unreadable", json.dumps([of_plan["clip_id"], clip]))
   else:
@@ -121,9 +131,9 @@ def _keep_off_accelerators() -> None:
 
 
 def collected(folder: Any) -> list[tuple[str, str]]:
-  """(file name, reason) of what could not be read, also written as UNREADABLE if there is any.
+  """Return (file name, reason) for each unreadable file, and write them to UNREADABLE if any.
 
-  The files that the Beam pipeline left for this are removed.
+  The temporary files of the Beam pipeline are removed.
   """
   left = list(folder.glob("unreadable-*"))
   lines = [line for file in left for line in file.read_text().splitlines()]

@@ -18,19 +18,22 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
-MADE_WITH = "make one with `atgcn tfds`"
+MADE_WITH = "create one with `atgcn tfds`"
 
 
 def open_tfds(path: str) -> ClipStore:
-  """The clips of a TFDS dataset that `atgcn tfds` wrote, looking like a clip store.
+  """Open a TFDS dataset that `atgcn tfds` wrote, as a clip store.
 
-  Of array_record files any clip is at hand, and the store's fingerprint is that of a clip store of
-  the same content. TFRecord files are read shard by shard; as the order of a run on them follows
-  from their shards, so does the fingerprint.
+  array_record files allow random access, and the fingerprint equals that of a clip store with the
+  same content. TFRecord files are read shard by shard. The order of a run on them depends on their
+  shards, and so does the fingerprint.
+
+  Args:
+    path: Folder of the dataset, also in a bucket.
 
   Raises:
-    UserError: for a folder that is no such dataset or of another version, a shard that is missing
-      or cut short, or a bucket that cannot be reached.
+    UserError: If the folder is not such a dataset or has another version, a shard is missing or
+      cut short, or a bucket cannot be reached.
   """
   check_utf8(path)
   tf = import_tensorflow()
@@ -53,7 +56,7 @@ def open_tfds(path: str) -> ClipStore:
       columns: dict[str, Any] = {name: file[name] for name in file}
     starts, ends = starts_of(split.shard_lengths), columns.pop("record_ends")
     if starts[-1] != len(ends):
-      raise ValueError(f"{COLUMNS} is of {len(ends)} clips, the shards are of {starts[-1]}")
+      raise ValueError(f"{COLUMNS} has {len(ends)} clips, but the shards have {starts[-1]}")
     common: dict[str, Any] = from_settings(metadata)
     shape = (len(ends), common["frontend"].frames, common["frontend"].n_mels)
     if metadata["dtype"] not in DTYPES:
@@ -64,8 +67,8 @@ def open_tfds(path: str) -> ClipStore:
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
       if in_bucket(path):
         raise UserError(
-          f"{path}: array_record files need a disk or a mounted bucket; copy the folder, or write "
-          "it with --file-format tfrecord"
+          f"{path}: array_record files must be on a disk or a mounted bucket; copy the folder, or "
+          "write it with --file-format tfrecord"
         )
       raw = tfds.decode.DeserializeMethod.RAW_BYTES
       source = builder.as_data_source(SPLIT, deserialize_method=raw)
@@ -77,7 +80,7 @@ def open_tfds(path: str) -> ClipStore:
     reason = " ".join(str(getattr(error, "message", error)).split())
     raise UserError(
       f"{path}: cannot be read as a TFDS dataset ({reason}); check the path, the access to it, and "
-      "that it is whole"
+      "that it is complete"
     ) from error
   for name in TEXTS:
     columns[name] = np.char.decode(columns[name], "utf-8")
@@ -92,23 +95,28 @@ def open_tfds(path: str) -> ClipStore:
 
 
 def _no_dataset(folder: Any) -> UserError:
-  """The complaint about a folder without a dataset, naming those below it."""
+  """Return the error for a folder that is not a dataset. Names a dataset in a subfolder, if any."""
   if not in_bucket(folder):
     depths = ("*/", "*/*/", "*/*/*/")  # name, config, version
     below = [file.parent for depth in depths for file in folder.glob(depth + "dataset_info.json")]
     if below:
-      return UserError(f"{folder}: not a dataset, but a folder of such; name {below[0]}")
+      return UserError(f"{folder}: not a dataset, but a folder of datasets; give {below[0]}")
   return UserError(f"{folder}: neither a clip store nor a TFDS dataset; {MADE_WITH}")
 
 
 def _check_shards(paths: list[str], sizes: dict[str, int]) -> None:
-  """Refuse shards that are not as long as they were written.
+  """Check that all shards exist and have their original size.
+
+  Args:
+    paths: Paths of the shards.
+    sizes: Original size in bytes of each shard, by file name.
 
   Raises:
-    UserError: naming the first.
+    UserError: If a shard is missing or has another size; names the first one.
+    ValueError: If `paths` and `sizes` have different file names.
   """
   if {os.path.basename(path) for path in paths} != set(sizes):
-    raise ValueError("metadata.json and dataset_info.json tell of other shards")
+    raise ValueError("metadata.json and dataset_info.json list different shards")
 
   def fault(path: str) -> str:
     try:
@@ -118,7 +126,7 @@ def _check_shards(paths: list[str], sizes: dict[str, int]) -> None:
     expected = sizes[os.path.basename(path)]
     return "" if found == expected else f"this shard has {found} of its {expected} bytes"
 
-  with ThreadPoolExecutor(16) as pool:  # each is a question to a bucket
+  with ThreadPoolExecutor(16) as pool:  # Each check may be a request to a bucket.
     for path, found in zip(paths, pool.map(fault, paths)):
       if found:
         raise UserError(f"{path}: {found}; copy or write the dataset again")

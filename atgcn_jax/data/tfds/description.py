@@ -1,7 +1,7 @@
-"""What lies beside the shards of a TFDS dataset of clips, so that none is read to open it.
+"""Description files of a TFDS dataset of clips. They allow it to be opened without reading shards.
 
-`metadata.json`, where TFDS keeps what a dataset's author adds, has the vocabulary, the front end
-and the fingerprint; `clips.npz` has the small arrays of a clip store.
+`metadata.json`, the TFDS file for custom metadata, contains the vocabulary, the front end and the
+fingerprint. `clips.npz` contains the small arrays of a clip store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atgcn_jax.data.tfds.record_files import FOOTER, HEADER, every_record, parse
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 FORMAT = "atgcn_jax TFDS clips 1"
-SPLIT = "clips"  # the only one: folds are split by a run's config, as those of a clip store are
+SPLIT = "clips"  # the only TFDS split; as for a clip store, the config of a run splits the folds
 COLUMNS = "clips.npz"
 TEXTS = ("clip_ids", "folds")
 NUMBERS: dict[str, Any] = {
@@ -35,9 +35,14 @@ NUMBERS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class DatasetPlan:
-  """What a dataset is to hold, in its order, besides what is in its records alone.
+  """Content of a dataset that is known before its records are made, in order.
 
-  `arrays` are those of `listing.arrays_of`, `numbers` those of NUMBERS that each record has.
+  Attributes:
+    arrays: Result of `listing.arrays_of`.
+    numbers: Those of NUMBERS that each record has.
+    vocabulary: Labels of the dataset.
+    frontend: Settings of the log-mels.
+    dtype: `uint8` or `float16`.
   """
 
   arrays: dict[str, np.ndarray]
@@ -50,7 +55,7 @@ class DatasetPlan:
     return len(self.arrays["clip_ids"])
 
   def rows(self) -> Iterator[dict[str, Any]]:
-    """What the arrays say of each clip, as the builder's features take it."""
+    """Yield the id, fold and labels of each clip as features of the builder."""
     offsets = self.arrays["label_offsets"]
     for i, (clip_id, fold) in enumerate(zip(self.arrays["clip_ids"], self.arrays["folds"])):
       labels = self.arrays["label_indices"][offsets[i] : offsets[i + 1]].tolist()
@@ -62,13 +67,19 @@ def columns_and_metadata(
   shards: Sequence[tuple[str, int]],
   file_format: str,
 ) -> tuple[bytes, dict[str, Any]]:
-  """The content of `clips.npz` and of `metadata.json`, from every record of the shards.
+  """Read all records of the shards and return the content of the description files.
 
   Args:
-    shards: path and number of clips of each.
+    plan: Plan of the dataset.
+    shards: Path and number of clips of each shard.
+    file_format: `array_record` or `tfrecord`.
+
+  Returns:
+    The content of `clips.npz` in bytes, and the content of `metadata.json` as a dict.
+
   Raises:
-    RuntimeError: if the records are not those of the plan, in its order.
-    UserError: for a shard that cannot be read.
+    RuntimeError: If the records are not those of the plan, in its order.
+    UserError: If a shard cannot be read.
   """
   clip_ids, digests = plan.arrays["clip_ids"], bytearray()
   sizes = np.zeros(len(plan), np.int64)
@@ -79,7 +90,7 @@ def columns_and_metadata(
     features = parsed(record)
     clip_id = features["clip_id"].bytes_list.value[0].decode()
     if i >= len(plan) or clip_id != clip_ids[i]:
-      raise RuntimeError(f"{path}: record {i} is of {clip_id}, which does not come there")
+      raise RuntimeError(f"{path}: record {i} is of clip {clip_id}, which is not the planned clip")
     digests += row_digest(features["log_mel"].bytes_list.value[0])
     for name, array in numbers.items():
       kind = features[name].WhichOneof("kind")
@@ -87,7 +98,7 @@ def columns_and_metadata(
     sizes[i] = HEADER + len(record) + FOOTER
     lengths[path] += 1
   if lengths != dict(shards):
-    raise RuntimeError(f"shards of {lengths} clips, TFDS tells of {dict(shards)}")
+    raise RuntimeError(f"shards have {lengths} clips, but TFDS reports {dict(shards)}")
   ends = np.concatenate(
     [np.cumsum(sizes[a:b]) for a, b in itertools.pairwise(starts_of([n for _, n in shards]))]
   )
@@ -107,12 +118,12 @@ def columns_and_metadata(
 
 
 def starts_of(lengths: Sequence[int]) -> np.ndarray:
-  """int64[S + 1]: the first clip of each shard of these lengths, and their sum."""
+  """Return the first clip of each shard and the number of all clips, int64[S + 1]."""
   return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def size_of(path: str) -> int:
-  """Bytes of a file, also in a bucket."""
+  """Return the size of a file in bytes, also in a bucket."""
   from etils import epath
 
   return epath.Path(path).stat().length

@@ -1,4 +1,4 @@
-"""Log-mels in the record files of a TFDS dataset, read a batch at a time."""
+"""Readers of batches of log-mels from the record files of a TFDS dataset."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ import numpy as np
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
-BLOCK = 128  # clips that are read at a time from a TFRecord file
-BLOCKS_KEPT = 128
-READERS = 8
-HEADER, FOOTER = 12, 4  # bytes of a TFRecord before and after its content
+BLOCK = 128  # number of clips per read of a TFRecord file
+BLOCKS_KEPT = 128  # number of cached blocks
+READERS = 8  # number of reader threads
+HEADER, FOOTER = 12, 4  # number of bytes of a TFRecord before and after its content
 
 
 @dataclass(frozen=True)
 class RandomRecords:
-  """Log-mels [N, T, F] in array_record files, any of which is at hand.
+  """Log-mels [N, T, F] in array_record files, with random access.
 
-  `source` is TFDS's data source of undecoded records.
+  Attributes:
+    source: TFDS data source of undecoded records.
+    shape: (N, T, F).
+    dtype: Type of the log-mels.
   """
 
   source: Any
@@ -32,17 +35,26 @@ class RandomRecords:
   dtype: np.dtype
 
   def __getitem__(self, clips: np.ndarray) -> np.ndarray:
-    """The log-mels [B, T, F] of some clips, in their order."""
+    """Return the log-mels [B, T, F] of the given clips, in the given order."""
     return decoded(self.source.__getitems__(np.asarray(clips).tolist()), self.shape[1:], self.dtype)
 
 
 @dataclass(frozen=True)
 class SequentialRecords:
-  """Log-mels [N, T, F] in TFRecord files, read in blocks of neighbouring clips.
+  """Log-mels [N, T, F] in TFRecord files, read in blocks of consecutive clips.
 
-  A block is one read of some MB, and is kept until BLOCKS_KEPT others were asked for; so this is
-  for orders that stay near together for a while. `shard_starts` int64[S + 1] are the first clips
-  of the files `paths`, `ends` int64[N] the byte at which each clip's record ends in its file.
+  A block is one read of a few MB. The BLOCKS_KEPT most recently used blocks are cached, so this
+  class is efficient for orders with good locality, such as that of `shard_order`.
+
+  Attributes:
+    paths: Paths of the files.
+    shard_starts: int64[S + 1], the first clip of each file, and N.
+    ends: int64[N], byte offset of the end of each clip's record in its file.
+    shape: (N, T, F).
+    dtype: Type of the log-mels.
+    blocks: Cached blocks by (shard, block), least recently used first.
+    lock: Lock of `blocks`.
+    pool: Reader threads.
   """
 
   paths: Sequence[str]
@@ -57,10 +69,11 @@ class SequentialRecords:
   pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS))
 
   def __getitem__(self, clips: np.ndarray) -> np.ndarray:
-    """The log-mels [B, T, F] of some clips, in their order.
+    """Return the log-mels [B, T, F] of the given clips, in the given order.
 
     Raises:
-      UserError: for a file that is not there or not whole.
+      IndexError: If a clip is out of bounds.
+      UserError: If a file is missing or damaged.
     """
     clips = np.asarray(clips)
     if len(clips) and not 0 <= clips.min() <= clips.max() < self.shape[0]:
@@ -68,14 +81,14 @@ class SequentialRecords:
     shards = np.searchsorted(self.shard_starts, clips, side="right") - 1
     blocks, within = np.divmod(clips - self.shard_starts[shards], BLOCK)
     needed = list(dict.fromkeys(zip(shards.tolist(), blocks.tolist())))
-    loading = {key: self._asked_for(key) for key in needed}  # all at once
+    loading = {key: self._cached(key) for key in needed}  # Start all reads before waiting for one.
     values = np.empty((len(clips), *self.shape[1:]), self.dtype)
     for (shard, block), future in loading.items():
       here = (shards == shard) & (blocks == block)
       values[here] = future.result()[within[here]]
     return values
 
-  def _asked_for(self, key: tuple[int, int]) -> Future:
+  def _cached(self, key: tuple[int, int]) -> Future:
     with self.lock:
       if key not in self.blocks:
         self.blocks[key] = self.pool.submit(self._read, *key)
@@ -85,7 +98,7 @@ class SequentialRecords:
       return self.blocks[key]
 
   def _read(self, shard: int, block: int) -> np.ndarray:
-    """The log-mels [n, T, F] of a block, by one read."""
+    """Return the log-mels [n, T, F] of a block, by a single read."""
     tf = import_tensorflow()
     start, stop = self.shard_starts[shard : shard + 2]
     first = start + block * BLOCK
@@ -99,7 +112,7 @@ class SequentialRecords:
       begins, ends = begins - begins[0], ends - begins[0]
       for begin, end in zip(begins.tolist(), ends.tolist()):
         if int.from_bytes(data[begin : begin + 8], "little") != end - begin - HEADER - FOOTER:
-          raise ValueError("a record does not begin where it should")
+          raise ValueError("a record does not start at the expected byte")
       contents = [data[b + HEADER : e - FOOTER] for b, e in zip(begins.tolist(), ends.tolist())]
       return decoded(contents, self.shape[1:], self.dtype)
     except (tf.errors.OpError, ValueError, IndexError) as error:
@@ -107,10 +120,15 @@ class SequentialRecords:
 
 
 def decoded(records: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """The log-mels [n, T, F] of some records.
+  """Decode records to log-mels [n, T, F].
+
+  Args:
+    records: Serialised examples.
+    shape: (T, F).
+    dtype: Type of the log-mels.
 
   Raises:
-    ValueError: for a record that holds no log-mel of this shape and type.
+    ValueError: If a record has no log-mel of this shape and type.
   """
   log_mels = np.empty((len(records), *shape), dtype)
   for log_mel, record in zip(log_mels, records):
@@ -120,10 +138,10 @@ def decoded(records: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype) -
 
 
 def parsed(record: bytes) -> Any:
-  """Name → `tf.train.Feature` of a record.
+  """Parse a record to a mapping from names to `tf.train.Feature`.
 
   Raises:
-    ValueError: if it is not one.
+    ValueError: If the bytes are not a valid record.
   """
   from google.protobuf.message import DecodeError
 
@@ -134,10 +152,14 @@ def parsed(record: bytes) -> Any:
 
 
 def every_record(path: str, file_format: str) -> Iterator[bytes]:
-  """The records of a file from its first to its last, checked by their checksums.
+  """Yield all records of a file in order and verify their checksums.
+
+  Args:
+    path: Path of the file.
+    file_format: `array_record` or `tfrecord`.
 
   Raises:
-    UserError: for a file that is not there or not whole.
+    UserError: If the file is missing or damaged.
   """
   tf = import_tensorflow()
   try:
@@ -155,8 +177,6 @@ def every_record(path: str, file_format: str) -> Iterator[bytes]:
 
 
 def damaged(path: str, error: Exception) -> UserError:
-  """The complaint about a record file."""
+  """Return the error for a record file that cannot be read."""
   reason = " ".join(str(getattr(error, "message", error)).split())
-  return UserError(
-    f"{path}: a shard that cannot be read ({reason}); copy or write the dataset again"
-  )
+  return UserError(f"{path}: this shard cannot be read ({reason}); copy or write the dataset again")

@@ -1,4 +1,4 @@
-"""Writing a TFDS dataset of clips by the builder `audioset_tfds`."""
+"""Writer of TFDS datasets of clips, with the builder `audioset_tfds`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = ("array_record", "tfrecord")
 
 
 class Written(NamedTuple):
-  """A dataset: its folder, number of clips, and (file name, reason) of what was left out."""
+  """Written dataset: folder, number of clips, and (file name, reason) for each left-out file."""
 
   path: str
   clips: int
@@ -40,26 +40,29 @@ def write_tfds(
   beam_options: str = "",
   **source: Any,
 ) -> Written:
-  """Write a dataset below `out`, as `out`/audioset_tfds/NAME/1.0.0, which appears when whole.
+  """Write the dataset `out`/audioset_tfds/NAME/1.0.0. The folder appears when it is complete.
 
-  NAME is that of the store or label list. One that is there already, and is of the same store, is
-  left as it is.
+  NAME is the name of the store or label list. An existing dataset of the same store and file format
+  is left unchanged.
 
   Args:
-    file_format: one of FORMATS.
-    shards: number of files; by default such that each has 64 MiB to 1 GiB.
-    beam_options: of the pipeline that reads sound files, without dashes and between commas.
-    source: fields of the builder's config besides its name.
+    out: Folder of the datasets, also in a bucket.
+    file_format: One of FORMATS.
+    shards: Number of files. By default, each file has 64 MiB to 1 GiB.
+    beam_options: Options of the Beam pipeline that reads sound files, without dashes, separated by
+      commas.
+    **source: Fields of the builder's config except its name.
+
   Raises:
-    UserError: for sources that cannot be used, an `out` that cannot be written or holds another
-      dataset of that name, or without Beam where it is needed.
-    WorkFailed: if the pipeline fails; nothing is written then.
+    UserError: If the sources cannot be used, `out` cannot be written or contains another dataset
+      with that name, or Beam is needed and not installed.
+    WorkFailed: If the pipeline fails. No dataset is written then.
   """
   check_utf8(out)
   if in_bucket(out):
     if file_format == "array_record":
       raise UserError(
-        f"--out {out}: array_record files are written to a disk or a mounted bucket; take "
+        f"--out {out}: array_record files must be on a disk or a mounted bucket; use "
         "--file-format tfrecord"
       )
     check_writable(out)
@@ -82,8 +85,8 @@ def write_tfds(
     else:
       builder = make(data_dir=out, config=make.builder_config_cls(name=name, **source))
       if shards and shards > len(builder.plan[0]):
-        raise UserError(f"--shards {shards}: more than there are clips; take fewer")
-      # TFDS tells of downloads, and makes a folder for them.
+        raise UserError(f"--shards {shards}: more than the number of clips; use fewer")
+      # TFDS prints messages about downloads and creates a folder for them.
       with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as nothing:
         builder.download_and_prepare(
           file_format=file_format, download_config=config, download_dir=nothing
@@ -101,7 +104,7 @@ def write_tfds(
       raise
     if "This should be >0" in str(error):
       raise UserError(
-        f"{source['audio']}: none of the files that {source['labels']} names can be read as sound; "
+        f"{source['audio']}: none of the files in {source['labels']} can be read as sound; "
         "give the folder of sound files to --audio"
       ) from error
     reason = str(error).strip().splitlines()[-1][:500]
@@ -109,11 +112,14 @@ def write_tfds(
   return Written(os.fspath(folder), clips, unreadable)
 
 
-def _pipeline_options(given: str) -> Any:
-  """Beam's options; by default its direct runner works here.
+def _pipeline_options(text: str) -> Any:
+  """Parse Beam options. The default runner is the direct runner on this machine.
+
+  Args:
+    text: Options without dashes, separated by commas.
 
   Raises:
-    UserError: without Beam, or for options that it does not have.
+    UserError: If Beam is not installed or does not have an option.
   """
   try:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -121,30 +127,30 @@ def _pipeline_options(given: str) -> Any:
     from apache_beam.runners.runner import create_runner
   except ImportError:
     raise UserError(
-      "--audio: needs Apache Beam, in an environment of its own (pip install 'atgcn_jax[beam]'); "
-      "or make a clip store with `atgcn prepare` and give it to --store"
+      "--audio: needs Apache Beam; install it in a separate environment (pip install "
+      "'atgcn_jax[beam]'), or create a clip store with `atgcn prepare` and give it to --store"
     ) from None
-  flags = ["--runner=DirectRunner", *(f"--{option}" for option in given.split(",") if option)]
-  said = io.StringIO()
+  flags = ["--runner=DirectRunner", *(f"--{option}" for option in text.split(",") if option)]
+  stderr = io.StringIO()
   try:
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stderr(stderr):
       options = PipelineOptions(flags)
       runner = create_runner(options.get_all_options()["runner"])
       faults = " ".join(PipelineOptionsValidator(options, runner).validate())
   except (ValueError, ImportError) as error:
     faults = str(error)
-  except SystemExit:  # of the parser of options
-    faults = said.getvalue().strip().splitlines()[-1]
+  except SystemExit:  # raised by the option parser
+    faults = stderr.getvalue().strip().splitlines()[-1]
   if faults:
-    raise UserError(f"--beam-pipeline-options {given}: {' '.join(faults.split())}")
+    raise UserError(f"--beam-pipeline-options {text}: {' '.join(faults.split())}")
   return options
 
 
 def _check_same(folder: Any, source: dict[str, Any], file_format: str) -> None:
-  """Refuse a dataset that is there but not of the same store and format.
+  """Check that an existing dataset has the same store and file format.
 
   Raises:
-    UserError: naming it.
+    UserError: If it does not.
   """
   import tensorflow_datasets as tfds
 
@@ -155,4 +161,4 @@ def _check_same(folder: Any, source: dict[str, Any], file_format: str) -> None:
     same = found.get("fingerprint") == open_clips(source["store"]).fingerprint
     same = same and written == file_format
   if not same:
-    raise UserError(f"{folder}: is there already; remove it or choose another --out")
+    raise UserError(f"{folder}: already exists; remove it or choose another --out")
