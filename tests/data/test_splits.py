@@ -27,7 +27,7 @@ def store(tmp_path_factory):
   path = tmp_path_factory.mktemp("splits") / "s.h5"
   log_mel = np.zeros((CLIPS, small_store.FRAMES, small_store.BANDS), np.float32)
   small_store.write(path, log_mel, chunk=CLIPS, clip_ids=[f"{i:04d}.wav" for i in range(CLIPS)])
-  return small_store.store.open_store(path)
+  return small_store.clip_store.open_store(path)
 
 
 def test_clips_are_in_the_order_of_the_store(store):

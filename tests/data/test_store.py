@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.audio.quantisation import quantise
+from atgcn_jax.audio.quantisation import RANGE_DB, quantise
 from atgcn_jax.data.store import clip_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 CLIPS = 11
-HALF_STEP = clip_store.RANGE_DB / 255 / 2
+HALF_STEP = RANGE_DB / 255 / 2
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +53,15 @@ def test_uint8_is_within_half_a_step(opened):
   batch = opened.read(np.arange(CLIPS))
   assert batch["log_mel"].dtype == np.uint8
   np.testing.assert_array_equal(batch["peak_db"], expected.max(axis=(1, 2)))
-  floor = batch["peak_db"][:, None, None].astype(np.float64) - clip_store.RANGE_DB
-  got = batch["log_mel"] * (clip_store.RANGE_DB / 255) + floor
+  floor = batch["peak_db"][:, None, None].astype(np.float64) - RANGE_DB
+  got = batch["log_mel"] * (RANGE_DB / 255) + floor
   assert np.abs(got - expected).max() <= HALF_STEP * (1 + 1e-4)
   assert np.abs(got - expected).max() > HALF_STEP / 2
 
 
 def test_uint8_clips_values_far_below_the_peak():
   log_mel = np.full((1, 3, 2), -500.0, np.float32)
-  log_mel[0, 0] = (-7.0, -7.0 - clip_store.RANGE_DB)
+  log_mel[0, 0] = (-7.0, -7.0 - RANGE_DB)
   values, peaks = quantise(log_mel, "uint8")
   assert peaks.tolist() == [-7.0]
   assert values[0].tolist() == [[255, 0], [0, 0], [0, 0]]

@@ -271,4 +271,4 @@ def test_the_map_shows_the_most_frequent_labels(tmp_path, monkeypatch):
   assert "The map shows the 5 of 12 labels with the most clips." in source
   drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
   assert "Label 11" in drawing
-  assert NASTY[0] not in html.unescape(figure_style)
+  assert NASTY[0] not in html.unescape(drawing)

@@ -17,6 +17,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runs import folder_lock, lock_holder, training_loop
 from atgcn_jax.runs.folder_lock import FolderLock, held, refuse_if_held
 from atgcn_jax.runs.lock_holder import NAME
+from atgcn_jax.runs.log import RunLog
 
 HOLDER = """
 import sys, time
@@ -101,7 +102,7 @@ def test_one_process_does_not_hold_a_folder_twice(tmp_path):
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, WorkFailed, SystemExit])
 def test_the_lock_is_released_however_training_ends(tmp_path, monkeypatch, fault):
-  def fail(*_):
+  def fail(*_, **__):
     assert (tmp_path / NAME).exists()
     raise fault
 
@@ -170,14 +171,14 @@ def test_without_system_locks_the_record_decides(tmp_path, without_system_locks)
 
 def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_system_locks):
   workdir = tmp_path / "run"
-  stepped = training_loop.RunLog.stepped
+  stepped = RunLog.stepped
 
   def and_take(log, done):
     stepped(log, done)
     if done == 4:
       left(workdir, host="far", process=7)
 
-  monkeypatch.setattr(training_loop.RunLog, "stepped", and_take)
+  monkeypatch.setattr(RunLog, "stepped", and_take)
   monkeypatch.setattr(folder_lock, "BEAT_SECONDS", -1)  # the lock is checked at each step
   with pytest.raises(WorkFailed, match="process 7 on far took over the folder"):
     training_loop.train(tiny_config(trained().parent, "checkpoint.every=100"), workdir)
@@ -186,14 +187,14 @@ def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_sys
 
 
 def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
-  stepped = training_loop.RunLog.stepped
+  stepped = RunLog.stepped
 
   def and_signal(log, done):
     stepped(log, done)
     if done == 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(training_loop.RunLog, "stepped", and_signal)
+  monkeypatch.setattr(RunLog, "stepped", and_signal)
   with pytest.raises(training_loop.Stopped):
     training_loop.train(tiny_config(trained().parent), tmp_path)
   assert not (tmp_path / NAME).exists()

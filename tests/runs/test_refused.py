@@ -27,7 +27,7 @@ def _trained():
 def unstarted(tmp_path, monkeypatch):
   """Return a run without a step, as left by a process killed during compilation."""
 
-  def killed(*_):
+  def killed(*_, **__):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
