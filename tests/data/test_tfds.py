@@ -250,6 +250,7 @@ def of_runs(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_a_run_on_array_record_equals_that_on_the_store(of_runs, tmp_path):
   store, copy = of_runs / "store.h5", dataset(of_runs, "array_record", "store")
   expected = trained_on(store, tmp_path / "store", 8)
@@ -264,6 +265,7 @@ def test_a_run_on_array_record_equals_that_on_the_store(of_runs, tmp_path):
   assert ours.clip_ids.tolist() == theirs.clip_ids.tolist()
 
 
+@pytest.mark.slow
 def test_a_run_on_tfrecord_is_resumed_exactly(of_runs, tmp_path):
   path, shuffled = dataset(of_runs, "tfrecord", "store"), "data.sampling=shuffled"
   whole = trained_on(path, tmp_path / "whole", 8, shuffled)

@@ -12,6 +12,8 @@ from runs_support import REPOSITORY
 from atgcn_jax.cli import command_parser
 from atgcn_jax.runs.config import DEFAULTS, flat
 
+pytestmark = pytest.mark.slow  # the site takes half a minute
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

@@ -165,6 +165,7 @@ def with_chance(state):
   }
 
 
+@pytest.mark.slow
 def test_on_one_device_local_is_global(with_chance):
   jax.tree.map(np.testing.assert_array_equal, with_chance[1, "local"], with_chance[1, "global"])
 

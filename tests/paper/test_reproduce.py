@@ -60,6 +60,7 @@ def rows_of(path):
     return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_table_agrees_with_the_scores(done):
   first, second = rows_of(done / "ablation.csv")
   assert (first["name"], second["name"]) == ("cnn10", "atgcn_1")
@@ -83,6 +84,7 @@ def test_a_table_agrees_with_the_scores(done):
   assert "intervals are over clips and seeds" in text
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated(done, store, capsys):
   before = contents(done)
   assert run(*command("ablation", store, done)) == 0
@@ -196,6 +198,7 @@ def test_bad_arguments(store, tmp_path, capsys, arguments, message):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_store_in_the_same_folder_is_refused(done, tmp_path, capsys):
   other = make_store(tmp_path / "other.h5", seed=5)
   before = contents(done)

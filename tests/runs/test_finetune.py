@@ -157,6 +157,7 @@ def test_a_given_graph(store, tmp_path, capsys):
   assert not np.allclose(saved(tmp_path / "own").run.propagation, made)
 
 
+@pytest.mark.slow
 def test_resumes_to_the_same_bits(store, tmp_path):
   assert finetune(store, tmp_path / "whole") == 0
   for steps in ("5", "12"):

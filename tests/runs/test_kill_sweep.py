@@ -4,6 +4,7 @@ import pytest
 from kill_sweep import AIMS, sweep, table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_processes_lose_nothing_that_was_saved(tmp_path, kills):
   met = sweep(tmp_path, kills, seed=1, steps=10 * kills + 20)

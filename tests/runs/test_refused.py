@@ -77,6 +77,7 @@ def test_a_run_without_a_step_is_replaced_for_another_config(unstarted):
     training_loop.train(same, unstarted)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_step_is_replaced_for_another_store(unstarted, tmp_path):
   changes = [
     "optim.steps=1",
@@ -88,6 +89,7 @@ def test_a_run_without_a_step_is_replaced_for_another_store(unstarted, tmp_path)
   assert saved(unstarted).step == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always:.*no training step")
 def test_a_run_without_a_step_is_replaced_by_finetuning(unstarted, tmp_path, capsys):
   store = make_store(tmp_path / "others.h5", seed=1)

@@ -54,6 +54,7 @@ def disk(tmp_path):
 
 
 # The file whose write fails depends on the writing threads; it may be that of the checksums.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*its save was interrupted")
 def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, capsys):
   workdir = disk / "run"

@@ -87,6 +87,7 @@ def below(service, address):
   return {key[len(name) + 1 :]: value for key, value in objects if key.startswith(name + "/")}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_equals_the_run_on_a_disk(service, run, config_file, tmp_path):
   for steps in (3, 5):
     assert train(config_file, tmp_path / "run", steps) == 0
@@ -108,6 +109,7 @@ def test_a_run_in_a_bucket_equals_the_run_on_a_disk(service, run, config_file, t
   assert all(b"train/loss" in content for content in events)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path):
   assert cli.main(["evaluate", "--workdir", run, "--json"]) == 0
   told = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -123,6 +125,7 @@ def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path)
   assert [tag["id"] for tag in tags] == [tag.id for tag in local]
 
 
+@pytest.mark.slow
 @pytest.mark.slow  # A copy requests each of about 100 objects several times.
 def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   copy = "gs://bucket/runs/damaged"
@@ -140,6 +143,7 @@ def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
 
 
+@pytest.mark.slow
 def test_an_unreadable_checkpoint_is_not_damaged(service, run, monkeypatch):
   def lost(*_):
     service.fail(True)
