@@ -230,7 +230,7 @@ def test_a_store_with_a_missing_array_or_another_version(tmp_path, missing):
 
 def test_a_store_can_be_opened_several_times(tmp_path, opened):
   first = [clip_store.open_store(opened.path) for _ in range(3)]
-  assert len({clip_store.fingerprint for store in first}) == 1
+  assert len({store.fingerprint for store in first}) == 1
   with h5py.File(opened.path):  # like another reader
     script = (
       "import sys; from atgcn_jax.data.store.clip_store import open_store;"
