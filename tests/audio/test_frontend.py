@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+from marks import slow
 
 from atgcn_jax.audio import sound_files
 from atgcn_jax.audio.frontend import (
@@ -180,11 +181,11 @@ def staged(waveform, frontend):
   "changes",
   [
     {},
-    {"n_fft": 2048, "power": 2, "pad_mode": "reflect"},
-    {"n_fft": 1024, "drop_last": False},
+    slow({"n_fft": 2048, "power": 2, "pad_mode": "reflect"}),
+    slow({"n_fft": 1024, "drop_last": False}),
     {"n_fft": 1000, "win_length": 200, "hop": 77, "n_mels": 20},  # not a power of two
-    {"n_fft": 510, "win_length": 100, "hop": 200, "n_mels": 20},  # half of n_fft is odd
-    {"n_fft": 512, "win_length": 400, "n_mels": 20},  # no quarter of n_fft divides the window
+    slow({"n_fft": 510, "win_length": 100, "hop": 200, "n_mels": 20}),  # half of n_fft is odd
+    slow({"n_fft": 512, "win_length": 400, "n_mels": 20}),  # no quarter of n_fft divides the window
   ],
 )
 def test_pieces_give_the_same_values_for_any_settings_and_leading_axes(changes):

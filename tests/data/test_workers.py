@@ -75,6 +75,7 @@ def test_errors_of_the_work_are_raised():
     next(feed)
 
 
+@pytest.mark.slow
 def test_an_item_that_kills_its_process_is_found_and_the_rest_is_done():
   chunks = [["a", "b"], ["c", "killed", "d"], ["e"], *([str(i)] for i in range(9))]
   results = list(in_processes(work, chunks, 1))
@@ -82,6 +83,7 @@ def test_an_item_that_kills_its_process_is_found_and_the_rest_is_done():
   assert names == [[None if m == "killed" else m for m in chunk] for chunk in chunks]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_once_loses_no_result(tmp_path):
   chunks = [["a", "b"], ["c"]]
   assert list(in_processes(functools.partial(killed_once, tmp_path / "mark"), chunks, 1)) == chunks

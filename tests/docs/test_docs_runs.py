@@ -185,14 +185,8 @@ def digest(path):
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def slow_but_one(page):
-  """The tutorial on one's own sounds is run each time, the other pages with --all."""
-  return page if page.name == "own-data.md" else pytest.param(page, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-  "page", [slow_but_one(page) for page in PAGES if to_run(page, False)], ids=lambda p: name_of(p)
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if to_run(page, False)], ids=name_of)
 def test_commands_run(page, home, mirror, tmp_path, monkeypatch):
   shutil.copytree(home, tmp_path / "home", symlinks=True)
   monkeypatch.chdir(tmp_path / "home")

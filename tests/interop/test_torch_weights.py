@@ -171,9 +171,8 @@ def test_logits_of_the_authors_code(shared, head, name, placement):
     np.testing.assert_allclose(features["label_vectors"], numbers["atgcn_nodes"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  ("head", "name"), [pytest.param("linear", "cnn10", marks=pytest.mark.slow), ("graph", "atgcn")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "name"), [("linear", "cnn10"), ("graph", "atgcn")])
 def test_loss_trajectory_of_the_authors_code(shared, head, name):
   model, variables, numbers = reference(shared, head)
   r = np.random.RandomState(101)

@@ -170,6 +170,7 @@ def test_on_one_device_local_is_global(with_chance):
   jax.tree.map(np.testing.assert_array_equal, with_chance[1, "local"], with_chance[1, "global"])
 
 
+@pytest.mark.slow
 def test_local_draws_the_same_random_numbers(with_chance):
   (_, _, one), (loss, _, eight) = with_chance[1, "global"], with_chance[8, "local"]
   # The input of the first batch norm depends on mixup and SpecAugment. The mean of the means over

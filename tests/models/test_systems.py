@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from marks import slow
 from runs_support import tiny_config
 
 from atgcn_jax import models
@@ -129,7 +130,10 @@ def features_of(encoder, head):
 
 
 @pytest.mark.parametrize("head", ["linear", "graph"])
-@pytest.mark.parametrize("encoder", models.ENCODERS)
+@pytest.mark.parametrize(
+  "encoder",
+  [slow(name) if name in ("deepres", "google_cnn") else name for name in models.ENCODERS],
+)
 def test_every_encoder_works_with_either_head(encoder, head):
   _, found, beside_others = features_of(encoder, head)
   logits = np.asarray(found["logits"])
@@ -205,7 +209,7 @@ def test_every_recipe_is_a_config_of_its_system(path):
 def slow_but_two(path):
   """The paper's two systems take a step each time, the others with --all."""
   quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py")
-  return path if quick else pytest.param(path, marks=pytest.mark.slow)
+  return path if quick else slow(path)
 
 
 @pytest.mark.parametrize(

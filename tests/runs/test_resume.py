@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from marks import slow
 from runs_support import (
   VOCABULARY,
   contents,
@@ -164,7 +165,7 @@ def test_an_extended_run_equals_a_longer_one(tmp_path, config):
 
 @pytest.mark.parametrize(
   ("number", "status"),
-  [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+  [slow(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from marks import slow
 from runs_support import FRONTEND, VOCABULARY, make_store, saved, tiny_config, trained
 
 from atgcn_jax.errors import UserError
@@ -45,7 +46,7 @@ def test_the_head_is_copied_for_the_same_labels(tmp_path):
   assert same(loaded.state["params"], saved(trained()).state.params)
 
 
-@pytest.mark.parametrize("head", ["linear", "graph"])
+@pytest.mark.parametrize("head", [slow("linear"), "graph"])
 def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
   folder, run = tmp_path / "given", trained()
   if head == "linear":

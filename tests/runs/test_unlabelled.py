@@ -59,7 +59,8 @@ def test_every_store_draws_their_share(store, config, tmp_path, placement, file_
   assert unlabelled_share_of(changed, opened, placement) == pytest.approx(1 / 3, abs=0.02)
 
 
-@pytest.mark.parametrize("placement", [pytest.param("host", marks=pytest.mark.slow), "device"])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", step_inputs.PLACEMENTS)
 @pytest.mark.usefixtures("store")
 def test_a_resumed_run_equals_an_undisturbed_one(config, tmp_path, placement):
   placed = f"data.placement={placement}"
@@ -86,12 +87,9 @@ def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatc
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("unlabelled", "sampled"),
-  [
-    pytest.param(0, "balanced", id="labelled"),
-    pytest.param(20, "shuffled", id="shuffled", marks=pytest.mark.slow),
-  ],
+  ("unlabelled", "sampled"), [(0, "balanced"), (20, "shuffled")], ids=["labelled", "shuffled"]
 )
 def test_a_run_with_the_same_order_resumes(config, tmp_path, monkeypatch, unlabelled, sampled):
   make_store(tmp_path / "store.h5", unlabelled=unlabelled)

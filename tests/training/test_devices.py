@@ -4,6 +4,7 @@ import functools
 
 import jax
 import pytest
+from marks import slow
 from narrow_system import assert_same_first_step, assert_same_in_float64, trained
 
 from atgcn_jax.training import augment
@@ -32,14 +33,14 @@ def test_loss_and_gradients_of_a_step(form):
   assert_same_first_step(on_one(1, form, "float32", "graph"), eight)
 
 
-@pytest.mark.parametrize("head", ["graph", "linear"])
-@pytest.mark.parametrize("layout", ["fsdp", "labels", "both"])
+@pytest.mark.parametrize("head", ["graph", slow("linear")])
+@pytest.mark.parametrize("layout", [slow("fsdp"), slow("labels"), "both"])
 def test_loss_and_gradients_of_a_step_with_sharded_state(layout, head):
   eight = trained(LAYOUTS[layout](), 1, "authors", "float32", record=True, head=head)
   assert_same_first_step(on_one(1, "authors", "float32", head), eight)
 
 
-@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "both"])
+@pytest.mark.parametrize("layout", [slow("whole"), slow("both")])
 def test_twenty_steps_in_float64(layout):
   with jax.enable_x64(True):
     one = on_one(20, "authors", "float64", "graph")
