@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
   # JAX locks the cache only where its size is limited.
   os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
   if "--all" not in sys.argv:
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION))
 

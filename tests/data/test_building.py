@@ -318,6 +318,7 @@ print(len(t.loaded))
 """
 
 
+@pytest.mark.slow
 def test_a_small_file_system(tmp_path):
   """Uses a real file system if this process may mount one."""
   disk = tmp_path / "disk"

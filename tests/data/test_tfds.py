@@ -275,6 +275,7 @@ def test_a_run_on_tfrecord_is_resumed_exactly(of_runs, tmp_path):
     trained_on(of_runs / "store.h5", tmp_path / "parts", 9, shuffled)
 
 
+@pytest.mark.slow
 def test_balanced_sampling_needs_random_access(of_runs, tmp_path):
   path, on_device = dataset(of_runs, "tfrecord", "store"), "data.placement=device"
   with pytest.raises(UserError, match=r"data.sampling 'balanced'.*array_record"):

@@ -255,6 +255,7 @@ def load(source):
   return Clip(np.ones(200, np.float32))
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_worker_is_left_out_and_listed(tmp_path):
   sources = [f"{i}" for i in range(40)]
   sources[21] = "killer"

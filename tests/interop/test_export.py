@@ -153,7 +153,7 @@ def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_alo
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("size", [7, 10, slow(40)])
+@pytest.mark.parametrize("size", [7, slow(10), slow(40)])
 def test_windows_are_those_of_the_tagger(size):
   for samples in range(1, 4 * size):
     sound = np.arange(1, samples + 1, dtype=np.float32)

@@ -139,6 +139,7 @@ def test_pickled_objects_are_refused_unread(tmp_path):
   assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 def test_an_imported_run_can_be_finetuned(tmp_path):
   config, _ = config_of(tmp_path, "graph")
   import_torch(saved_state(tmp_path, "graph"), config, tmp_path / "run", "panns")

@@ -182,6 +182,7 @@ def test_local_draws_the_same_random_numbers(with_chance):
   assert np.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_local_on_eight_devices_is_the_mean_of_eight_batches(state):
   whole = loss_and_more(state, batch(), 8, "local")
   size = BATCH // 8

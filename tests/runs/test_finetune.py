@@ -71,6 +71,7 @@ def encoder(state):
   return {kind: state[kind]["encoder"] for kind in kinds}
 
 
+@pytest.mark.slow
 def test_finetune_on_other_labels(store, tmp_path):
   assert finetune(store, tmp_path / "run") == 0
   source, begun, done = saved(trained()), at(tmp_path / "run", "0"), saved(tmp_path / "run")

@@ -101,6 +101,7 @@ def test_reproducing_on_the_test_clips_is_refused(tmp_path, capsys):
   assert "both name test" in line
 
 
+@pytest.mark.slow
 def test_the_option_of_a_source_is_not_inherited(tmp_path, config, capsys):
   changes = ("data.train_folds=('train','test')", "data.allow_test_overlap=True", "optim.steps=1")
   training_loop.train(config(*changes), tmp_path / "source")
@@ -110,6 +111,7 @@ def test_the_option_of_a_source_is_not_inherited(tmp_path, config, capsys):
   assert "both name test" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch):
   """A description without the key, as written by an older version."""
   save = checkpoint.start_save

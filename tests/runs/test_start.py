@@ -46,6 +46,7 @@ def test_the_head_is_copied_for_the_same_labels(tmp_path):
   assert same(loaded.state["params"], saved(trained()).state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [slow("linear"), "graph"])
 def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
   folder, run = tmp_path / "given", trained()

@@ -70,6 +70,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(config, tmp_path, placement):
   assert same_bits(undisturbed, again)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_of_the_order_without_them_is_refused(config, tmp_path, monkeypatch, capsys):
   workdir = tmp_path / "run"

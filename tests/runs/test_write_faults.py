@@ -73,6 +73,7 @@ def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, c
   assert_as_undisturbed(workdir)
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_is_reported(disk, monkeypatch, capsys):
   mount("-o", "remount,size=8m", disk)
   workdir, stepped = disk / "run", RunLog.stepped
@@ -108,6 +109,7 @@ def test_a_folder_that_becomes_read_only_is_reported(disk, monkeypatch, capsys):
   assert same_bits(saved(workdir).state, saved(trained()).state)
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_ends_the_process_with_one_line(tmp_path):
   tiny_config(tmp_path)
   arguments = ["train", "--config", tmp_path / "config.py", "--workdir", tmp_path / "run"]
@@ -157,12 +159,14 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_step(
   assert steps[-1] <= 5  # the save at step 6 would detect the failure in any case
 
 
+@pytest.mark.slow
 def test_a_failed_save_of_the_last_step_is_a_failure(tmp_path, failing, capsys):
   failing(30)
   assert cli.main(command(tmp_path / "run")) == 1
   assert "the checkpoint of step 30 could not be written" in complaint(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_in_two_places_is_reported_once(tmp_path, monkeypatch, failing, capsys):
   failing(12)
   close = checkpoint.ocp.CheckpointManager.close

@@ -54,6 +54,7 @@ def test_compare_reports_a_missing_twin(tmp_path):
     peers.compare_with_peers(str(tmp_path / "twin.py"), 1)
 
 
+@pytest.mark.slow
 def test_layers_of_a_small_network(monkeypatch):
   monkeypatch.setattr(bench_layers, "FRAMES", 16)
   monkeypatch.setattr(bench_layers, "BANDS", 16)

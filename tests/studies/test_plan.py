@@ -64,6 +64,7 @@ def test_memory_by_kind_adds_up(found):
   assert memory["batch"] == 16 * (1280 + 4 + 527)
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_chips_sum_the_gradients_the_statistics_and_the_loss(found):
   reductions, memory = found["collectives"], found["memory"]

@@ -105,6 +105,7 @@ def test_a_run_trains_with_both_terms_and_goes_on(tmp_path):
   assert int(train(tiny_config(tmp_path, *changes, "optim.steps=3"), tmp_path / "run").step) == 3
 
 
+@pytest.mark.slow
 def test_another_ontology_is_rejected(tmp_path):
   (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
   changes = ("loss.hierarchy=1.0", f"graph.ontology={tmp_path}/ontology.json", "optim.steps=1")
