@@ -20,14 +20,8 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BEGUN_WITH, CNN10, Experiment
-from atgcn_jax.runs.checks import (
-  beginning,
-  check_config,
-  check_data,
-  check_workdir,
-  continued,
-  layout_of,
-)
+from atgcn_jax.runs.checks import check_config, check_data, check_workdir
+from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.config import (
   SOUNDSCAPES,
   config_with_overrides,

@@ -19,7 +19,7 @@ import numpy as np
 from atgcn_jax import models
 from atgcn_jax.bench.flops import product_flops
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.checks import layout_of
+from atgcn_jax.runs.start import layout_of
 from atgcn_jax.training import augment, resident, sharding
 from atgcn_jax.training.losses import loss_of
 from atgcn_jax.training.optim import optimiser

@@ -20,16 +20,8 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.checks import (
-  beginning,
-  check_config,
-  check_data,
-  check_workdir,
-  continued,
-  evaluated_behind,
-  layout_of,
-  start_run,
-)
+from atgcn_jax.runs.checks import check_config, check_data, check_workdir
+from atgcn_jax.runs.start import beginning, continued, logged_evaluation, layout_of, start_run
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
@@ -85,7 +77,7 @@ def train(
     run = continued(saved, config, store, workdir)
     saved = with_training_state(saved, workdir, layout)
     state = saved.state
-    history = saved.history + first_only(lambda: evaluated_behind(saved, workdir))
+    history = saved.history + first_only(lambda: logged_evaluation(saved, workdir))
   start, steps = int(state.step), config.optim.steps
   trace = profile_of(profile, start, steps, workdir)
   feed = feed_of(config, store, layout.mesh, start)

@@ -232,13 +232,13 @@ def write_store(
 
 @contextlib.contextmanager
 def report_store_write_failures(
-  path: str | os.PathLike, mend: str = "free space or choose another --out"
+  path: str | os.PathLike, fix: str = "free space or choose another --out"
 ) -> Iterator[None]:
   """Return a context manager that turns an OSError into a UserError about the store at `path`.
 
   Args:
     path: Path of the store, for the message.
-    mend: What the user can do, for the message.
+    fix: What the user can do, for the message.
 
   Raises:
     UserError: If the body raises an OSError.
@@ -247,7 +247,7 @@ def report_store_write_failures(
     yield
   except OSError as error:  # HDF5 messages have many lines, but the error number is set.
     reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-    raise UserError(f"{path}: cannot be written ({reason}); {mend}") from error
+    raise UserError(f"{path}: cannot be written ({reason}); {fix}") from error
 
 
 def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:

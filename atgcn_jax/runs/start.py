@@ -1,0 +1,198 @@
+"""How a run starts, and how a run directory resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atgcn_jax.data.sampling import clip_order
+from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.sparse import equal
+from atgcn_jax.models import SCORING_LABELS
+from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.folds import check_folds
+from atgcn_jax.runs.label_graph import label_graph, label_relations
+from atgcn_jax.runs.load import Found, Loaded, find_checkpoints, read_run
+from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.safetensors_folder import load_either
+from atgcn_jax.runs.step_inputs import PLACEMENTS
+from atgcn_jax.runtime.buckets import check_output_folder
+from atgcn_jax.runtime.processes import first_only
+from atgcn_jax.training import augment, sharding
+from atgcn_jax.training.optim import learning_rate_schedule
+from atgcn_jax.training.state import TrainState, start_state
+
+
+def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layout:
+  """Return the layout of a run with this config on these devices (default: all).
+
+  Raises:
+    UserError: If the number of devices is not a multiple of `sharding.label_parts`.
+  """
+  devices, parts = devices or jax.devices(), config.sharding.label_parts
+  if len(devices) % parts:
+    raise UserError(
+      f"sharding.label_parts must be a divisor of the number of devices, {len(devices)}, got "
+      f"{parts}"
+    )
+  return sharding.Layout(sharding.data_mesh(devices, parts), config.sharding.fsdp)
+
+
+def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
+  """Return a new run and its state before the first step, with the parameters of `start.run`.
+
+  The encoder is copied. The head is copied where names and shapes match; if the labels differ, only
+  a graph head is copied. A frozen encoder also keeps the normaliser that it was trained with,
+  because its batch statistics never adapt. Any other run uses the normaliser of its own training
+  clips.
+
+  Raises:
+    UserError: If start.run cannot be read, or has another front end or another encoder.
+  """
+  start, abstract = run.config.start, run.abstract_state()
+  shardings = sharding.where_kept(layout, abstract, len(run.vocabulary))
+  state = run.initial_state(shardings)
+  if start.run:
+    source = load_either(start.run, start.step, layout.mesh)
+    if source.run.frontend != run.frontend:
+      raise UserError(
+        f"start.run: {start.run} has the front end {source.run.frontend.name}, the store has "
+        f"{run.frontend.name}; prepare the store with --frontend {source.run.frontend.name}"
+      )
+    copied = source.state
+    if source.run.vocabulary.ids != run.vocabulary.ids:
+      # A graph convolution applies to any label vectors; all other head parameters are per label.
+      parts = {"encoder", "head"} if run.config.model.head == "graph" else {"encoder"}
+      copied = {
+        kind: {part: tree[part] for part in parts & tree.keys()} for kind, tree in copied.items()
+      }
+    available = dict(jax.tree.leaves_with_path(copied))
+    own = jax.tree.leaves_with_path(state.variables)
+    fitting = {path for path, x in own if path in available and available[path].shape == x.shape}
+    unmatched = [path for path, _ in own if path[1].key == "encoder" and path not in fitting]
+    if unmatched and run.config.model.encoder == source.run.config.model.encoder in SCORING_LABELS:
+      raise UserError(
+        f"start.run: the encoder {run.config.model.encoder} of {start.run} has parameters per "
+        f"label and only fits {len(source.run.vocabulary)} labels; name another run"
+      )
+    if unmatched:
+      raise UserError(
+        f"start.run: the encoder of {start.run} differs, "
+        f"{jax.tree_util.keystr(unmatched[0])} does not fit; name a run with the same encoder and "
+        "width"
+      )
+    variables = jax.tree.map_with_path(
+      lambda path, x: available[path] if path in fitting else x, state.variables
+    )
+    adam = run.optimiser()
+    state = jax.jit(lambda x: start_state(x, adam), out_shardings=shardings)(variables)
+    if run.config.model.freeze_encoder:
+      run = dataclasses.replace(run, normaliser=source.run.normaliser)
+  return run, state
+
+
+class Beginning(NamedTuple):
+  """The checkpoints in a run directory, and the run to resume.
+
+  `saved` is None if training starts at step 0.
+  """
+
+  found: Found
+  saved: Loaded | None
+
+
+def beginning(config, store: ClipStore, workdir: str | os.PathLike) -> Beginning:
+  """Return the checkpoints in a folder and the run to resume, without its state.
+
+  A run that has a checkpoint only at step 0 is ignored if its config or store differs. Imported
+  weights and runs with a later checkpoint, valid or not, are never ignored.
+
+  Raises:
+    UserError: If the folder has checkpoints, but none of them is valid.
+  """
+  found = first_only(lambda: find_checkpoints(workdir))
+  if found.sound is None:
+    return Beginning(found, None)
+  saved = read_run(workdir, found.sound)
+  has_begun = found.steps != [0] or not saved.run.store_fingerprint
+  resumes = has_begun or first_only(lambda: is_the_same(saved, config, store, workdir))
+  return Beginning(found, saved if resumes else None)
+
+
+def is_the_same(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> bool:
+  """Return whether a run at step 0 has this config and store."""
+  if saved.run.config.start.run != config.start.run:  # matters before the first step
+    return False
+  try:
+    continued(saved, config, store, workdir)
+  except UserError:
+    return False
+  return True
+
+
+def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLike) -> Run:
+  """Return the saved run with a new config, which may only differ in the keys free on resume.
+
+  Raises:
+    UserError: If other keys or the content of a file differ, or if the run sampled its clips in an
+      order that this version no longer has. The message names the keys or the file.
+  """
+  if not saved.run.store_fingerprint:
+    raise UserError(
+      f"--workdir {workdir}: has imported weights, which training does not overwrite; train them "
+      f"in another folder with `atgcn finetune --from {workdir}`"
+    )
+  old = saved.run.config
+  if differing := configs.contradictions(configs.plain_config(old), config):
+    raise UserError(
+      f"--workdir {workdir}: has a run with another config: {'; '.join(differing)}; "
+      "use that config or another folder"
+    )
+  if store.fingerprint != saved.run.store_fingerprint:
+    raise UserError(
+      f"{store.path}: not the clip store that the run in {workdir} started with; "
+      "name that store in data.store or use another folder"
+    )
+  if not saved.run.draws_unlabelled and config.data.sampling == "balanced":
+    sizes = np.diff(store.labels_of(split_clips(store, config.data, "train"))[0])
+    if unlabelled := int((sizes == 0).sum()):
+      raise UserError(
+        f"--workdir {workdir}: the run was started by a version in which data.sampling='balanced' "
+        f"never drew the {unlabelled} training clips without a label; train in another folder, "
+        f"with --config.start.run={workdir} to start from its parameters"
+      )
+  graphs = (old.graph, config.graph)
+  if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
+    propagation, embeddings = label_graph(config, saved.run.vocabulary, store)
+    relations = label_relations(config, saved.run.vocabulary, store)
+    for key, now, then in (
+      ("source", propagation, saved.run.propagation),
+      ("embeddings", embeddings, saved.run.label_embeddings),
+      ("source", relations.get("similarity"), saved.run.relations.get("similarity")),
+      ("ontology", relations.get("members"), saved.run.relations.get("members")),
+    ):
+      if now is not None and then is not None and not equal(now, then):
+        raise UserError(
+          f"graph.{key}: the content differs from that with which the run in {workdir} started; "
+          "name the original file or use another folder"
+        )
+  return dataclasses.replace(saved.run, config=config)
+
+
+def logged_evaluation(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """Return the evaluation of a checkpoint if it is only in the log; at most one record.
+
+  This happens if the checkpoint was saved before its evaluation was logged.
+  """
+  if any(record["step"] == saved.step for record in saved.history):
+    return []
+  logged = [record for record in read_records(workdir) if "mAP" in record]
+  return [record for record in logged if record["step"] == saved.step][-1:]
