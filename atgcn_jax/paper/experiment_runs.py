@@ -21,7 +21,6 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BEGUN_WITH, CNN10, Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
-from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.config import (
   SOUNDSCAPES,
   config_with_overrides,
@@ -33,6 +32,7 @@ from atgcn_jax.runs.config import (
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.run import check_training_clips, run_with, store_of
 from atgcn_jax.runs.scoring import score_split
+from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training.step import Normaliser
 

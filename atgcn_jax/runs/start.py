@@ -7,27 +7,21 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from atgcn_jax.data.sampling import clip_order
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.models import SCORING_LABELS
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.folds import check_folds
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.load import Found, Loaded, find_checkpoints, read_run
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
-from atgcn_jax.runs.step_inputs import PLACEMENTS
-from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.runtime.processes import first_only
-from atgcn_jax.training import augment, sharding
-from atgcn_jax.training.optim import learning_rate_schedule
+from atgcn_jax.training import sharding
 from atgcn_jax.training.state import TrainState, start_state
 
 

@@ -21,12 +21,12 @@ from atgcn_jax.errors import WorkFailed
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
-from atgcn_jax.runs.start import beginning, continued, logged_evaluation, layout_of, start_run
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
 from atgcn_jax.runs.run import Run, new_run, store_of
 from atgcn_jax.runs.scoring import score_clips
+from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
 from atgcn_jax.runs.telemetry import Telemetry, profile_of
 from atgcn_jax.runtime.processes import first_only, same_everywhere
