@@ -37,6 +37,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "panns": (("vocabulary",), ("fold",)),
   "talnet": (("vocabulary",), ("fold", "normaliser")),
 }
+LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser")
 CUTS = ("list", "segments", "esc50", "sonyc")  # layouts whose sound files can have any length
 MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # layouts that accept several paths
 
@@ -47,17 +48,13 @@ def prepare(
   out: Path,
   *,
   layout: str = "list",
-  vocabulary: Path | None = None,
-  ontology: Path | None = None,
-  fold: str | None = None,
-  esc10: bool = False,
-  normaliser: Path | None = None,
   used_labels_only: bool = False,
   frontend_name: str = "talnet",
   dtype: str | None = None,
   workers: int | None = None,
   segment: bool = False,
   strict: bool = False,
+  **layout_options: Any,
 ) -> Built:
   """Write the clip store of a data set.
 
@@ -74,19 +71,20 @@ def prepare(
       by commas). For `segments`, AudioSet segment lists. For `sonyc`, its `annotations.csv`.
     out: Path of the store.
     layout: `list`, `segments`, `esc50`, `sonyc`, `panns` or `talnet`; see the `list_…` functions.
-    vocabulary: CSV with the columns `index`, `mid`, `display_name`. Defaults to the sorted label
-      ids of the clips (`list` and `segments` only).
-    ontology: AudioSet's `ontology.json`, for `esc50`.
-    fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the file
-      names.
-    esc10: Whether to use only the ESC-10 part of `esc50`.
-    normaliser: File of mean and deviation, for `talnet`.
     used_labels_only: Whether to leave out the labels that no clip has.
     frontend_name: Name of the front end.
     dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and to `float16` otherwise.
     workers: Number of worker processes. Defaults to one per core.
     segment: Whether to cut longer files into consecutive clips (`long_files.cut_long`).
     strict: Whether to treat files with a missing part as unreadable.
+    **layout_options: Options of some layouts:
+      vocabulary: CSV with the columns `index`, `mid`, `display_name`. Defaults to the sorted label
+        ids of the clips (`list` and `segments` only).
+      ontology: AudioSet's `ontology.json`, for `esc50`.
+      fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the file
+        names.
+      esc10: Whether to use only the ESC-10 part of `esc50`.
+      normaliser: File of mean and deviation, for `talnet`.
 
   Returns:
     The numbers of stored, absent and unreadable clips.
@@ -95,14 +93,9 @@ def prepare(
     UserError: If labels or options cannot be used, or no clip can be read. No store is written
       then.
   """
-  options = {
-    "labels": labels,
-    "vocabulary": vocabulary,
-    "ontology": ontology,
-    "fold": fold,
-    "esc10": esc10,
-    "normaliser": normaliser,
-  }
+  if unknown := layout_options.keys() - LAYOUT_OPTIONS:
+    raise TypeError(f"prepare() has no option {', '.join(sorted(unknown))}")
+  options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS) | layout_options | {"labels": labels}
   _check_options(layout, options)
   if segment and layout not in CUTS:
     raise UserError(f"--segment: --layout {layout} does not support it; leave it out")
@@ -200,7 +193,7 @@ def _listing(layout: str, options: dict[str, Any], settings: frontend.Frontend) 
   assert vocabulary is not None
   if layout == "esc50":
     ontology = read_ontology(options["ontology"])
-    return list_esc50(audio[0], settings, vocabulary, ontology, esc10=options["esc10"])
+    return list_esc50(audio[0], settings, vocabulary, ontology, esc10=bool(options["esc10"]))
   if layout == "panns":
     return list_packed([os.fspath(path) for path in audio], settings, vocabulary, fold)
   paths = [os.fspath(path) for path in audio]

@@ -72,7 +72,7 @@ class AudioTagger(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     train: bool = False,
     return_features: bool = False,
     after_norm: SpectrogramTransform | None = None,
@@ -81,7 +81,7 @@ class AudioTagger(nn.Module):
     """Return the logits float32[B, K], or a dict of features.
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F].
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F].
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       return_features: Whether to return a dict with `logits`, `embedding` [B, C], `label_vectors`
         [K, C] and, for systems that score frames, `frame_logits` [B, T', K].
@@ -89,7 +89,7 @@ class AudioTagger(nn.Module):
       placement: Placement of the batch. By default it is on all devices.
     """
     features = self.encoder(
-      log_mel,
+      log_mel_BxTxF,
       train=train and not self.freeze_encoder,
       after_norm=after_norm,
       placement=placement,

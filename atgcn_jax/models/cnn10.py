@@ -66,7 +66,7 @@ class Cnn10(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
@@ -75,14 +75,16 @@ class Cnn10(nn.Module):
     """Return `embedding` [B, C] with C = 512 * width.
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F]; T and F at least 16.
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F]; T and F at least 16.
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       after_norm: Transform of the spectrogram after the first batch norm. It may shrink the batch.
       placement: Placement of the batch. By default it is on all devices.
     """
     placement = placement or placement_here()
     groups = groups_of(self.batch_norm, placement)
-    x = BatchNorm(log_mel.shape[-1], self.dtype, groups, name="bn0")(log_mel, train=train)
+    x = BatchNorm(log_mel_BxTxF.shape[-1], self.dtype, groups, name="bn0")(
+      log_mel_BxTxF, train=train
+    )
     if after_norm is not None:
       x = after_norm(x)
     x = x[..., None]

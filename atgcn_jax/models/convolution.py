@@ -21,15 +21,15 @@ class Convolution(nn.Module):
     shape, init = (3, 3, self.inputs, self.channels), nn.initializers.xavier_uniform()
     self.kernel = self.param("kernel", init, shape, parameter_dtype(self.dtype))
 
-  def __call__(self, x: Array, parts: int | None = None) -> Array:
+  def __call__(self, x_BxTxFxC: Array, parts: int | None = None) -> Array:
     """Return the convolution, [B, T, F, channels].
 
     Args:
-      x: [B, T, F, inputs].
+      x_BxTxFxC: [B, T, F, inputs].
       parts: The number of parts into which clips are folded, for the form for TPUs. None for the
         default form.
     """
-    x = x.astype(self.dtype)
+    x = x_BxTxFxC.astype(self.dtype)
     if parts:
       return folded_convolution.convolve_parts(x, self.kernel, parts)
     return folded_convolution.folded_convolve(x, self.kernel)

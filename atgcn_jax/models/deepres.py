@@ -26,7 +26,7 @@ class DeepRes(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
@@ -35,13 +35,13 @@ class DeepRes(nn.Module):
     """Return `frames` [B, ceil(T / 16), C] and their mean as `embedding`, with C as for `ResNet`.
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F].
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F].
       train: Whether to use batch statistics.
       after_norm: Transform of the input, because no batch norm precedes the convolutions.
       placement: Placement of the batch. By default it is on all devices.
     """
     groups = groups_of(self.batch_norm, placement)
-    x = log_mel if after_norm is None else after_norm(log_mel)
+    x = log_mel_BxTxF if after_norm is None else after_norm(log_mel_BxTxF)
     x = ResNet(self.depth, self.width, groups, self.dtype, name="resnet")(x, train)
     frames = x.mean(axis=2)
     return {"frames": frames, "embedding": frames.mean(axis=1)}

@@ -55,7 +55,7 @@ class GoogleCnn(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
@@ -64,12 +64,12 @@ class GoogleCnn(nn.Module):
     """Return `frames` [B, 10, 128 * width], one per patch, and their mean as `embedding`.
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F]; T at least 10.
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F]; T at least 10.
       train: Whether to use batch statistics.
       after_norm: Transform of the input, because no batch norm precedes the convolutions.
       placement: Placement of the batch. By default it is on all devices.
     """
-    x = patches(log_mel if after_norm is None else after_norm(log_mel))
+    x = patches(log_mel_BxTxF if after_norm is None else after_norm(log_mel_BxTxF))
     resnet = ResNet(
       50, self.width, groups_of(self.batch_norm, placement), self.dtype, name="resnet"
     )

@@ -18,7 +18,7 @@ class LinearHead(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, embedding: Array) -> dict[str, Array]:
+  def __call__(self, embedding_BxC: Array) -> dict[str, Array]:
     """Return `logits` [B, K] and `label_vectors` [K, C], the rows of the weight matrix."""
     dense = nn.Dense(
       self.num_classes,
@@ -27,7 +27,7 @@ class LinearHead(nn.Module):
       param_dtype=parameter_dtype(self.dtype),
       name="fc",
     )
-    logits = dense(embedding)
+    logits = dense(embedding_BxC)
     return {"logits": logits, "label_vectors": dense.variables["params"]["kernel"].T}
 
 
@@ -75,10 +75,10 @@ class GraphHead(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, embedding: Array) -> dict[str, Array]:
+  def __call__(self, embedding_BxC: Array) -> dict[str, Array]:
     """Return `logits` [B, K] and `label_vectors` H^(L) [K, C] for an embedding [B, C]."""
-    nodes = constant(self, "label_vectors", lambda: self._label_vectors(embedding.shape[-1]))
-    return {"logits": embedding @ nodes.T.astype(embedding.dtype), "label_vectors": nodes}
+    nodes = constant(self, "label_vectors", lambda: self._label_vectors(embedding_BxC.shape[-1]))
+    return {"logits": embedding_BxC @ nodes.T.astype(embedding_BxC.dtype), "label_vectors": nodes}
 
   def _label_vectors(self, size: int) -> Array:
     """Return the label vectors H^(L), [K, size]."""

@@ -46,7 +46,7 @@ class MultiLevelAttention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
@@ -55,15 +55,15 @@ class MultiLevelAttention(nn.Module):
     """Return `embedding` [B, 2K], with values in (0, 1).
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F], T at least 160 and F at least 16; or embeddings
-        [B, 10, 128].
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F], T at least 160 and F at least 16; or
+        embeddings [B, 10, 128].
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       after_norm: Transform of the input: of log-mels directly, of embeddings after the first batch
         norm.
       placement: Placement of the batch. By default it is on all devices.
     """
     groups = groups_of(self.batch_norm, placement)
-    x = log_mel
+    x = log_mel_BxTxF
     if not self.on_embeddings:
       x = self._of_patches(x if after_norm is None else after_norm(x), train, groups)
     x = BatchNorm(x.shape[-1], self.dtype, groups, name="bn0")(x, train=train)
@@ -77,9 +77,9 @@ class MultiLevelAttention(nn.Module):
         scores.append(self._scored(x, f"level{level}", train, groups))
     return {"embedding": jnp.concatenate(scores, axis=-1)}
 
-  def _of_patches(self, log_mel: Array, train: bool, groups: int) -> Array:
+  def _of_patches(self, log_mel_BxTxF: Array, train: bool, groups: int) -> Array:
     """Return the vectors [B, 10, 128 * width] of the patches of log-mels [B, T, F]."""
-    x = patches(log_mel)
+    x = patches(log_mel_BxTxF)
     y = x.reshape(-1, *x.shape[2:], 1)
     for i, channels in enumerate(CHANNELS, 1):
       channels = scaled_channels(channels, self.width)

@@ -27,7 +27,7 @@ class ConvNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
+  def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
     edge = self.size // 2
     x = nn.Conv(
@@ -40,7 +40,7 @@ class ConvNorm(nn.Module):
       dtype=self.dtype,
       param_dtype=parameter_dtype(self.dtype),
       name="conv",
-    )(x)
+    )(x_BxTxFxC)
     after = nn.relu if self.relu else unchanged
     return BatchNorm(self.channels, self.dtype, self.groups, after, name="bn")(x, train=train)
 
@@ -88,11 +88,11 @@ class Residual(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
+  def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, ceil(T / stride), ceil(F / stride), channels of the last layer]."""
     shared: dict[str, Any] = {"groups": self.groups, "dtype": self.dtype}
     strided = [size for _, size in self.layers].index(3)
-    y = x
+    x = y = x_BxTxFxC
     for i, (channels, size) in enumerate(self.layers):
       stride, last = self.stride if i == strided else 1, i == len(self.layers) - 1
       y = ConvNorm(channels, size, stride, not last, **shared, name=f"layer{i + 1}")(y, train)

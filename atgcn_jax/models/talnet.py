@@ -38,7 +38,7 @@ class TalNet(nn.Module):
   @nn.compact
   def __call__(
     self,
-    log_mel: Array,
+    log_mel_BxTxF: Array,
     *,
     train: bool,
     after_norm: SpectrogramTransform | None = None,
@@ -47,13 +47,13 @@ class TalNet(nn.Module):
     """Return `frames` [B, T // 4, 1024 * width] and their mean as `embedding`.
 
     Args:
-      log_mel: Normalised log-mels, float[B, T, F]; F at least 32, T at least 4.
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F]; F at least 32, T at least 4.
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       after_norm: Transform of the input, because no batch norm precedes the convolutions.
       placement: Placement of the batch. By default it is on all devices.
     """
     groups, param_dtype = groups_of(self.batch_norm, placement), parameter_dtype(self.dtype)
-    x = log_mel if after_norm is None else after_norm(log_mel)
+    x = log_mel_BxTxF if after_norm is None else after_norm(log_mel_BxTxF)
     x = x[..., None].astype(self.dtype)
     for i, (channels, pooled) in enumerate(zip(CHANNELS, POOLED)):
       channels = scaled_channels(channels, self.width)
