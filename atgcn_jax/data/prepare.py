@@ -81,8 +81,8 @@ def prepare(
       vocabulary: CSV with the columns `index`, `mid`, `display_name`. Defaults to the sorted label
         ids of the clips (`list` and `segments` only).
       ontology: AudioSet's `ontology.json`, for `esc50`.
-      fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the file
-        names.
+      fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the
+        file names.
       esc10: Whether to use only the ESC-10 part of `esc50`.
       normaliser: File of mean and deviation, for `talnet`.
 
@@ -95,7 +95,8 @@ def prepare(
   """
   if unknown := layout_options.keys() - LAYOUT_OPTIONS:
     raise TypeError(f"prepare() has no option {', '.join(sorted(unknown))}")
-  options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS) | layout_options | {"labels": labels}
+  options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS)
+  options |= layout_options | {"labels": labels}
   _check_options(layout, options)
   if segment and layout not in CUTS:
     raise UserError(f"--segment: --layout {layout} does not support it; leave it out")

@@ -81,12 +81,17 @@ def compare(
 ) -> Comparison:
   """Compare two runs on the same clips. No report is written.
 
-  The arguments are those of `evaluate` and apply to both runs. Without `store_path`, each run
-  scores its own store. The two stores may have different front ends, but must have the same clips.
+  Without `store_path`, each run scores its own store. The two stores may have different front ends, but must have the same clips.
   The labels are those that both runs and both stores have, in the order of B. See `evaluate` for
   metrics of a subset of the labels.
 
   Args:
+    run_a: Directory of the first run.
+    run_b: Directory of the second run.
+    step: As for `evaluate`, for both runs.
+    store_path: As for `evaluate`, for both runs.
+    split: As for `evaluate`, for both runs.
+    labels_path: As for `evaluate`, for both runs.
     keep: A function from `kept_scores`.
 
   Raises:

@@ -14,8 +14,9 @@ def shared_folds(data: Any, one: str, other: str) -> list[str]:
 
   Args:
     data: A `data` section.
-    one, other: `train`, `validation` or `test`. `validation` includes the training folds if
+    one: `train`, `validation` or `test`. `validation` includes the training folds if
       `data.validation_share` is above 0.
+    other: Likewise.
   """
 
   def folds(split: str) -> set[str]:

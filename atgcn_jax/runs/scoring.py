@@ -117,9 +117,14 @@ def score_split(
 ) -> ScoredSplit:
   """Return the scores of a checkpoint for a split.
 
-  The other arguments and the errors are those of `evaluate`.
+  The errors are those of `evaluate`.
 
   Args:
+    workdir: Directory of the run.
+    step: As for `evaluate`.
+    store_path: As for `evaluate`.
+    split: As for `evaluate`.
+    labels_path: As for `evaluate`.
     keep: A function from `kept_scores`.
   """
   mesh = sharding.data_mesh()

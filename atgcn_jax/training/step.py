@@ -125,7 +125,6 @@ def make_train_step(
     kept: Shardings of the state between steps, from `sharding.where_kept`. By default the state is
       replicated.
   """
-
   placement = placement_on(mesh)
   whole, split = sharding.replicated(mesh), sharding.split(mesh)
   plain_loss = loss
