@@ -81,9 +81,9 @@ def compare(
 ) -> Comparison:
   """Compare two runs on the same clips. No report is written.
 
-  Without `store_path`, each run scores its own store. The two stores may have different front ends, but must have the same clips.
-  The labels are those that both runs and both stores have, in the order of B. See `evaluate` for
-  metrics of a subset of the labels.
+  Without `store_path`, each run scores its own store. The two stores may have different front ends,
+  but must have the same clips. The labels are those that both runs and both stores have, in the
+  order of B. See `evaluate` for metrics of a subset of the labels.
 
   Args:
     run_a: Directory of the first run.
