@@ -87,7 +87,7 @@ def propagation_matrix(
     else:
       linked = np.asarray(edges.toarray() if scipy.sparse.issparse(edges) else edges, bool)
     matrix = normalise(reweight(linked, neighbour_weight))
-  else:
+  elif method == "author":
     matrix = author_matrix(strong, neighbour_weight)
   return (csr(matrix) if scipy.sparse.issparse(matrix) else matrix).astype(np.float32)
 
