@@ -16,6 +16,15 @@ SET_HELP = "set of counts to read from --counts (default: the arrays without a s
 
 def add_data_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
+  _add_prepare(verb)
+  _add_soundscapes(verb)
+  _add_mixtures(verb)
+  _add_graph(verb)
+  _add_data_card(verb)
+  _add_metadata(verb)
+
+
+def _add_prepare(verb: AddVerb) -> None:
   prepare = verb(
     "prepare",
     _prepare,
@@ -95,6 +104,8 @@ def add_data_verbs(verb: AddVerb) -> None:
   )
   add_strict(prepare)
 
+
+def _add_soundscapes(verb: AddVerb) -> None:
   soundscapes = verb("soundscapes", _soundscapes, "write the built-in soundscapes as sound files")
   soundscapes.add_argument("--out", metavar="DIR", required=True, help="output folder")
   soundscapes.add_argument(
@@ -102,6 +113,8 @@ def add_data_verbs(verb: AddVerb) -> None:
   )
   soundscapes.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
+
+def _add_mixtures(verb: AddVerb) -> None:
   mixtures = verb(
     "mixtures", _mixtures, "mix recordings of single sounds into scenes of several sounds"
   )
@@ -130,6 +143,8 @@ def add_data_verbs(verb: AddVerb) -> None:
   )
   mixtures.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
+
+def _add_graph(verb: AddVerb) -> None:
   graph = verb("graph", _graph, "write the label graph of label counts or of a segment list")
   source = graph.add_mutually_exclusive_group(required=True)
   source.add_argument("--counts", metavar="FILE", help=COUNTS_HELP)
@@ -169,6 +184,8 @@ def add_data_verbs(verb: AddVerb) -> None:
   )
   graph.add_argument("--plot", metavar="FILE", help="plot to write, .png, .svg or .pdf")
 
+
+def _add_data_card(verb: AddVerb) -> None:
   card = verb(
     "data-card", _data_card, "describe the contents of a clip store, for the report of a result"
   )
@@ -197,6 +214,8 @@ def add_data_verbs(verb: AddVerb) -> None:
     help="folder of the .md and .json files (default: the current folder)",
   )
 
+
+def _add_metadata(verb: AddVerb) -> None:
   metadata = verb(
     "metadata", _metadata, "download AudioSet's class list, segment lists, ratings and ontology"
   )

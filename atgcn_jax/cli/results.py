@@ -32,6 +32,15 @@ scores.
 
 def add_result_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
+  _add_evaluate(verb)
+  _add_compare(verb)
+  _add_tag(verb)
+  _add_embed(verb)
+  _add_thresholds(verb)
+  _add_export(verb)
+
+
+def _add_evaluate(verb: AddVerb) -> None:
   evaluate = verb(
     "evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write its report.html"
   )
@@ -45,6 +54,8 @@ def add_result_verbs(verb: AddVerb) -> None:
   evaluate.add_argument("--json", action="store_true", help=JSON_HELP)
   add_processes(evaluate)
 
+
+def _add_compare(verb: AddVerb) -> None:
   compare = verb(
     "compare",
     _compare,
@@ -66,6 +77,8 @@ def add_result_verbs(verb: AddVerb) -> None:
   )
   compare.add_argument("--json", action="store_true", help=JSON_HELP)
 
+
+def _add_tag(verb: AddVerb) -> None:
   tag = verb("tag", _tag, "print the labels of sound files, for each file or over time")
   add_run(tag)
   choice = tag.add_mutually_exclusive_group()
@@ -103,6 +116,8 @@ def add_result_verbs(verb: AddVerb) -> None:
   tag.add_argument("--json", action="store_true", help="print one JSON object per file")
   tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
+
+def _add_embed(verb: AddVerb) -> None:
   embed = verb("embed", _embed, "write one embedding vector per sound file to an .npz file")
   add_run(embed)
   embed.add_argument(
@@ -114,6 +129,8 @@ def add_result_verbs(verb: AddVerb) -> None:
   add_strict(embed)
   embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
+
+def _add_thresholds(verb: AddVerb) -> None:
   thresholds = verb(
     "thresholds", _thresholds, "tune the score threshold of each label on the validation clips"
   )
@@ -125,6 +142,8 @@ def add_result_verbs(verb: AddVerb) -> None:
   )
   thresholds.add_argument("--json", action="store_true", help=JSON_HELP)
 
+
+def _add_export(verb: AddVerb) -> None:
   export = verb("export", _export, "export a run to a format that other programs load", EXPORT_HELP)
   export.formatter_class = argparse.RawDescriptionHelpFormatter
   add_run(export)

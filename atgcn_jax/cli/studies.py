@@ -35,6 +35,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 def add_study_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
+  _add_reproduce(verb)
+  _add_plan(verb)
+  _add_bench(verb)
+
+
+def _add_reproduce(verb: AddVerb) -> None:
   reproduce = verb(
     "reproduce",
     _reproduce,
@@ -84,6 +90,8 @@ def add_study_verbs(verb: AddVerb) -> None:
     help="comma-separated points of the curves in figure3, from 0 to 1 (default: 0,0.1,…,1)",
   )
 
+
+def _add_plan(verb: AddVerb) -> None:
   plan = verb(
     "plan",
     _plan,
@@ -105,6 +113,8 @@ def add_study_verbs(verb: AddVerb) -> None:
   )
   plan.add_argument("--json", action="store_true", help=JSON_HELP)
 
+
+def _add_bench(verb: AddVerb) -> None:
   bench = verb(
     "bench", _bench, "measure time and memory of training, scoring and their parts on random clips"
   )

@@ -11,6 +11,12 @@ from atgcn_jax.cli.arguments import CONFIG_HELP, AddVerb, add_training
 
 def add_training_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
+  _add_train(verb)
+  _add_finetune(verb)
+  _add_import_torch(verb)
+
+
+def _add_train(verb: AddVerb) -> None:
   train = verb(
     "train",
     _train,
@@ -23,6 +29,8 @@ def add_training_verbs(verb: AddVerb) -> None:
   )
   add_training(train)
 
+
+def _add_finetune(verb: AddVerb) -> None:
   finetune = verb(
     "finetune",
     _finetune,
@@ -57,6 +65,8 @@ def add_training_verbs(verb: AddVerb) -> None:
   )
   add_training(finetune)
 
+
+def _add_import_torch(verb: AddVerb) -> None:
   torch = verb(
     "import-torch",
     _import_torch,
