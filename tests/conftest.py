@@ -66,7 +66,7 @@ def resident_bytes():
 def _free_memory():
   """Drop compiled programs where they have grown: together they would take 6 GB per worker."""
   yield
-  if "jax" in sys.modules and resident_bytes() > 2**30:
+  if "jax" in sys.modules and resident_bytes() > 0.8 * 2**30:
     sys.modules["jax"].clear_caches()
     gc.collect()
     if sys.platform == "linux":
