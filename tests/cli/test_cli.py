@@ -421,11 +421,11 @@ def test_processes_print_no_messages_of_libraries(tmp_path):
     start("evaluate", "--workdir", workdir, "--json"),
     start("tag", "--workdir", trained(), "--json", sound, tmp_path / "missing.wav"),
   ]
-  (evaluated, told), (tagged, complaint) = (p.communicate() for p in processes)
+  (evaluated, reported), (tagged, complaint) = (p.communicate() for p in processes)
   assert [p.returncode for p in processes] == [0, 1]
   assert json.loads(evaluated.splitlines()[-1])["step"] == before
   assert len(json.loads(tagged)["tags"]) == 5
-  assert len(told.splitlines()) == 1
-  assert f"checkpoint {newest} is damaged" in told
+  assert len(reported.splitlines()) == 1
+  assert f"checkpoint {newest} is damaged" in reported
   assert len(complaint.splitlines()) == 1
   assert "missing.wav" in complaint

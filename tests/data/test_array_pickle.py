@@ -105,10 +105,12 @@ def test_anything_but_plain_numbers_is_rejected(tmp_path, name):
   (tmp_path / "n.pkl").write_bytes(MALICIOUS[name])
   with pytest.raises(ValueError, match=r"."):
     unpickle_arrays(tmp_path / "n.pkl")
-  with pytest.raises(UserError, match=r"n\.pkl: no pair of mean and deviation \(.*\); use") as told:
+  with pytest.raises(
+    UserError, match=r"n\.pkl: no pair of mean and deviation \(.*\); use"
+  ) as reported:
     talnet.read_normaliser(tmp_path / "n.pkl", 8)
-  assert "\n" not in str(told.value)
-  assert len(str(told.value)) < 300 + len(str(tmp_path))
+  assert "\n" not in str(reported.value)
+  assert len(str(reported.value)) < 300 + len(str(tmp_path))
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path):

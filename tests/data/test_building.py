@@ -29,7 +29,7 @@ def load(source):
   """Return a synthetic sound; some sources cannot be read."""
   loaded.append(source)
   if int(source) in BAD:
-    raise UserError(f"place/{source}: is bad,\nreally; mend it")
+    raise UserError(f"place/{source}: is bad,\nreally; fix it")
   rng = np.random.default_rng(int(source))
   return Clip(rng.standard_normal(150).astype(np.float32), 0.15, 1000 + int(source))
 
@@ -82,7 +82,7 @@ def test_unreadable_clips_are_left_out(tmp_path):
   assert opened.log_mel.shape == (len(kept), FRONTEND.frames, FRONTEND.n_mels)
   assert (np.asarray(opened.log_mel).max(axis=(1, 2)) == 255).all()
   rows = list(csv.reader(unfinished.report_path(out).open()))
-  assert rows == [["file", "reason"], *([str(i), "is bad, really; mend it"] for i in BAD)]
+  assert rows == [["file", "reason"], *([str(i), "is bad, really; fix it"] for i in BAD)]
 
 
 class Stop(BaseException):
@@ -215,7 +215,7 @@ def unreadable(error, source):
   raise error
 
 
-ERRORS = [UserError("x.wav: is bad; mend it"), OSError(5, "Input/output error"), MemoryError()]
+ERRORS = [UserError("x.wav: is bad; fix it"), OSError(5, "Input/output error"), MemoryError()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -336,21 +336,21 @@ def test_a_small_file_system(tmp_path):
     return done.stdout.splitlines(), done.stderr
 
   try:
-    (told, count), stderr = attempt()
-    assert told.startswith(f"bad: {disk / 's.h5'}: cannot be written (No space left on device)")
+    (reported, count), stderr = attempt()
+    assert reported.startswith(f"bad: {disk / 's.h5'}: cannot be written (No space left on device)")
     assert "are free" in stderr  # the warning before the build
     assert "Traceback" not in stderr
     assert not (disk / "s.h5").exists()
     subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
-    (told, more), _ = attempt()
-    assert told == f"{4000 - len(BAD)} 0 {len(BAD)}"
+    (reported, more), _ = attempt()
+    assert reported == f"{4000 - len(BAD)} 0 {len(BAD)}"
     assert int(more) < 4000
     assert 4000 <= int(count) + int(more) <= 4000 + store_builder.CHUNK
     # The rows fit, but the small arrays after them do not.
     (disk / "s.h5").unlink()
     subprocess.run(["mount", "-o", "remount,size=1050k", disk], check=True)
-    (told, _), stderr = attempt()
-    assert "cannot be written (No space left on device)" in told
+    (reported, _), stderr = attempt()
+    assert "cannot be written (No space left on device)" in reported
     assert "Traceback" not in stderr
     assert not (disk / "s.h5").exists()
     subprocess.run(["mount", "-o", "remount,size=1300k", disk], check=True)

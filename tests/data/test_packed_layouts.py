@@ -174,13 +174,13 @@ def test_mat_files_of_other_shapes_are_reported(tmp_path, vocabulary):
   assert built == (8, 0, 7)
   report = dict(csv.reader((tmp_path / "s.h5.unreadable.csv").open()))
   assert report.pop("file") == "reason"
-  told = {os.path.basename(path): reason for path, reason in report.items()}
-  assert told["GAS_eval_nan.mat:1"] == "values are NaN or infinite"
-  assert told["a_keys.mat"] == "has no labels, hashes; it has feat"
-  assert told["b_frames.mat"] == "feat is 3 x 399 x 64, not 3 x 400 x 64"
-  assert told["c_labels.mat"] == "labels are 3 x 3, not 3 x 5"
-  assert "feat is 3 x 400 x 64, not 2 x 400 x 64" in told["d_hashes.mat"]
-  assert {"e_cut.mat", "f_words.mat"} <= told.keys()
+  reported = {os.path.basename(path): reason for path, reason in report.items()}
+  assert reported["GAS_eval_nan.mat:1"] == "values are NaN or infinite"
+  assert reported["a_keys.mat"] == "has no labels, hashes; it has feat"
+  assert reported["b_frames.mat"] == "feat is 3 x 399 x 64, not 3 x 400 x 64"
+  assert reported["c_labels.mat"] == "labels are 3 x 3, not 3 x 5"
+  assert "feat is 3 x 400 x 64, not 2 x 400 x 64" in reported["d_hashes.mat"]
+  assert {"e_cut.mat", "f_words.mat"} <= reported.keys()
 
 
 MEAN, DEVIATION = np.linspace(-40, -20, 64), np.linspace(5, 15, 64)

@@ -225,7 +225,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
   out = tmp_path / "out" / "s.h5"
   if existing:
     out.write_bytes(b"an earlier store")
-  damage, names, mend = BAD[bad]
+  damage, names, fix = BAD[bad]
   damage(tmp_path)
   vocabulary = tmp_path / "vocabulary.csv"
   with pytest.raises(UserError) as caught:
@@ -237,7 +237,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
     )
   message = str(caught.value)
   assert names in message
-  assert mend in message
+  assert fix in message
   assert "; " in message
   assert "\n" not in message
   assert [path.name for path in out.parent.iterdir()] == ["s.h5"] * existing

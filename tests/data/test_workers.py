@@ -27,7 +27,7 @@ def work(chunk):
   import jax
 
   if "bad" in chunk:
-    raise UserError("bad.wav: is bad; mend it")
+    raise UserError("bad.wav: is bad; fix it")
   if "killed" in chunk:
     os.kill(os.getpid(), signal.SIGKILL)
   if chunk == ["slow"]:
@@ -49,9 +49,9 @@ def test_results_are_in_order_and_workers_use_one_cpu_device(monkeypatch):
   chunks = [["slow"], *([str(i)] for i in range(12)), ["a", "b"]]
   results = list(in_processes(work, iter(chunks), 2))
   assert [[member for member, *_ in result] for result in results] == chunks
-  told = [outcome for result in results for outcome in result]
-  assert {(platforms, devices) for _, platforms, devices, _ in told} == {("cpu", 1)}
-  assert os.getpid() not in {pid for *_, pid in told}
+  reported = [outcome for result in results for outcome in result]
+  assert {(platforms, devices) for _, platforms, devices, _ in reported} == {("cpu", 1)}
+  assert os.getpid() not in {pid for *_, pid in reported}
 
 
 def test_chunks_are_consumed_as_needed():
@@ -71,7 +71,7 @@ def test_chunks_are_consumed_as_needed():
 def test_errors_of_the_work_are_raised():
   feed = in_processes(work, [["fine"], ["bad"], ["fine"]], 1)
   assert next(feed)[0][0] == "fine"
-  with pytest.raises(UserError, match=r"bad\.wav: is bad; mend it"):
+  with pytest.raises(UserError, match=r"bad\.wav: is bad; fix it"):
     next(feed)
 
 

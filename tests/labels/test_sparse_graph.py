@@ -225,18 +225,18 @@ def test_a_graph_file_of_either_form(large, tmp_path, monkeypatch):
     write_graph(tmp_path / name, graph, 0.3, 0.2)
     return graph_text(graph)
 
-  told = made("sparse.npz")
+  reported = made("sparse.npz")
   with np.load(tmp_path / "sparse.npz") as stored:
     assert "propagation_indptr" in stored
     assert "cooccurrences_indptr" in stored
     assert "propagation" not in stored
   # The written file can be used as a file of counts.
-  assert made("again.npz", counts="sparse.npz") == told
+  assert made("again.npz", counts="sparse.npz") == reported
   again = load_counts(tmp_path / "again.npz", VOCABULARY)
   np.testing.assert_array_equal(again.cooccurrences.toarray(), pairs[::-1, ::-1])
   monkeypatch.setattr(sparse, "DENSE_LABELS", 6)
-  assert made("dense.npz") == told
-  assert f" {np.count_nonzero(pairs)} edges," in told
+  assert made("dense.npz") == reported
+  assert f" {np.count_nonzero(pairs)} edges," in reported
   one, other = (read_arrays(tmp_path / name)["propagation"] for name in ("sparse.npz", "dense.npz"))
   np.testing.assert_allclose(one.toarray(), other, atol=1e-7)
 

@@ -103,8 +103,8 @@ def test_hanging_processes_are_ended_after_the_grace(hosts):
 )
 def test_signals_are_forwarded_once_and_all_can_save(hosts, sent, status):
   begun = hosts.begin(
-    "trap 'echo told; sleep 0.3; echo saved; exit 143' TERM; "
-    "trap 'echo told; sleep 0.3; echo saved; exit 130' INT; "
+    "trap 'echo reported; sleep 0.3; echo saved; exit 143' TERM; "
+    "trap 'echo reported; sleep 0.3; echo saved; exit 130' INT; "
     "echo ready; while :; do sleep 0.1; done",
     "--processes",
     "3",
@@ -116,7 +116,7 @@ def test_signals_are_forwarded_once_and_all_can_save(hosts, sent, status):
   _, err = begun.communicate(timeout=120)
   assert (begun.returncode, err) == (status, "")
   for log in ready_logs(hosts, 3):
-    assert log.read_text().splitlines()[-3:] == ["ready", "told", "saved"]
+    assert log.read_text().splitlines()[-3:] == ["ready", "reported", "saved"]
 
 
 def test_a_signal_during_the_start_reaches_later_processes(hosts):

@@ -88,8 +88,8 @@ def test_a_table_agrees_with_the_scores(done):
 def test_finished_runs_are_not_repeated(done, store, capsys):
   before = contents(done)
   assert run(*command("ablation", store, done)) == 0
-  told = capsys.readouterr().err.splitlines()
-  assert [line.split(", ")[-1] for line in told] == ["was done"] * 4
+  reported = capsys.readouterr().err.splitlines()
+  assert [line.split(", ")[-1] for line in reported] == ["was done"] * 4
   assert contents(done) == before
 
 

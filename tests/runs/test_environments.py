@@ -72,9 +72,9 @@ def test_a_home_that_can_be_written_to(temporary, tmp_path, monkeypatch, recwarn
 def test_a_user_without_a_home(temporary, monkeypatch):
   monkeypatch.setattr(pathlib.Path, "home", without_home)
   monkeypatch.delenv("MPLCONFIGDIR")
-  with pytest.warns(UserWarning, match="no home folder is known; .* XDG_CACHE_HOME") as told:
+  with pytest.warns(UserWarning, match="no home folder is known; .* XDG_CACHE_HOME") as reported:
     folders = [process_setup.cache_folder() for _ in range(2)]
-  assert len(told) == 1
+  assert len(reported) == 1
   folder = folders[0]
   assert folders[1] == folder
   assert folder == temporary / f"atgcn_jax-{os.getuid()}"

@@ -41,9 +41,9 @@ def refused(capsys, status, *arguments):
   """Return the only line that a failing command prints, which is on stderr."""
   capsys.readouterr()
   assert cli.main([*map(str, arguments)]) == status
-  told = capsys.readouterr()
-  assert told.out == ""
-  (line,) = told.err.splitlines()
+  reported = capsys.readouterr()
+  assert reported.out == ""
+  (line,) = reported.err.splitlines()
   assert len(line) < 400
   return line
 
@@ -57,11 +57,11 @@ def test_clips_of_a_store(tmp_path, capsys, value, dtype):
   store = make_store(tmp_path / "s.h5", clips=40, dtype=dtype)
   small_store.spoil(store, [3, 7], value)
   what, count = ("peak", " (2 of 40 clips)") if dtype == "uint8" else ("log-mel", "")
-  told = f"s.h5: the {what} of clip clip3 is NaN or infinite{count}; prepare the store again"
+  reported = f"s.h5: the {what} of clip clip3 is NaN or infinite{count}; prepare the store again"
   command = ["evaluate", "--workdir", trained(), "--store", store]
-  assert told in refused(capsys, 2, *command)
+  assert reported in refused(capsys, 2, *command)
   command = ["compare", trained(), trained(), "--store", store, "--out", tmp_path / "out"]
-  assert told in refused(capsys, 2, *command)
+  assert reported in refused(capsys, 2, *command)
   assert not (tmp_path / "out").exists()
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint(tmp_path, capsys, name, value):
     spoilt_run(tmp_path / "run", name, value),
     wav(tmp_path / "a.wav", waveforms(1, 0)[0][0]),
   )
-  told = f"checkpoint 0 holds values in {name} that are NaN or infinite; use another --step"
+  reported = f"checkpoint 0 holds values in {name} that are NaN or infinite; use another --step"
   for command in (
     ("tag", "--workdir", run, sound),
     ("embed", "--workdir", run, "--out", tmp_path / "e.npz", sound),
@@ -210,7 +210,7 @@ def test_a_checkpoint(tmp_path, capsys, name, value):
     ("thresholds", "--workdir", run),
     ("export", "--workdir", run, "--to", "huggingface", "--out", tmp_path / "hub"),
   ):
-    assert told in refused(capsys, 2, *command)
+    assert reported in refused(capsys, 2, *command)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "run"]
   with pytest.raises(UserError, match=f"values in {name}"):
     newest_sound(run, sharding.Layout(sharding.data_mesh()))
@@ -307,15 +307,15 @@ def test_scores_and_embeddings(tmp_path, capsys, of_nan):
   good = wav(tmp_path / "good.wav", sound)
   sound[0] = 1
   bad = wav(tmp_path / "bad.wav", sound)
-  told = "bad.wav: the {} NaN or infinite at step 30 of the run; use another step"
+  reported = "bad.wav: the {} NaN or infinite at step 30 of the run; use another step"
   tag, embed = (("tag", "--workdir", trained()), ("embed", "--workdir", trained(), "--out"))
-  assert told.format("scores are") in refused(capsys, 1, *tag, bad)
-  assert told.format("embedding is") in refused(capsys, 1, *embed, tmp_path / "e.npz", bad)
+  assert reported.format("scores are") in refused(capsys, 1, *tag, bad)
+  assert reported.format("embedding is") in refused(capsys, 1, *embed, tmp_path / "e.npz", bad)
   assert not (tmp_path / "e.npz").exists()
   assert cli.main([*map(str, (*tag, "--json", bad, good))]) == 1
   printed = capsys.readouterr()
   assert [json.loads(line)["file"] for line in printed.out.splitlines()] == [str(good)]
-  assert told.format("scores are") in printed.err
+  assert reported.format("scores are") in printed.err
   tagger = tagging.Tagger.restore(trained())
   for call in (tagger.tag, tagger.scores, tagger.embed, tagger.timeline):
     call(good)

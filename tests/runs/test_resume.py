@@ -238,11 +238,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   overrides = ["--config.optim.plateau_factor=1e35", "--config.checkpoint.every=1"]
   assert cli.main([*map(str, command), *overrides]) == 1
   lines = capsys.readouterr().err.splitlines()
-  told = [line for line in lines if line.startswith("atgcn train: step ")]
-  assert len(told) == 1
-  assert "not finite" in told[0] or "nan" in told[0] or "inf" in told[0]
+  reported = [line for line in lines if line.startswith("atgcn train: step ")]
+  assert len(reported) == 1
+  assert "not finite" in reported[0] or "nan" in reported[0] or "inf" in reported[0]
   last = saved(tmp_path / "run")
-  assert f"the last good checkpoint is that of step {last.step}" in told[0]
+  assert f"the last good checkpoint is that of step {last.step}" in reported[0]
   assert all(np.isfinite(leaf).all() for leaf in np_leaves(last.state))
 
 

@@ -49,13 +49,13 @@ def test_figures(monkeypatch):
 )
 def test_lagging_process(monkeypatch, busy, named):
   pace = pace_of(monkeypatch, busy, [0.5 * x for x in busy])
-  told = pace.laggard([f"host-{i}" for i in range(len(busy))])
+  reported = pace.laggard([f"host-{i}" for i in range(len(busy))])
   if named is None:
-    assert told == ""
+    assert reported == ""
   else:
-    assert told.startswith(f"process {named} of {len(busy)} on host-{named} lags")
-    assert f"busy {busy[named] / 10:.0%}" in told
-    assert f"for input {busy[named] / 20:.0%}" in told
+    assert reported.startswith(f"process {named} of {len(busy)} on host-{named} lags")
+    assert f"busy {busy[named] / 10:.0%}" in reported
+    assert f"for input {busy[named] / 20:.0%}" in reported
 
 
 def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, capsys):
@@ -85,12 +85,12 @@ def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, 
     r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) per chip\), "
     r"input wait \d+%, memory \d+\.\d\d GiB, [0-6]:\d\d:\d\d left"  # without the 7 hours
   )
-  told = [re.fullmatch(form, line) for line in lines]
-  assert len(told) > 1
-  assert all(told)
-  assert now[0] - 1000 - 7 * 3600 > (len(told) - 1) * minute
+  reported = [re.fullmatch(form, line) for line in lines]
+  assert len(reported) > 1
+  assert all(reported)
+  assert now[0] - 1000 - 7 * 3600 > (len(reported) - 1) * minute
   logged = {step: loss for step, keys, loss in records(tmp_path / "run") if "loss" in keys}
-  for match in told:
+  for match in reported:
     assert float(match[2]) == pytest.approx(logged[int(match[1])], abs=1e-4)
   (_, keys, _) = records(tmp_path / "run")[0]
   assert {"clips_per_second", "clips_per_second_per_chip", "input_wait", "memory_bytes"} <= set(

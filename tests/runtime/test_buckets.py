@@ -112,9 +112,9 @@ def test_a_run_in_a_bucket_equals_the_run_on_a_disk(service, run, config_file, t
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_evaluated_and_tags(service, run, capsys, tmp_path):
   assert cli.main(["evaluate", "--workdir", run, "--json"]) == 0
-  told = json.loads(capsys.readouterr().out.splitlines()[-1])
+  reported = json.loads(capsys.readouterr().out.splitlines()[-1])
   files = below(service, run)
-  assert json.loads(files["evaluation/test-5.json"]) == told
+  assert json.loads(files["evaluation/test-5.json"]) == reported
   assert files["evaluation/test-5.csv"].count(b"\n") == len(VOCABULARY) + 1
   assert files["report.html"].startswith(b"<!DOCTYPE html>")
   soundfile.write(tmp_path / "a.wav", waveforms(1, seed=0)[0][0], 4000)
@@ -260,7 +260,7 @@ def no_port():
 
 @pytest.mark.parametrize("command", ["evaluate --workdir {}", "tag a.wav --workdir {}", "train {}"])
 @pytest.mark.parametrize(
-  ("missing", "told"),
+  ("missing", "reported"),
   [
     ("credentials", "no credentials; run `gcloud auth application-default login`"),
     ("file", "no credentials in /nowhere.json"),
@@ -271,7 +271,9 @@ def no_port():
     ("scheme", "not a supported address"),
   ],
 )
-def test_missing_parts_are_named(service, command, missing, told, tmp_path, monkeypatch, capsys):
+def test_missing_parts_are_named(
+  service, command, missing, reported, tmp_path, monkeypatch, capsys
+):
   address = "gs://none/run" if missing == "bucket" else "gs://bucket/none/run"
   if missing == "credentials":
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
@@ -292,7 +294,7 @@ def test_missing_parts_are_named(service, command, missing, told, tmp_path, monk
     line = refused(capsys, "train", "--config", config, "--workdir", address)
   else:
     line = refused(capsys, *command.format(address).split())
-  assert told in line
+  assert reported in line
   assert address in line
   service.fail(False)
   assert not any("none/run" in name for name in service.objects("bucket"))

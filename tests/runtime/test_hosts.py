@@ -104,7 +104,7 @@ def test_two_hosts_make_the_run_of_one(hosts, tmp_path):
 
 
 @pytest.mark.slow
-def test_hosts_that_lose_each_other_end_and_one_goes_on(hosts, tmp_path):
+def test_hosts_that_lose_each_other_end_and_one_resumes(hosts, tmp_path):
   workdir = tmp_path / "run"
   pair = train_on(hosts, workdir, "--config.optim.steps=100000", "--config.evaluation.every=100000")
   while not (workdir / "metrics.jsonl").exists() or len(records(workdir)) < 8:
@@ -158,9 +158,9 @@ def test_a_host_that_lags_is_named(tmp_path):
     )
     for i, wait in enumerate(("0", "0.3"))
   ]
-  told, errors = (process.communicate(timeout=300)[1] for process in pair)
-  assert [process.returncode for process in pair] == [0, 0], (told, errors)
-  lags = [line for line in told.splitlines() if "lags" in line]
-  assert lags, told
+  reported, errors = (process.communicate(timeout=300)[1] for process in pair)
+  assert [process.returncode for process in pair] == [0, 0], (reported, errors)
+  lags = [line for line in reported.splitlines() if "lags" in line]
+  assert lags, reported
   assert all(re.match(r"process 1 of 2 on \S+ lags: its host is busy \d+%", line) for line in lags)
   assert errors.strip() == ""

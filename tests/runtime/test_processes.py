@@ -50,10 +50,10 @@ def finished(process):
 def results(many, expected=0):
   """Return (outputs, errors) of processes, all of which must end with this status."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    told = list(pool.map(finished, many))
-  for process, (_, errors) in zip(many, told):
+    reported = list(pool.map(finished, many))
+  for process, (_, errors) in zip(many, reported):
     assert process.returncode == expected, errors
-  return [output for output, _ in told], [errors for _, errors in told]
+  return [output for output, _ in reported], [errors for _, errors in reported]
 
 
 # The step.
@@ -100,7 +100,7 @@ def test_many_processes_compute_what_one_does(tmp_path, one_process, count):
     [[i * bool(step), max(0, step - 1)] for i in everyone] for step in range(3)
   ]
   assert many["gathered"] == [[i] for i in everyone]
-  assert many["told"] == {"index": 0}
+  assert many["reported"] == {"index": 0}
   assert many["hosts"] == count
   assert many["processes"] == sorted(many["processes"])  # so each process has one slice of a batch
 
@@ -168,7 +168,7 @@ def test_two_processes_evaluate_as_one_does(by_two, capsys):
 
 
 @pytest.mark.slow
-def test_sigterm_in_one_process_stops_all_and_one_goes_on(tmp_path):
+def test_sigterm_in_one_process_stops_all_and_one_resumes(tmp_path):
   workdir = tmp_path / "run"
   train, _ = commands(workdir)
   pair = start_many(2, *train, "--config.optim.steps=4000", "--config.evaluation.every=100000")
@@ -209,7 +209,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbed, devices):
+def test_a_run_of_eight_devices_resumes_with_fewer_and_back(tmp_path, undisturbed, devices):
   workdir = shutil.copytree(trained(), tmp_path / "moved")
   layout = Layout(data_mesh(jax.devices()[:devices]))
   assert same_bits(newest_sound(workdir, layout).state, saved(trained()).state)
@@ -227,7 +227,7 @@ def test_a_run_of_eight_devices_goes_on_with_fewer_and_back(tmp_path, undisturbe
 
 
 @pytest.mark.slow
-def test_a_lost_process_ends_all_and_they_go_on(tmp_path):
+def test_a_lost_process_ends_all_and_they_resume(tmp_path):
   workdir = tmp_path / "run"
   train, _ = commands(workdir)
   for lost in (1, 0):  # the second time, process 0, which coordinates the others

@@ -290,8 +290,8 @@ def test_thresholds_have_the_highest_f1():
   thresholds, f1 = best_thresholds(scores, labels)
 
   def f1_at(t, k):
-    told, has = scores[:, k] >= t, labels[:, k] > 0
-    return 2 * (told & has).sum() / (told.sum() + has.sum())
+    reported, has = scores[:, k] >= t, labels[:, k] > 0
+    return 2 * (reported & has).sum() / (reported.sum() + has.sum())
 
   for k in (0, 1, 2, 4):
     values = {t: f1_at(t, k) for t in np.unique(scores[:, k])}
@@ -394,10 +394,10 @@ def test_the_command_prints_a_timeline(tagger, sounds, tmp_path, capsys):
   assert [line.split()[:2] for line in lines] == [[f"{s}.00", f"{s + 1}.00"] for s in range(3)]
   assert max(map(len, lines)) <= COLUMNS
   assert tag("--timeline", "--json", "--top", 1, path) == 0
-  told = json.loads(capsys.readouterr().out)
-  assert told["file"] == str(path)
+  reported = json.loads(capsys.readouterr().out)
+  assert reported["file"] == str(path)
   best = tagger.timeline(path).scores.argmax(axis=1)
-  assert [row["tags"][0]["id"] for row in told["timeline"]] == [VOCABULARY.ids[k] for k in best]
+  assert [row["tags"][0]["id"] for row in reported["timeline"]] == [VOCABULARY.ids[k] for k in best]
   assert shortened("x" * 101, 100) == "x" * 99 + "…"
 
 

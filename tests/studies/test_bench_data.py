@@ -102,8 +102,8 @@ def test_the_store_is_removed_after_an_interrupt(tmp_path):
 
 
 def test_memory_now():
-  told = bench_data.memory_now("VmRSS:")
-  assert told == 0 or told > 2**20
+  reported = bench_data.memory_now("VmRSS:")
+  assert reported == 0 or reported > 2**20
   assert bench_data.memory_now("NoSuch:") == 0
 
 

@@ -144,10 +144,10 @@ def test_convolutions_and_clips_on_the_chips(capfd):
   assert 0.9 < found["compiler_flops"] / found["product_flops"] < 1.05
 
 
-@pytest.mark.parametrize(("told", "asked"), [("15.75G", 15.75), ("16.50G", 16.5)])
-def test_a_step_that_the_compiler_rejects_never_fits(monkeypatch, told, asked):
+@pytest.mark.parametrize(("reported", "asked"), [("15.75G", 15.75), ("16.50G", 16.5)])
+def test_a_step_that_the_compiler_rejects_never_fits(monkeypatch, reported, asked):
   def gives_up():
-    raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Used {told} of 15.75G hbm")
+    raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: Used {reported} of 15.75G hbm")
 
   monkeypatch.setattr(estimate, "compiled_step", gives_up)
   found = estimate.attempted(15.75 * 2**30)
@@ -157,7 +157,7 @@ def test_a_step_that_the_compiler_rejects_never_fits(monkeypatch, told, asked):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "told"),
+  ("arguments", "reported"),
   [
     (("--topology", "v5e:16x16"), "use 256 or 512"),
     (("--topology", "v5e:2x2", "--batch", 3), "3 clips per step cannot be split over 4 chips"),
@@ -171,11 +171,11 @@ def test_a_step_that_the_compiler_rejects_never_fits(monkeypatch, told, asked):
     (("--topology", "v5e:2x2", "--config.loss.laplacian=0.1"), "data.vocabulary"),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_status_2(arguments, told, capfd):
+def test_a_mistake_is_one_line_and_exit_status_2(arguments, reported, capfd):
   assert run("plan", "--config", SMALL, *arguments) == 2
   printed = capfd.readouterr()
   (line,) = printed.err.splitlines()
-  assert told in line
+  assert reported in line
   assert printed.out == ""
 
 
@@ -224,13 +224,13 @@ def test_topologies_are_read():
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 5, 8, 17, 250, 999, 5000])
-@pytest.mark.parametrize("told", [True, False])
-def test_the_search_finds_the_largest_that_fits(limit, told):
+@pytest.mark.parametrize("reported", [True, False])
+def test_the_search_finds_the_largest_that_fits(limit, reported):
   tried = []
 
   def bytes_of(clips):
     tried.append(clips)
-    return 7 + clips if clips <= limit or told else float("inf")
+    return 7 + clips if clips <= limit or reported else float("inf")
 
   largest = largest_fitting(bytes_of, 7 + limit, 6000, bytes_of(6000))
   assert largest == max(n for n in (0, 1, 2, 4, *range(8, 6000, 8)) if n <= limit)
@@ -241,7 +241,7 @@ def test_the_messages_of_the_compiler_are_parsed():
   temporaries = "the total memory required for HLO temporaries (251.48G) exceeds available HBM"
   assert bytes_asked(temporaries) == 251.48 * 2**30
   assert bytes_asked("in memory space hbm. Used 17.5G of 15.75G hbm") == 17.5 * 2**30
-  assert bytes_asked("nothing told") == float("inf")
+  assert bytes_asked("nothing reported") == float("inf")
 
 
 def test_sizes_come_from_an_existing_store():

@@ -306,17 +306,17 @@ class _Handler(BaseHTTPRequestHandler):
   def _continued(self, session: str, body: bytes):
     """Add the next bytes to a resumable upload."""
     upload = self.server.uploads[session]
-    told = re.fullmatch(
+    reported = re.fullmatch(
       r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)",
       self.headers.get("Content-Range", f"bytes */{len(body)}"),
     )
-    if told is None:
+    if reported is None:
       raise _Refused(400, "Content-Range")
-    if told[1]:
-      upload[2] = upload[2][: int(told[1])] + body
+    if reported[1]:
+      upload[2] = upload[2][: int(reported[1])] + body
     elif "Content-Range" not in self.headers:
       upload[2] = body
-    if told[3] != "*" and len(upload[2]) == int(told[3]):
+    if reported[3] != "*" and len(upload[2]) == int(reported[3]):
       return _json(self.server.put(*upload))
     return 308, {"Range": f"bytes=0-{len(upload[2]) - 1}"} if upload[2] else {}, b""
 

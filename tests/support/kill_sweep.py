@@ -293,13 +293,13 @@ def main() -> None:
   kills = sweep(
     options.folder, options.kills, options.seed, steps, lambda line: print(line, flush=True)
   )
-  told = (
+  reported = (
     f"{len(kills)} kills, seed {options.seed}, {steps} steps, a save every {EVERY}: "
     f"{time.monotonic() - began:.0f} s; the same bits as undisturbed\n\n{table(kills)}\n"
   )
-  print(told)
+  print(reported)
   if options.out:
-    options.out.write_text("".join(json.dumps(k._asdict()) + "\n" for k in kills) + "\n" + told)
+    options.out.write_text("".join(json.dumps(k._asdict()) + "\n" for k in kills) + "\n" + reported)
 
 
 if __name__ == "__main__":

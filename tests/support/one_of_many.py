@@ -45,7 +45,7 @@ def talked() -> dict:
   return {
     "beats": beats,
     "gathered": gather_over_processes(jax.device_get(me)).tolist(),
-    "told": first_only(lambda: {"index": index}),
+    "reported": first_only(lambda: {"index": index}),
     "hosts": len(host_names()),
     "processes": [device.process_index for device in data_mesh().devices.flat],
   }

@@ -49,9 +49,9 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
         path.write_bytes(bad)
       with pytest.raises(Damaged) as error:
         checkpoint.verify_checkpoint(tmp_path, 2)
-      told = str(error.value)
-      assert str(path.relative_to(folder)) in told
-      assert fault in told or path.name == checksums.NAME
+      reported = str(error.value)
+      assert str(path.relative_to(folder)) in reported
+      assert fault in reported or path.name == checksums.NAME
       tried += 1
     path.write_bytes(content)
   checkpoint.verify_checkpoint(tmp_path, 2)
@@ -66,11 +66,11 @@ def test_for_each_damaged_file_the_previous_checkpoint_is_used(tmp_path):
     path = run / checkpoint.FOLDER / "2" / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.warns(UserWarning, match="checkpoint 2 is damaged") as told:
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged") as reported:
       assert newest_sound_step(run) == 1
-    assert len(told) == 1
-    assert str(name) in str(told[0].message)
-    assert "step 1 is used" in str(told[0].message)
+    assert len(reported) == 1
+    assert str(name) in str(reported[0].message)
+    assert "step 1 is used" in str(reported[0].message)
     assert checkpoint.saved_steps(run) == [1]
     assert newest_sound_step(run) == 1  # and no further warning
     shutil.rmtree(run)
@@ -121,9 +121,11 @@ def test_the_last_intact_one_stays_until_the_next_has_its_checksums(tmp_path, mo
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(checksums, "write_checksums", full)
-  with pytest.raises(WorkFailed, match=r"step 3.*No space left on device.*step 2 is saved") as told:
+  with pytest.raises(
+    WorkFailed, match=r"step 3.*No space left on device.*step 2 is saved"
+  ) as reported:
     save_all(tmp_path, {3: None}, keep=keep)
-  assert "\n" not in str(told.value)
+  assert "\n" not in str(reported.value)
   assert seen == [("3", [*before, 3])]  # final, and nothing deleted
   assert checkpoint.saved_steps(tmp_path) == [*before, 3]
   monkeypatch.undo()

@@ -89,7 +89,7 @@ LEAVES = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
 
 
 @pytest.mark.slow
-def test_a_run_trains_with_both_terms_and_goes_on(tmp_path):
+def test_a_run_trains_with_both_terms_and_resumes(tmp_path):
   (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
   changes = (
     "model.head=linear",
