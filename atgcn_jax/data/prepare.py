@@ -77,14 +77,11 @@ def prepare(
     workers: Number of worker processes. Defaults to one per core.
     segment: Whether to cut longer files into consecutive clips (`long_files.cut_long`).
     strict: Whether to treat files with a missing part as unreadable.
-    **layout_options: Options of some layouts:
-      vocabulary: CSV with the columns `index`, `mid`, `display_name`. Defaults to the sorted label
-        ids of the clips (`list` and `segments` only).
-      ontology: AudioSet's `ontology.json`, for `esc50`.
-      fold: Fold of all clips, for `segments`, `panns` and `talnet`. Defaults to the fold in the
-        file names.
-      esc10: Whether to use only the ESC-10 part of `esc50`.
-      normaliser: File of mean and deviation, for `talnet`.
+    **layout_options: Options of some layouts. `vocabulary`: CSV with the columns `index`, `mid`,
+      `display_name`; defaults to the sorted label ids of the clips (`list` and `segments` only).
+      `ontology`: AudioSet's `ontology.json`, for `esc50`. `esc10`: whether to use only the ESC-10
+      part of `esc50`. `fold`: fold of all clips, for `segments`, `panns` and `talnet`; defaults to
+      the fold in the file names. `normaliser`: file of mean and deviation, for `talnet`.
 
   Returns:
     The numbers of stored, absent and unreadable clips.
