@@ -130,7 +130,7 @@ def matrix_of(kind):
     dense[:] = 0
   if kind == "mixed":
     dense[3], dense[:, 5], dense[7] = random.random((3, 90))
-  if kind == "hub":  # so many neighbours that the sums of pieces are cut into pieces too
+  if kind == "hub":  # so long a row that the sums of its pieces are cut into pieces again
     hub = scipy.sparse.coo_array((random.random(rows), (np.zeros(rows, int), np.arange(rows))))
     return scipy.sparse.csr_array((hub.data, hub.coords), shape=(rows, rows), dtype=np.float32)
   return scipy.sparse.csr_array(dense.astype(np.float32))
