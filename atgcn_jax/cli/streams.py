@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -13,6 +14,8 @@ from typing import TextIO
 
 PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit status that a shell reports for SIGPIPE
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Main = Callable[..., int]
 
 
@@ -21,7 +24,8 @@ def any_streams(main: Main) -> Main:
 
   Characters that the encoding lacks are written as escapes (`\\u2026`). Output to a stream that is
   closed at the start is discarded. If the reader of a pipe closes it, the command ends without a
-  message and returns PIPE_CLOSED.
+  message and returns PIPE_CLOSED. If standard output cannot be written otherwise, such as on a full
+  disk, the command ends with one line and returns 1.
   """
 
   @functools.wraps(main)
@@ -40,14 +44,37 @@ def any_streams(main: Main) -> Main:
       closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed_pipe(stream)]
       if not closed:  # the exception is about another pipe
         raise
-      # Otherwise Python would try to flush the rest at exit and print an error.
       for stream in closed:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        _discard(stream)
       return PIPE_CLOSED
+    except OSError as error:
+      if error.errno not in NO_SPACE or not _is_full(sys.stdout):  # it is about another file
+        raise
+      _discard(sys.stdout)
+      reason = error.strerror or error
+      print(
+        f"atgcn: standard output cannot be written ({reason}); redirect it elsewhere",
+        file=sys.stderr,
+      )
+      return 1
 
   return guarded
+
+
+def _discard(stream: TextIO) -> None:
+  """Send the rest of a stream to the null device; Python flushes it at exit."""
+  null = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, stream.fileno())
+  os.close(null)
+
+
+def _is_full(stream: TextIO) -> bool:
+  """Return whether no further line can be written to a stream."""
+  try:
+    print(file=stream, flush=True)
+  except OSError:
+    return True
+  return False
 
 
 def _open_closed() -> None:

@@ -425,3 +425,20 @@ def test_a_user_without_a_name(monkeypatch, capfd):
   status, _, (line,) = called(capfd, "tag", "--workdir", "run", "sound.wav")
   assert status == 2
   assert "has no name on this machine" in line
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_standard_output_is_reported_in_one_line():
+  script = "import sys; from atgcn_jax.cli.streams import any_streams as guard; "
+  script += "sys.exit(guard(lambda _: print('a line'))())"
+  with open("/dev/full", "w") as full:
+    done = subprocess.run(
+      [sys.executable, "-c", script],
+      stdout=full,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("atgcn: standard output cannot be written (No space left on device)")
