@@ -7,6 +7,7 @@ import os
 import sys
 
 from atgcn_jax.cli.arguments import AddVerb, add_strict
+from atgcn_jax.data.layouts.options import OPTIONS
 from atgcn_jax.errors import UserError
 
 SETS = ("balanced", "unbalanced", "full")
@@ -37,7 +38,7 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--layout",
     default="list",
-    choices=("list", "segments", "esc50", "sonyc", "panns", "talnet"),
+    choices=tuple(OPTIONS),
     help="layout of the input; list: a folder and a label CSV; segments: clips named by YouTube id "
     "and AudioSet segment lists; esc50: the folder of ESC-50 as downloaded; sonyc: the recordings "
     "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels "

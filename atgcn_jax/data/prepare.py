@@ -12,6 +12,7 @@ from atgcn_jax.audio import frontend
 from atgcn_jax.data.layouts.esc50 import list_esc50
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, make_listing, used_only
+from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS, MANY, OPTIONS
 from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.layouts.sonyc import list_sonyc
@@ -27,19 +28,6 @@ from atgcn_jax.labels.ontology import read_ontology
 from atgcn_jax.labels.vocabulary import read_vocabulary
 
 Path = str | os.PathLike
-
-# Required and optional further options of each layout.
-OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-  "list": (("labels",), ("vocabulary",)),
-  "segments": (("labels",), ("vocabulary", "fold")),
-  "esc50": (("vocabulary", "ontology"), ("esc10",)),
-  "sonyc": (("labels",), ()),
-  "panns": (("vocabulary",), ("fold",)),
-  "talnet": (("vocabulary",), ("fold", "normaliser")),
-}
-LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser")
-CUTS = ("list", "segments", "esc50", "sonyc")  # layouts whose sound files can have any length
-MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # layouts that accept several paths
 
 
 def prepare(
