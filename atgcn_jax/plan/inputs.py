@@ -19,7 +19,7 @@ from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 from atgcn_jax.runs.label_graph import label_graph, label_relations
-from atgcn_jax.runs.run import model_of
+from atgcn_jax.runs.parts import model_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
 EDGES = 30  # edges per label of a random graph
@@ -120,16 +120,16 @@ def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
   return random_graph, [f"a graph with {EDGES} edges per label, as its clips or counts are missing"]
 
 
-def check_model(config: Any, classes: int) -> None:
-  """Check the section `model` of a config.
+def check_model(model: Any, embedding_size: int, classes: int) -> None:
+  """Check the `model` section of a config.
 
   Raises:
     UserError: A key is invalid; the message names the valid values.
   """
   labels = tuple(map(str, range(classes)))
   graph = scipy.sparse.csr_array((classes, classes), dtype="f")
-  vectors = np.zeros((classes, config.graph.embedding_size), "f")
-  model_of(config, Vocabulary(labels, labels), graph, vectors)
+  vectors = np.zeros((classes, embedding_size), "f")
+  model_of(model, Vocabulary(labels, labels), graph, vectors)
 
 
 def relations_of(config: Any, data: Data) -> Mapping[str, Any]:

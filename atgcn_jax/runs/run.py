@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -23,13 +22,14 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
-from atgcn_jax.models.layers import Placement, activation
+from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain_config
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
+from atgcn_jax.runs.parts import model_of, optimiser_of
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
-from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser
 
@@ -66,7 +66,7 @@ class Run:
 
   def model(self) -> nn.Module:
     """Return the module of the system."""
-    return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
+    return model_of(self.config.model, self.vocabulary, self.propagation, self.label_embeddings)
 
   def for_inference(
     self, placement: Placement | None = None
@@ -78,13 +78,17 @@ class Run:
     shape = (self.frontend.frames, self.frontend.n_mels)
     return models.with_constants(self.model(), shape, placement)
 
+  def augmentation(self) -> Augmentation:
+    """Return the settings of the augmentation."""
+    return Augmentation(**self.config.augment)
+
   def loss(self) -> Loss:
     """Return the loss function."""
-    return loss_of(self.config.loss, self.relations)
+    return loss_of(self.relations, **self.config.loss)
 
   def optimiser(self) -> optax.GradientTransformation:
     """Return the optimiser."""
-    return optimiser(self.config.optim, head_alone=self.config.model.freeze_encoder)
+    return optimiser_of(self.config.optim, head_only=self.config.model.freeze_encoder)
 
   def initial_state(self, where: Any = None) -> TrainState:
     """Return the state before the first step, with these shardings (default: on one device)."""
@@ -206,25 +210,6 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
   )
 
 
-def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:
-  """Return `models.build` for a config.
-
-  Raises:
-    UserError: If the section `model` is invalid.
-  """
-  try:
-    if config.model.head == "graph":
-      activation(config.model.activation, config.model.negative_slope, jnp.dtype(jnp.float32))
-    return models.build(
-      config.model,
-      num_classes=len(vocabulary),
-      propagation=propagation,
-      label_embeddings=label_embeddings,
-    )
-  except ValueError as error:
-    raise UserError(f"--config: {error}") from error
-
-
 def store_of(config) -> ClipStore:
   """Return the store of a config. The built-in soundscapes are made at first use and cached."""
   if config.data.store != SOUNDSCAPES:
@@ -244,14 +229,3 @@ def store_of(config) -> ClipStore:
     if not path.exists():
       prepare_soundscapes(path, clips, seed=0)
   return open_clips(path)
-
-
-def system_name(model: Any) -> str:
-  """Return the name of a system: that of the paper, or its encoder and head.
-
-  Args:
-    model: A `model` section.
-  """
-  if model.encoder == "cnn10":
-    return "AT-GCN" if model.head == "graph" else "CNN10"
-  return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"

@@ -41,7 +41,7 @@ def feed_of(config, store: ClipStore, mesh: jax.sharding.Mesh, start: int) -> Fe
   """
   clips = split_clips(store, config.data, "train")
   balanced, steps = config.data.sampling == "balanced", range(start, config.optim.steps)
-  size = config.data.batch_size * augment.clips_per_example(config.augment)
+  size = config.data.batch_size * augment.clips_per_example(augment.Augmentation(**config.augment))
   feed = device_feed if config.data.placement == "device" else host_feed
   try:
     return feed(store, clips, mesh, steps, size, config.seed, balanced=balanced)

@@ -24,6 +24,7 @@ from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
+from atgcn_jax.runs.parts import rate_of
 from atgcn_jax.runs.run import Run, new_run, store_of
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
@@ -33,7 +34,7 @@ from atgcn_jax.runtime.processes import first_only, same_everywhere
 from atgcn_jax.runtime.signals import Stopped, stop_on_signals
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
-from atgcn_jax.training.optim import learning_rate_schedule, plateau_factor
+from atgcn_jax.training.optim import plateau_factor
 from atgcn_jax.training.state import TrainState
 from atgcn_jax.training.step import make_score_step, make_train_step
 
@@ -134,7 +135,7 @@ def train_to_end(
     Stopped: After SIGTERM or Ctrl-C in any process, once the state is saved.
   """
   config, start = checkpoints.run.config, int(state.step)
-  steps, rate = config.optim.steps, learning_rate_schedule(config.optim)
+  steps, rate = config.optim.steps, rate_of(config.optim)
   metrics: dict[str, Any] = {}
   try:
     for step in range(start, steps):
@@ -207,7 +208,7 @@ def compiled_programs(
     run.optimiser(),
     mesh,
     normaliser=run.normaliser,
-    augment_config=config.augment,
+    augmentation=run.augmentation(),
     seed=config.seed,
     loss=run.loss(),
     batch_of=feed.batch_of,

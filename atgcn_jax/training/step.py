@@ -47,7 +47,7 @@ def loss_and_gradients(
   batch: dict[str, Array],
   *,
   normaliser: Normaliser,
-  augment_config: Any,
+  augmentation: augment.Augmentation,
   seed: int,
   loss: Loss = binary_cross_entropy,
   placement: Placement | None = None,
@@ -62,7 +62,7 @@ def loss_and_gradients(
     state: State before the step.
     batch: The batch.
     normaliser: Mean and standard deviation of each band.
-    augment_config: `augment` section of a config.
+    augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
     loss: Function from logits and labels to the loss.
     placement: Placement of the batch. Defaults to all devices.
@@ -70,7 +70,7 @@ def loss_and_gradients(
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
   before_norm, after_norm, labels = augment.augmentation_plan(
-    augment_key, augment_config, batch["labels"].astype(jnp.float32)
+    augment_key, augmentation, batch["labels"].astype(jnp.float32)
   )
   log_mel = normalised_log_mel(batch, normaliser)
   if before_norm is not None:
@@ -100,7 +100,7 @@ def make_train_step(
   mesh: jax.sharding.Mesh,
   *,
   normaliser: Normaliser,
-  augment_config: Any,
+  augmentation: augment.Augmentation,
   seed: int,
   loss: Loss = binary_cross_entropy,
   batch_of: Callable[[Any], dict[str, Array]] = lambda inputs: inputs,
@@ -117,7 +117,7 @@ def make_train_step(
     optimiser: The optimiser.
     mesh: The devices.
     normaliser: Mean and standard deviation of each band.
-    augment_config: `augment` section of a config.
+    augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
     loss: Function from logits and labels to the loss.
     batch_of: Function from `inputs` to the batch, called within the step. `inputs` are split over
@@ -150,7 +150,7 @@ def make_train_step(
       state,
       batch,
       normaliser=normaliser,
-      augment_config=augment_config,
+      augmentation=augmentation,
       seed=seed,
       loss=loss,
       placement=placement,

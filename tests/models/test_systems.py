@@ -18,9 +18,10 @@ from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import initial_state
 from atgcn_jax.training.step import Normaliser, make_train_step
@@ -219,7 +220,7 @@ def test_every_config_takes_a_step(path):
   config = load_config(path, [f"--config.model.width={1 / 32}"])
   shape = shape_of(config.model.encoder)
   model, clips = build(config.model), 8
-  adam = optimiser(config.optim)
+  adam = optimiser_of(config.optim)
   state = jax.jit(functools.partial(initial_state, model, adam, 0, shape), compiler_options=QUICK)()
   bands = np.ones(shape[1], "f")
   step = make_train_step(
@@ -227,7 +228,7 @@ def test_every_config_takes_a_step(path):
     adam,
     data_mesh(jax.devices()[:1]),
     normaliser=Normaliser(0 * bands, bands),
-    augment_config=config.augment,
+    augmentation=Augmentation(**config.augment),
     seed=0,
   )
   batch = {
