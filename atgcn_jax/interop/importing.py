@@ -54,7 +54,7 @@ def import_torch(
       raise UserError(f"--workdir {workdir}: holds a run; choose another folder")
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
-  vocabulary = read_vocabulary(data_path(config, config.data.vocabulary))
+  vocabulary = read_vocabulary(data_path(config.data.root, config.data.vocabulary))
   propagation, embeddings = label_graph(config, vocabulary, None)
   frontend = FRONTENDS[frontend_name]
   run = Run(

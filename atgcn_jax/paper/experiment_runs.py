@@ -30,6 +30,7 @@ from atgcn_jax.runs.config import (
   plain_config,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.run import check_training_clips, run_with, store_of
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
@@ -164,12 +165,12 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
   built = set()
   for run in missing:
     check_config(run.config)
-    layout_of(run.config)
+    layout_of(**run.config.sharding)
     check_workdir(run.workdir)
     refuse_if_held(run.workdir)
     check_data(run.config, store)
     check_training_clips(run.config, store)
-    if not len(split_clips(store, run.config.data, "test")):
+    if not len(split_clips(store, splits_of(run.config), "test")):
       raise UserError(
         f"data.test_folds: {store.path} has no clip in these folds; name folds of the store"
       )

@@ -101,7 +101,7 @@ def _figure4(settings: Settings) -> str:
   fold = "".join(settings.folds)
   # An ontology that cannot be used must be reported before the training.
   config = experiment_config(CNN10, settings, store, fold, 0)
-  ontology = ontology_at(ontology_path(config), "figure4")
+  ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "figure4")
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
   scored = run_all(list(shown.values()), settings)

@@ -107,7 +107,7 @@ def traced_step(
     resident_clips: Number of clips stored in the memory of each device. If 0, batches come from
       the host.
   """
-  layout = layout_of(config, devices)
+  layout = layout_of(devices, **config.sharding)
   mesh = layout.mesh
   rng = np.random.default_rng(0)
   if propagation is None:

@@ -18,6 +18,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.parts import model_of
 
@@ -60,7 +61,7 @@ def plan_data(config: Any) -> Data:
   if config.model.encoder == "multilevel_attention_embeddings":
     frames, bands = 10, 128
   classes, vocabulary, assumed = AUDIOSET_LABELS, None, []
-  path = data_path(config, config.data.store)
+  path = data_path(config.data.root, config.data.store)
   if config.data.store == SOUNDSCAPES:
     from atgcn_jax.data.synthetic.soundscapes import soundscape_vocabulary
 
@@ -69,14 +70,14 @@ def plan_data(config: Any) -> Data:
     store = open_clips(path)
     clips, frames, bands = store.log_mel.shape
     dtype = str(store.log_mel.dtype)
-    train = len(split_clips(store, config.data, "train"))
+    train = len(split_clips(store, splits_of(config), "train"))
     classes, size = len(store.vocabulary), stored_size(path)
     return Data(classes, frames, bands, dtype, clips, train, size, [], store.vocabulary, store)
   else:
     assumed.append(
       f"{clips:,} clips of {frames} frames and {bands} bands, as {path} does not exist"
     )
-    named = data_path(config, config.data.vocabulary)
+    named = data_path(config.data.root, config.data.vocabulary)
     if config.data.vocabulary and os.path.exists(named):
       vocabulary = read_vocabulary(named)
     else:

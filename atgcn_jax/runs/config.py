@@ -323,9 +323,9 @@ def contradictions(saved: dict[str, Any], config) -> list[str]:
   ]
 
 
-def data_path(config, path: str) -> str:
+def data_path(root: str, path: str) -> str:
   """Return a path of the section data or graph, relative paths joined to `data.root`."""
-  return path if "://" in path else os.path.join(config.data.root, path)
+  return path if "://" in path else os.path.join(root, path)
 
 
 def _is_free(key: str) -> bool:

@@ -24,6 +24,7 @@ from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain_config
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
 from atgcn_jax.runs.parts import model_of, optimiser_of
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
@@ -166,7 +167,7 @@ def new_run(config, store: ClipStore) -> Run:
     UserError: If the clips, labels or graph cannot be used for training.
   """
   check_training_clips(config, store)
-  clips, stored = split_clips(store, config.data, "train"), store.normaliser
+  clips, stored = split_clips(store, splits_of(config), "train"), store.normaliser
   mean, deviation = band_statistics(store, clips) if stored is None else (stored[0], stored[1])
   return run_with(config, store, Normaliser(mean, deviation))
 
@@ -177,12 +178,12 @@ def check_training_clips(config, store: ClipStore) -> None:
   Raises:
     UserError: If there is no training clip, or the labels differ.
   """
-  if not len(split_clips(store, config.data, "train")):
+  if not len(split_clips(store, splits_of(config), "train")):
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )
   if config.data.vocabulary:
-    named = data_path(config, config.data.vocabulary)
+    named = data_path(config.data.root, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(
         f"{store.path}: its labels differ from those in {named}; prepare the store with that "
@@ -213,7 +214,7 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
 def store_of(config) -> ClipStore:
   """Return the store of a config. The built-in soundscapes are made at first use and cached."""
   if config.data.store != SOUNDSCAPES:
-    return open_clips(data_path(config, config.data.store))
+    return open_clips(data_path(config.data.root, config.data.store))
   # Importing the synthesis takes a second.
   from atgcn_jax.data.prepare import prepare_soundscapes
   from atgcn_jax.data.synthetic.soundscapes import VERSION
