@@ -219,6 +219,11 @@ def _add_metadata(verb: AddVerb) -> None:
   metadata = verb(
     "metadata", _metadata, "download AudioSet's class list, segment lists, ratings and ontology"
   )
+  metadata.add_argument(
+    "--features",
+    action="store_true",
+    help="also download the VGGish features of all clips, features.tar.gz (2.4 GB)",
+  )
   metadata.add_argument("--out", metavar="DIR", required=True, help="output folder")
   metadata.add_argument(
     "--mirror",
@@ -339,7 +344,7 @@ def _metadata(options) -> int:
   from atgcn_jax.data.audioset_files import fetch_metadata
 
   failed = 0
-  for file in fetch_metadata(options.out, options.mirror):
+  for file in fetch_metadata(options.out, options.mirror, features=options.features):
     if file.failure:
       failed = 1
       print(f"atgcn metadata: {file.failure}", file=sys.stderr)

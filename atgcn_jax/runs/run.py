@@ -191,10 +191,10 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
   """Return the run of a config on a store with this normaliser.
 
   Raises:
-    UserError: If the graph cannot be used.
+    UserError: If the graph cannot be used, or the encoder cannot take the embeddings of the store.
   """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
-  return Run(
+  run = Run(
     config=config,
     vocabulary=store.vocabulary,
     frontend=store.frontend,
@@ -205,6 +205,25 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
     store_fingerprint=store.fingerprint,
     relations=label_relations(config, store.vocabulary, store),
   )
+  if store.frontend.value_limit is not None:
+    check_takes_embeddings(run)
+  return run
+
+
+def check_takes_embeddings(run: Run) -> None:
+  """Refuse an encoder that cannot take the few embeddings of a clip.
+
+  Raises:
+    UserError: If it cannot.
+  """
+  try:
+    run.abstract_state()
+  except (ValueError, TypeError, ZeroDivisionError) as error:
+    encoder, frontend = run.config.model.encoder, run.frontend
+    raise UserError(
+      f"model.encoder {encoder}: cannot take clips of {frontend.frames} embeddings of "
+      f"{frontend.n_mels} values ({frontend.name}); use multilevel_attention_embeddings"
+    ) from error
 
 
 def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:

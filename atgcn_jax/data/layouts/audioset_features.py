@@ -43,6 +43,8 @@ def list_features(audio: str | os.PathLike, vocabulary: Vocabulary) -> Listing:
   Raises:
     UserError: If there are no such files, or no record can be read.
   """
+  if not os.path.exists(audio):
+    raise UserError(f"{audio}: no such folder or archive; {GIVE}")
   root = check_audio_folder(audio)
   contents = folders.contents(root, (SUFFIX,))
   part_of = {name: (root.absolute() / name).parent.name for name in contents.files}
