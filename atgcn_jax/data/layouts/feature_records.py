@@ -93,7 +93,7 @@ def parsed(content: bytes) -> FeatureClip:
   context = {entry.key: entry.value for entry in example.context.feature}
   lists = {entry.key: entry.value for entry in example.feature_lists.feature_list}
   try:
-    clip_id = context["video_id"].bytes_list.value[0].decode("ascii")
+    clip_id = context["video_id"].bytes_list.value[0]
     start = context["start_time_seconds"].float_list.value[0]
     labels = list(context["labels"].int64_list.value)
     rows = [row.bytes_list.value[0] for row in lists["audio_embedding"].feature]
@@ -101,15 +101,15 @@ def parsed(content: bytes) -> FeatureClip:
     raise ValueError(f"the record has no {error.args[0]}") from None
   except IndexError:
     raise ValueError("the record has an empty feature") from None
-  if not clip_id:
-    raise ValueError("the video_id is empty")
+  if not clip_id or not clip_id.isascii():
+    raise ValueError("the video_id is empty or not ASCII")
   if not 1 <= len(rows) <= LONGEST:
     raise ValueError(f"the record has {len(rows)} embeddings, not 1 to {LONGEST}")
   for row in rows:
     if len(row) != WIDTH:
       raise ValueError(f"an embedding has {len(row)} values, not {WIDTH}")
   embeddings = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, WIDTH)
-  return FeatureClip(clip_id, start, labels, embeddings)
+  return FeatureClip(clip_id.decode(), start, labels, embeddings)
 
 
 @functools.cache
