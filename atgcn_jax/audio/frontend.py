@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 
 from atgcn_jax.audio.mel import mel_filterbank
 from atgcn_jax.audio.piecewise_mel import mel_spectrogram_in_pieces
+from atgcn_jax.audio.quantisation import RANGE_DB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Frontend:
     mel_scale: "slaney" (triangles linear in Hz, with unit area) or "htk" (triangles linear in mel,
       with height 1).
     log_offset: Offset that is added before the natural logarithm. None for decibels.
+    value_limit: For embeddings of a network that this package does not have, the bound of their
+      absolute values. `win_length`, `hop` and `n_mels` are then those of the embeddings: samples
+      per embedding, samples between them, and their width. None for log-mels.
   """
 
   name: str
@@ -53,6 +58,23 @@ class Frontend:
   seconds: float = 10.0
   mel_scale: str = "slaney"
   log_offset: float | None = None
+  value_limit: float | None = None
+
+  @property
+  def uint8_range(self) -> float:
+    """Return the range below `peak_db` of a clip that stored uint8 values span."""
+    return RANGE_DB if self.value_limit is None else 2 * self.value_limit
+
+  def as_json(self) -> dict[str, Any]:
+    """Return the fields by name.
+
+    `value_limit` is left out if it is None, so that log-mels have the same fingerprint as in stores
+    and runs of versions without this field.
+    """
+    values = dataclasses.asdict(self)
+    if self.value_limit is None:
+      del values["value_limit"]
+    return values
 
   @property
   def samples(self) -> int:
@@ -114,6 +136,17 @@ FRONTENDS: dict[str, Frontend] = {
   ),
 }
 
+# AudioSet's published features: outputs of Google's VGGish network, one per second, after PCA,
+# whitening and clipping to [-2, 2].
+VGGISH_FEATURES = dataclasses.replace(
+  FRONTENDS["vggish"],
+  name="vggish-features",
+  win_length=15360,
+  hop=16000,
+  n_mels=128,
+  value_limit=2.0,
+)
+
 
 def log_mel(
   waveform: jax.Array | np.ndarray,
@@ -139,13 +172,16 @@ def log_mel(
     float32[..., T, F], T = `frontend.frame_count(S)`.
 
   Raises:
-    ValueError: The name is unknown, or the waveform has no samples.
+    ValueError: The name is unknown, the front end is a network that this package does not have, or
+      the waveform has no samples.
     TypeError: The waveform contains integers.
   """
   if isinstance(frontend, str):
     if frontend not in FRONTENDS:
       raise ValueError(f"unknown front end {frontend!r}; choose one of {sorted(FRONTENDS)}")
     frontend = FRONTENDS[frontend]
+  if frontend.value_limit is not None:
+    raise ValueError(f"{frontend.name} cannot be computed from a waveform without its network")
   stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power")}
   filters = {
     name: getattr(frontend, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
@@ -118,7 +117,7 @@ class Run:
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
-      "frontend": asdict(self.frontend),
+      "frontend": self.frontend.as_json(),
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
@@ -143,11 +142,13 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
   if not (np.asarray(constants["deviation"]) > 0).all():
     raise NotFinite("deviation")
   constants = unpacked(constants)
+  frontend = Frontend(**description["frontend"])
+  mean, deviation = constants["mean"], constants["deviation"]
   return Run(
     config=config_from_json(description["config"]),
     vocabulary=Vocabulary(tuple(description["label_ids"]), tuple(description["label_names"])),
-    frontend=Frontend(**description["frontend"]),
-    normaliser=Normaliser(constants["mean"], constants["deviation"]),
+    frontend=frontend,
+    normaliser=Normaliser(mean, deviation, frontend.uint8_range),
     propagation=constants.get("propagation"),
     label_embeddings=constants.get("label_embeddings"),
     range_db=description["range_db"],
@@ -169,7 +170,7 @@ def new_run(config, store: ClipStore) -> Run:
   check_training_clips(config, store)
   clips, stored = split_clips(store, splits_of(config), "train"), store.normaliser
   mean, deviation = band_statistics(store, clips) if stored is None else (stored[0], stored[1])
-  return run_with(config, store, Normaliser(mean, deviation))
+  return run_with(config, store, Normaliser(mean, deviation, store.frontend.uint8_range))
 
 
 def check_training_clips(config, store: ClipStore) -> None:
@@ -195,20 +196,39 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
   """Return the run of a config on a store with this normaliser.
 
   Raises:
-    UserError: If the graph cannot be used.
+    UserError: If the graph cannot be used, or the encoder cannot take the embeddings of the store.
   """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
-  return Run(
+  run = Run(
     config=config,
     vocabulary=store.vocabulary,
     frontend=store.frontend,
     normaliser=normaliser,
     propagation=propagation,
     label_embeddings=embeddings,
-    range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,
+    range_db=store.frontend.uint8_range if store.log_mel.dtype == np.uint8 else None,
     store_fingerprint=store.fingerprint,
     relations=label_relations(config, store.vocabulary, store),
   )
+  if store.frontend.value_limit is not None:
+    check_takes_embeddings(run)
+  return run
+
+
+def check_takes_embeddings(run: Run) -> None:
+  """Refuse an encoder that cannot take the few embeddings of a clip.
+
+  Raises:
+    UserError: If it cannot.
+  """
+  try:
+    run.abstract_state()
+  except (ValueError, TypeError, ZeroDivisionError) as error:
+    encoder, frontend = run.config.model.encoder, run.frontend
+    raise UserError(
+      f"model.encoder {encoder}: cannot take clips of {frontend.frames} embeddings of "
+      f"{frontend.n_mels} values ({frontend.name}); use multilevel_attention_embeddings"
+    ) from error
 
 
 def store_of(config) -> ClipStore:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from atgcn_jax.audio.quantisation import dequantise
+from atgcn_jax.audio.quantisation import RANGE_DB, dequantise
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.losses import Loss, binary_cross_entropy
@@ -21,10 +21,14 @@ Array = jax.Array
 
 
 class Normaliser(NamedTuple):
-  """Mean and standard deviation of each band of the training clips, float32[F] in dB."""
+  """Mean and standard deviation of each band of the training clips, float32[F] in dB.
+
+  `uint8_range` is the range of stored uint8 values (`Frontend.uint8_range`).
+  """
 
   mean: Any
   deviation: Any
+  uint8_range: float = RANGE_DB
 
 
 def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array:
@@ -32,12 +36,12 @@ def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array
 
   Args:
     batch: `log_mel` [B, T, F]. Floating-point values are in dB. uint8 values 0 … 255 span the
-      RANGE_DB below `peak_db` [B].
+      `uint8_range` of the normaliser below `peak_db` [B].
     normaliser: Mean and standard deviation of each band.
   """
   log_mel = batch["log_mel"].astype(jnp.float32)
   if batch["log_mel"].dtype == jnp.uint8:
-    log_mel = dequantise(log_mel, batch["peak_db"])
+    log_mel = dequantise(log_mel, batch["peak_db"], normaliser.uint8_range)
   return (log_mel - normaliser.mean) / normaliser.deviation
 
 

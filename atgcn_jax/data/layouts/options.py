@@ -8,6 +8,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "sonyc": (("labels",), ()),
   "panns": (("vocabulary",), ("fold",)),
   "talnet": (("vocabulary",), ("fold", "normaliser")),
+  "audioset-features": (("vocabulary",), ()),
 }
 LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser")
 CUTS = ("list", "segments", "esc50", "sonyc")  # layouts whose sound files can have any length
