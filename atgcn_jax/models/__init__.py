@@ -162,8 +162,8 @@ def build(
       (multiplier), `dropout` (`block`, `pooled`, `embedding`) and `dtype`; for the graph head also
       `layers`, `hidden`, `activation` and `negative_slope`. Optional: `batch_norm` (`global` or
       `local`), `pooling` (for encoders with frames; by default that of the system), `depth` (34 or
-      50, for `deepres`), `frame_units` and `clip_units` (for `vectors`) and `freeze_encoder` (whether the encoder works in training as in
-      inference).
+      50, for `deepres`), `frame_units` and `clip_units` (for `vectors`) and `freeze_encoder`
+      (whether the encoder works in training as in inference).
     num_classes: The number of labels K.
     propagation: float[K, K], an array or scipy's csr_array. Required by the graph head.
     label_embeddings: float[K, E]. Required by the graph head.
