@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,22 @@ from atgcn_jax.paper.experiment_runs import (
   Settings,
   experiment_config,
   open_experiment_store,
-  run_all,
 )
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
   CNN10,
+  FEATURES_TABLE1,
   FIGURE3,
   POINTS,
   TABLE1,
   TABLE2,
+  Experiment,
   chosen,
   on_curve,
+  on_features,
 )
+from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.training import sharding
@@ -38,6 +41,8 @@ TABLES = {
   "table2": ("Table II: graphs", TABLE2),
   "ablation": ("Does the graph help?", ABLATION),
 }
+FEATURES = "vggish-features"  # front end of stores of AudioSet's features
+CONFIGS, FEATURES_CONFIGS = "configs/table1", "configs/audioset_features"
 
 
 def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequence[float]) -> str:
@@ -56,14 +61,33 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  features = open_experiment_store(settings).frontend.name == FEATURES
+  if settings.configs is None:
+    folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
+    settings = settings._replace(configs=folder)
   if what in TABLES:
     title, experiments = TABLES[what]
+    if features:
+      experiments = tuple(map(on_features, FEATURES_TABLE1 if what == "table1" else experiments))
     wanted = chosen(experiments, rows)
     found = tables.table_rows(run_all(wanted, settings), wanted)
-    return tables.write_table(found, settings.out / what, title, f"Store: {named(settings)}.")
+    return tables.write_table(found, settings.out / what, title, note(settings))
+  shown = [on_features(e) if features else e for e in (CNN10, AT_GCN[2])]
+  titles = [experiment.title for experiment in shown]
   if what == "figure3":
-    return _figure3(settings, points or POINTS)
-  return _figure4(settings)
+    return _figure3(settings, points or POINTS, titles)
+  return _figure4(settings, dict(zip(titles, shown)))
+
+
+def note(settings: Settings) -> str:
+  """Return the text below a table: the store and the settings."""
+  text = f"Store: {named(settings)}."
+  if settings.step == "best":
+    text += " Each run is tested at its best step on the validation clips."
+  if settings.head_rates:
+    rates = ", ".join(f"{rate:g}" for rate in settings.head_rates)
+    text += f" Each head's rate was chosen from {rates} on the validation clips (head_rates.csv)."
+  return text
 
 
 def named(settings: Settings) -> str:
@@ -72,7 +96,7 @@ def named(settings: Settings) -> str:
   return pathlib.Path(settings.store).name + (f"; {changed}" if changed else "")
 
 
-def _figure3(settings: Settings, points: Sequence[float]) -> str:
+def _figure3(settings: Settings, points: Sequence[float], titles: Sequence[str]) -> str:
   """Train the points of Figure 3, and write the figure and its CSV file."""
   curves = [[(value, on_curve(curve, value)) for value in points] for curve in FIGURE3]
   scored = run_all([experiment for curve in curves for _, experiment in curve], settings)
@@ -81,7 +105,7 @@ def _figure3(settings: Settings, points: Sequence[float]) -> str:
     for curve in curves
   ]
   baseline = seed_means(scored[CNN10.name])
-  figure3.draw_figure3(drawn, baseline, settings.out / "figure3.png")
+  figure3.draw_figure3(drawn, baseline, titles, settings.out / "figure3.png")
   figure3.write_figure3_csv(drawn, baseline, settings.out / "figure3.csv")
   return f"{settings.out}/figure3.png, figure3.csv"
 
@@ -94,10 +118,15 @@ def seed_means(runs: list[ScoredRun]) -> list[float]:
   ]
 
 
-def _figure4(settings: Settings) -> str:
-  """Train CNN10 and AT-GCN with seed 0 on the first fold, and write Figure 4 and its table."""
+def _figure4(settings: Settings, shown: Mapping[str, Experiment]) -> str:
+  """Train the systems with seed 0 on the first fold, and write Figure 4 and its table.
+
+  Args:
+    settings: Settings of the reproduction.
+    shown: The experiment of each panel by its title; the last one has a label graph.
+  """
   settings = settings._replace(seeds=1, folds=settings.folds[:1])
-  store, shown = open_experiment_store(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
+  store = open_experiment_store(settings)
   fold = "".join(settings.folds)
   # An ontology that cannot be used must be reported before the training.
   config = experiment_config(CNN10, settings, store, fold, 0)
@@ -110,7 +139,7 @@ def _figure4(settings: Settings) -> str:
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
   # The table also shows how well the word vectors, the input of the graph, separate categories.
-  inputs = {"word vectors": np.asarray(loaded["AT-GCN, 2 layers"].run.label_embeddings)}
+  inputs = {"word vectors": np.asarray(loaded[list(shown)[-1]].run.label_embeddings)}
   spaces = {
     title: figure4.label_space(vectors, categories)
     for title, vectors in {**panels, **inputs}.items()

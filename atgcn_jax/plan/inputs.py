@@ -17,6 +17,7 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.models import ON_VECTORS
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
@@ -58,7 +59,7 @@ def plan_data(config: Any) -> Data:
   """Return the sizes of the config's store or vocabulary, or those of AudioSet without either."""
   frontend = FRONTENDS["talnet"]
   frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS
-  if config.model.encoder == "multilevel_attention_embeddings":
+  if config.model.encoder in ON_VECTORS:
     frames, bands = 10, 128
   classes, vocabulary, assumed = AUDIOSET_LABELS, None, []
   path = data_path(config.data.root, config.data.store)

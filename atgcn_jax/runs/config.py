@@ -20,8 +20,11 @@ DEFAULTS: dict[str, Any] = {
   "model": {
     "encoder": "cnn10",  # Acoustic encoder, one of models.ENCODERS.
     "depth": 50,  # Number of layers of the encoder `deepres`, 34 or 50.
-    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs.
-    # Empty selects the default of the encoder.
+    "frame_units": (),  # Units of each layer on frames, of the encoder `vectors`.
+    "clip_units": (1024, 1024),  # Units of each layer after pooling, of the encoder `vectors`.
+    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs; or
+    # of features (`max_mean`, `feature_attention`), for `vectors`. Empty selects the default of
+    # the encoder.
     "pooling": "",
     "head": "graph",  # `graph` (AT-GCN) or `linear` (CNN10).
     # Train only the head. The encoder runs in inference mode and keeps its parameters.

@@ -55,7 +55,7 @@ def build(config, labels=LABELS):
 
 
 def shape_of(encoder):
-  return (10, 128) if encoder.endswith("embeddings") else (160, 32)
+  return (10, 128) if encoder in models.ON_VECTORS else (160, 32)
 
 
 def clips_of(encoder, clips=3, seed=1):
@@ -147,6 +147,52 @@ def test_every_encoder_works_with_either_head(encoder, head):
     assert found["frame_logits"].shape == (3, FRAME_WISE[encoder], LABELS)
   else:
     assert "frame_logits" not in found
+
+
+@pytest.mark.parametrize("pooling", ["max_mean", "feature_attention", "attention"])
+def test_the_encoder_of_vectors_in_numpy(pooling):
+  units = () if pooling == "attention" else (96,)
+  model = build(config_of("vectors", pooling=pooling, frame_units=(64,), clip_units=units))
+  clips = clips_of("vectors")
+  variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), clips)
+  logits = jax.jit(model.apply, compiler_options=QUICK)(variables, clips)
+
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+  encoder, norm = params["encoder"], np.sqrt(1 + 1e-5)  # running variance 1, running mean 0
+
+  def dense(of, x):
+    return x @ of["kernel"] + of["bias"]
+
+  def softmax(x):
+    return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+
+  x = np.maximum(dense(encoder["frame1"], clips / norm) / norm, 0)
+  if pooling == "attention":
+    weights = softmax(dense(params["pooling"]["attention"], x))
+    p = (weights / (1 + np.exp(-dense(params["head"]["fc"], x)))).sum(axis=1)
+    expected = np.log(p) - np.log(1 - p)
+  else:
+    if pooling == "max_mean":
+      x = np.concatenate([x.max(axis=1), x.mean(axis=1)], axis=-1)
+    else:
+      x = (softmax(dense(encoder["attention"], x)) * x).sum(axis=1)
+    x = np.maximum(dense(encoder["clip1"], x) / norm, 0)
+    expected = dense(params["head"]["fc"], x)
+  assert np.abs(logits - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"pooling": "attention"}, "clip_units must be empty"),
+    ({"pooling": "median"}, "pooling must be one of .*max_mean, feature_attention"),
+    ({"frame_units": (0,)}, "must be integers"),
+    ({"clip_units": ("wide",)}, "must be integers"),
+  ],
+)
+def test_settings_of_the_encoder_of_vectors_are_checked(changes, message):
+  with pytest.raises(ValueError, match=message):
+    build(config_of("vectors", **changes))
 
 
 @pytest.mark.parametrize("encoder", FRAME_WISE)
