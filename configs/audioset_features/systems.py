@@ -22,12 +22,18 @@ Sources: Wang et al., IEEE SPL 2020 (graph); Kong et al., TASLP 2019 (attention)
 import ml_collections
 
 SYSTEMS = {
-  "linear": dict(encoder="vectors", head="linear"),
-  "graph": dict(encoder="vectors", head="graph"),
+  "linear": dict(encoder="vectors", head="linear", frame_units=(), clip_units=(1024,)),
+  "graph": dict(encoder="vectors", head="graph", frame_units=(), clip_units=(1024,)),
   "decision_attention": dict(
     encoder="vectors", head="linear", pooling="attention", frame_units=(1024,), clip_units=()
   ),
-  "feature_attention": dict(encoder="vectors", head="linear", pooling="feature_attention"),
+  "feature_attention": dict(
+    encoder="vectors",
+    head="linear",
+    pooling="feature_attention",
+    frame_units=(512,),
+    clip_units=(1024,),
+  ),
   "multilevel_attention": dict(encoder="multilevel_attention_embeddings", head="linear"),
 }
 
@@ -38,9 +44,7 @@ def get_config(system="linear"):
     raise ValueError(f"system {system!r}: must be one of {', '.join(SYSTEMS)}")
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.model = dict(frame_units=(512,), clip_units=(2048,))
-  config.model.dropout = dict(block=0.2, pooled=0.2, embedding=0.5)
-  config.model.update(SYSTEMS[system])
+  config.model = SYSTEMS[system] | dict(dropout=dict(block=0.2, pooled=0.2, embedding=0.5))
   config.graph = dict(
     source="audioset/cooccurrence.npz",
     counts_set="full",
@@ -59,7 +63,7 @@ def get_config(system="linear"):
   )
   config.augment = dict(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
   config.optim = dict(
-    steps=1000,
+    steps=1500,
     learning_rate=1e-3,
     schedule="cosine",
     head_factor=0.3 if system == "graph" else 3.0,
