@@ -44,7 +44,8 @@ def get_config(system="linear"):
     raise ValueError(f"system {system!r}: must be one of {', '.join(SYSTEMS)}")
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.model = SYSTEMS[system] | dict(dropout=dict(block=0.2, pooled=0.2, embedding=0.5))
+  config.model = SYSTEMS[system]
+  config.model.dropout = dict(block=0.2, pooled=0.2, embedding=0.5)
   config.graph = dict(
     source="audioset/cooccurrence.npz",
     counts_set="full",
