@@ -21,6 +21,16 @@ MAX_MEAN, FEATURE_ATTENTION = "max_mean", "feature_attention"
 FEATURE_POOLINGS = (MAX_MEAN, FEATURE_ATTENTION)
 
 
+def maximum(x_BxTxC: Array) -> Array:
+  """Return the maximum over time [B, C], whose gradient goes to its first frame.
+
+  The gradient of `x.max` compares the maximum with x. Where XLA computes x a second time and rounds
+  it otherwise, no element is equal, and the gradient is 0 / 0.
+  """
+  first = x_BxTxC.argmax(axis=1)[:, None]
+  return jnp.where(jnp.arange(x_BxTxC.shape[1])[:, None] == first, x_BxTxC, 0).sum(axis=1)
+
+
 class VectorEncoder(nn.Module):
   """Dense layers on each frame, pooling over time, and dense layers on the clip.
 
@@ -93,7 +103,7 @@ class VectorEncoder(nn.Module):
   def _pooled(self, x_BxTxC: Array) -> Array:
     """Return the pooled vectors, [B, 2C] for `max_mean` and [B, C] for `feature_attention`."""
     if self.pooling == MAX_MEAN:
-      return jnp.concatenate([x_BxTxC.max(axis=1), x_BxTxC.mean(axis=1)], axis=-1)
+      return jnp.concatenate([maximum(x_BxTxC), x_BxTxC.mean(axis=1)], axis=-1)
     attention = self._dense(x_BxTxC.shape[-1], x_BxTxC.dtype, "attention")(x_BxTxC)
     return (jax.nn.softmax(attention, axis=1) * x_BxTxC).sum(axis=1)
 

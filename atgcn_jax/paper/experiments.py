@@ -83,21 +83,22 @@ FEATURES_TABLE1 = (
   Experiment(
     "multilevel_attention",
     "Multi-level attention",
-    "multilevel_attention",
+    "systems:multilevel_attention",
     (),
     Published(0.360, 0.970, 2.660),
   ),
-  Experiment("decision_attention", "Decision-level attention", "decision_attention"),
-  Experiment("feature_attention", "Feature-level attention", "feature_attention"),
+  Experiment("decision_attention", "Decision-level attention", "systems:decision_attention"),
+  Experiment("feature_attention", "Feature-level attention", "systems:feature_attention"),
   CNN10,
   *AT_GCN.values(),
 )
 
 
 def on_features(experiment: Experiment) -> Experiment:
-  """Return an experiment titled by its head, as its encoder is not CNN10 on AudioSet's features."""
+  """Return an experiment with its head on the encoder of AudioSet's features instead of CNN10."""
   title = experiment.title.replace("CNN10", "linear head").replace("AT-GCN", "graph head")
-  return experiment._replace(title=title)
+  config = {"cnn10": "systems:linear", "atgcn": "systems:graph"}.get(experiment.config)
+  return experiment._replace(title=title, config=config or experiment.config)
 
 
 def with_graph(method: str, title: str, published: Published | None = None) -> Experiment:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from atgcn_jax.audio.frontend import VGGISH_FEATURES
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
@@ -41,7 +42,6 @@ TABLES = {
   "table2": ("Table II: graphs", TABLE2),
   "ablation": ("Does the graph help?", ABLATION),
 }
-FEATURES = "vggish-features"  # front end of stores of AudioSet's features
 CONFIGS, FEATURES_CONFIGS = "configs/table1", "configs/audioset_features"
 
 
@@ -61,22 +61,25 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
-  features = open_experiment_store(settings).frontend.name == FEATURES
+  features = open_experiment_store(settings).frontend == VGGISH_FEATURES
   if settings.configs is None:
     folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
     settings = settings._replace(configs=folder)
+
+  def adapt(experiment: Experiment) -> Experiment:
+    return on_features(experiment) if features else experiment
+
   if what in TABLES:
     title, experiments = TABLES[what]
-    if features:
-      experiments = tuple(map(on_features, FEATURES_TABLE1 if what == "table1" else experiments))
-    wanted = chosen(experiments, rows)
+    if features and what == "table1":
+      experiments = FEATURES_TABLE1
+    wanted = chosen([adapt(experiment) for experiment in experiments], rows)
     found = tables.table_rows(run_all(wanted, settings), wanted)
     return tables.write_table(found, settings.out / what, title, note(settings))
-  shown = [on_features(e) if features else e for e in (CNN10, AT_GCN[2])]
-  titles = [experiment.title for experiment in shown]
   if what == "figure3":
-    return _figure3(settings, points or POINTS, titles)
-  return _figure4(settings, dict(zip(titles, shown)))
+    curves = [[(x, adapt(on_curve(curve, x))) for x in points or POINTS] for curve in FIGURE3]
+    return _figure3(settings, adapt(CNN10), adapt(AT_GCN[2]), curves)
+  return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
 
 
 def note(settings: Settings) -> str:
@@ -96,17 +99,18 @@ def named(settings: Settings) -> str:
   return pathlib.Path(settings.store).name + (f"; {changed}" if changed else "")
 
 
-def _figure3(settings: Settings, points: Sequence[float], titles: Sequence[str]) -> str:
+def _figure3(
+  settings: Settings,
+  baseline: Experiment,
+  system: Experiment,
+  curves: Sequence[Sequence[tuple[float, Experiment]]],
+) -> str:
   """Train the points of Figure 3, and write the figure and its CSV file."""
-  curves = [[(value, on_curve(curve, value)) for value in points] for curve in FIGURE3]
-  scored = run_all([experiment for curve in curves for _, experiment in curve], settings)
-  drawn = [
-    [(value, seed_means(scored[experiment.name])) for value, experiment in curve]
-    for curve in curves
-  ]
-  baseline = seed_means(scored[CNN10.name])
-  figure3.draw_figure3(drawn, baseline, titles, settings.out / "figure3.png")
-  figure3.write_figure3_csv(drawn, baseline, settings.out / "figure3.csv")
+  scored = run_all([baseline, *(point for curve in curves for _, point in curve)], settings)
+  drawn = [[(x, seed_means(scored[point.name])) for x, point in curve] for curve in curves]
+  means, titles = seed_means(scored[baseline.name]), (baseline.title, system.title)
+  figure3.draw_figure3(drawn, means, titles, settings.out / "figure3.png")
+  figure3.write_figure3_csv(drawn, means, settings.out / "figure3.csv")
   return f"{settings.out}/figure3.png, figure3.csv"
 
 
@@ -118,28 +122,27 @@ def seed_means(runs: list[ScoredRun]) -> list[float]:
   ]
 
 
-def _figure4(settings: Settings, shown: Mapping[str, Experiment]) -> str:
+def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
   """Train the systems with seed 0 on the first fold, and write Figure 4 and its table.
 
   Args:
     settings: Settings of the reproduction.
-    shown: The experiment of each panel by its title; the last one has a label graph.
+    shown: The baseline and the system with a label graph.
   """
   settings = settings._replace(seeds=1, folds=settings.folds[:1])
-  store = open_experiment_store(settings)
-  fold = "".join(settings.folds)
+  store, fold = open_experiment_store(settings), "".join(settings.folds)
   # An ontology that cannot be used must be reported before the training.
-  config = experiment_config(CNN10, settings, store, fold, 0)
+  config = experiment_config(shown[0], settings, store, fold, 0)
   ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "figure4")
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
-  scored = run_all(list(shown.values()), settings)
-  loaded = {title: _loaded(scored[experiment.name]) for title, experiment in shown.items()}
-  panels = {title: label_vectors(one) for title, one in loaded.items()}
+  scored = run_all(shown, settings)
+  loaded = [_loaded(scored[experiment.name]) for experiment in shown]
+  panels = {one.title: label_vectors(run) for one, run in zip(shown, loaded)}
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
   # The table also shows how well the word vectors, the input of the graph, separate categories.
-  inputs = {"word vectors": np.asarray(loaded[list(shown)[-1]].run.label_embeddings)}
+  inputs = {"word vectors": np.asarray(loaded[-1].run.label_embeddings)}
   spaces = {
     title: figure4.label_space(vectors, categories)
     for title, vectors in {**panels, **inputs}.items()

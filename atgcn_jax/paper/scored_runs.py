@@ -17,7 +17,7 @@ from atgcn_jax.paper.experiment_runs import (
   validate_runs,
   wanted_runs,
 )
-from atgcn_jax.paper.experiments import CNN10, HEAD_RATE, Experiment, with_head_rate
+from atgcn_jax.paper.experiments import BASELINE, HEAD_RATE, Experiment, with_head_rate
 
 Tried = dict[float, float]  # validation mAP by the rate of the head
 
@@ -25,10 +25,8 @@ Tried = dict[float, float]  # validation mAP by the rate of the head
 def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[ScoredRun]]:
   """Train the missing runs of the experiments and return all scored runs.
 
-  The baseline is always included.
-
   Args:
-    wanted: The experiments.
+    wanted: The experiments, with the baseline.
     settings: Settings of the reproduction.
 
   Returns:
@@ -39,13 +37,14 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   # The baseline comes first, because other experiments may start from its parameters.
-  rated = {experiment.name: experiment for experiment in (CNN10, *wanted)}
+  ordered = sorted(wanted, key=lambda experiment: experiment.name != BASELINE)
+  rated = {experiment.name: experiment for experiment in ordered}
   store = open_experiment_store(settings)
   if settings.head_rates:
     tried: dict[str, Tried] = {}
     for name, experiment in rated.items():
       rated[name], tried[name] = with_best_head_rate(experiment, settings, store)
-      if name == CNN10.name:
+      if name == BASELINE:
         settings = settings._replace(baseline=rated[name].name)
     write_head_rates(tried, settings.out / "head_rates.csv")
   scored = score_runs(wanted_runs(rated.values(), settings, store), settings, store)

@@ -33,8 +33,12 @@ RECIPES = [
   *(f"{path}:original" for path in TABLE1),
   f"{CONFIGS / 'table1/atgcn.py'}:restart",
 ]
+ON_FEATURES = [
+  f"{CONFIGS / 'audioset_features/systems.py'}:{name}"
+  for name in ("linear", "graph", "decision_attention", "feature_attention", "multilevel_attention")
+]
 # One recipe per compiled program. The others differ only in the graph or in inputs of the step.
-STEPS = [path for path in RECIPES if "atgcn.py:" not in path]
+STEPS = [*(path for path in RECIPES if "atgcn.py:" not in path), *ON_FEATURES]
 LABELS = 6
 RING = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)
 VECTORS = np.random.default_rng(0).standard_normal((LABELS, 5)).astype("f")
@@ -254,8 +258,8 @@ def test_every_recipe_is_a_config_of_its_system(path):
 
 
 def slow_but_two(path):
-  """The paper's two systems take a step each time, the others with --all."""
-  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py")
+  """The paper's systems take a step each time, the others with --all."""
+  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py", "systems.py:graph")
   return path if quick else slow(path)
 
 
