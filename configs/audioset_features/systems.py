@@ -64,7 +64,7 @@ def get_config(system="linear"):
   )
   config.augment = dict(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
   config.optim = dict(
-    steps=1500,
+    steps=1000,
     learning_rate=1e-3,
     schedule="cosine",
     head_factor=0.3 if system == "graph" else 3.0,
