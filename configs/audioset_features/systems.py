@@ -22,8 +22,8 @@ Sources: Wang et al., IEEE SPL 2020 (graph); Kong et al., TASLP 2019 (attention)
 import ml_collections
 
 SYSTEMS = {
-  "linear": dict(encoder="vectors", head="linear", frame_units=(), clip_units=(1024,)),
-  "graph": dict(encoder="vectors", head="graph", frame_units=(), clip_units=(1024,)),
+  "linear": dict(encoder="vectors", head="linear", frame_units=(), clip_units=(512,)),
+  "graph": dict(encoder="vectors", head="graph", frame_units=(), clip_units=(512,)),
   "decision_attention": dict(
     encoder="vectors", head="linear", pooling="attention", frame_units=(1024,), clip_units=()
   ),
