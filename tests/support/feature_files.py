@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -90,8 +89,3 @@ def damage(path: pathlib.Path, offset: int) -> None:
   data = bytearray(path.read_bytes())
   data[offset] ^= 1
   path.write_bytes(data)
-
-
-def record_length(path: pathlib.Path, offset: int) -> int:
-  """Return the length that is stated at the start of a record."""
-  return struct.unpack_from("<Q", path.read_bytes(), offset)[0]

@@ -1,7 +1,8 @@
 """Reader of the records in AudioSet's feature files: TFRecord files of SequenceExamples.
 
-TensorFlow's reader stops at the first broken record. This one continues after it, and saves each
-worker process the import of TensorFlow (3 s). Checking and parsing a record takes 20 µs.
+TensorFlow's reader stops at the first broken record. This one continues after it, saves each worker
+process the import of TensorFlow (3 s), and checks and parses a record in 14 µs; with the message
+class of TensorFlow, whose maps are slow in Python, parsing takes 68 µs.
 """
 
 from __future__ import annotations
