@@ -84,7 +84,7 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--frontend",
     default="talnet",
-    choices=("talnet", "panns", "vggish"),
+    choices=("talnet", "panns", "vggish", "efficientat"),
     help="front end that computes the log-mels (default: talnet)",
   )
   prepare.add_argument(

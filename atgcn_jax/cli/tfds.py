@@ -50,7 +50,7 @@ def add_tfds_verb(verb: AddVerb) -> None:
   )
   tfds.add_argument(
     "--frontend",
-    choices=("talnet", "panns", "vggish"),
+    choices=("talnet", "panns", "vggish", "efficientat"),
     help="with --audio, front end that computes the log-mels (default: talnet)",
   )
   tfds.add_argument(

@@ -9,7 +9,7 @@ import os
 import pathlib
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import h5py
@@ -316,7 +316,7 @@ def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
   return {
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
-    "frontend": asdict(frontend),
+    "frontend": frontend.stored(),
   }
 
 

@@ -14,7 +14,6 @@ import shutil
 import struct
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,7 +232,7 @@ def _jitted_log_mel(settings: frontend.Frontend) -> Callable[[np.ndarray], Any]:
 
 def _identity(listing: Listing, settings: frontend.Frontend, dtype: str, strict: bool) -> str:
   """Return a hash of everything a store depends on except the content of the source files."""
-  digest = hashlib.sha256(json.dumps([FORMAT, asdict(settings), dtype]).encode())
+  digest = hashlib.sha256(json.dumps([FORMAT, settings.stored(), dtype]).encode())
   vocabulary = listing.vocabulary
   for texts in (vocabulary.ids, vocabulary.names, listing.clip_ids, listing.folds, listing.sources):
     for text in texts:
