@@ -25,6 +25,7 @@ from atgcn_jax.models.layers import (
   parameter_dtype,
   scaled_channels,
 )
+from atgcn_jax.models.mobilenet import MobileNet
 from atgcn_jax.models.multilevel_attention import MultiLevelAttention
 from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.pooling import POOLINGS, Pooling
@@ -40,6 +41,7 @@ ENCODERS = (
   "multilevel_attention_embeddings",
   "google_cnn",
   "deepres",
+  "mobilenet",
 )
 # Encoders with parameters for each label.
 SCORING_LABELS = ("multilevel_attention", "multilevel_attention_embeddings")
@@ -84,7 +86,8 @@ class AudioTagger(nn.Module):
       log_mel_BxTxF: Normalised log-mels, float[B, T, F].
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       return_features: Whether to return a dict with `logits`, `embedding` [B, C], `label_vectors`
-        [K, C] and, for systems that score frames, `frame_logits` [B, T', K].
+        [K, C] and, for systems that score frames, `frame_logits` [B, T', K]. `mobilenet` adds
+        `pooled`, see `mobilenet.MobileNet`.
       after_norm: Training transform of the spectrogram after the first batch norm.
       placement: Placement of the batch. By default it is on all devices.
     """
@@ -206,6 +209,8 @@ def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -
     if depth not in BLOCKS:
       raise ValueError(f"model.depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
     return DeepRes(depth=depth, **shared)
+  if config.encoder == "mobilenet":
+    return MobileNet(**shared)
   raise ValueError(f"model.encoder must be one of {', '.join(ENCODERS)}, got {config.encoder!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,7 +24,13 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement, activation
-from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain_config
+from atgcn_jax.runs.config import (
+  SOUNDSCAPES,
+  config_from_json,
+  data_path,
+  plain_config,
+  vocabulary_path,
+)
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
 from atgcn_jax.training.finite import first_not_finite
@@ -113,7 +119,7 @@ class Run:
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
-      "frontend": asdict(self.frontend),
+      "frontend": self.frontend.stored(),
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
@@ -168,22 +174,27 @@ def new_run(config, store: ClipStore) -> Run:
 
 
 def check_training_clips(config, store: ClipStore) -> None:
-  """Refuse a store without training clips, or with labels other than those in `data.vocabulary`.
+  """Refuse a store without training clips, or with other labels or another front end than named.
 
   Raises:
-    UserError: If there is no training clip, or the labels differ.
+    UserError: If there is no training clip, or `data.vocabulary` or `data.frontend` differs.
   """
   if not len(split_clips(store, config.data, "train")):
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )
   if config.data.vocabulary:
-    named = data_path(config, config.data.vocabulary)
+    named = vocabulary_path(config)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(
         f"{store.path}: its labels differ from those in {named}; prepare the store with that "
         "vocabulary"
       )
+  if config.data.frontend not in ("", store.frontend.name):
+    raise UserError(
+      f"data.frontend {config.data.frontend!r}: {store.path} has {store.frontend.name}; prepare it "
+      f"with --frontend {config.data.frontend}"
+    )
 
 
 def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:

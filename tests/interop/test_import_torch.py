@@ -1,7 +1,5 @@
 """Tests of reading PyTorch files and of creating a run from one."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
@@ -96,47 +94,9 @@ def test_npz_is_read_as_it_is(tmp_path):
   np.savez(tmp_path / "a.npz", **{"bn0.weight": np.arange(3.0)})
   np.testing.assert_array_equal(read_state_dict(tmp_path / "a.npz")["bn0.weight"], [0, 1, 2])
   np.savez(tmp_path / "b.npz", a=np.array([{"an": "object"}], dtype=object))
-  for name in ("b.npz", "absent.npz", "absent.pt"):
+  for name in ("b.npz", "absent.npz"):
     with pytest.raises(UserError, match=name):
       read_state_dict(tmp_path / name)
-
-
-def test_torch_files(tmp_path):
-  torch = pytest.importorskip("torch")
-  tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(2).bfloat16()}
-  torch.save(tensors, tmp_path / "plain.pt")
-  torch.save({"model": tensors, "iteration": 7, "optimizer": {"lr": 0.1}}, tmp_path / "panns.pth")
-  for name in ("plain.pt", "panns.pth"):
-    found = read_state_dict(tmp_path / name)
-    assert found.keys() == tensors.keys()
-    np.testing.assert_array_equal(found["a.weight"], [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(found["b.bias"], [1, 1])
-
-
-class Trap:
-  """An object that creates a file when it is unpickled."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return pathlib.Path.touch, (self.path,)
-
-
-def test_pickled_objects_are_refused_unread(tmp_path):
-  torch = pytest.importorskip("torch")
-  torch.save({"a.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
-  (tmp_path / "noise.pt").write_bytes(bytes(range(200)))
-  torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-  for name, message in (
-    ("trap.pt", "not a file of plain PyTorch tensors"),
-    ("noise.pt", "not a file of plain PyTorch tensors"),
-    ("tensor.pt", "holds no state dict"),
-  ):
-    with pytest.raises(UserError, match=f"{name}: {message}") as caught:
-      read_state_dict(tmp_path / name)
-    assert "\n" not in str(caught.value)
-  assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.slow
