@@ -11,10 +11,11 @@ import numpy as np
 
 from atgcn_jax.audio.mel import mel_filterbank
 from atgcn_jax.audio.piecewise_mel import mel_spectrogram_in_pieces
+from atgcn_jax.audio.quantisation import RANGE_DB
 
 # Fields of later versions. They are stored only if they differ from their default, so that the
-# fingerprints of stores do not change.
-LATER = ("pre_emphasis", "window", "centre", "spread")
+# fingerprints of stores and runs do not change.
+LATER = ("pre_emphasis", "window", "centre", "spread", "value_limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Frontend:
     window: Form of the Hann window, "periodic" or "symmetric".
     centre: Value that is subtracted from the logarithms.
     spread: Value that the logarithms are divided by after that.
+    value_limit: For embeddings of a network that this package does not have, the bound of their
+      absolute values. `win_length`, `hop` and `n_mels` are then those of the embeddings: samples
+      per embedding, samples between them, and their width. None for log-mels.
   """
 
   name: str
@@ -66,6 +70,18 @@ class Frontend:
   window: str = "periodic"
   centre: float = 0.0
   spread: float = 1.0
+  value_limit: float | None = None
+
+  @property
+  def uint8_range(self) -> float:
+    """Return the range below `peak_db` of a clip that stored uint8 values span."""
+    return RANGE_DB if self.value_limit is None else 2 * self.value_limit
+
+  def as_json(self) -> dict[str, Any]:
+    """Return the fields by name, those of LATER only if they differ from their default."""
+    default = {field.name: field.default for field in dataclasses.fields(self)}
+    values = dataclasses.asdict(self)
+    return {k: v for k, v in values.items() if k not in LATER or v != default[k]}
 
   @property
   def samples(self) -> int:
@@ -84,12 +100,6 @@ class Frontend:
     if self.pad_mode == "none":
       return max(1, (samples - self.win_length) // self.hop + 1)
     return max(1, samples // self.hop + (not self.drop_last))
-
-  def stored(self) -> dict[str, Any]:
-    """Return the fields as stored in JSON: those of LATER only if they differ from the default."""
-    default = {field.name: field.default for field in dataclasses.fields(self)}
-    values = dataclasses.asdict(self)
-    return {k: v for k, v in values.items() if k not in LATER or v != default[k]}
 
 
 FRONTENDS: dict[str, Frontend] = {
@@ -154,6 +164,17 @@ FRONTENDS: dict[str, Frontend] = {
   ),
 }
 
+# AudioSet's published features: outputs of Google's VGGish network, one per second, after PCA,
+# whitening and clipping to [-2, 2].
+VGGISH_FEATURES = dataclasses.replace(
+  FRONTENDS["vggish"],
+  name="vggish-features",
+  win_length=15360,
+  hop=16000,
+  n_mels=128,
+  value_limit=2.0,
+)
+
 
 def log_mel(
   waveform: jax.Array | np.ndarray,
@@ -180,13 +201,16 @@ def log_mel(
     float32[..., T, F], T = `frontend.frame_count(S)`.
 
   Raises:
-    ValueError: The name is unknown, or the waveform has no samples.
+    ValueError: The name is unknown, the front end is a network that this package does not have, or
+      the waveform has no samples.
     TypeError: The waveform contains integers.
   """
   if isinstance(frontend, str):
     if frontend not in FRONTENDS:
       raise ValueError(f"unknown front end {frontend!r}; choose one of {sorted(FRONTENDS)}")
     frontend = FRONTENDS[frontend]
+  if frontend.value_limit is not None:
+    raise ValueError(f"{frontend.name} cannot be computed from a waveform without its network")
   stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power", "window")}
   filters = {
     name: getattr(frontend, name)

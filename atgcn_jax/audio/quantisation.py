@@ -35,11 +35,16 @@ def quantise(log_mel: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
   return np.rint(above_floor.clip(0, RANGE_DB) * (255 / RANGE_DB)).astype(np.uint8), peaks
 
 
-def dequantise(values: Any, peak_db: Any) -> Any:
-  """Return log-mels in dB, float32[N, T, F], from stored uint8 values.
+def dequantise(values: Any, peak_db: Any, uint8_range: float = RANGE_DB) -> Any:
+  """Return log-mels in dB, or embeddings, float32[N, T, F], from stored uint8 values.
+
+  VGGish's embeddings have the peak 2 and the range 4, so 0 … 255 become -2 … 2. This inverts the
+  scaling of AudioSet's `vggish_postprocess.py`, which rounds down. YouTube-8M's `Dequantize` adds
+  half a step, 4 / 512. A normaliser removes the difference, which is constant.
 
   Args:
     values: The uint8 values [N, T, F] after a cast to float32; a NumPy or JAX array.
     peak_db: The peaks [N], in dB.
+    uint8_range: The range of the uint8 values below the peak, `Frontend.uint8_range`.
   """
-  return values * (RANGE_DB / 255) + (peak_db[:, None, None] - RANGE_DB)
+  return values * (uint8_range / 255) + (peak_db[:, None, None] - uint8_range)

@@ -52,7 +52,7 @@ def forward_flops(model: nn.Module, variables: Any, log_mel_shape: tuple[int, in
   return product_flops(traced(variables).jaxpr)
 
 
-def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int = 527) -> int:
+def layer_flops(model: Any, *, frames: int = 400, bands: int = 64, classes: int = 527) -> int:
   """Return the FLOPs of the forward pass of one clip through the encoder and head of CNN10.
 
   Convolutions and matrix products are counted. A multiplication with its addition counts as two.
@@ -60,44 +60,46 @@ def layer_flops(config: Any, *, frames: int = 400, bands: int = 64, classes: int
   all clips share them: see `graph_flops`.
 
   Args:
-    config: The `model` section of a config.
+    model: The `model` section of a config.
     frames: Number of frames in a clip.
     bands: Number of mel bands.
     classes: Number of labels.
   """
   total, inputs, height, width = 0, 1, frames, bands
   for channels in CHANNELS:
-    outputs = scaled_channels(channels, config.width)
+    outputs = scaled_channels(channels, model.width)
     total += 2 * height * width * 9 * (inputs + outputs) * outputs
     inputs, height, width = outputs, height // 2, width // 2
-  embedding = scaled_channels(512, config.width)
+  embedding = scaled_channels(512, model.width)
   return total + 2 * inputs * embedding + 2 * embedding * classes
 
 
-def graph_flops(config: Any, embedding_size: int, *, classes: int = 527) -> int:
+def graph_flops(model: Any, embedding_size: int, *, classes: int = 527) -> int:
   """Return the FLOPs of one forward pass through the label graph; 0 for a linear head.
 
   Args:
-    config: The `model` section of a config.
+    model: The `model` section of a config.
     embedding_size: Length of the label embeddings.
     classes: Number of labels.
   """
-  if config.head != "graph":
+  if model.head != "graph":
     return 0
-  sizes = [embedding_size, *[scaled_channels(config.hidden, config.width)] * (config.layers - 1)]
-  sizes.append(scaled_channels(512, config.width))
+  sizes = [embedding_size, *[scaled_channels(model.hidden, model.width)] * (model.layers - 1)]
+  sizes.append(scaled_channels(512, model.width))
   return sum(2 * classes * b * (a + classes) for a, b in itertools.pairwise(sizes))
 
 
-def step_flops(config: Any, clips: int, *, classes: int = 527, **sizes: int) -> int:
+def step_flops(
+  model: Any, embedding_size: int, clips: int, *, classes: int = 527, **sizes: int
+) -> int:
   """Return the FLOPs of one training step, counting the backward pass as two forward passes.
 
   Args:
-    config: A complete config.
+    model: The `model` section of a config.
+    embedding_size: Length of the label embeddings.
     clips: Clips per step.
     classes: Number of labels.
     **sizes: `frames` and `bands`, as for `layer_flops`.
   """
-  model = config.model
   forward = clips * layer_flops(model, classes=classes, **sizes)
-  return 3 * (forward + graph_flops(model, config.graph.embedding_size, classes=classes))
+  return 3 * (forward + graph_flops(model, embedding_size, classes=classes))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from atgcn_jax.audio.frontend import FRONTENDS
@@ -24,15 +25,16 @@ from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import with_constants
 from atgcn_jax.runs.config import DEFAULTS
-from atgcn_jax.runs.run import model_of
+from atgcn_jax.runs.parts import model_of
 from atgcn_jax.runs.telemetry import trace_options
 from atgcn_jax.runtime.process_setup import peak_bytes
 from atgcn_jax.training import sharding
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser, make_score_step, make_train_step
 
-FRAMES, BANDS, CLASSES = 400, 64, 527
+FRAMES, BANDS, CLASSES, EMBEDDING_SIZE = 400, 64, 527, 300
 NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
 SYSTEMS: dict[str, dict[str, Any]] = {
   "cnn10": {"head": "linear"},
@@ -120,10 +122,14 @@ def bench(
 
 
 class System(NamedTuple):
-  """A system at full size, in its initial state."""
+  """A system at full size, in its initial state.
 
-  config: Any
+  `section` is the `model` section of its config.
+  """
+
+  section: Any
   model: nn.Module
+  adam: optax.GradientTransformation
   mesh: jax.sharding.Mesh
   state: TrainState
   shape: tuple[int, int]  # frames and bands of a clip
@@ -136,20 +142,20 @@ class System(NamedTuple):
 
   def flops(self, what: str, batch: int) -> int:
     """Return the FLOPs of a step: by formula for CNN10, and otherwise those of the plain form."""
-    if self.config.model.encoder == "cnn10":
-      train = step_flops(self.config, batch)
-      return train if what == "train" else batch * layer_flops(self.config.model)
+    if self.section.encoder == "cnn10":
+      train = step_flops(self.section, EMBEDDING_SIZE, batch)
+      return train if what == "train" else batch * layer_flops(self.section)
     forward = batch * forward_flops(self.model, self.state.variables, self.shape)
     return 3 * forward if what == "train" else forward
 
   def train_step(self, **more: Any) -> Callable:
-    """Return the training step of the system; `more` are arguments of `make_train_step`."""
+    """Return the training step without augmentation; `more` are arguments of `make_train_step`."""
     return make_train_step(
       self.model,
-      optimiser(self.config.optim),
+      self.adam,
       self.mesh,
       normaliser=self.normaliser,
-      augment_config=self.config.augment,
+      augmentation=Augmentation(),
       seed=0,
       **more,
     )
@@ -157,34 +163,31 @@ class System(NamedTuple):
 
 def system_of(model_name: str, dtype: str) -> System:
   """Return a system for 527 labels with a random graph and random word vectors."""
-  config = bench_config(model_name, dtype)
+  section = model_section(model_name, dtype)
   rng = np.random.RandomState(0)
   graph = rng.rand(CLASSES, CLASSES).astype("f")
   names = tuple(map(str, range(CLASSES)))
   model = model_of(
-    config,
+    section,
     Vocabulary(names, names),
     graph / graph.sum(axis=1, keepdims=True),
-    rng.standard_normal((CLASSES, 300)).astype("f"),
+    rng.standard_normal((CLASSES, EMBEDDING_SIZE)).astype("f"),
   )
-  mesh, adam = sharding.data_mesh(), optimiser(config.optim)
+  mesh, adam = sharding.data_mesh(), optimiser(optax.constant_schedule(1e-3))
   shape = FRAMES, BANDS
-  if config.model.encoder == "mobilenet":
+  if section.encoder == "mobilenet":
     shape = FRONTENDS["efficientat"].frames, FRONTENDS["efficientat"].n_mels
   state = jax.jit(
     lambda: initial_state(model, adam, 0, shape), out_shardings=sharding.replicated(mesh)
   )()
-  return System(config, model, mesh, state, shape)
+  return System(section, model, adam, mesh, state, shape)
 
 
-def bench_config(model_name: str, dtype: str) -> Any:
-  """Return the default config with a system and compute type, without augmentation."""
+def model_section(model_name: str, dtype: str) -> Any:
+  """Return the `model` section of a config with a system and compute type."""
   import ml_collections
 
-  config = ml_collections.ConfigDict(DEFAULTS)
-  config.model.update(SYSTEMS[model_name] | {"dtype": dtype})
-  config.augment.mixup_alpha, config.augment.time_stripes, config.augment.band_stripes = 0.0, 0, 0
-  return config
+  return ml_collections.ConfigDict(DEFAULTS["model"] | SYSTEMS[model_name] | {"dtype": dtype})
 
 
 def matrix_product_rate(dtype: str, repeats: int = 5) -> float:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from atgcn_jax.cli.arguments import AddVerb, add_strict
+from atgcn_jax.data.layouts.options import OPTIONS
 from atgcn_jax.errors import UserError
 
 SETS = ("balanced", "unbalanced", "full")
@@ -37,18 +38,19 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--layout",
     default="list",
-    choices=("list", "segments", "esc50", "sonyc", "panns", "talnet"),
+    choices=tuple(OPTIONS),
     help="layout of the input; list: a folder and a label CSV; segments: clips named by YouTube id "
     "and AudioSet segment lists; esc50: the folder of ESC-50 as downloaded; sonyc: the recordings "
-    "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels "
-    "(default: list)",
+    "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels; "
+    "audioset-features: AudioSet's published VGGish features (default: list)",
   )
   prepare.add_argument(
     "--audio",
     metavar="PATH",
     required=True,
     nargs="+",
-    help="folder of sound files; for panns and talnet, one or more files or folders",
+    help="folder of sound files; for panns and talnet, one or more files or folders; for "
+    "audioset-features, the folder or the .tar.gz archive of the features",
   )
   prepare.add_argument(
     "--labels",
@@ -83,15 +85,14 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument("--out", metavar="FILE", required=True, help="clip store to write, .h5")
   prepare.add_argument(
     "--frontend",
-    default="talnet",
-    choices=("talnet", "panns", "vggish", "efficientat"),
-    help="front end that computes the log-mels (default: talnet)",
+    choices=("talnet", "panns", "vggish", "efficientat", "vggish-features"),
+    help="front end that computes the log-mels; vggish-features is that of audioset-features, and "
+    "of no other layout (default: talnet)",
   )
   prepare.add_argument(
     "--dtype",
     choices=("uint8", "float16"),
-    help="type of the stored log-mels (default: uint8 if the front end gives dB, otherwise "
-    "float16)",
+    help="type of the stored log-mels (default: uint8 for dB and features, otherwise float16)",
   )
   prepare.add_argument(
     "--workers", metavar="N", type=int, help="number of processes (default: one per core)"
@@ -225,6 +226,11 @@ def _add_metadata(verb: AddVerb) -> None:
   metadata = verb(
     "metadata", _metadata, "download AudioSet's class list, segment lists, ratings and ontology"
   )
+  metadata.add_argument(
+    "--features",
+    action="store_true",
+    help="also download the VGGish features of all clips, features.tar.gz (2.4 GB)",
+  )
   metadata.add_argument("--out", metavar="DIR", required=True, help="output folder")
   metadata.add_argument(
     "--mirror",
@@ -345,7 +351,7 @@ def _metadata(options) -> int:
   from atgcn_jax.data.audioset_files import fetch_metadata
 
   failed = 0
-  for file in fetch_metadata(options.out, options.mirror):
+  for file in fetch_metadata(options.out, options.mirror, features=options.features):
     if file.failure:
       failed = 1
       print(f"atgcn metadata: {file.failure}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import signal
@@ -65,8 +66,8 @@ def _add_reproduce(verb: AddVerb) -> None:
   reproduce.add_argument(
     "--configs",
     metavar="DIR",
-    default="configs/table1",
-    help="folder of the systems' config files (default: configs/table1)",
+    help="folder of the systems' config files (default: configs/table1, or "
+    "configs/audioset_features for a store of AudioSet's features)",
   )
   reproduce.add_argument(
     "--seeds",
@@ -83,6 +84,19 @@ def _add_reproduce(verb: AddVerb) -> None:
   )
   reproduce.add_argument(
     "--rows", default="", help="comma-separated names of table rows (default: all rows)"
+  )
+  reproduce.add_argument(
+    "--head-rates",
+    default="",
+    help="comma-separated learning rates of the head, relative to that of the other parameters; "
+    "each system takes the best on the validation clips with seed 0 (default: as in its config)",
+  )
+  reproduce.add_argument(
+    "--step",
+    choices=("latest", "best"),
+    default="latest",
+    help="checkpoint to test: that of the last step, or of the best step on the validation clips "
+    "(default: latest)",
   )
   reproduce.add_argument(
     "--points",
@@ -189,27 +203,37 @@ def _reproduce(options) -> int:
 
   if options.seeds < 1:
     raise UserError(f"--seeds {options.seeds}: must be at least 1")
-  try:
-    points = [float(point) for point in _listed(options.points)]
-  except ValueError:
-    raise UserError(f"--points {options.points}: give numbers from 0 to 1, as in 0,0.3,1") from None
+  points = _numbers("--points", options.points, "numbers from 0 to 1, as in 0,0.3,1")
   if any(not 0 <= point <= 1 for point in points):
     raise UserError(f"--points {options.points}: give numbers from 0 to 1")
+  head_rates = _numbers("--head-rates", options.head_rates, "numbers above 0, as in 1,3,10")
+  if any(not 0 < rate < math.inf for rate in head_rates):
+    raise UserError(f"--head-rates {options.head_rates}: give numbers above 0")
   keep_compiled_programs()
   keep_freed_memory()
   settings = Settings(
     store=options.store,
     out=pathlib.Path(options.out),
-    configs=pathlib.Path(options.configs),
+    configs=pathlib.Path(options.configs) if options.configs else None,
     seeds=options.seeds,
     folds=tuple(_listed(options.folds)),
     overrides=tuple(options.overrides),
+    step=options.step,
+    head_rates=tuple(head_rates),
   )
   try:
     print(reproduce(options.what, settings, _listed(options.rows), points))
   except Stopped as stopped:
     return 128 + stopped.signal_number
   return 0
+
+
+def _numbers(option: str, text: str, expected: str) -> list[float]:
+  """Return the numbers of a comma-separated text."""
+  try:
+    return [float(part) for part in _listed(text)]
+  except ValueError:
+    raise UserError(f"{option} {text}: give {expected}") from None
 
 
 def _listed(text: str) -> list[str]:

@@ -1,14 +1,16 @@
-"""Download of AudioSet's class list, segment lists, ratings and ontology."""
+"""Download of AudioSet's class list, segment lists, ratings, ontology and features."""
 
 from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import hashlib
 import os
 import pathlib
 import re
 import urllib.parse
+import zlib
 from collections.abc import Iterator
 from email.message import Message
 from typing import NamedTuple
@@ -28,7 +30,8 @@ class File(NamedTuple):
   """File to download, with the facts that verify it.
 
   A file is verified by its `sha256`. Without one, a segment list is verified by its number of
-  `rows`, which its header states too, and a list of ratings by its format.
+  `rows`, which its header states too, a `.gz` file by its own checksum, and a list of ratings by
+  its format.
 
   Attributes:
     name: File name.
@@ -67,6 +70,8 @@ FILES = (
     sha256="9c685f4403eecc3ca9be37fd7285cf212feaaea6ff7229d3e7ca89e0d1f2d15d",
   ),
 )
+# Google states a size of 2.4 GB and no checksum. One that the server sends is verified.
+FEATURES = File("features.tar.gz", f"{AUDIOSET}/features")
 
 
 class Fetched(NamedTuple):
@@ -87,7 +92,9 @@ class Fetched(NamedTuple):
   failure: str = ""
 
 
-def fetch_metadata(out: str | os.PathLike, mirror: str | None = None) -> Iterator[Fetched]:
+def fetch_metadata(
+  out: str | os.PathLike, mirror: str | None = None, *, features: bool = False
+) -> Iterator[Fetched]:
   """Download the files of AudioSet one by one. A failure does not stop the following files.
 
   A file that exists and is valid is not downloaded again. An incomplete file is called `NAME.part`,
@@ -96,6 +103,7 @@ def fetch_metadata(out: str | os.PathLike, mirror: str | None = None) -> Iterato
   Args:
     out: Folder of the files. It is created if needed.
     mirror: Address of a folder with all files, used in place of the original addresses.
+    features: Whether to download the archive of the VGGish features, too.
 
   Yields:
     The result for each file.
@@ -110,7 +118,7 @@ def fetch_metadata(out: str | os.PathLike, mirror: str | None = None) -> Iterato
     out.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"--out {out}: not a folder ({error.strerror}); choose another") from error
-  for file in FILES:
+  for file in (*FILES, *[FEATURES] * features):
     path = out / file.name
     new = not (path.is_file() and not wrong(file, path))
     try:
@@ -150,7 +158,19 @@ def wrong(file: File, path: pathlib.Path, headers: Message | None = None) -> str
     found = base64.b64encode(digest_of(path, "md5")).decode()
     if stated and found != stated[1]:
       return f"has the MD5 {found}, not {stated[1]} as the server states"
+  if file.name.endswith(".gz"):
+    return _wrong_gzip(path)
   return _wrong_rows(path, file.rows) if file.rows else _wrong_ratings(path)
+
+
+def _wrong_gzip(path: pathlib.Path) -> str:
+  try:
+    with gzip.open(path) as content:
+      while content.read(2**20):
+        pass
+  except (OSError, EOFError, zlib.error) as error:
+    return f"is not a complete gzip file ({error})"
+  return ""
 
 
 def _wrong_rows(path: pathlib.Path, rows: int) -> str:

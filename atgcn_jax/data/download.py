@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import pathlib
+import shutil
 import sys
 import time
 import urllib.error
@@ -22,6 +23,7 @@ TIMEOUT = 30  # seconds without data
 PAUSES = (1, 2, 4)  # seconds before each retry
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes
 CHUNK_BYTES = 2**16
+LARGE_BYTES = 500_000_000  # size from which a download is announced
 
 
 def download(
@@ -101,6 +103,8 @@ def receive(url: str, part: pathlib.Path) -> Message:
     size = received if partial else 0
     length = response.headers.get("Content-Length", "")
     total = size + int(length) if length.isdigit() else None
+    if total is not None and total >= LARGE_BYTES:
+      announce(part, size, total)
     with _writing(part):
       file = open(part, "ab" if partial else "wb", buffering=0)  # noqa: SIM115 (closed below)
     shown = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
@@ -113,6 +117,27 @@ def receive(url: str, part: pathlib.Path) -> Message:
   if total is not None and size < total:
     raise OSError(f"cut off after {size} of {total} bytes")
   return response.headers
+
+
+def announce(part: pathlib.Path, received: int, total: int) -> None:
+  """Print the size of a download before it starts or resumes.
+
+  Args:
+    part: Path of the file.
+    received: Number of bytes that the file has.
+    total: Number of bytes of the complete file.
+
+  Raises:
+    UserError: If the disk has too little free space.
+  """
+  missing, free = total - received, shutil.disk_usage(part.parent).free
+  text = f"{missing / 1e9:.3g} GB of {total / 1e9:.3g} GB"
+  if missing > free:
+    raise UserError(
+      f"{part}: {text} are missing, but only {free / 1e9:.3g} GB are free; free space or choose "
+      "another --out"
+    )
+  tqdm.write(f"{part.stem}: downloading {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager

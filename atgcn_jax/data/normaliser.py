@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atgcn_jax.audio.quantisation import dequantise
+from atgcn_jax.audio.quantisation import RANGE_DB, dequantise
 from atgcn_jax.data.store.clip_store import ClipStore
 
 CHUNK = 256
@@ -25,7 +25,8 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
   squares = np.zeros_like(total)
   for start in range(0, len(clips), CHUNK):
     some = np.sort(clips[start : start + CHUNK])
-    log_mel = decibels(store.log_mels(some), store.peak_db[some]).astype(np.float64)
+    stored, peaks = store.log_mels(some), store.peak_db[some]
+    log_mel = decibels(stored, peaks, store.frontend.uint8_range).astype(np.float64)
     total += log_mel.sum(axis=(0, 1))
     squares += np.einsum("btf,btf->f", log_mel, log_mel)
   frames = len(clips) * store.log_mel.shape[1]
@@ -34,7 +35,7 @@ def band_statistics(store: ClipStore, clips: np.ndarray) -> tuple[np.ndarray, np
   return mean.astype(np.float32), np.where(deviation > 1e-3, deviation, 1).astype(np.float32)
 
 
-def decibels(log_mel: np.ndarray, peak_db: np.ndarray) -> np.ndarray:
-  """Convert stored log-mels [B, T, F] to float32 in dB."""
+def decibels(log_mel: np.ndarray, peak_db: np.ndarray, uint8_range: float = RANGE_DB) -> np.ndarray:
+  """Convert stored log-mels [B, T, F] to float32 in dB; see `dequantise` for the arguments."""
   values = log_mel.astype(np.float32)
-  return dequantise(values, peak_db) if log_mel.dtype == np.uint8 else values
+  return dequantise(values, peak_db, uint8_range) if log_mel.dtype == np.uint8 else values

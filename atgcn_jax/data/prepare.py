@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
@@ -9,9 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from atgcn_jax.audio import frontend
+from atgcn_jax.data.layouts.audioset_features import list_features
 from atgcn_jax.data.layouts.esc50 import list_esc50
+from atgcn_jax.data.layouts.feature_archive import unpacked
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, make_listing, used_only
+from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS, MANY, OPTIONS
 from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.segments import list_segments
 from atgcn_jax.data.layouts.sonyc import list_sonyc
@@ -28,19 +32,6 @@ from atgcn_jax.labels.vocabulary import read_vocabulary
 
 Path = str | os.PathLike
 
-# Required and optional further options of each layout.
-OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-  "list": (("labels",), ("vocabulary",)),
-  "segments": (("labels",), ("vocabulary", "fold")),
-  "esc50": (("vocabulary", "ontology"), ("esc10",)),
-  "sonyc": (("labels",), ()),
-  "panns": (("vocabulary",), ("fold",)),
-  "talnet": (("vocabulary",), ("fold", "normaliser")),
-}
-LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser")
-CUTS = ("list", "segments", "esc50", "sonyc")  # layouts whose sound files can have any length
-MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # layouts that accept several paths
-
 
 def prepare(
   audio: Path | Sequence[Path],
@@ -49,7 +40,7 @@ def prepare(
   *,
   layout: str = "list",
   used_labels_only: bool = False,
-  frontend_name: str = "talnet",
+  frontend_name: str | None = None,
   dtype: str | None = None,
   workers: int | None = None,
   segment: bool = False,
@@ -66,14 +57,18 @@ def prepare(
 
   Args:
     audio: Folder of the sound files. For `esc50`, folder of the data set. For `panns` and `talnet`,
-      packed files or folders of them.
+      packed files or folders of them. For `audioset-features`, the folder or the archive of the
+      features. An archive is unpacked next to the store for the time of the call.
     labels: For `list`, a CSV with the columns `filename`, `fold`, `positive_labels` (ids separated
       by commas). For `segments`, AudioSet segment lists. For `sonyc`, its `annotations.csv`.
     out: Path of the store.
-    layout: `list`, `segments`, `esc50`, `sonyc`, `panns` or `talnet`; see the `list_…` functions.
+    layout: `list`, `segments`, `esc50`, `sonyc`, `panns`, `talnet` or `audioset-features`; see the
+      `list_…` functions.
     used_labels_only: Whether to leave out the labels that no clip has.
-    frontend_name: Name of the front end.
-    dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and to `float16` otherwise.
+    frontend_name: Name of the front end. Defaults to `vggish-features` for `audioset-features`,
+      which has no other, and to `talnet` otherwise.
+    dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and for embeddings, and to
+      `float16` otherwise.
     workers: Number of worker processes. Defaults to one per core.
     segment: Whether to cut longer files into consecutive clips (`long_files.cut_long`).
     strict: Whether to treat files with a missing part as unreadable.
@@ -97,19 +92,21 @@ def prepare(
   _check_options(layout, options)
   if segment and layout not in CUTS:
     raise UserError(f"--segment: --layout {layout} does not support it; leave it out")
-  settings = frontend.FRONTENDS[frontend_name]
+  settings = _frontend(layout, frontend_name)
   dtype = dtype_of(settings, dtype)
-  options["audio"] = audio
-  listing = _listing(layout, options, settings)
-  if used_labels_only:
-    listing = used_only(listing)
-  if not len(listing.label_indices):
-    raise UserError(f"{labels or audio}: no file has a label; give files with labels")
-  for remark in listing.remarks:
-    warnings.warn(remark, stacklevel=2)
-  if segment:
-    listing = cut_long(listing, settings, workers or cores(), strict=strict)
-  built = build_store(out, listing, settings, dtype, workers=workers, strict=strict)
+  options["audio"] = paths = _several("audio", audio, layout)
+  is_archive = layout == "audioset-features" and os.path.isfile(paths[0])
+  with unpacked(paths[0], out) if is_archive else contextlib.nullcontext(paths[0]) as paths[0]:
+    listing = _listing(layout, options, settings)
+    if used_labels_only:
+      listing = used_only(listing)
+    if not len(listing.label_indices):
+      raise UserError(f"{labels or audio}: no file has a label; give files with labels")
+    for remark in listing.remarks:
+      warnings.warn(remark, stacklevel=2)
+    if segment:
+      listing = cut_long(listing, settings, workers or cores(), strict=strict)
+    built = build_store(out, listing, settings, dtype, workers=workers, strict=strict)
   hint = "" if segment or layout not in CUTS else "; --segment cuts them into clips"
   for line in summary(open_store(out), hint):
     warnings.warn(f"{out}: {line}", SoundWarning, stacklevel=2)
@@ -119,16 +116,43 @@ def prepare(
   return built
 
 
+def _frontend(layout: str, name: str | None) -> frontend.Frontend:
+  """Return the front end of a layout.
+
+  Raises:
+    UserError: If the layout does not support the front end with this name.
+  """
+  features = frontend.VGGISH_FEATURES
+  if layout == "audioset-features":
+    if name not in (None, features.name):
+      raise UserError(
+        f"--frontend {name}: --layout {layout} is of {features.name} only; leave it out"
+      )
+    return features
+  if name == features.name:
+    raise UserError(
+      f"--frontend {name}: computing these features needs Google's VGGish network, which this "
+      "package does not have; choose another front end, or use the published features with "
+      "--layout audioset-features"
+    )
+  return frontend.FRONTENDS[name or "talnet"]
+
+
 def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
-  """Return the type in which log-mels are stored.
+  """Return the type in which log-mels or embeddings are stored.
 
   Args:
     settings: Front end of the log-mels.
-    asked: Requested type. Defaults to `uint8` for log-mels in dB and to `float16` otherwise.
+    asked: Requested type. Defaults to `uint8` for log-mels in dB and for embeddings, and to
+      `float16` otherwise.
 
   Raises:
     UserError: If the log-mels cannot be stored in the requested type.
   """
+  if settings.value_limit is not None:
+    if asked == "float16":
+      raise UserError(f"--dtype float16: {settings.name} are published in uint8; leave it out")
+    return "uint8"
   in_db = settings.log_offset is None
   if asked == "uint8" and not in_db:
     raise UserError(f"--dtype uint8: only for log-mels in dB; use float16 for {settings.name}")
@@ -189,6 +213,8 @@ def _listing(layout: str, options: dict[str, Any], settings: frontend.Frontend) 
   if layout == "sonyc":
     return list_sonyc(audio[0], labels[0], settings)
   assert vocabulary is not None
+  if layout == "audioset-features":
+    return list_features(audio[0], vocabulary)
   if layout == "esc50":
     ontology = read_ontology(options["ontology"])
     return list_esc50(audio[0], settings, vocabulary, ontology, esc10=bool(options["esc10"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,14 +12,29 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 
 
-def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
+class Splits(NamedTuple):
+  """The division of a store into splits.
+
+  Attributes:
+    train_folds: The names of the folds to train on.
+    validation_folds: The names of the folds to validate on.
+    test_folds: The names of the folds to test on.
+    validation_share: The share of the clips in the training folds that are used for validation
+      instead. They are selected by a hash of the clip id.
+  """
+
+  train_folds: Sequence[Any]
+  validation_folds: Sequence[Any]
+  test_folds: Sequence[Any]
+  validation_share: float = 0.0
+
+
+def split_clips(store: ClipStore, splits: Splits, split: str) -> np.ndarray:
   """Return the clip numbers int64[n] of a split, in the order of the store.
 
   Args:
     store: The store.
-    config: `data` section of a config. `train_folds`, `validation_folds` and `test_folds` name
-      folds. `validation_share` is the share of the clips in the training folds that are used for
-      validation instead. They are selected by a hash of the clip id.
+    splits: The division of the store.
     split: `train`, `validation`, `test`, or `all` for all clips.
 
   Raises:
@@ -27,16 +43,17 @@ def split_clips(store: ClipStore, config: Any, split: str) -> np.ndarray:
   if split == "all":
     return np.arange(len(store))
   if split == "test":
-    return np.flatnonzero(_in_folds(store, config, "test_folds"))
-  train = _in_folds(store, config, "train_folds")
-  held_out = train & _hashed_below(store.clip_ids, config.validation_share)
+    return np.flatnonzero(_in_folds(store, "test_folds", splits.test_folds))
+  train = _in_folds(store, "train_folds", splits.train_folds)
+  held_out = train & _hashed_below(store.clip_ids, splits.validation_share)
   if split == "train":
     return np.flatnonzero(train & ~held_out)
-  return np.flatnonzero(held_out | _in_folds(store, config, "validation_folds"))
+  validation = _in_folds(store, "validation_folds", splits.validation_folds)
+  return np.flatnonzero(held_out | validation)
 
 
-def _in_folds(store: ClipStore, config: Any, key: str) -> np.ndarray:
-  folds = [str(fold) for fold in config[key]]
+def _in_folds(store: ClipStore, key: str, named: Sequence[Any]) -> np.ndarray:
+  folds = [str(fold) for fold in named]
   present = set(store.folds)
   if missing := [fold for fold in folds if fold not in present]:
     raise UserError(

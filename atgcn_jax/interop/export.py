@@ -16,6 +16,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.exported_function import sound_scores
 from atgcn_jax.runs.load import Loaded, load_run
+from atgcn_jax.runs.window_outputs import check_takes_sound
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.training import sharding
 
@@ -37,14 +38,15 @@ def export(
     step: Step number, `latest` or `best`.
 
   Raises:
-    UserError: The run or checkpoint does not exist, `out` holds something else, or the converter to
-      ONNX is not installed.
+    UserError: The run or checkpoint does not exist, its inputs cannot be computed from sound, `out`
+      holds something else, or the converter to ONNX is not installed.
     WorkFailed: The folder cannot be written.
   """
   check_place(out)
   if to == "onnx":
     onnx.converter()
   loaded = load_run(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+  check_takes_sound(loaded.run, workdir)
   place = pathlib.Path(out).absolute()
   try:
     part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))

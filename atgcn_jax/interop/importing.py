@@ -59,7 +59,7 @@ def import_torch(
   frontend_name = frontend_name or config.data.frontend or "talnet"
   if frontend_name not in FRONTENDS:
     raise UserError(f"data.frontend must be one of {', '.join(FRONTENDS)}, got {frontend_name!r}")
-  vocabulary = read_vocabulary(vocabulary_path(config))
+  vocabulary = read_vocabulary(vocabulary_path(config.data.root, config.data.vocabulary))
   propagation, embeddings = label_graph(config, vocabulary, None)
   frontend = FRONTENDS[frontend_name]
   run = Run(

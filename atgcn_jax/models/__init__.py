@@ -31,6 +31,7 @@ from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.pooling import POOLINGS, Pooling
 from atgcn_jax.models.resnet import BLOCKS, STRIDE
 from atgcn_jax.models.talnet import POOLED, TalNet
+from atgcn_jax.models.vectors import FEATURE_POOLINGS, VectorEncoder
 
 DTYPES = ("float32", "bfloat16", "float64")
 BATCH_NORMS = ("global", "local")
@@ -42,11 +43,18 @@ ENCODERS = (
   "google_cnn",
   "deepres",
   "mobilenet",
+  "vectors",
 )
+ON_VECTORS = ("multilevel_attention_embeddings", "vectors")  # encoders of ten vectors per clip
 # Encoders with parameters for each label.
 SCORING_LABELS = ("multilevel_attention", "multilevel_attention_embeddings")
 # Encoders with one vector per frame, and how their systems pool the scores of frames.
-OWN_POOLING = {"talnet": "linear_softmax", "google_cnn": "average", "deepres": "sigmoid_attention"}
+OWN_POOLING = {
+  "talnet": "linear_softmax",
+  "google_cnn": "average",
+  "deepres": "sigmoid_attention",
+  "vectors": "max_mean",  # pools features, not scores
+}
 
 
 def frames_pooled(encoder: str, frames: int) -> int | None:
@@ -157,8 +165,8 @@ def build(
       (multiplier), `dropout` (`block`, `pooled`, `embedding`) and `dtype`; for the graph head also
       `layers`, `hidden`, `activation` and `negative_slope`. Optional: `batch_norm` (`global` or
       `local`), `pooling` (for encoders with frames; by default that of the system), `depth` (34 or
-      50, for `deepres`) and `freeze_encoder` (whether the encoder works in training as in
-      inference).
+      50, for `deepres`), `frame_units` and `clip_units` (for `vectors`) and `freeze_encoder`
+      (whether the encoder works in training as in inference).
     num_classes: The number of labels K.
     propagation: float[K, K], an array or scipy's csr_array. Required by the graph head.
     label_embeddings: float[K, E]. Required by the graph head.
@@ -176,11 +184,12 @@ def build(
       f"model.batch_norm must be one of {', '.join(BATCH_NORMS)}, got {batch_norm!r}"
     )
   kind = getattr(config, "pooling", "") or OWN_POOLING.get(config.encoder, POOLINGS[0])
-  if kind not in POOLINGS:
-    raise ValueError(f"model.pooling must be one of {', '.join(POOLINGS)}, got {kind!r}")
-  frame_wise = config.encoder in OWN_POOLING
+  known = POOLINGS + FEATURE_POOLINGS * (config.encoder == "vectors")
+  if kind not in known:
+    raise ValueError(f"model.pooling must be one of {', '.join(known)}, got {kind!r}")
+  frame_wise = config.encoder in OWN_POOLING and kind in POOLINGS
   return AudioTagger(
-    _encoder(config, num_classes, batch_norm, dtype),
+    _encoder(config, num_classes, kind, batch_norm, dtype),
     _head(config, num_classes, propagation, label_embeddings, dtype),
     embedding_dropout=config.dropout.embedding,
     freeze_encoder=getattr(config, "freeze_encoder", False),
@@ -191,8 +200,10 @@ def build(
   )
 
 
-def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -> nn.Module:
-  """Return the encoder of a config."""
+def _encoder(
+  config: Any, num_classes: int, kind: str, batch_norm: str, dtype: jnp.dtype
+) -> nn.Module:
+  """Return the encoder of a config with this kind of pooling."""
   shared: dict[str, Any] = {"width": config.width, "batch_norm": batch_norm, "dtype": dtype}
   dropout = config.dropout
   if config.encoder == "cnn10":
@@ -211,7 +222,29 @@ def _encoder(config: Any, num_classes: int, batch_norm: str, dtype: jnp.dtype) -
     return DeepRes(depth=depth, **shared)
   if config.encoder == "mobilenet":
     return MobileNet(**shared)
+  if config.encoder == "vectors":
+    return _vector_encoder(config, kind, **shared)
   raise ValueError(f"model.encoder must be one of {', '.join(ENCODERS)}, got {config.encoder!r}")
+
+
+def _vector_encoder(config: Any, kind: str, **shared: Any) -> VectorEncoder:
+  """Return the encoder of vectors of a config."""
+  pools_features = kind in FEATURE_POOLINGS
+  frame_units, clip_units = tuple(config.frame_units), tuple(config.clip_units)
+  if clip_units and not pools_features:
+    raise ValueError(
+      f"model.clip_units must be empty with model.pooling {kind!r}, got {clip_units}"
+    )
+  if not all(isinstance(units, int) and units > 0 for units in frame_units + clip_units):
+    raise ValueError("model.frame_units and model.clip_units must be integers of at least 1")
+  return VectorEncoder(
+    frame_units,
+    clip_units,
+    kind if pools_features else "",
+    block_dropout=config.dropout.block,
+    pooled_dropout=config.dropout.pooled,
+    **shared,
+  )
 
 
 def _logit_norm(num_classes: int, batch_norm: str, dtype: jnp.dtype, placement) -> nn.Module:

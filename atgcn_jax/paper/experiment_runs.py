@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiments import BEGUN_WITH, CNN10, Experiment
+from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.config import (
   SOUNDSCAPES,
@@ -30,6 +30,8 @@ from atgcn_jax.runs.config import (
   plain_config,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
+from atgcn_jax.runs.folds import splits_of
+from atgcn_jax.runs.load import find_checkpoints, read_run
 from atgcn_jax.runs.run import check_training_clips, run_with, store_of
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
@@ -43,19 +45,26 @@ class Settings(NamedTuple):
   Attributes:
     store: Clip store, or `soundscapes`.
     out: Output folder.
-    configs: Folder of the systems' config files.
+    configs: Folder of the systems' config files. None for that of the store's kind.
     seeds: Number of seeds per system.
     folds: Folds to test on in turn, each time training on all other folds. If empty, there is one
       split, by the names of the folds.
     overrides: Arguments of the form --config.KEY=VALUE.
+    step: Checkpoint to test, `latest` or `best` (on the validation clips).
+    head_rates: Learning rates of the head, relative to the other parameters, from which each
+      experiment takes the best on the validation clips. If empty, that of its config.
+    baseline: Name of the baseline's runs, from which other experiments may start.
   """
 
   store: str
   out: pathlib.Path
-  configs: pathlib.Path
+  configs: pathlib.Path | None
   seeds: int
   folds: tuple[str, ...]
   overrides: tuple[str, ...]
+  step: str = "latest"
+  head_rates: tuple[float, ...] = ()
+  baseline: str = BASELINE
 
 
 class ScoredRun(NamedTuple):
@@ -82,7 +91,7 @@ class Wanted(NamedTuple):
   @property
   def workdir(self) -> pathlib.Path:
     """The run directory."""
-    return self.out / "runs" / run_name(self.experiment, self.fold, self.seed)
+    return self.out / "runs" / run_name(self.experiment.name, self.fold, self.seed)
 
   @property
   def scores(self) -> pathlib.Path:
@@ -90,28 +99,11 @@ class Wanted(NamedTuple):
     return self.out / "scores" / f"{self.workdir.name}.npz"
 
 
-def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[ScoredRun]]:
-  """Train the missing runs of the experiments and return all scored runs.
-
-  The baseline is always included. Finished runs are kept, interrupted runs are resumed. All runs
-  are checked before the first one is trained.
-
-  Args:
-    wanted: The experiments.
-    settings: Settings of the reproduction.
-
-  Returns:
-    The runs of each experiment by its name, for all folds and seeds.
-
-  Raises:
-    UserError: The settings, the store or a folder cannot be used.
-    Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
-  """
-  # The baseline comes first, because other experiments may start from its parameters.
-  by_name = {experiment.name: experiment for experiment in (CNN10, *wanted)}
-  folds = settings.folds or ("",)
-  store = open_experiment_store(settings)
-  runs = [
+def wanted_runs(
+  experiments: Iterable[Experiment], settings: Settings, store: ClipStore
+) -> list[Wanted]:
+  """Return the runs of experiments, for all folds and seeds of the settings."""
+  return [
     Wanted(
       experiment,
       fold,
@@ -119,21 +111,33 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
       experiment_config(experiment, settings, store, fold, seed),
       settings.out,
     )
-    for experiment in by_name.values()
-    for fold in folds
+    for experiment in experiments
+    for fold in settings.folds or ("",)
     for seed in range(settings.seeds)
   ]
-  ended = [read_scores(run.scores, run.config, store) for run in runs]
+
+
+def score_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) -> list[ScoredRun]:
+  """Train the missing runs, and return the scores of all runs, in the same order.
+
+  Finished runs are kept, interrupted runs are resumed. All runs are checked before the first one is
+  trained.
+
+  Raises:
+    UserError: The settings, the store or a folder cannot be used.
+    Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
+  """
+  ended = [read_scores(run.scores, run.config, store, settings.step) for run in runs]
   missing = [run for run, scores in zip(runs, ended) if scores is None]
   check_runs(missing, settings.out, store)
-  done: dict[str, list[ScoredRun]] = {name: [] for name in by_name}
+  done = []
   with held(settings.out) if missing else contextlib.nullcontext():
     for number, (run, scores) in enumerate(zip(runs, ended), 1):
       title = f"[{number}/{len(runs)}] {run.workdir.name}"
       began = time.monotonic()
       if scores is None:
         train(run.config, run.workdir, title)
-        scores = score_and_write(run.scores, run.workdir, run.config, store)
+        scores = score_and_write(run.scores, run.workdir, run.config, store, settings.step)
         took = f"in {datetime.timedelta(seconds=round(time.monotonic() - began))}"
         jax.clear_caches()  # no other run uses these compiled programs
       else:
@@ -141,8 +145,39 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
       scored = ScoredRun(run.experiment, run.seed, run.fold, run.workdir, *scores)
       precision = tagging_metrics(scored.scores, scored.labels)["mAP"]
       print(f"{title}: mAP {precision:.4f}, {took}", file=sys.stderr, flush=True)
-      done[run.experiment.name].append(scored)
+      done.append(scored)
   return done
+
+
+def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) -> list[float]:
+  """Train the missing runs, and return the best validation mAP of each run.
+
+  Raises:
+    UserError: The settings, the store or a folder cannot be used, or no clip validates.
+    Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
+  """
+  if not all(len(split_clips(store, splits_of(run.config), "validation")) for run in runs):
+    raise UserError(
+      f"--head-rates: {store.path} has no validation clips; set --config.data.validation_share"
+    )
+  missing = [run for run in runs if validation_map(run) is None]
+  check_runs(missing, settings.out, store)
+  with held(settings.out) if missing else contextlib.nullcontext():
+    for run in missing:
+      train(run.config, run.workdir, f"[choice] {run.workdir.name}")
+      jax.clear_caches()
+  return [validation_map(run) or 0.0 for run in runs]
+
+
+def validation_map(run: Wanted) -> float | None:
+  """Return the best validation mAP of a run that has made all its steps, else None."""
+  sound = find_checkpoints(run.workdir).sound
+  if sound is None or sound != run.config.optim.steps:
+    return None
+  saved = read_run(run.workdir, sound)
+  if contradictions(plain_config(saved.run.config), run.config):
+    return None
+  return max((record["mAP"] or 0.0 for record in saved.history), default=None)
 
 
 def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -> None:
@@ -164,12 +199,12 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
   built = set()
   for run in missing:
     check_config(run.config)
-    layout_of(run.config)
+    layout_of(**run.config.sharding)
     check_workdir(run.workdir)
     refuse_if_held(run.workdir)
     check_data(run.config, store)
     check_training_clips(run.config, store)
-    if not len(split_clips(store, run.config.data, "test")):
+    if not len(split_clips(store, splits_of(run.config), "test")):
       raise UserError(
         f"data.test_folds: {store.path} has no clip in these folds; name folds of the store"
       )
@@ -189,9 +224,9 @@ def open_experiment_store(settings: Settings) -> ClipStore:
   return store_of(config_with_overrides(default_config(), [f"--config.data.store={store}", *sizes]))
 
 
-def run_name(experiment: Experiment, fold: str, seed: int) -> str:
-  """Return the name of a run, which its files have."""
-  return f"{experiment.name}{f'-fold{fold}' if fold else ''}-seed{seed}"
+def run_name(experiment: str, fold: str, seed: int) -> str:
+  """Return the name of a run of an experiment, which its files have."""
+  return f"{experiment}{f'-fold{fold}' if fold else ''}-seed{seed}"
 
 
 def experiment_config(
@@ -213,12 +248,13 @@ def experiment_config(
     UserError: The config file does not exist, or a fold or override is invalid.
   """
   system, *recipe = experiment.config.split(":")
+  assert settings.configs is not None
   file = settings.configs / f"{system}.py"
   if not file.is_file():
     raise UserError(
       f"--configs {settings.configs}: has no {file.name}; name the folder configs/table1"
     )
-  baseline = settings.out.absolute() / "runs" / run_name(CNN10, fold, seed)
+  baseline = settings.out.absolute() / "runs" / run_name(settings.baseline, fold, seed)
   own = [change.replace(BEGUN_WITH, f"start.run={baseline}") for change in experiment.changes]
   # As in Eq. 5, the counts are those of the training clips, unless the user names a file. With an
   # empty data.root, relative paths start from the current folder.
@@ -242,7 +278,7 @@ def split_of(store: ClipStore, fold: str) -> list[str]:
   Args:
     store: The clip store.
     fold: Fold to test on, with all others for training. If empty, the folds must be named train
-      and eval, or train, validation and test.
+      and eval, or train, validation and test, or as the parts of AudioSet's features.
 
   Raises:
     UserError: The store does not have the fold, or its folds have other names.
@@ -255,6 +291,8 @@ def split_of(store: ClipStore, fold: str) -> list[str]:
     split = tuple(name for name in present if name != fold), (), (fold,)
   elif present == ["eval", "train"]:
     split = ("train",), (), ("eval",)
+  elif present in (["bal_train", "eval"], ["bal_train", "eval", "unbal_train"]):  # AudioSet's names
+    split = tuple(name for name in present if name != "eval"), (), ("eval",)
   elif present == ["test", "train", "validation"]:
     split = ("train",), ("validation",), ("test",)
   else:
@@ -265,24 +303,25 @@ def split_of(store: ClipStore, fold: str) -> list[str]:
   return [f"data.{key}={folds!r}" for key, folds in zip(keys, split)]
 
 
-def read_scores(path: pathlib.Path, config: Any, store: ClipStore) -> tuple | None:
+def read_scores(path: pathlib.Path, config: Any, store: ClipStore, step: str) -> tuple | None:
   """Read the scores, labels and label names of a run that finished under a config.
 
   Returns:
-    None if the file does not exist, or the run has another config or store.
+    None if the file does not exist, or has another config, store or kind of step.
   """
   if not path.is_file():
     return None
   with np.load(path) as saved:
     old = json.loads(str(saved["config"]))
     finished = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
-    if not finished or contradictions(old, config):
+    same_step = str(saved.get("step", "latest")) == step  # older files have no step
+    if not (finished and same_step) or contradictions(old, config):
       return None
     return saved["scores"], saved["labels"], tuple(saved["names"].tolist())
 
 
 def score_and_write(
-  path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore
+  path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore, step: str
 ) -> tuple:
   """Score a finished run on its test clips and write the file that `read_scores` reads.
 
@@ -291,7 +330,8 @@ def score_and_write(
   Returns:
     Scores, labels and label names.
   """
-  scored = score_split(workdir, str(config.optim.steps), None, "test")
+  last = str(config.optim.steps)
+  scored = score_split(workdir, last if step == "latest" else step, None, "test")
   names = scored.vocabulary.names
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp.npz")
@@ -303,6 +343,7 @@ def score_and_write(
     names=np.array(names),
     config=np.array(json.dumps(plain_config(config))),
     store=np.array(store.fingerprint),
+    step=np.array(step),
   )
   temporary.replace(path)
   return scored.scores, scored.labels, names

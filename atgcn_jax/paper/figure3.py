@@ -16,13 +16,17 @@ Points = Sequence[tuple[float, Sequence[float]]]  # (value of the setting, mAP o
 
 
 def draw_figure3(
-  curves: Sequence[Points], baseline: Sequence[float], path: str | os.PathLike
+  curves: Sequence[Points],
+  baseline: Sequence[float],
+  titles: Sequence[str],
+  path: str | os.PathLike,
 ) -> None:
-  """Draw the mean over seeds, a band of one standard deviation, and a line for CNN10.
+  """Draw the mean over seeds, a band of one standard deviation, and a line for the baseline.
 
   Args:
     curves: Points of the curves of `FIGURE3`, in the same order.
-    baseline: mAP of CNN10 for each seed.
+    baseline: mAP of the baseline for each seed.
+    titles: The names of the baseline and of the system of the curves.
     path: Image to write, .png, .svg or .pdf.
   """
   with drawing():
@@ -34,8 +38,8 @@ def draw_figure3(
       means = np.array([np.mean(seeds) for _, seeds in ordered])
       spread = np.array([np.std(seeds, ddof=1) if len(seeds) > 1 else 0 for _, seeds in ordered])
       axes.fill_between(values, means - spread, means + spread, color=BLUE, alpha=0.2, linewidth=0)
-      axes.plot(values, means, "o-", color=BLUE, label="AT-GCN, 2 layers")
-      axes.axhline(np.mean(baseline), color=ORANGE, linestyle="--", label="CNN10")
+      axes.plot(values, means, "o-", color=BLUE, label=titles[1])
+      axes.axhline(np.mean(baseline), color=ORANGE, linestyle="--", label=titles[0])
       axes.axvline(about.chosen, color=DARK, linestyle=":", linewidth=1, label="the paper's choice")
       axes.set(xlabel=about.title, xlim=(-0.03, 1.03))
       axes.grid(color="#E5E5E5")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from atgcn_jax.audio.frontend import VGGISH_FEATURES
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
@@ -16,19 +17,22 @@ from atgcn_jax.paper.experiment_runs import (
   Settings,
   experiment_config,
   open_experiment_store,
-  run_all,
 )
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
   CNN10,
+  FEATURES_TABLE1,
   FIGURE3,
   POINTS,
   TABLE1,
   TABLE2,
+  Experiment,
   chosen,
   on_curve,
+  on_features,
 )
+from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.training import sharding
@@ -38,6 +42,7 @@ TABLES = {
   "table2": ("Table II: graphs", TABLE2),
   "ablation": ("Does the graph help?", ABLATION),
 }
+CONFIGS, FEATURES_CONFIGS = "configs/table1", "configs/audioset_features"
 
 
 def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequence[float]) -> str:
@@ -56,14 +61,36 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  features = open_experiment_store(settings).frontend == VGGISH_FEATURES
+  if settings.configs is None:
+    folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
+    settings = settings._replace(configs=folder)
+
+  def adapt(experiment: Experiment) -> Experiment:
+    return on_features(experiment) if features else experiment
+
   if what in TABLES:
     title, experiments = TABLES[what]
-    wanted = chosen(experiments, rows)
+    if features and what == "table1":
+      experiments = FEATURES_TABLE1
+    wanted = chosen([adapt(experiment) for experiment in experiments], rows)
     found = tables.table_rows(run_all(wanted, settings), wanted)
-    return tables.write_table(found, settings.out / what, title, f"Store: {named(settings)}.")
+    return tables.write_table(found, settings.out / what, title, note(settings))
   if what == "figure3":
-    return _figure3(settings, points or POINTS)
-  return _figure4(settings)
+    curves = [[(x, adapt(on_curve(curve, x))) for x in points or POINTS] for curve in FIGURE3]
+    return _figure3(settings, adapt(CNN10), adapt(AT_GCN[2]), curves)
+  return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
+
+
+def note(settings: Settings) -> str:
+  """Return the text below a table: the store and the settings."""
+  text = f"Store: {named(settings)}."
+  if settings.step == "best":
+    text += " Each run is tested at its best step on the validation clips."
+  if settings.head_rates:
+    rates = ", ".join(f"{rate:g}" for rate in settings.head_rates)
+    text += f" Each head's rate was chosen from {rates} on the validation clips (head_rates.csv)."
+  return text
 
 
 def named(settings: Settings) -> str:
@@ -72,17 +99,18 @@ def named(settings: Settings) -> str:
   return pathlib.Path(settings.store).name + (f"; {changed}" if changed else "")
 
 
-def _figure3(settings: Settings, points: Sequence[float]) -> str:
+def _figure3(
+  settings: Settings,
+  baseline: Experiment,
+  system: Experiment,
+  curves: Sequence[Sequence[tuple[float, Experiment]]],
+) -> str:
   """Train the points of Figure 3, and write the figure and its CSV file."""
-  curves = [[(value, on_curve(curve, value)) for value in points] for curve in FIGURE3]
-  scored = run_all([experiment for curve in curves for _, experiment in curve], settings)
-  drawn = [
-    [(value, seed_means(scored[experiment.name])) for value, experiment in curve]
-    for curve in curves
-  ]
-  baseline = seed_means(scored[CNN10.name])
-  figure3.draw_figure3(drawn, baseline, settings.out / "figure3.png")
-  figure3.write_figure3_csv(drawn, baseline, settings.out / "figure3.csv")
+  scored = run_all([baseline, *(point for curve in curves for _, point in curve)], settings)
+  drawn = [[(x, seed_means(scored[point.name])) for x, point in curve] for curve in curves]
+  means, titles = seed_means(scored[baseline.name]), (baseline.title, system.title)
+  figure3.draw_figure3(drawn, means, titles, settings.out / "figure3.png")
+  figure3.write_figure3_csv(drawn, means, settings.out / "figure3.csv")
   return f"{settings.out}/figure3.png, figure3.csv"
 
 
@@ -94,23 +122,27 @@ def seed_means(runs: list[ScoredRun]) -> list[float]:
   ]
 
 
-def _figure4(settings: Settings) -> str:
-  """Train CNN10 and AT-GCN with seed 0 on the first fold, and write Figure 4 and its table."""
+def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
+  """Train the systems with seed 0 on the first fold, and write Figure 4 and its table.
+
+  Args:
+    settings: Settings of the reproduction.
+    shown: The baseline and the system with a label graph.
+  """
   settings = settings._replace(seeds=1, folds=settings.folds[:1])
-  store, shown = open_experiment_store(settings), {"CNN10": CNN10, "AT-GCN, 2 layers": AT_GCN[2]}
-  fold = "".join(settings.folds)
+  store, fold = open_experiment_store(settings), "".join(settings.folds)
   # An ontology that cannot be used must be reported before the training.
-  config = experiment_config(CNN10, settings, store, fold, 0)
-  ontology = ontology_at(ontology_path(config), "figure4")
+  config = experiment_config(shown[0], settings, store, fold, 0)
+  ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "figure4")
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
-  scored = run_all(list(shown.values()), settings)
-  loaded = {title: _loaded(scored[experiment.name]) for title, experiment in shown.items()}
-  panels = {title: label_vectors(one) for title, one in loaded.items()}
+  scored = run_all(shown, settings)
+  loaded = [_loaded(scored[experiment.name]) for experiment in shown]
+  panels = {one.title: label_vectors(run) for one, run in zip(shown, loaded)}
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
   # The table also shows how well the word vectors, the input of the graph, separate categories.
-  inputs = {"word vectors": np.asarray(loaded["AT-GCN, 2 layers"].run.label_embeddings)}
+  inputs = {"word vectors": np.asarray(loaded[-1].run.label_embeddings)}
   spaces = {
     title: figure4.label_space(vectors, categories)
     for title, vectors in {**panels, **inputs}.items()

@@ -135,11 +135,14 @@ def write_table(rows: list[TableRow], stem: pathlib.Path, title: str, note: str)
 
 def table_markdown(rows: list[TableRow], title: str, note: str) -> str:
   """Return the table as Markdown."""
+  baseline = next(
+    (row.experiment.title for row in rows if row.experiment.name == BASELINE), "CNN10"
+  )
   lines = [
     f"# {title}",
     "",
     "| system | paper: mAP, mAUC, d' | mAP [95 % interval] | mAUC | d' | "
-    "mAP minus CNN10's [95 % interval] |",
+    f"mAP minus {baseline}'s [95 % interval] |",
     "|---|---|---|---|---|---|",
   ]
   for row in rows:

@@ -19,10 +19,11 @@ import numpy as np
 from atgcn_jax import models
 from atgcn_jax.bench.flops import product_flops
 from atgcn_jax.errors import UserError
+from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.runs.start import layout_of
-from atgcn_jax.training import augment, resident, sharding
+from atgcn_jax.training import resident, sharding
+from atgcn_jax.training.augment import Augmentation, clips_per_example
 from atgcn_jax.training.losses import loss_of
-from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import initial_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
@@ -106,7 +107,7 @@ def traced_step(
     resident_clips: Number of clips stored in the memory of each device. If 0, batches come from
       the host.
   """
-  layout = layout_of(config, devices)
+  layout = layout_of(devices, **config.sharding)
   mesh = layout.mesh
   rng = np.random.default_rng(0)
   if propagation is None:
@@ -118,7 +119,8 @@ def traced_step(
     propagation=propagation,
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
-  adam = optimiser(config.optim, head_alone=config.model.freeze_encoder)
+  augmentation = Augmentation(**config.augment)
+  adam = optimiser_of(config.optim, head_only=config.model.freeze_encoder)
   state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
   batch_of: dict[str, Any] = {}
   if resident_clips:
@@ -128,13 +130,13 @@ def traced_step(
     adam,
     mesh,
     normaliser=Normaliser(np.zeros(bands, "f"), np.ones(bands, "f")),
-    augment_config=config.augment,
+    augmentation=augmentation,
     seed=0,
-    loss=loss_of(config.loss, relations or {}),
+    loss=loss_of(relations or {}, **config.loss),
     kept=sharding.where_kept(layout, state, classes) if layout.in_parts else None,
     **batch_of,
   )
-  clips = clips_per_device * len(devices) * augment.clips_per_example(config.augment)
+  clips = clips_per_device * len(devices) * clips_per_example(augmentation)
   given: dict[str, Any] = {
     "log_mel": jax.ShapeDtypeStruct((clips, frames, bands), dtype),
     "peak_db": jax.ShapeDtypeStruct((clips,), jnp.float32),

@@ -16,7 +16,7 @@ from atgcn_jax.plan.chips import chip_of, roofline
 from atgcn_jax.plan.compiled_step import compiled_step
 from atgcn_jax.plan.inputs import Data, check_model, clip_bytes, graph_of, plan_data, relations_of
 from atgcn_jax.runs.checks import check_names
-from atgcn_jax.training import augment
+from atgcn_jax.training.augment import Augmentation, clips_per_example
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -50,7 +50,7 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
   check_names(config)
   data = plan_data(config)
   graph, assumed = graph_of(config, data)
-  check_model(config, data.classes)
+  check_model(config.model, config.graph.embedding_size, data.classes)
   relations = relations_of(config, data)
   on_chips = config.data.placement == "device"
 
@@ -78,7 +78,17 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
       f"does not fit: {batch} clips per step on {topology} need {needed} on each chip, which has "
       f"{_bytes(chip.hbm)}; {best}"
     )
-  return figures(config, topology, batch, data, found.step) | {"assumed": data.assumed + assumed}
+  return figures(
+    topology,
+    batch,
+    data,
+    found.step,
+    steps=config.optim.steps,
+    dtype=config.model.dtype,
+    clips_read=batch * clips_per_example(Augmentation(**config.augment)),
+    checkpoints=config.checkpoint.keep + 2,  # the best one, and the one that is being written
+    on_chips=on_chips,
+  ) | {"assumed": data.assumed + assumed}
 
 
 class Attempt(NamedTuple):
@@ -156,25 +166,43 @@ def largest_fitting(
 
 
 def figures(
-  config: Any, topology: str, batch: int, data: Data, step: dict[str, Any]
+  topology: str,
+  batch: int,
+  data: Data,
+  step: dict[str, Any],
+  *,
+  steps: int,
+  dtype: str,
+  clips_read: int,
+  checkpoints: int,
+  on_chips: bool,
 ) -> dict[str, Any]:
-  """Return the estimates that follow from a compiled step."""
+  """Return the estimates that follow from a compiled step.
+
+  Args:
+    topology: Topology such as `v5e:16x16`.
+    batch: Examples per step over all chips.
+    data: Sizes of the data.
+    step: Result of `compiled_step`.
+    steps: Number of steps of the training.
+    dtype: Compute type.
+    clips_read: Clips that a step reads over all chips.
+    checkpoints: Largest number of checkpoints on disk at a time.
+    on_chips: Whether the training clips stay in the memory of the chips.
+  """
   chip, shape = chip_of(topology)
   memory, chips, hosts = step["memory"], step["chips"], step["hosts"]
   seconds = roofline(chip, shape, step["product_flops"], step["hbm_bytes"], step["collectives"])
   single = max(seconds["compute"], seconds["memory"])
   per_clip = clip_bytes(data.classes, data.frames, data.bands, data.dtype)
-  read = batch * augment.clips_per_example(config.augment) / hosts / seconds["step"]
-  on_chips = config.data.placement == "device"
-  # The retained checkpoints, the best one, and the one that is being written.
-  checkpoints = (config.checkpoint.keep + 2) * step["state_bytes"]
+  read = clips_read / hosts / seconds["step"]
   return {
     "topology": topology,
     "chips": chips,
     "hosts": hosts,
     "batch": batch,
     "clips_per_chip": batch // chips,
-    "dtype": config.model.dtype,
+    "dtype": dtype,
     "classes": data.classes,
     "frames": data.frames,
     "bands": data.bands,
@@ -191,8 +219,8 @@ def figures(
     "seconds": seconds,
     "clips_per_second": batch / seconds["step"],
     "scaling_efficiency": single / seconds["step"],
-    "steps": config.optim.steps,
-    "hours": config.optim.steps * seconds["step"] / 3600,
+    "steps": steps,
+    "hours": steps * seconds["step"] / 3600,
     "input": {
       "clips_per_second_per_host": 0.0 if on_chips else read,
       "bytes_per_second_per_host": 0.0 if on_chips else read * per_clip,
@@ -203,7 +231,7 @@ def figures(
       "store_bytes": data.stored_bytes,
       "store_bytes_read_per_host": data.stored_bytes // hosts if on_chips else data.stored_bytes,
       "checkpoint_bytes": step["state_bytes"],
-      "checkpoints_bytes": checkpoints,
+      "checkpoints_bytes": checkpoints * step["state_bytes"],
     },
     "compile_seconds": step["compile_seconds"],
   }

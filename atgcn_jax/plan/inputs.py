@@ -17,9 +17,11 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import AUDIOSET, Vocabulary, read_vocabulary
+from atgcn_jax.models import ON_VECTORS
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path, vocabulary_path
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
-from atgcn_jax.runs.run import model_of
+from atgcn_jax.runs.parts import model_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
 EDGES = 30  # edges per label of a random graph
@@ -57,10 +59,10 @@ def plan_data(config: Any) -> Data:
   """Return the sizes of the config's store or vocabulary, or those of AudioSet without either."""
   frontend = FRONTENDS["talnet"]
   frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS
-  if config.model.encoder == "multilevel_attention_embeddings":
+  if config.model.encoder in ON_VECTORS:
     frames, bands = 10, 128
   classes, vocabulary, assumed = AUDIOSET_LABELS, None, []
-  path = data_path(config, config.data.store)
+  path = data_path(config.data.root, config.data.store)
   if config.data.store == SOUNDSCAPES:
     from atgcn_jax.data.synthetic.soundscapes import soundscape_vocabulary
 
@@ -69,14 +71,14 @@ def plan_data(config: Any) -> Data:
     store = open_clips(path)
     clips, frames, bands = store.log_mel.shape
     dtype = str(store.log_mel.dtype)
-    train = len(split_clips(store, config.data, "train"))
+    train = len(split_clips(store, splits_of(config), "train"))
     classes, size = len(store.vocabulary), stored_size(path)
     return Data(classes, frames, bands, dtype, clips, train, size, [], store.vocabulary, store)
   else:
     assumed.append(
       f"{clips:,} clips of {frames} frames and {bands} bands, as {path} does not exist"
     )
-    named = vocabulary_path(config)
+    named = vocabulary_path(config.data.root, config.data.vocabulary)
     if named == AUDIOSET or (config.data.vocabulary and os.path.exists(named)):
       vocabulary = read_vocabulary(named)
     else:
@@ -120,16 +122,16 @@ def graph_of(config: Any, data: Data) -> tuple[Any, list[str]]:
   return random_graph, [f"a graph with {EDGES} edges per label, as its clips or counts are missing"]
 
 
-def check_model(config: Any, classes: int) -> None:
-  """Check the section `model` of a config.
+def check_model(model: Any, embedding_size: int, classes: int) -> None:
+  """Check the `model` section of a config.
 
   Raises:
     UserError: A key is invalid; the message names the valid values.
   """
   labels = tuple(map(str, range(classes)))
   graph = scipy.sparse.csr_array((classes, classes), dtype="f")
-  vectors = np.zeros((classes, config.graph.embedding_size), "f")
-  model_of(config, Vocabulary(labels, labels), graph, vectors)
+  vectors = np.zeros((classes, embedding_size), "f")
+  model_of(model, Vocabulary(labels, labels), graph, vectors)
 
 
 def relations_of(config: Any, data: Data) -> Mapping[str, Any]:

@@ -12,11 +12,11 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.folds import check_folds
+from atgcn_jax.runs.folds import check_folds, splits_of
+from atgcn_jax.runs.parts import rate_of
 from atgcn_jax.runs.step_inputs import PLACEMENTS
 from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import augment
-from atgcn_jax.training.optim import learning_rate_schedule
 
 
 def check_config(config) -> None:
@@ -26,10 +26,10 @@ def check_config(config) -> None:
     UserError: If a setting is invalid. The message names the key and the valid values.
   """
   configs.check_ranges(config)
-  per_step = config.data.batch_size * augment.clips_per_example(config.augment)
+  clips = augment.clips_per_example(augment.Augmentation(**config.augment))
   devices = jax.device_count()
   for key, size in (
-    ("data.batch_size", per_step),
+    ("data.batch_size", config.data.batch_size * clips),
     ("data.batch_size", config.data.batch_size),
     ("evaluation.batch_size", config.evaluation.batch_size),
   ):
@@ -54,9 +54,10 @@ def check_names(config) -> None:
     if value not in known:
       raise UserError(f"{key} must be one of {', '.join(known)}, got {value!r}")
   try:
-    learning_rate_schedule(config.optim)
+    rate_of(config.optim)
+    settings = augment.Augmentation(**config.augment)
     jax.eval_shape(
-      lambda: augment.augmentation_plan(jax.random.key(0), config.augment, jnp.zeros((2, 1)))[2]
+      lambda: augment.augmentation_plan(jax.random.key(0), settings, jnp.zeros((2, 1)))[2]
     )
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
@@ -68,20 +69,19 @@ def check_data(config, store: ClipStore) -> None:
   Raises:
     UserError: If the sampling or a fold does not fit the store. The message names the key.
   """
-  check_sampling(config, store)
-  split_clips(store, config.data, "validation")  # refuses folds that the store lacks
+  check_sampling(store, config.data.sampling, config.data.placement)
+  split_clips(store, splits_of(config), "validation")  # refuses folds that the store lacks
 
 
-def check_sampling(config, store: ClipStore) -> None:
+def check_sampling(store: ClipStore, sampling: str, placement: str) -> None:
   """Refuse a clip order in which the host cannot read the store.
 
   Raises:
     UserError: If the host reads a TFRecord store with a sampling other than `shuffled`.
   """
-  from_host = config.data.placement == "host"
-  if from_host and store.shard_starts is not None and config.data.sampling != "shuffled":
+  if placement == "host" and store.shard_starts is not None and sampling != "shuffled":
     raise UserError(
-      f"data.sampling {config.data.sampling!r}: needs random access, but {store.path} is TFRecord, "
+      f"data.sampling {sampling!r}: needs random access, but {store.path} is TFRecord, "
       "which is read shard by shard; use 'shuffled' or data.placement=device, or write the store "
       "as array_record"
     )

@@ -15,8 +15,8 @@ from atgcn_jax.labels.sparse import csr, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs.clip_ids import clip_ids_hash
+from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.resumable_scores import Keep
-from atgcn_jax.runs.run import system_name
 from atgcn_jax.runs.scoring import Opened, ScoredSplit, chosen_labels, open_split, score_labels
 from atgcn_jax.training import sharding
 

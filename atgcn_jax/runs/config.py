@@ -21,8 +21,11 @@ DEFAULTS: dict[str, Any] = {
   "model": {
     "encoder": "cnn10",  # Acoustic encoder, one of models.ENCODERS.
     "depth": 50,  # Number of layers of the encoder `deepres`, 34 or 50.
-    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs.
-    # Empty selects the default of the encoder.
+    "frame_units": (),  # Units of each layer on frames, of the encoder `vectors`.
+    "clip_units": (1024, 1024),  # Units of each layer after pooling, of the encoder `vectors`.
+    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs; or
+    # of features (`max_mean`, `feature_attention`), for `vectors`. Empty selects the default of
+    # the encoder.
     "pooling": "",
     "head": "graph",  # `graph` (AT-GCN) or `linear` (CNN10).
     # Train only the head. The encoder runs in inference mode and keeps its parameters.
@@ -327,15 +330,14 @@ def contradictions(saved: dict[str, Any], config) -> list[str]:
   ]
 
 
-def data_path(config, path: str) -> str:
+def data_path(root: str, path: str) -> str:
   """Return a path of the section data or graph, relative paths joined to `data.root`."""
-  return path if "://" in path else os.path.join(config.data.root, path)
+  return path if "://" in path else os.path.join(root, path)
 
 
-def vocabulary_path(config) -> str:
+def vocabulary_path(root: str, named: str) -> str:
   """Return the path of `data.vocabulary`, or `audioset`, which `read_vocabulary` knows."""
-  named = config.data.vocabulary
-  return named if named == AUDIOSET else data_path(config, named)
+  return named if named == AUDIOSET else data_path(root, named)
 
 
 def _is_free(key: str) -> bool:

@@ -71,9 +71,10 @@ def finetuning_config(
       that started from another run.
   """
   number, config = saved_config(source, step)
-  embeddings, ontology = config.graph.embeddings, ontology_path(config)
+  embeddings = config.graph.embeddings
+  ontology = ontology_path(config.data.root, config.graph.ontology)
   if embeddings not in WITHOUT_FILE:
-    embeddings = data_path(config, embeddings)
+    embeddings = data_path(config.data.root, embeddings)
   config.update(CHANGES)
   config.data.update({"root": "", "store": store, "vocabulary": "", "placement": "host"})
   config.data.allow_test_overlap = False

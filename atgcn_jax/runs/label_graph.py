@@ -28,6 +28,7 @@ from atgcn_jax.labels.ontology import (
 from atgcn_jax.labels.sparse import Matrix, selected, sized
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.folds import splits_of
 
 RELATIONS = ("similarity", "members")
 
@@ -50,12 +51,12 @@ def label_graph(
   graph = config.graph
   source = graph.embeddings
   embeddings = load_embeddings(
-    source if source in WITHOUT_FILE else data_path(config, source),
+    source if source in WITHOUT_FILE else data_path(config.data.root, source),
     vocabulary,
     dimension=graph.embedding_size,
   )
   if graph.source != "store":
-    path = data_path(config, graph.source)
+    path = data_path(config.data.root, graph.source)
     arrays = read_arrays(path)
     if "propagation" in arrays:
       return stored_propagation(path, arrays, vocabulary), embeddings
@@ -65,7 +66,7 @@ def label_graph(
     method=graph.method,
     threshold=graph.threshold,
     neighbour_weight=graph.neighbour_weight,
-    ontology=ontology_path(config),
+    ontology=ontology_path(config.data.root, config.graph.ontology),
   ), embeddings
 
 
@@ -88,7 +89,8 @@ def label_relations(
     kept = threshold_edges(probabilities, config.graph.threshold)
     relations["similarity"] = ((kept + kept.T) / 2).astype(np.float32)
   if config.loss.hierarchy:
-    found = members(ontology_at(ontology_path(config), "loss.hierarchy"), vocabulary.ids)
+    path = ontology_path(config.data.root, config.graph.ontology)
+    found = members(ontology_at(path, "loss.hierarchy"), vocabulary.ids)
     if not found.size:
       raise UserError(
         "loss.hierarchy: no category of graph.ontology has two labels below it; name another "
@@ -105,20 +107,24 @@ def counts_of(config, vocabulary: Vocabulary, store: ClipStore | None) -> Counts
     UserError: If a file cannot be used, or a required store is missing.
   """
   if config.graph.source != "store":
-    path = data_path(config, config.graph.source)
+    path = data_path(config.data.root, config.graph.source)
     return load_counts(path, vocabulary, config.graph.counts_set or None)
   if store is None:
     raise UserError(
       "graph.source: 'store' needs a clip store; name an .npz file of counts or of `atgcn graph`"
     )
-  labels = store.labels_of(split_clips(store, config.data, "train"))
+  labels = store.labels_of(split_clips(store, splits_of(config), "train"))
   return count_labels(*labels, len(vocabulary))
 
 
-def ontology_path(config) -> str:
-  """Return the path of the ontology, SOUNDSCAPES for the built-in ontology, or empty for none."""
-  named = config.graph.ontology
-  return named if named in ("", SOUNDSCAPES) else data_path(config, named)
+def ontology_path(root: str, named: str) -> str:
+  """Return the path of the ontology, SOUNDSCAPES for the built-in ontology, or empty for none.
+
+  Args:
+    root: `data.root` of a config.
+    named: `graph.ontology` of a config.
+  """
+  return named if named in ("", SOUNDSCAPES) else data_path(root, named)
 
 
 def ontology_at(path: str, wanted_by: str) -> Ontology:

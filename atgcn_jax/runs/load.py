@@ -11,7 +11,7 @@ import jax
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.config import config_from_json
-from atgcn_jax.runs.folds import warn_if_test_clips
+from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runs.run import NotFinite, Run, run_from_saved
 from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 from atgcn_jax.runtime.processes import first_only
@@ -147,7 +147,7 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
     newest = _first_sound(workdir, steps[::-1], steps)
     description, _ = _guarded(checkpoint.read_description, workdir, newest)
     warn_if_test_clips(
-      config_from_json(description["config"]),
+      splits_of(config_from_json(description["config"])),
       f"{workdir}: the best step is the one with the highest mAP",
     )
     best = best_step(description["history"], steps)

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
 from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
@@ -23,7 +21,7 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
-from atgcn_jax.models.layers import Placement, activation
+from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import (
   SOUNDSCAPES,
   config_from_json,
@@ -31,11 +29,13 @@ from atgcn_jax.runs.config import (
   plain_config,
   vocabulary_path,
 )
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
+from atgcn_jax.runs.parts import model_of, optimiser_of
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
-from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.state import TrainState, initial_state
 from atgcn_jax.training.step import Normaliser
 
@@ -72,7 +72,7 @@ class Run:
 
   def model(self) -> nn.Module:
     """Return the module of the system."""
-    return model_of(self.config, self.vocabulary, self.propagation, self.label_embeddings)
+    return model_of(self.config.model, self.vocabulary, self.propagation, self.label_embeddings)
 
   def for_inference(
     self, placement: Placement | None = None
@@ -84,13 +84,17 @@ class Run:
     shape = (self.frontend.frames, self.frontend.n_mels)
     return models.with_constants(self.model(), shape, placement)
 
+  def augmentation(self) -> Augmentation:
+    """Return the settings of the augmentation."""
+    return Augmentation(**self.config.augment)
+
   def loss(self) -> Loss:
     """Return the loss function."""
-    return loss_of(self.config.loss, self.relations)
+    return loss_of(self.relations, **self.config.loss)
 
   def optimiser(self) -> optax.GradientTransformation:
     """Return the optimiser."""
-    return optimiser(self.config.optim, head_alone=self.config.model.freeze_encoder)
+    return optimiser_of(self.config.optim, head_only=self.config.model.freeze_encoder)
 
   def initial_state(self, where: Any = None) -> TrainState:
     """Return the state before the first step, with these shardings (default: on one device)."""
@@ -119,7 +123,7 @@ class Run:
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
-      "frontend": self.frontend.stored(),
+      "frontend": self.frontend.as_json(),
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
@@ -144,11 +148,13 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
   if not (np.asarray(constants["deviation"]) > 0).all():
     raise NotFinite("deviation")
   constants = unpacked(constants)
+  frontend = Frontend(**description["frontend"])
+  mean, deviation = constants["mean"], constants["deviation"]
   return Run(
     config=config_from_json(description["config"]),
     vocabulary=Vocabulary(tuple(description["label_ids"]), tuple(description["label_names"])),
-    frontend=Frontend(**description["frontend"]),
-    normaliser=Normaliser(constants["mean"], constants["deviation"]),
+    frontend=frontend,
+    normaliser=Normaliser(mean, deviation, frontend.uint8_range),
     propagation=constants.get("propagation"),
     label_embeddings=constants.get("label_embeddings"),
     range_db=description["range_db"],
@@ -168,9 +174,9 @@ def new_run(config, store: ClipStore) -> Run:
     UserError: If the clips, labels or graph cannot be used for training.
   """
   check_training_clips(config, store)
-  clips, stored = split_clips(store, config.data, "train"), store.normaliser
+  clips, stored = split_clips(store, splits_of(config), "train"), store.normaliser
   mean, deviation = band_statistics(store, clips) if stored is None else (stored[0], stored[1])
-  return run_with(config, store, Normaliser(mean, deviation))
+  return run_with(config, store, Normaliser(mean, deviation, store.frontend.uint8_range))
 
 
 def check_training_clips(config, store: ClipStore) -> None:
@@ -179,12 +185,12 @@ def check_training_clips(config, store: ClipStore) -> None:
   Raises:
     UserError: If there is no training clip, or `data.vocabulary` or `data.frontend` differs.
   """
-  if not len(split_clips(store, config.data, "train")):
+  if not len(split_clips(store, splits_of(config), "train")):
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )
   if config.data.vocabulary:
-    named = vocabulary_path(config)
+    named = vocabulary_path(config.data.root, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(
         f"{store.path}: its labels differ from those in {named}; prepare the store with that "
@@ -201,45 +207,45 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
   """Return the run of a config on a store with this normaliser.
 
   Raises:
-    UserError: If the graph cannot be used.
+    UserError: If the graph cannot be used, or the encoder cannot take the embeddings of the store.
   """
   propagation, embeddings = label_graph(config, store.vocabulary, store)
-  return Run(
+  run = Run(
     config=config,
     vocabulary=store.vocabulary,
     frontend=store.frontend,
     normaliser=normaliser,
     propagation=propagation,
     label_embeddings=embeddings,
-    range_db=RANGE_DB if store.log_mel.dtype == np.uint8 else None,
+    range_db=store.frontend.uint8_range if store.log_mel.dtype == np.uint8 else None,
     store_fingerprint=store.fingerprint,
     relations=label_relations(config, store.vocabulary, store),
   )
+  if store.frontend.value_limit is not None:
+    check_takes_embeddings(run)
+  return run
 
 
-def model_of(config, vocabulary: Vocabulary, propagation, label_embeddings) -> nn.Module:
-  """Return `models.build` for a config.
+def check_takes_embeddings(run: Run) -> None:
+  """Refuse an encoder that cannot take the few embeddings of a clip.
 
   Raises:
-    UserError: If the section `model` is invalid.
+    UserError: If it cannot.
   """
   try:
-    if config.model.head == "graph":
-      activation(config.model.activation, config.model.negative_slope, jnp.dtype(jnp.float32))
-    return models.build(
-      config.model,
-      num_classes=len(vocabulary),
-      propagation=propagation,
-      label_embeddings=label_embeddings,
-    )
-  except ValueError as error:
-    raise UserError(f"--config: {error}") from error
+    run.abstract_state()
+  except (ValueError, TypeError, ZeroDivisionError) as error:
+    encoder, frontend = run.config.model.encoder, run.frontend
+    raise UserError(
+      f"model.encoder {encoder}: cannot take clips of {frontend.frames} embeddings of "
+      f"{frontend.n_mels} values ({frontend.name}); use multilevel_attention_embeddings"
+    ) from error
 
 
 def store_of(config) -> ClipStore:
   """Return the store of a config. The built-in soundscapes are made at first use and cached."""
   if config.data.store != SOUNDSCAPES:
-    return open_clips(data_path(config, config.data.store))
+    return open_clips(data_path(config.data.root, config.data.store))
   # Importing the synthesis takes a second.
   from atgcn_jax.data.prepare import prepare_soundscapes
   from atgcn_jax.data.synthetic.soundscapes import VERSION
@@ -255,14 +261,3 @@ def store_of(config) -> ClipStore:
     if not path.exists():
       prepare_soundscapes(path, clips, seed=0)
   return open_clips(path)
-
-
-def system_name(model: Any) -> str:
-  """Return the name of a system: that of the paper, or its encoder and head.
-
-  Args:
-    model: A `model` section.
-  """
-  if model.encoder == "cnn10":
-    return "AT-GCN" if model.head == "graph" else "CNN10"
-  return f"{model.encoder} with {'a label graph' if model.head == 'graph' else 'a linear head'}"

@@ -18,6 +18,7 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import Loaded, load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
 from atgcn_jax.runs.run import Run, store_of
@@ -158,7 +159,7 @@ def open_split(
       f"{store.path}: has the front end {store.frontend.name}, but the run {workdir} needs "
       f"{run.frontend.name}; prepare the store with --frontend {run.frontend.name}"
     )
-  clips = split_clips(store, run.config.data, split)
+  clips = split_clips(store, splits_of(run.config), split)
   if not len(clips):
     raise UserError(f"--split {split}: {store.path} has no clip in this split; name another split")
   return Opened(loaded, store, clips)
@@ -170,7 +171,7 @@ def own_store(config, workdir: str | os.PathLike) -> ClipStore:
   Raises:
     UserError: If the store is not at the path in the config, or cannot be used.
   """
-  path = data_path(config, config.data.store)
+  path = data_path(config.data.root, config.data.store)
   if config.data.store != SOUNDSCAPES and not in_bucket(path) and not os.path.exists(path):
     relative = "" if os.path.isabs(path) else ", relative to the folder where training ran"
     raise UserError(

@@ -15,6 +15,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
 from atgcn_jax.models import SCORING_LABELS
 from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.load import Found, Loaded, find_checkpoints, read_run
 from atgcn_jax.runs.log import read_records
@@ -25,19 +26,26 @@ from atgcn_jax.training import sharding
 from atgcn_jax.training.state import TrainState, start_state
 
 
-def layout_of(config, devices: list[jax.Device] | None = None) -> sharding.Layout:
-  """Return the layout of a run with this config on these devices (default: all).
+def layout_of(
+  devices: list[jax.Device] | None = None, *, fsdp: bool, label_parts: int
+) -> sharding.Layout:
+  """Return the layout of a run.
+
+  Args:
+    devices: The devices. Defaults to all devices.
+    fsdp: Whether parameters and optimiser state are sharded over the devices.
+    label_parts: The number of shards of the label axis.
 
   Raises:
-    UserError: If the number of devices is not a multiple of `sharding.label_parts`.
+    UserError: If the number of devices is not a multiple of `label_parts`.
   """
-  devices, parts = devices or jax.devices(), config.sharding.label_parts
-  if len(devices) % parts:
+  devices = devices or jax.devices()
+  if len(devices) % label_parts:
     raise UserError(
       f"sharding.label_parts must be a divisor of the number of devices, {len(devices)}, got "
-      f"{parts}"
+      f"{label_parts}"
     )
-  return sharding.Layout(sharding.data_mesh(devices, parts), config.sharding.fsdp)
+  return sharding.Layout(sharding.data_mesh(devices, label_parts), fsdp)
 
 
 def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
@@ -156,7 +164,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       "name that store in data.store or use another folder"
     )
   if not saved.run.draws_unlabelled and config.data.sampling == "balanced":
-    sizes = np.diff(store.labels_of(split_clips(store, config.data, "train"))[0])
+    sizes = np.diff(store.labels_of(split_clips(store, splits_of(config), "train"))[0])
     if unlabelled := int((sizes == 0).sum()):
       raise UserError(
         f"--workdir {workdir}: the run was started by a version in which data.sampling='balanced' "

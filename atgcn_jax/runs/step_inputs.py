@@ -12,10 +12,9 @@ from tqdm import tqdm
 from atgcn_jax.data.pipeline import Share, batches
 from atgcn_jax.data.sampling import clip_order, device_shares
 from atgcn_jax.data.sampling.shard_order import shard_order
-from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.training import augment, resident, sharding
+from atgcn_jax.training import resident, sharding
 
 PLACEMENTS = ("host", "device")
 
@@ -32,19 +31,36 @@ class Feed(NamedTuple):
   batch_of: Callable[[Any], dict[str, jax.Array]]
 
 
-def feed_of(config, store: ClipStore, mesh: jax.sharding.Mesh, start: int) -> Feed:
-  """Return the feed of a run from step `start` to its last step.
+def feed_of(
+  store: ClipStore,
+  clips: np.ndarray,
+  mesh: jax.sharding.Mesh,
+  steps: range,
+  batch: int,
+  seed: int,
+  *,
+  balanced: bool,
+  placement: str,
+) -> Feed:
+  """Return the feed of a run.
+
+  Args:
+    store: The store.
+    clips: int64[N], the numbers of the training clips.
+    mesh: The device mesh.
+    steps: The steps to feed.
+    batch: The number of clips per step.
+    seed: The seed of the run.
+    balanced: Whether all classes are drawn equally often.
+    placement: One of PLACEMENTS.
 
   Raises:
     UserError: If the training folds have no clip to draw, or too many for the memory of the
       devices.
   """
-  clips = split_clips(store, config.data, "train")
-  balanced, steps = config.data.sampling == "balanced", range(start, config.optim.steps)
-  size = config.data.batch_size * augment.clips_per_example(config.augment)
-  feed = device_feed if config.data.placement == "device" else host_feed
+  feed = device_feed if placement == "device" else host_feed
   try:
-    return feed(store, clips, mesh, steps, size, config.seed, balanced=balanced)
+    return feed(store, clips, mesh, steps, batch, seed, balanced=balanced)
   except ValueError as error:
     raise UserError(f"data.train_folds: {store.path}: {error}; name other folds") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs.folds import warn_if_test_clips
+from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
 from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
@@ -93,7 +93,7 @@ def tune(
   )
   with kept_scores(workdir) as keep:
     scored = score_split(workdir, step, store_path, "validation", keep=keep)
-    warn_if_test_clips(scored.loaded.run.config, "the thresholds are tuned on the clips")
+    warn_if_test_clips(splits_of(scored.loaded.run.config), "the thresholds are tuned on the clips")
     return _tuned(workdir, scored)
 
 

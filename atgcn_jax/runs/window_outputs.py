@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from atgcn_jax.audio.frontend import log_mel
+from atgcn_jax.errors import UserError
 from atgcn_jax.models.layers import ONNX, Array, Placement
 from atgcn_jax.runs.run import Run
 from atgcn_jax.training.step import normalised_log_mel
+
+
+def check_takes_sound(run: Run, workdir: str | os.PathLike) -> None:
+  """Refuse a run whose inputs cannot be computed from sound.
+
+  Raises:
+    UserError: If the front end is a network that this package does not have.
+  """
+  if run.frontend.value_limit is not None:
+    raise UserError(
+      f"{workdir}: its inputs are {run.frontend.name}, which only Google's VGGish network computes "
+      "from sound, and this package does not have it; use `atgcn evaluate` with a store of such "
+      "features, or a run with another front end"
+    )
 
 
 def window_outputs(

@@ -20,7 +20,7 @@ from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
-from atgcn_jax.runs.window_outputs import window_outputs
+from atgcn_jax.runs.window_outputs import check_takes_sound, window_outputs
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
@@ -119,9 +119,10 @@ class Tagger:
       strict: Whether to refuse incomplete sounds.
 
     Raises:
-      UserError: If there is no such run or checkpoint.
+      UserError: If there is no such run or checkpoint, or its inputs cannot be computed from sound.
     """
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
+    check_takes_sound(loaded.run, workdir)
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
 
   @property

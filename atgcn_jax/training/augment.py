@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +25,37 @@ FORMS = ("authors", "panns")
 GROUP = 8  # largest size of the groups within which `authors` selects partners
 
 
-def clips_per_example(config: Any) -> int:
+class Augmentation(NamedTuple):
+  """The settings of mixup and SpecAugment, both disabled by default.
+
+  Attributes:
+    form: The order of the augmentations, one of FORMS.
+    mixup_alpha: The parameter of the Beta distribution of mixup weights. 0 disables mixup.
+    time_stripes: The number of stripes of frames. 0 disables these stripes.
+    time_width: The maximum width of a stripe of frames.
+    band_stripes: The number of stripes of bands. 0 disables these stripes.
+    band_width: The maximum width of a stripe of bands.
+  """
+
+  form: str = "authors"
+  mixup_alpha: float = 0.0
+  time_stripes: int = 0
+  time_width: int = 0
+  band_stripes: int = 0
+  band_width: int = 0
+
+
+def clips_per_example(settings: Augmentation) -> int:
   """Return the number of clips that the input pipeline must provide per example of a batch."""
-  return 2 if config.form == "panns" and config.mixup_alpha > 0 else 1
+  return 2 if settings.form == "panns" and settings.mixup_alpha > 0 else 1
 
 
-def augmentation_plan(key: Array, config: Any, labels_BxK: Array):
+def augmentation_plan(key: Array, settings: Augmentation, labels_BxK: Array):
   """Return the augmentation of a batch.
 
   Args:
     key: Random key.
-    config: `augment` section of a config: `form`, `mixup_alpha`, and `time_stripes`, `time_width`,
-      `band_stripes`, `band_width` of SpecAugment. An alpha of 0 disables mixup; a number of
-      stripes of 0 disables those stripes.
+    settings: The settings.
     labels_BxK: float[B, K], labels from the input pipeline.
 
   Returns:
@@ -47,26 +65,26 @@ def augmentation_plan(key: Array, config: Any, labels_BxK: Array):
   Raises:
     ValueError: If the form is unknown.
   """
-  if config.form not in FORMS:
-    raise ValueError(f"augment.form {config.form!r}: must be one of {', '.join(FORMS)}")
+  if settings.form not in FORMS:
+    raise ValueError(f"augment.form {settings.form!r}: must be one of {', '.join(FORMS)}")
   mixup_key, stripe_key = jax.random.split(key)
   mix = _no_change
-  if config.mixup_alpha > 0 and config.form == "authors":
+  if settings.mixup_alpha > 0 and settings.form == "authors":
     mix = functools.partial(
-      mix_within_groups, *draw_group_mixing(mixup_key, len(labels_BxK), config.mixup_alpha)
+      mix_within_groups, *draw_group_mixing(mixup_key, len(labels_BxK), settings.mixup_alpha)
     )
-  elif config.mixup_alpha > 0:
-    alpha, pairs = config.mixup_alpha, len(labels_BxK) // 2
+  elif settings.mixup_alpha > 0:
+    alpha, pairs = settings.mixup_alpha, len(labels_BxK) // 2
     mix = functools.partial(mix_pairs, jax.random.beta(mixup_key, alpha, alpha, (pairs,)))
   mask = functools.partial(
     spec_augment,
     stripe_key,
-    time_stripes=config.time_stripes,
-    time_width=config.time_width,
-    band_stripes=config.band_stripes,
-    band_width=config.band_width,
+    time_stripes=settings.time_stripes,
+    time_width=settings.time_width,
+    band_stripes=settings.band_stripes,
+    band_width=settings.band_width,
   )
-  if config.form == "authors":
+  if settings.form == "authors":
     return (lambda x: mask(mix(x))), None, mix(labels_BxK)
   return None, (lambda x: mix(mask(x))), mix(labels_BxK)
 

@@ -17,22 +17,25 @@ Array = jax.Array
 Loss = Callable[[Array, Array], Array]
 
 
-def loss_of(config: Any, relations: Mapping[str, Any]) -> Loss:
-  """Return the loss of a config, a function of logits float[B, K] and labels [B, K].
+def loss_of(relations: Mapping[str, Any], *, laplacian: float, hierarchy: float) -> Loss:
+  """Return the binary cross-entropy plus weighted terms that use relations between labels.
 
   Args:
-    config: `loss` section of a config. `laplacian` and `hierarchy` are the weights of the terms
-      that are added to the binary cross-entropy.
-    relations: `similarity` for the term `laplacian`, and `members` for the term `hierarchy`.
-      Required only for terms with a weight.
+    relations: `similarity` for `laplacian_penalty`, and `members` for `hierarchical_loss`. Required
+      only for terms with a weight.
+    laplacian: Weight of `laplacian_penalty`.
+    hierarchy: Weight of `hierarchical_loss`.
+
+  Returns:
+    A function from logits float[B, K] and labels [B, K] to the loss.
   """
 
   def loss(logits, labels):
     total = binary_cross_entropy(logits, labels)
-    if config.laplacian:
-      total += config.laplacian * laplacian_penalty(logits, relations["similarity"])
-    if config.hierarchy:
-      total += config.hierarchy * hierarchical_loss(logits, labels, relations["members"])
+    if laplacian:
+      total += laplacian * laplacian_penalty(logits, relations["similarity"])
+    if hierarchy:
+      total += hierarchy * hierarchical_loss(logits, labels, relations["members"])
     return total
 
   return loss

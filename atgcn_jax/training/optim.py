@@ -10,50 +10,67 @@ import optax
 SCHEDULES = ("constant", "cosine", "linear", "exponential")
 
 
-def learning_rate_schedule(config: Any) -> optax.Schedule:
+def learning_rate_schedule(
+  peak: float, *, schedule: str, steps: int, warmup_steps: int, final_factor: float
+) -> optax.Schedule:
   """Return the learning-rate schedule: linear warm-up, then decay to `final_factor` of the peak.
 
   Args:
-    config: `optim` section of a config, with `learning_rate`, `schedule`, `warmup_steps`, `steps`,
-      `final_factor`.
+    peak: Learning rate after the warm-up.
+    schedule: Form of the decay, one of SCHEDULES.
+    steps: Number of steps, including the warm-up.
+    warmup_steps: Number of steps of the warm-up.
+    final_factor: Learning rate at the last step, as a fraction of the peak. Ignored by `constant`.
 
   Raises:
     ValueError: If the schedule is unknown.
   """
-  peak, decay_steps = config.learning_rate, max(1, config.steps - config.warmup_steps)
-  if config.schedule == "constant":
+  decay_steps = max(1, steps - warmup_steps)
+  if schedule == "constant":
     decay = optax.constant_schedule(peak)
-  elif config.schedule == "cosine":
-    decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_factor)
-  elif config.schedule == "linear":
-    decay = optax.linear_schedule(peak, peak * config.final_factor, decay_steps)
-  elif config.schedule == "exponential":
-    decay = optax.exponential_decay(peak, decay_steps, max(config.final_factor, 1e-12))
+  elif schedule == "cosine":
+    decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=final_factor)
+  elif schedule == "linear":
+    decay = optax.linear_schedule(peak, peak * final_factor, decay_steps)
+  elif schedule == "exponential":
+    decay = optax.exponential_decay(peak, decay_steps, max(final_factor, 1e-12))
   else:
-    raise ValueError(f"optim.schedule {config.schedule!r}: must be one of {', '.join(SCHEDULES)}")
-  if not config.warmup_steps:
+    raise ValueError(f"optim.schedule {schedule!r}: must be one of {', '.join(SCHEDULES)}")
+  if not warmup_steps:
     return decay
-  warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-  return optax.join_schedules([warmup, decay], [config.warmup_steps])
+  warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+  return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def optimiser(config: Any, head_alone: bool = False) -> optax.GradientTransformation:
-  """Return Adam with the settings of an `optim` section.
+def optimiser(
+  rate: optax.Schedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  clip_norm: float = 0.0,
+  head_factor: float = 1.0,
+  head_only: bool = False,
+) -> optax.GradientTransformation:
+  """Return Adam, optionally with clipped gradients and another learning rate for the head.
 
   Args:
-    config: `optim` section of a config. A `clip_norm` above 0 limits the global norm of the
-      gradients. `head_factor` multiplies the learning rate of the head's parameters.
-    head_alone: Whether to store moments only for the parameters of the head. The gradients of all
+    rate: Learning rate of each step.
+    b1: Decay rate of the first moment.
+    b2: Decay rate of the second moment.
+    eps: Term that is added to the denominator.
+    clip_norm: Maximum global norm of the gradients. 0 disables clipping.
+    head_factor: Multiplier of the learning rate of the head's parameters.
+    head_only: Whether to store moments only for the parameters of the head. The gradients of all
       other parameters must be 0.
   """
-  adam = optax.adam(learning_rate_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps)
-  parts = [adam]
-  if config.clip_norm > 0:
-    parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-  if config.head_factor != 1:
-    parts.append(optax.masked(optax.scale(config.head_factor), of_head))
+  parts = [optax.adam(rate, b1=b1, b2=b2, eps=eps)]
+  if clip_norm > 0:
+    parts.insert(0, optax.clip_by_global_norm(clip_norm))
+  if head_factor != 1:
+    parts.append(optax.masked(optax.scale(head_factor), of_head))
   whole = optax.chain(*parts) if len(parts) > 1 else parts[0]
-  return optax.masked(whole, of_head) if head_alone else whole
+  return optax.masked(whole, of_head) if head_only else whole
 
 
 def of_head(params: dict[str, Any]) -> dict[str, bool]:

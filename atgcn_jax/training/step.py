@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from atgcn_jax.audio.quantisation import dequantise
+from atgcn_jax.audio.quantisation import RANGE_DB, dequantise
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.training import augment, sharding
 from atgcn_jax.training.losses import Loss, binary_cross_entropy
@@ -21,10 +21,14 @@ Array = jax.Array
 
 
 class Normaliser(NamedTuple):
-  """Mean and standard deviation of each band of the training clips, float32[F] in dB."""
+  """Mean and standard deviation of each band of the training clips, float32[F] in dB.
+
+  `uint8_range` is the range of stored uint8 values (`Frontend.uint8_range`).
+  """
 
   mean: Any
   deviation: Any
+  uint8_range: float = RANGE_DB
 
 
 def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array:
@@ -32,12 +36,12 @@ def normalised_log_mel(batch: dict[str, Array], normaliser: Normaliser) -> Array
 
   Args:
     batch: `log_mel` [B, T, F]. Floating-point values are in dB. uint8 values 0 … 255 span the
-      RANGE_DB below `peak_db` [B].
+      `uint8_range` of the normaliser below `peak_db` [B].
     normaliser: Mean and standard deviation of each band.
   """
   log_mel = batch["log_mel"].astype(jnp.float32)
   if batch["log_mel"].dtype == jnp.uint8:
-    log_mel = dequantise(log_mel, batch["peak_db"])
+    log_mel = dequantise(log_mel, batch["peak_db"], normaliser.uint8_range)
   return (log_mel - normaliser.mean) / normaliser.deviation
 
 
@@ -47,7 +51,7 @@ def loss_and_gradients(
   batch: dict[str, Array],
   *,
   normaliser: Normaliser,
-  augment_config: Any,
+  augmentation: augment.Augmentation,
   seed: int,
   loss: Loss = binary_cross_entropy,
   placement: Placement | None = None,
@@ -62,7 +66,7 @@ def loss_and_gradients(
     state: State before the step.
     batch: The batch.
     normaliser: Mean and standard deviation of each band.
-    augment_config: `augment` section of a config.
+    augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
     loss: Function from logits and labels to the loss.
     placement: Placement of the batch. Defaults to all devices.
@@ -70,7 +74,7 @@ def loss_and_gradients(
   """
   augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
   before_norm, after_norm, labels = augment.augmentation_plan(
-    augment_key, augment_config, batch["labels"].astype(jnp.float32)
+    augment_key, augmentation, batch["labels"].astype(jnp.float32)
   )
   log_mel = normalised_log_mel(batch, normaliser)
   if before_norm is not None:
@@ -100,7 +104,7 @@ def make_train_step(
   mesh: jax.sharding.Mesh,
   *,
   normaliser: Normaliser,
-  augment_config: Any,
+  augmentation: augment.Augmentation,
   seed: int,
   loss: Loss = binary_cross_entropy,
   batch_of: Callable[[Any], dict[str, Array]] = lambda inputs: inputs,
@@ -117,7 +121,7 @@ def make_train_step(
     optimiser: The optimiser.
     mesh: The devices.
     normaliser: Mean and standard deviation of each band.
-    augment_config: `augment` section of a config.
+    augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
     loss: Function from logits and labels to the loss.
     batch_of: Function from `inputs` to the batch, called within the step. `inputs` are split over
@@ -150,7 +154,7 @@ def make_train_step(
       state,
       batch,
       normaliser=normaliser,
-      augment_config=augment_config,
+      augmentation=augmentation,
       seed=seed,
       loss=loss,
       placement=placement,

@@ -13,7 +13,10 @@ the folds `train` and `eval`. Its subfolder `audioset/` must contain `class_labe
     --config.data.root=DATA
 
 The recipe `original` is that of Yu et al. (DCASE 2018): 500 clips per step, no mixup, no
-SpecAugment. It needs a clip store of ten embeddings of 128 numbers per clip instead of log-mels.
+SpecAugment. It needs a clip store of ten embeddings of 128 numbers per clip instead of log-mels,
+written by `atgcn prepare --layout audioset-features`, and the folds of that store:
+
+  --config.data.train_folds="('bal_train','unbal_train')"
 """
 
 import ml_collections

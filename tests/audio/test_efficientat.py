@@ -93,10 +93,10 @@ def test_the_stored_form_of_earlier_front_ends_is_as_it_was():
   fields = "name sample_rate n_fft win_length hop pad_mode power n_mels fmin fmax amin top_db"
   fields += " drop_last seconds mel_scale log_offset"
   for name in ("talnet", "panns", "vggish"):
-    stored = FRONTENDS[name].stored()
+    stored = FRONTENDS[name].as_json()
     assert list(stored) == fields.split()
     assert Frontend(**stored) == FRONTENDS[name]
-  stored = EFFICIENTAT.stored()
+  stored = EFFICIENTAT.as_json()
   assert stored["pre_emphasis"] == 0.97
   assert Frontend(**stored) == EFFICIENTAT
 

@@ -1,9 +1,11 @@
 """Downloads from a local server that interrupts, refuses, stalls or sends wrong content."""
 
 import base64
+import gzip
 import hashlib
 import http.server
 import os
+import shutil
 import signal
 import threading
 import time
@@ -309,6 +311,63 @@ def test_ctrl_c_keeps_the_part_and_the_next_call_resumes(server, tmp_path, capsy
   assert f"labels.csv: downloaded, {len(CONTENTS['labels.csv'])} bytes" in capsys.readouterr().out
 
 
+ARCHIVE = gzip.compress(os.urandom(200_000))
+CHANGES = (lambda data: data[:99_999], lambda data: data[:-8] + bytes(8), lambda data: b"x")
+
+
+@pytest.fixture
+def features(server, monkeypatch):
+  """Return the server with an archive of features, which counts as large."""
+  server.contents["features.tar.gz"] = ARCHIVE
+  monkeypatch.setattr(download, "LARGE_BYTES", 100_000)
+  return server
+
+
+def test_features_are_downloaded_on_request(features, tmp_path, capsys):
+  command = ["metadata", "--out", str(tmp_path), "--mirror", address(features)]
+  assert cli.main(command) == 0
+  assert present(tmp_path) == CONTENTS
+  features.faults = {"features.tar.gz": [cut_off]}
+  assert cli.main([*command, "--features"]) == 0
+  assert present(tmp_path) == CONTENTS | {"features.tar.gz": ARCHIVE}
+  captured = capsys.readouterr()
+  assert f"features.tar.gz: downloaded, {len(ARCHIVE)} bytes" in captured.out
+  size = len(ARCHIVE)
+  first, *_, last = captured.err.splitlines()
+  assert first == f"features.tar.gz: downloading {size / 1e9:.3g} GB of {size / 1e9:.3g} GB"
+  assert last == f"features.tar.gz: downloading {(size - 1000) / 1e9:.3g} GB of {size / 1e9:.3g} GB"
+  assert features.asked[-2:] == [("features.tar.gz", None), ("features.tar.gz", "bytes=1000-")]
+  assert cli.main([*command, "--features"]) == 0
+  assert len(features.asked) == len(CONTENTS) + 2, "a complete archive is not downloaded again"
+
+
+def test_features_that_do_not_fit_the_disk(features, tmp_path, capsys, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+  command = ["metadata", "--features", "--out", str(tmp_path), "--mirror", address(features)]
+  assert cli.main(command) == 2
+  (error,) = capsys.readouterr().err.splitlines()
+  assert "features.tar.gz.part: 0.0002 GB of 0.0002 GB are missing, but only 1e-06 GB are" in error
+  assert present(tmp_path) == CONTENTS
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_damaged_features(features, tmp_path, change):
+  features.contents["features.tar.gz"] = change(ARCHIVE)
+  *_, file = fetch_metadata(tmp_path, address(features), features=True)
+  assert "is not a complete gzip file" in file.failure
+  assert present(tmp_path) == CONTENTS
+
+
+def test_the_checksum_of_features_on_the_server(features, tmp_path):
+  features.headers = {
+    "x-goog-hash": f"md5={base64.b64encode(bytes(16)).decode()}",
+    "x-goog-stored-content-encoding": "identity",
+  }
+  *_, file = fetch_metadata(tmp_path, address(features), features=True)
+  assert "has the MD5" in file.failure
+
+
 @pytest.mark.parametrize(
   ("line", "part"),
   [
@@ -363,3 +422,7 @@ def test_the_addresses():
     )
   ]
   assert all(file.sha256 or file.rows or "qa" in file.name for file in audioset_files.FILES)
+  features = audioset_files.FEATURES
+  assert f"{features.folder}/{features.name}" == (
+    "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/features/features.tar.gz"
+  )

@@ -442,12 +442,10 @@ def test_an_error_midway_leaves_nothing(folder, tmp_path, monkeypatch, error):
 
 
 def test_paths_in_a_bucket_are_complete():
-  from atgcn_jax.runs.config import data_path, default_config
+  from atgcn_jax.runs.config import data_path
 
-  config = default_config()
-  config.data.root = "data"
-  assert data_path(config, "gs://bucket/clips") == "gs://bucket/clips"
-  assert data_path(config, "clips") == str(pathlib.Path("data/clips"))
+  assert data_path("data", "gs://bucket/clips") == "gs://bucket/clips"
+  assert data_path("data", "clips") == str(pathlib.Path("data/clips"))
 
 
 def test_an_unreachable_bucket_is_named(monkeypatch):

@@ -7,8 +7,11 @@ import json
 import pathlib
 import shlex
 import shutil
+import tarfile
+import tempfile
 import threading
 
+import feature_files
 import numpy as np
 import pytest
 import soundfile
@@ -40,6 +43,7 @@ TRAINED_ON = {  # overrides of the configs for a dozen clips
   "configs/quickstart.py": ["--config.data.store=clips.h5"],  # instead of soundscapes
   "configs/cnn10_audioset.py": ["--config.data.validation_share=0.3"],
   "configs/atgcn_audioset.py": ["--config.data.validation_share=0.3"],
+  "configs/table1/multilevel_attention.py:original": ["--config.data.validation_share=0.3"],
 }
 PREPARED = (  # stores that the pages assume to exist
   "--audio clips/ --labels labels.csv --vocabulary vocabulary.csv --out clips.h5",
@@ -92,6 +96,20 @@ def write_lists(folder):
   np.savez(folder / "cooccurrence.npz", mids=IDS, **of_set)
 
 
+def write_features(path):
+  """Write the archive of features of the clips of the segment lists."""
+  with tempfile.TemporaryDirectory() as folder:
+    for k, part in enumerate(("unbal_train", "bal_train", "eval")):
+      contents = [
+        feature_files.example(clip, {i % 5, i // 5 % 5}, feature_files.embeddings(i))
+        for i, clip in enumerate(CLIPS)
+      ]
+      file = pathlib.Path(folder, part, "a.tfrecord")
+      feature_files.write(file, contents[8 * k : 8 * k + 8])
+    with tarfile.open(path, "w:gz") as archive:
+      archive.add(folder, "audioset_v1_embeddings")
+
+
 def write_sounds(folder, names, folds):
   """Write recordings, and return the head and rows of their label list."""
   rows = []
@@ -134,6 +152,9 @@ def world(tmp_path_factory):
   (folder / "hdf5s").mkdir()
   pack(folder / "hdf5s/waveforms/eval.h5")
   write_mat(folder / "audioset/GAS_eval_part00.mat")
+  write_features(folder / "features.tar.gz")
+  for place in ("audioset", "data/audioset"):
+    shutil.copy(folder / "features.tar.gz", folder / place)
   np.savez(folder / "Cnn10.npz", **formula_state("linear", bands=64))
   return folder
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from atgcn_jax import models
@@ -14,6 +15,7 @@ from atgcn_jax.interop.importing import read_state_dict
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import start_state
@@ -22,7 +24,6 @@ from atgcn_jax.training.step import Normaliser, make_train_step
 # On one CPU, CNN10's blocks have a separate implementation.
 FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
 NO_DROPOUT = {"block": 0.0, "pooled": 0.0, "embedding": 0.0}
-NO_AUGMENT = {"form": "authors", "mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
 
 
 def model_config(head, **changes):
@@ -33,13 +34,13 @@ def model_config(head, **changes):
 
 def adam_losses(model, variables, log_mel, labels, learning_rate, steps, devices=1):
   """Return the loss before each update of the training step."""
-  adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
+  adam = optimiser(optax.constant_schedule(learning_rate))
   step = make_train_step(
     model,
     adam,
     data_mesh(jax.devices()[:devices]),
     normaliser=Normaliser(np.zeros(log_mel.shape[-1], "f"), np.ones(log_mel.shape[-1], "f")),
-    augment_config=ml_collections.ConfigDict(DEFAULTS["augment"] | NO_AUGMENT),
+    augmentation=Augmentation(),
     seed=0,
   )
   state = start_state(jax.tree.map(jnp.asarray, variables), adam)

@@ -13,16 +13,13 @@ import pytest
 from atgcn_jax import models
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
 
 LABELS, FRAMES, BANDS = 527, 32, 16
 ONE, TWO = Placement(1, "cpu"), Placement(2, "cpu")
 QUICK = {"xla_backend_optimization_level": 0}
-NO_AUGMENT = ml_collections.ConfigDict(
-  {"form": "authors", "mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
-  | {"time_width": 0, "band_width": 0}
-)
 
 
 def model_of(head):
@@ -76,7 +73,7 @@ def test_gradients_are_the_same_in_every_form(tagger):
       loss_and_gradients,
       model,
       normaliser=Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f")),
-      augment_config=NO_AUGMENT,
+      augmentation=Augmentation(),
       seed=5,
       placement=placement,
     )

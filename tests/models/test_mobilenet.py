@@ -16,6 +16,7 @@ from atgcn_jax.interop.torch_weights import convert, state_dict_of
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.mobilenet import MobileNet, in_eights
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
 
 # On one CPU, the convolutions have a separate implementation.
@@ -231,9 +232,7 @@ def gradients(model, variables, placement):
       State,
       {"log_mel": log_mel, "labels": jnp.asarray(noise(3, (4, LABELS)) > 0)},
       normaliser=Normaliser(np.zeros(32, "f"), np.ones(32, "f")),
-      augment_config=ml_collections.ConfigDict(
-        DEFAULTS["augment"] | {"mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
-      ),
+      augmentation=Augmentation(),
       seed=0,
       placement=placement,
     )

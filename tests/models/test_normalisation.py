@@ -16,7 +16,8 @@ from atgcn_jax.models.cnn10 import ConvBlock
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.runs.config import DEFAULTS, load_config
-from atgcn_jax.training.optim import optimiser
+from atgcn_jax.runs.parts import optimiser_of
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.sharding import data_mesh, place, replicated, split
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, loss_and_gradients, make_train_step
@@ -118,8 +119,7 @@ def model_of(batch_norm, dropout):
 
 
 CONFIG = load_config(pathlib.Path(__file__).parents[2] / "configs" / "atgcn_audioset.py")
-NOTHING = CONFIG.augment.copy_and_resolve_references()
-NOTHING.update(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
+PLAIN, AUGMENTED = Augmentation(), Augmentation(**CONFIG.augment)
 NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
 
 
@@ -127,7 +127,7 @@ NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
 def state():
   init = jax.jit(model_of("global", 0.0).init, compiler_options=FAST_COMPILE)
   variables = init(jax.random.key(0), jnp.zeros((1, FRAMES, BANDS)))
-  return jax.device_get(start_state(variables, optimiser(CONFIG.optim)))
+  return jax.device_get(start_state(variables, optimiser_of(CONFIG.optim)))
 
 
 def batch():
@@ -136,14 +136,14 @@ def batch():
   return {"log_mel": log_mel.astype("f"), "labels": random.random((BATCH, LABELS)) < 0.4}
 
 
-def loss_and_more(state, clips, devices, batch_norm, dropout=0.0, augment=NOTHING):
+def loss_and_more(state, clips, devices, batch_norm, dropout=0.0, augmentation=PLAIN):
   """Return the loss, gradients and batch statistics of one step on `devices` devices."""
   mesh = data_mesh(jax.devices()[:devices])
   compute = functools.partial(
     loss_and_gradients,
     model_of(batch_norm, dropout),
     normaliser=NORMALISER,
-    augment_config=augment,
+    augmentation=augmentation,
     seed=3,
     placement=Placement(devices, "cpu"),
   )
@@ -160,7 +160,7 @@ def loss_and_more(state, clips, devices, batch_norm, dropout=0.0, augment=NOTHIN
 def with_chance(state):
   """Return steps with dropout and augmentation, by number of devices and kind of batch norm."""
   return {
-    key: loss_and_more(state, batch(), *key, dropout=0.3, augment=CONFIG.augment)
+    key: loss_and_more(state, batch(), *key, dropout=0.3, augmentation=AUGMENTED)
     for key in ((1, "global"), (1, "local"), (8, "local"))
   }
 
@@ -208,10 +208,10 @@ def test_the_training_step_passes_the_placement_to_the_model(state):
   for kind in ("global", "local"):
     step = make_train_step(
       model_of(kind, 0.0),
-      optimiser(CONFIG.optim),
+      optimiser_of(CONFIG.optim),
       mesh,
       normaliser=NORMALISER,
-      augment_config=NOTHING,
+      augmentation=PLAIN,
       seed=3,
     )
     start = jax.device_put(state, replicated(mesh))

@@ -18,9 +18,10 @@ from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.sharding import data_mesh
 from atgcn_jax.training.state import initial_state
 from atgcn_jax.training.step import Normaliser, make_train_step
@@ -32,8 +33,12 @@ RECIPES = [
   *(f"{path}:original" for path in TABLE1),
   f"{CONFIGS / 'table1/atgcn.py'}:restart",
 ]
+ON_FEATURES = [
+  f"{CONFIGS / 'audioset_features/systems.py'}:{name}"
+  for name in ("linear", "graph", "decision_attention", "feature_attention", "multilevel_attention")
+]
 # One recipe per compiled program. The others differ only in the graph or in inputs of the step.
-STEPS = [path for path in RECIPES if "atgcn.py:" not in path]
+STEPS = [*(path for path in RECIPES if "atgcn.py:" not in path), *ON_FEATURES]
 LABELS = 6
 RING = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)
 VECTORS = np.random.default_rng(0).standard_normal((LABELS, 5)).astype("f")
@@ -54,7 +59,7 @@ def build(config, labels=LABELS):
 
 
 def shape_of(encoder):
-  return (10, 128) if encoder.endswith("embeddings") else (160, 32)
+  return (10, 128) if encoder in models.ON_VECTORS else (160, 32)
 
 
 def clips_of(encoder, clips=3, seed=1):
@@ -152,6 +157,52 @@ def test_every_encoder_works_with_either_head(encoder, head):
     assert "frame_logits" not in found
 
 
+@pytest.mark.parametrize("pooling", ["max_mean", "feature_attention", "attention"])
+def test_the_encoder_of_vectors_in_numpy(pooling):
+  units = () if pooling == "attention" else (96,)
+  model = build(config_of("vectors", pooling=pooling, frame_units=(64,), clip_units=units))
+  clips = clips_of("vectors")
+  variables = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), clips)
+  logits = jax.jit(model.apply, compiler_options=QUICK)(variables, clips)
+
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+  encoder, norm = params["encoder"], np.sqrt(1 + 1e-5)  # running variance 1, running mean 0
+
+  def dense(of, x):
+    return x @ of["kernel"] + of["bias"]
+
+  def softmax(x):
+    return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+
+  x = np.maximum(dense(encoder["frame1"], clips / norm) / norm, 0)
+  if pooling == "attention":
+    weights = softmax(dense(params["pooling"]["attention"], x))
+    p = (weights / (1 + np.exp(-dense(params["head"]["fc"], x)))).sum(axis=1)
+    expected = np.log(p) - np.log(1 - p)
+  else:
+    if pooling == "max_mean":
+      x = np.concatenate([x.max(axis=1), x.mean(axis=1)], axis=-1)
+    else:
+      x = (softmax(dense(encoder["attention"], x)) * x).sum(axis=1)
+    x = np.maximum(dense(encoder["clip1"], x) / norm, 0)
+    expected = dense(params["head"]["fc"], x)
+  assert np.abs(logits - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"pooling": "attention"}, "clip_units must be empty"),
+    ({"pooling": "median"}, "pooling must be one of .*max_mean, feature_attention"),
+    ({"frame_units": (0,)}, "must be integers"),
+    ({"clip_units": ("wide",)}, "must be integers"),
+  ],
+)
+def test_settings_of_the_encoder_of_vectors_are_checked(changes, message):
+  with pytest.raises(ValueError, match=message):
+    build(config_of("vectors", **changes))
+
+
 @pytest.mark.parametrize("encoder", FRAME_WISE)
 def test_the_clip_is_the_pooling_of_its_frames(encoder):
   _, found, _ = features_of(encoder, "linear")
@@ -211,8 +262,8 @@ def test_every_recipe_is_a_config_of_its_system(path):
 
 
 def slow_but_two(path):
-  """The paper's two systems take a step each time, the others with --all."""
-  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py")
+  """The paper's systems take a step each time, the others with --all."""
+  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py", "systems.py:graph")
   return path if quick else slow(path)
 
 
@@ -223,7 +274,7 @@ def test_every_config_takes_a_step(path):
   config = load_config(path, [f"--config.model.width={1 / 32}"])
   shape = shape_of(config.model.encoder)
   model, clips = build(config.model), 8
-  adam = optimiser(config.optim)
+  adam = optimiser_of(config.optim)
   state = jax.jit(functools.partial(initial_state, model, adam, 0, shape), compiler_options=QUICK)()
   bands = np.ones(shape[1], "f")
   step = make_train_step(
@@ -231,7 +282,7 @@ def test_every_config_takes_a_step(path):
     adam,
     data_mesh(jax.devices()[:1]),
     normaliser=Normaliser(0 * bands, bands),
-    augment_config=config.augment,
+    augmentation=Augmentation(**config.augment),
     seed=0,
   )
   batch = {

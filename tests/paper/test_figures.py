@@ -13,7 +13,7 @@ CURVES = (
   [(0.3, [0.43, 0.44]), (0.0, [0.2, 0.3]), (1.0, [0.4, 0.4])],
   [(0.2, [0.43, 0.44]), (1.0, [0.1, 0.1])],
 )
-BASELINE = [0.42, 0.41]
+BASELINE, TITLES = [0.42, 0.41], ["CNN10", "AT-GCN"]
 
 
 def rows_of(path):
@@ -22,7 +22,7 @@ def rows_of(path):
 
 
 def test_figure3_is_drawn_and_written(tmp_path):
-  draw_figure3(CURVES, BASELINE, tmp_path / "f.png")
+  draw_figure3(CURVES, BASELINE, TITLES, tmp_path / "f.png")
   assert min(size_of(tmp_path / "f.png")) > 300
   write_figure3_csv(CURVES, BASELINE, tmp_path / "f.csv")
   rows = rows_of(tmp_path / "f.csv")
@@ -37,7 +37,7 @@ def test_figure3_is_drawn_and_written(tmp_path):
   assert float(rows[1]["mAP"]) == pytest.approx(0.25)
   assert float(rows[1]["mAP_deviation"]) == pytest.approx(0.05 * 2**0.5, rel=1e-4)
   one_seed = [[(value, seeds[:1]) for value, seeds in curve] for curve in CURVES]
-  draw_figure3(one_seed, BASELINE[:1], tmp_path / "f.svg")
+  draw_figure3(one_seed, BASELINE[:1], TITLES, tmp_path / "f.svg")
   write_figure3_csv(one_seed, BASELINE[:1], tmp_path / "one.csv")
   assert {row["mAP_deviation"] for row in rows_of(tmp_path / "one.csv")} == {""}
 

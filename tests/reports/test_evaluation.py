@@ -20,6 +20,7 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.reports import evaluation as evaluation
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs import scoring
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
@@ -77,7 +78,7 @@ def test_eight_devices_score_as_one_does():
   assert jax.device_count() == 8
   loaded = load_run(trained(), "latest", sharding.data_mesh())
   store = open_store(loaded.run.config.data.store)
-  clips = split_clips(store, loaded.run.config.data, "test")
+  clips = split_clips(store, splits_of(loaded.run.config), "test")
   found = []
   for devices in (jax.devices(), jax.devices()[:1]):
     mesh = sharding.data_mesh(devices)

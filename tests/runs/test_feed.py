@@ -17,8 +17,9 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.plan.compiled_step import collectives, topology_devices
 from atgcn_jax.runs import step_inputs, training_loop
 from atgcn_jax.runs.config import default_config
+from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.training import resident, sharding
-from atgcn_jax.training.optim import optimiser
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
@@ -174,7 +175,7 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
   mesh, config = mesh_of(1), default_config()
   config.augment.time_width, config.augment.band_width = 4, 2
   normaliser = Normaliser(np.full(5, -40.0, "f"), np.linspace(10, 20, 5, dtype="f"))
-  adam = optimiser(config.optim)
+  adam = optimiser_of(config.optim)
 
   def trained_by(make):
     made = make(store, CHOSEN, mesh, range(20), BATCH, 2, balanced=balanced)
@@ -183,7 +184,7 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
       adam,
       mesh,
       normaliser=normaliser,
-      augment_config=config.augment,
+      augmentation=Augmentation(**config.augment),
       seed=0,
       batch_of=made.batch_of,
     )

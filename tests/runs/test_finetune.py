@@ -25,6 +25,7 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.interop.export import export
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.plan.compiled_step import traced_step
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
@@ -83,7 +84,7 @@ def test_finetune_on_other_labels(store, tmp_path):
   # Graph convolutions apply to any number of label vectors.
   assert same_bits(begun.state["params"]["head"], source.state.params["head"])
   clips = open_store(store)
-  mean, _ = band_statistics(clips, split_clips(clips, done.run.config.data, "train"))
+  mean, _ = band_statistics(clips, split_clips(clips, splits_of(done.run.config), "train"))
   assert np.array_equal(done.run.normaliser.mean, mean)
   losses = [loss for _, keys, loss in records(tmp_path / "run") if "loss" in keys]
   assert np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -28,6 +28,7 @@ from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.run_checkpoints import save_checkpoint
 from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.serving import tagger as tagging
@@ -261,12 +262,10 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   run = new_run(config, open_store(config.data.store))
   state = run.initial_state()
   with checkpoint.open_manager(tmp_path) as manager:
-    training_loop.save_checkpoint(manager, run, state, [])
+    save_checkpoint(manager, run, state, [])
     stats = jax.tree.map(lambda x: x + np.inf, state.batch_stats)
     with pytest.raises(WorkFailed, match=r"step 1: a value of batch_stats\..* of step 0"):
-      training_loop.save_checkpoint(
-        manager, run, state.replace(step=state.step + 1, batch_stats=stats), []
-      )
+      save_checkpoint(manager, run, state.replace(step=state.step + 1, batch_stats=stats), [])
   assert checkpoint.saved_steps(tmp_path) == [0]
 
 

@@ -10,7 +10,7 @@ from runs_support import contents, make_store, tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.config import default_config
-from atgcn_jax.runs.folds import check_folds, shared_folds
+from atgcn_jax.runs.folds import check_folds, shared_folds, splits_of
 from atgcn_jax.training import checkpoint
 
 OVERLAP = "--config.data.train_folds=('train','test')"
@@ -53,11 +53,11 @@ def said(capsys):
 
 def test_names_are_compared_as_text():
   made = folds(train_folds=(1, 2), validation_folds=("2", "3"), test_folds=("3", "1"))
-  assert shared_folds(made.data, "train", "test") == ["1"]
-  assert shared_folds(made.data, "train", "validation") == ["2"]
-  assert shared_folds(made.data, "validation", "test") == ["3"]
+  assert shared_folds(splits_of(made), "train", "test") == ["1"]
+  assert shared_folds(splits_of(made), "train", "validation") == ["2"]
+  assert shared_folds(splits_of(made), "validation", "test") == ["3"]
   made.data.validation_share = 0.1
-  assert shared_folds(made.data, "validation", "test") == ["1", "3"]
+  assert shared_folds(splits_of(made), "validation", "test") == ["1", "3"]
 
 
 def test_folds_that_share_nothing_pass():

@@ -24,7 +24,7 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs import training_loop
+from atgcn_jax.runs import run_checkpoints, training_loop
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
 from atgcn_jax.training import checkpoint
@@ -181,16 +181,16 @@ def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, n
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
-  save = training_loop.save_checkpoint
+  save = run_checkpoints.save_checkpoint
 
   def and_signal(manager, run, state, history):
     save(manager, run, state, history)
     if int(state.step) == 3:
-      patch.setattr(training_loop, "save_checkpoint", save)
+      patch.setattr(run_checkpoints, "save_checkpoint", save)
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(training_loop, "save_checkpoint", and_signal)
+    patch.setattr(run_checkpoints, "save_checkpoint", and_signal)
     with pytest.raises(Stopped):
       training_loop.train(config(), tmp_path)
   assert checkpoint.saved_steps(tmp_path) == [0, 3]

@@ -8,9 +8,11 @@ from runs_support import contents, make_store, same_bits, saved, tiny_config
 from atgcn_jax import cli
 from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.sampling import clip_order
+from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import step_inputs, training_loop
+from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.run import Run
 from atgcn_jax.training import sharding
 
@@ -37,8 +39,16 @@ def write_as_before(monkeypatch):
 
 def unlabelled_share_of(config, store, placement):
   """Return the share of clips without a label in the batches of a run."""
-  config.data.placement = placement
-  made = step_inputs.feed_of(config, store, sharding.data_mesh(), 0)
+  made = step_inputs.feed_of(
+    store,
+    split_clips(store, splits_of(config), "train"),
+    sharding.data_mesh(),
+    range(config.optim.steps),
+    config.data.batch_size,
+    config.seed,
+    balanced=config.data.sampling == "balanced",
+    placement=placement,
+  )
   batch_of = jax.jit(made.batch_of)
   labels = [np.asarray(batch_of(given)["labels"]) for given in made.given]
   return np.mean(~np.concatenate(labels).any(axis=1))

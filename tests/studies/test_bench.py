@@ -75,8 +75,7 @@ def test_layers_of_a_small_network(monkeypatch):
 def test_flops_of_mobilenets_are_those_that_efficientat_states():
   # 0.11 and 0.54 billion multiplications with their additions for ten seconds.
   for name, stated in (("mn04", 0.11e9), ("mn10", 0.54e9)):
-    config = steps.bench_config(name, "float32")
-    model = models.build(config.model, num_classes=527)
+    model = models.build(steps.model_section(name, "float32"), num_classes=527)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1000, 128)))
     assert forward_flops(model, variables, (1000, 128)) / 2 == pytest.approx(stated, rel=0.02)
 

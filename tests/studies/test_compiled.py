@@ -30,8 +30,7 @@ def test_flops_by_hand_are_those_of_the_traced_layers(head, width):
   sizes = {"frames": 100, "bands": 32, "classes": classes}
   by_hand = clips * layer_flops(section, **sizes) + graph_flops(section, 300, classes=classes)
   assert by_hand == found
-  config = ml_collections.ConfigDict(DEFAULTS | {"model": section})
-  assert step_flops(config, clips, **sizes) == 3 * by_hand
+  assert step_flops(section, 300, clips, **sizes) == 3 * by_hand
 
 
 def test_cnn10_has_ten_gigaflops_per_clip():
@@ -71,4 +70,4 @@ def test_resources_of_a_v5e_chip(batch_norm, reductions):
   assert [kind for kind, _ in figures["collectives"]] == ["all-reduce"] * reductions
   assert figures["memory"]["activations and temporaries"] <= 1e9
   assert 0.9 < figures["flops"] / figures["product_flops"] <= 1.05
-  assert figures["product_flops"] / step_flops(config, 64) == pytest.approx(1, rel=0.01)
+  assert figures["product_flops"] / step_flops(config.model, 300, 64) == pytest.approx(1, rel=0.01)

@@ -13,8 +13,8 @@ import optax
 from atgcn_jax import models
 from atgcn_jax.data.pipeline import Share
 from atgcn_jax.runs.config import load_config
-from atgcn_jax.training import augment
-from atgcn_jax.training.optim import optimiser
+from atgcn_jax.runs.parts import optimiser_of
+from atgcn_jax.training.augment import Augmentation, clips_per_example
 from atgcn_jax.training.sharding import Layout, place, replicate, where_kept
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
@@ -58,7 +58,7 @@ def setting(form: str, dtype: str, head: str = "graph") -> Any:
 def batch_of(config: Any, step: int) -> dict[str, np.ndarray]:
   """Return the slice of a random batch for this process."""
   random = np.random.default_rng(step)
-  clips = BATCH * augment.clips_per_example(config.augment)
+  clips = BATCH * clips_per_example(Augmentation(**config.augment))
   batch = {
     "log_mel": random.standard_normal((clips, FRAMES, BANDS)).astype("f"),
     "labels": random.random((clips, LABELS)) < 0.3,
@@ -84,7 +84,7 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
   """
   config, model = setting(form, dtype, head)
   mesh = layout.mesh
-  change = RECORDER if record else optimiser(config.optim)
+  change = RECORDER if record else optimiser_of(config.optim)
 
   def first_state():
     silence = jnp.zeros((1, FRAMES, BANDS))
@@ -99,7 +99,7 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
     change,
     mesh,
     normaliser=NORMALISER,
-    augment_config=config.augment,
+    augmentation=Augmentation(**config.augment),
     seed=3,
     kept=kept if layout.in_parts else None,
   )

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from narrow_system import trained
 from runs_support import tiny_config
 
@@ -52,12 +53,13 @@ def talked() -> dict:
 
 
 def fed(folder: pathlib.Path) -> dict[str, list[Any]]:
-  """Return the complete batches of the first steps of the tiny run, by placement."""
+  """Return the complete batches of the first steps on the tiny store, by placement."""
   folder, batches = folder / f"of-{jax.process_index()}", {}  # each process has its own folder
   folder.mkdir(exist_ok=True)
+  store = open_store(tiny_config(folder).data.store)
+  clips = np.arange(0, len(store), 2)
   for placement in PLACEMENTS:
-    config = tiny_config(folder, f"data.placement={placement}")
-    feed = feed_of(config, open_store(config.data.store), data_mesh(), 0)
+    feed = feed_of(store, clips, data_mesh(), range(30), 8, 3, balanced=True, placement=placement)
     steps = [jax.jit(feed.batch_of)(next(feed.given)) for _ in range(3)]
     batches[placement] = [{name: whole(array) for name, array in step.items()} for step in steps]
   return batches

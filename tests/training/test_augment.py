@@ -15,8 +15,8 @@ NO_STRIPES = {"time_stripes": 0, "band_stripes": 0}
 SIZES = {"time_stripes": 2, "time_width": 10, "band_stripes": 2, "band_width": 4}
 
 
-def config_of(**changes):
-  return ml_collections.ConfigDict(DEFAULTS["augment"] | changes)
+def settings_of(**changes):
+  return augment.Augmentation(**(DEFAULTS["augment"] | changes))
 
 
 def stripes(key, x, **changes):
@@ -34,7 +34,7 @@ def test_authors_mixup_uses_one_weight_and_partners_of_the_same_group():
   # One-hot clips: row b of the mixed batch shows the components of clip b.
   clips = jnp.eye(batch).reshape(batch, batch, 1)
   before, behind, labels = augment.augmentation_plan(
-    KEY, config_of(mixup_alpha=0.7, **NO_STRIPES), jnp.eye(batch)
+    KEY, settings_of(mixup_alpha=0.7, **NO_STRIPES), jnp.eye(batch)
   )
   mixed = np.asarray(before(clips))[..., 0]
   assert behind is None
@@ -75,7 +75,7 @@ def test_weights_follow_the_beta_distribution():
 def test_panns_mixup_turns_pairs_into_clips():
   clips = jnp.eye(16)[:, :, None]
   before, behind, labels = augment.augmentation_plan(
-    KEY, config_of(form="panns", mixup_alpha=1.0, **NO_STRIPES), jnp.eye(16)
+    KEY, settings_of(form="panns", mixup_alpha=1.0, **NO_STRIPES), jnp.eye(16)
   )
   mixed = np.asarray(behind(clips))[..., 0]
   assert before is None
@@ -101,7 +101,7 @@ def test_panns_mixup_comes_after_the_norm_of_all_unmixed_clips():
     lambda x: jnp.ones(x.shape), jax.eval_shape(model.init, KEY, jnp.zeros((1, 16, 16)))
   )
   _, behind, _ = augment.augmentation_plan(
-    KEY, config_of(form="panns", mixup_alpha=1.0, **SIZES), jnp.zeros((8, 3))
+    KEY, settings_of(form="panns", mixup_alpha=1.0, **SIZES), jnp.zeros((8, 3))
   )
 
   def train(variables, clips):
@@ -125,9 +125,9 @@ def test_panns_mixup_comes_after_the_norm_of_all_unmixed_clips():
 
 
 def test_clips_per_example():
-  assert augment.clips_per_example(config_of()) == 1
-  assert augment.clips_per_example(config_of(form="panns")) == 2
-  assert augment.clips_per_example(config_of(form="panns", mixup_alpha=0.0)) == 1
+  assert augment.clips_per_example(settings_of()) == 1
+  assert augment.clips_per_example(settings_of(form="panns")) == 2
+  assert augment.clips_per_example(settings_of(form="panns", mixup_alpha=0.0)) == 1
 
 
 @pytest.mark.parametrize("form", augment.FORMS)
@@ -135,7 +135,7 @@ def test_all_off_changes_nothing(form):
   x = jax.random.normal(KEY, (8, 20, 16))
   labels = jnp.eye(8)
   before, behind, kept = augment.augmentation_plan(
-    KEY, config_of(form=form, mixup_alpha=0.0, **NO_STRIPES), labels
+    KEY, settings_of(form=form, mixup_alpha=0.0, **NO_STRIPES), labels
   )
   np.testing.assert_array_equal((before or behind)(x), x)
   np.testing.assert_array_equal(kept, labels)
@@ -143,7 +143,7 @@ def test_all_off_changes_nothing(form):
 
 def test_unknown_form():
   with pytest.raises(ValueError, match="cutmix"):
-    augment.augmentation_plan(KEY, config_of(form="cutmix"), jnp.eye(4))
+    augment.augmentation_plan(KEY, settings_of(form="cutmix"), jnp.eye(4))
 
 
 def test_stripes_are_complete_rows_and_columns():
@@ -188,8 +188,8 @@ def test_augmentation_is_a_pure_function_of_the_key(form):
   labels = jnp.eye(16)
 
   def augmented(seed):
-    config = config_of(form=form, mixup_alpha=1.0, **SIZES)
-    before, behind, mixed = augment.augmentation_plan(jax.random.key(seed), config, labels)
+    settings = settings_of(form=form, mixup_alpha=1.0, **SIZES)
+    before, behind, mixed = augment.augmentation_plan(jax.random.key(seed), settings, labels)
     return np.asarray((before or behind)(x)), np.asarray(mixed)
 
   jax.tree.map(np.testing.assert_array_equal, augmented(1), augmented(1))

@@ -2,19 +2,23 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from atgcn_jax.models.heads import GraphHead, LinearHead
-from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.training.losses import binary_cross_entropy
 from atgcn_jax.training.optim import SCHEDULES, learning_rate_schedule, optimiser, plateau_factor
 
 
-def config_of(**changes):
-  return ml_collections.ConfigDict(DEFAULTS["optim"] | changes)
+def schedule_of(peak=1e-3, schedule="constant", steps=100, warmup_steps=0, final_factor=0.0):
+  return learning_rate_schedule(
+    peak,
+    schedule=schedule,
+    steps=steps,
+    warmup_steps=warmup_steps,
+    final_factor=final_factor,
+  )
 
 
 HALFWAY = {"constant": 1, "cosine": 0.55, "linear": 0.55, "exponential": 0.1**0.5}
@@ -24,13 +28,7 @@ HALFWAY = {"constant": 1, "cosine": 0.55, "linear": 0.55, "exponential": 0.1**0.
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedules(schedule, warmup):
   rate = learning_rate_schedule(
-    config_of(
-      learning_rate=0.02,
-      schedule=schedule,
-      warmup_steps=warmup,
-      steps=100 + warmup,
-      final_factor=0.1,
-    )
+    0.02, schedule=schedule, steps=100 + warmup, warmup_steps=warmup, final_factor=0.1
   )
   if warmup:
     np.testing.assert_allclose([rate(0), rate(3), rate(5)], [0, 0.006, 0.01], rtol=1e-6)
@@ -42,18 +40,16 @@ def test_schedules(schedule, warmup):
 
 
 def test_a_warmup_of_all_steps_and_a_decay_to_zero():
-  rate = learning_rate_schedule(config_of(learning_rate=1.0, warmup_steps=8, steps=8))
+  rate = schedule_of(1.0, warmup_steps=8, steps=8)
   np.testing.assert_allclose([rate(0), rate(4), rate(8)], [0, 0.5, 1])
   for schedule in ("cosine", "linear", "exponential"):
-    rate = learning_rate_schedule(
-      config_of(learning_rate=1.0, schedule=schedule, steps=8, final_factor=0.0)
-    )
+    rate = schedule_of(1.0, schedule=schedule, steps=8)
     assert 0 <= rate(8) < 1e-6
 
 
 def test_unknown_schedule():
   with pytest.raises(ValueError, match="step-wise"):
-    learning_rate_schedule(config_of(schedule="step-wise"))
+    schedule_of(schedule="step-wise")
 
 
 def adam_by_hand(gradients, rates, b1=0.9, b2=0.999, eps=1e-8):
@@ -70,7 +66,7 @@ def adam_by_hand(gradients, rates, b1=0.9, b2=0.999, eps=1e-8):
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_adam_and_clipping(clip_norm):
   gradients = [np.array([3.0, -4.0, 12.0]), np.array([0.1, 0.2, -0.2]), np.array([0.0, 5.0, 0.0])]
-  adam = optimiser(config_of(learning_rate=0.1, schedule="linear", steps=10, clip_norm=clip_norm))
+  adam = optimiser(schedule_of(0.1, schedule="linear", steps=10), clip_norm=clip_norm)
   params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}  # the norm is over all leaves
   state, found = adam.init(params), []
   for g in gradients:
@@ -110,7 +106,7 @@ def test_patience_of_one():
 
 def first_move(head, embedding, labels):
   """Return the mean length of the label vectors and of their first update by Adam."""
-  adam = optimiser(config_of(learning_rate=2e-3))
+  adam = optimiser(schedule_of(2e-3))
   params = head.init(jax.random.key(0), embedding)["params"]
 
   def loss(params):

@@ -10,6 +10,7 @@ import pytest
 from atgcn_jax import models
 from atgcn_jax.audio.quantisation import RANGE_DB
 from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.losses import binary_cross_entropy
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh, place, replicated
@@ -23,7 +24,6 @@ from atgcn_jax.training.step import (
 
 LABELS, BATCH, FRAMES, BANDS = 6, 8, 32, 16
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-PLAIN = {"mixup_alpha": 0.0, "time_stripes": 0, "band_stripes": 0}
 NORMALISER = Normaliser(np.full(BANDS, -40.0, "f"), np.linspace(10, 20, BANDS, dtype="f"))
 
 
@@ -36,7 +36,7 @@ def model_of(**changes):
 
 def fresh_state(model, learning_rate):
   """Return the state at step 0 and its optimiser."""
-  adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"] | {"learning_rate": learning_rate}))
+  adam = optimiser(optax.constant_schedule(learning_rate))
   compiled = jax.jit(
     lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), compiler_options=FAST_COMPILE
   )
@@ -57,11 +57,10 @@ def byte_batch():
   return batch | {"log_mel": np.round(255 * below).astype(np.uint8), "peak_db": peak}
 
 
-def compiled_step(model, adam, state, batch, augment):
+def compiled_step(model, adam, state, batch, augmented):
   """Return the training step over all devices, and its arguments placed on them."""
   mesh = data_mesh()
-  config = ml_collections.ConfigDict(DEFAULTS["augment"] | augment)
-  step = make_train_step(model, adam, mesh, normaliser=NORMALISER, augment_config=config, seed=0)
+  step = make_train_step(model, adam, mesh, normaliser=NORMALISER, augmentation=augmented, seed=0)
   state, batch = jax.device_put(state, replicated(mesh)), place(batch, mesh)
   return step.lower(state, batch, 1.0).compile(FAST_COMPILE), state, batch
 
@@ -72,7 +71,7 @@ def plain():
   model = model_of(dropout={"block": 0.0, "pooled": 0.0, "embedding": 0.0})
   start, adam = fresh_state(model, 1e-2)
   kept = jax.device_get(start)
-  step, _, batch = compiled_step(model, adam, start, float_batch(), PLAIN)
+  step, _, batch = compiled_step(model, adam, start, float_batch(), Augmentation())
   return step, lambda: jax.device_put(kept, replicated(data_mesh())), batch
 
 
@@ -139,7 +138,7 @@ def test_bfloat16_from_bytes_with_everything_on():
   model = model_of(dtype="bfloat16")
   state, adam = fresh_state(model, 1e-3)
   step, state, batch = compiled_step(
-    model, adam, state, byte_batch(), {"time_width": 8, "band_width": 4}
+    model, adam, state, byte_batch(), Augmentation("authors", 0.2, 2, 8, 2, 4)
   )
   losses = []
   for _ in range(5):
@@ -182,7 +181,7 @@ def test_scores_are_sigmoids_of_the_logits():
 
 def test_initial_state_depends_on_the_seed():
   model = model_of()
-  adam = optimiser(ml_collections.ConfigDict(DEFAULTS["optim"]))
+  adam = optimiser(optax.constant_schedule(1e-3))
   make = jax.jit(
     lambda seed: initial_state(model, adam, seed, (FRAMES, BANDS)), compiler_options=FAST_COMPILE
   )

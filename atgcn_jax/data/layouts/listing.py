@@ -30,7 +30,8 @@ class Clip(NamedTuple):
   """Loaded clip.
 
   Attributes:
-    sound: Waveform float32[S] at the front end's rate, or log-mel float32[T, F].
+    sound: Waveform float32[S] at the front end's rate, log-mel float32[T, F], or embeddings
+      uint8[T, F] of a front end with a `value_limit`.
     seconds: Length of the source, NaN if unknown.
     rate_hz: Sample rate of the source, 0 if unknown.
     findings: Faults of the sound, None if unknown.

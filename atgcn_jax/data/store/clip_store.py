@@ -50,8 +50,8 @@ class ClipStore:
   Attributes:
     path: Path of the store, for messages.
     log_mel: Log-mels [N, T, F], memory-mapped or decoded on access. uint8 values 0 … 255 span the
-      RANGE_DB below the clip's `peak_db`; float16 values are in dB.
-    peak_db: float32[N], peak of each clip in dB.
+      `frontend.uint8_range` below the clip's `peak_db`; float16 values are in dB.
+    peak_db: float32[N], peak of each clip in dB. For embeddings, `frontend.value_limit`.
     label_offsets: int64[N + 1]. Clip i has the labels
       `label_indices[label_offsets[i]:label_offsets[i + 1]]`.
     label_indices: int32, positions in `vocabulary`.
@@ -316,7 +316,7 @@ def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
   return {
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
-    "frontend": frontend.stored(),
+    "frontend": frontend.as_json(),
   }
 
 

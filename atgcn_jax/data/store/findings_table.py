@@ -96,7 +96,8 @@ def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
       share = one["seconds"] / float(np.nansum(seconds, dtype=np.float64))
       text += f" than {clip}: {one['seconds']:.3f} s ({share:.1%} of all) are not used{longer_hint}"
     elif kind == SHORTER:
-      text += f" than {clip} and are padded with silence"
+      filled = "silence" if store.frontend.value_limit is None else "repeated embeddings"
+      text += f" than {clip} and are padded with {filled}"
     elif kind == INCOMPLETE and "seconds" in one:
       text += f": {one['seconds']:.3f} s are missing"
       text += f" (unknown for {n} of them)" if (n := one["seconds_not_known"]) else ""

@@ -207,6 +207,8 @@ def outcome(
 def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
   """Encode a clip for the store. A waveform is cut to the clip length or padded with silence.
 
+  Embeddings are stored as they are.
+
   Raises:
     ValueError: If the log-mel cannot be stored.
   """
@@ -215,7 +217,10 @@ def encoded(clip: Clip, settings: frontend.Frontend, dtype: str) -> Encoded:
     cut = clip.sound[: settings.samples]
     padded = np.pad(cut, (0, settings.samples - len(cut)))
     log_mel = np.asarray(_jitted_log_mel(settings)(padded))
-  rows, peaks = quantise(log_mel[None], dtype)
+  if settings.value_limit is None:
+    rows, peaks = quantise(log_mel[None], dtype)
+  else:
+    rows, peaks = log_mel[None], np.array([settings.value_limit], np.float32)
   digest = row_digest(rows[0].tobytes())
   findings = clip.findings
   if findings is not None:
@@ -232,7 +237,7 @@ def _jitted_log_mel(settings: frontend.Frontend) -> Callable[[np.ndarray], Any]:
 
 def _identity(listing: Listing, settings: frontend.Frontend, dtype: str, strict: bool) -> str:
   """Return a hash of everything a store depends on except the content of the source files."""
-  digest = hashlib.sha256(json.dumps([FORMAT, settings.stored(), dtype]).encode())
+  digest = hashlib.sha256(json.dumps([FORMAT, settings.as_json(), dtype]).encode())
   vocabulary = listing.vocabulary
   for texts in (vocabulary.ids, vocabulary.names, listing.clip_ids, listing.folds, listing.sources):
     for text in texts:

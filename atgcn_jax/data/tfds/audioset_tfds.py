@@ -142,7 +142,8 @@ def builder_class() -> Any:
       return tfds.core.DatasetInfo(
         builder=self,
         description=(
-          "Log-mels of sound clips and their labels. uint8 stands for the 80 dB below peak_db."
+          f"Clips of the front end {plan.frontend.name} and their labels. uint8 values 0 to 255 "
+          f"span the {plan.frontend.uint8_range:g} below peak_db (in dB for log-mels)."
         ),
         features=tfds.features.FeaturesDict(
           {
