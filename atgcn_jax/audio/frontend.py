@@ -13,6 +13,10 @@ from atgcn_jax.audio.mel import mel_filterbank
 from atgcn_jax.audio.piecewise_mel import mel_spectrogram_in_pieces
 from atgcn_jax.audio.quantisation import RANGE_DB
 
+# Fields of later versions. They are stored only if they differ from their default, so that the
+# fingerprints of stores and runs do not change.
+LATER = ("pre_emphasis", "window", "centre", "spread", "value_limit")
+
 
 @dataclasses.dataclass(frozen=True)
 class Frontend:
@@ -37,6 +41,10 @@ class Frontend:
     mel_scale: "slaney" (triangles linear in Hz, with unit area) or "htk" (triangles linear in mel,
       with height 1).
     log_offset: Offset that is added before the natural logarithm. None for decibels.
+    pre_emphasis: Weight p of the filter y[t] = x[t + 1] - p x[t] of the waveform. 0 for no filter.
+    window: Form of the Hann window, "periodic" or "symmetric".
+    centre: Value that is subtracted from the logarithms.
+    spread: Value that the logarithms are divided by after that.
     value_limit: For embeddings of a network that this package does not have, the bound of their
       absolute values. `win_length`, `hop` and `n_mels` are then those of the embeddings: samples
       per embedding, samples between them, and their width. None for log-mels.
@@ -58,6 +66,10 @@ class Frontend:
   seconds: float = 10.0
   mel_scale: str = "slaney"
   log_offset: float | None = None
+  pre_emphasis: float = 0.0
+  window: str = "periodic"
+  centre: float = 0.0
+  spread: float = 1.0
   value_limit: float | None = None
 
   @property
@@ -66,15 +78,10 @@ class Frontend:
     return RANGE_DB if self.value_limit is None else 2 * self.value_limit
 
   def as_json(self) -> dict[str, Any]:
-    """Return the fields by name.
-
-    `value_limit` is left out if it is None, so that log-mels have the same fingerprint as in stores
-    and runs of versions without this field.
-    """
+    """Return the fields by name, those of LATER only if they differ from their default."""
+    default = {field.name: field.default for field in dataclasses.fields(self)}
     values = dataclasses.asdict(self)
-    if self.value_limit is None:
-      del values["value_limit"]
-    return values
+    return {k: v for k, v in values.items() if k not in LATER or v != default[k]}
 
   @property
   def samples(self) -> int:
@@ -88,6 +95,8 @@ class Frontend:
 
   def frame_count(self, samples: int) -> int:
     """Return the number of frames T of a waveform with this number of samples, at least one."""
+    if self.pre_emphasis:
+      samples -= 1
     if self.pad_mode == "none":
       return max(1, (samples - self.win_length) // self.hop + 1)
     return max(1, samples // self.hop + (not self.drop_last))
@@ -134,6 +143,25 @@ FRONTENDS: dict[str, Frontend] = {
     mel_scale="htk",
     log_offset=0.01,
   ),
+  # Schmid et al., ICASSP 2023 (EfficientAT), in evaluation. Kaldi's mel bands are those of "htk".
+  "efficientat": Frontend(
+    name="efficientat",
+    sample_rate=32000,
+    n_fft=1024,
+    win_length=800,
+    hop=320,
+    pad_mode="reflect",
+    power=2,
+    n_mels=128,
+    fmin=0.0,
+    fmax=15000.0,
+    mel_scale="htk",
+    log_offset=1e-5,
+    pre_emphasis=0.97,
+    window="symmetric",
+    centre=-4.5,
+    spread=5.0,
+  ),
 }
 
 # AudioSet's published features: outputs of Google's VGGish network, one per second, after PCA,
@@ -157,8 +185,9 @@ def log_mel(
 ) -> jax.Array:
   """Return the log-mel spectrogram of a waveform.
 
-  Values are in dB, or natural logarithms if the front end has a `log_offset`. The peak is taken per
-  clip, so the clips of a batch do not influence each other.
+  Values are in dB, or natural logarithms if the front end has a `log_offset`; then they are shifted
+  and scaled as the front end says. The peak is taken per clip, so the clips of a batch do not
+  influence each other.
 
   Args:
     waveform: float[..., S] at the sample rate of the front end, S at least 1.
@@ -182,13 +211,15 @@ def log_mel(
     frontend = FRONTENDS[frontend]
   if frontend.value_limit is not None:
     raise ValueError(f"{frontend.name} cannot be computed from a waveform without its network")
-  stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power")}
+  stft = {name: getattr(frontend, name) for name in ("n_fft", "hop", "pad_mode", "power", "window")}
   filters = {
     name: getattr(frontend, name)
     for name in ("sample_rate", "n_fft", "n_mels", "fmin", "fmax", "mel_scale")
   }
   waveform = _checked(waveform)
   frames = frontend.frame_count(waveform.shape[-1])
+  if frontend.pre_emphasis:
+    waveform = emphasised(waveform, frontend.pre_emphasis)
 
   def together(waveform):
     spectra = spectrogram(waveform, win_length=frontend.win_length, by_matrix=by_matrix, **stft)
@@ -198,7 +229,7 @@ def log_mel(
     return mel_spectrogram_in_pieces(
       at_ends(waveform, frontend.win_length, frontend.pad_mode),
       frames=frames,
-      window=_hann(frontend.win_length),
+      window=_hann(frontend.win_length, frontend.window),
       hop=frontend.hop,
       n_fft=frontend.n_fft,
       power=frontend.power,
@@ -211,8 +242,24 @@ def log_mel(
   else:
     mel = jax.lax.platform_dependent(waveform, cpu=in_pieces, default=together)
   if frontend.log_offset is not None:
-    return jnp.log(mel + frontend.log_offset)
-  return to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
+    logs = jnp.log(mel + frontend.log_offset)
+  else:
+    logs = to_decibels(mel, amin=frontend.amin, top_db=frontend.top_db)
+  if (frontend.centre, frontend.spread) == (0.0, 1.0):
+    return logs
+  return (logs - frontend.centre) / frontend.spread
+
+
+def emphasised(waveform: jax.Array, weight: float) -> jax.Array:
+  """Return the pre-emphasised waveform x[t + 1] - weight * x[t], float32[..., S - 1].
+
+  Args:
+    waveform: float32[..., S]. A single sample is followed by silence.
+    weight: Weight of the previous sample.
+  """
+  if waveform.shape[-1] == 1:
+    waveform = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, 1)])
+  return waveform[..., 1:] - weight * waveform[..., :-1]
 
 
 def spectrogram(
@@ -223,9 +270,10 @@ def spectrogram(
   hop: int,
   pad_mode: str,
   power: int,
+  window: str = "periodic",
   by_matrix: bool = False,
 ) -> jax.Array:
-  """Return the magnitude or power spectrogram under a periodic Hann window.
+  """Return the magnitude or power spectrogram under a Hann window.
 
   Frame t is centred on sample t * hop. With `pad_mode="none"` it starts at this sample.
 
@@ -236,6 +284,7 @@ def spectrogram(
     hop: Number of samples from one frame to the next.
     pad_mode: Padding at both ends: "constant" (zeros), "reflect" or "none".
     power: 1 for magnitudes, 2 for powers.
+    window: Form of the Hann window, "periodic" or "symmetric".
     by_matrix: Whether to compute the Fourier transform as a matrix product, for platforms without
       an FFT.
 
@@ -271,7 +320,7 @@ def spectrogram(
   rows = padded[..., : blocks * hop].reshape(*waveform.shape[:-1], blocks, hop)
   framed = jnp.concatenate([rows[..., k : k + frames, :] for k in range(hops)], axis=-1)
   framed = framed[..., :win_length] * jnp.broadcast_to(
-    _hann(win_length), (*framed.shape[:-1], win_length)
+    _hann(win_length, window), (*framed.shape[:-1], win_length)
   )
   if by_matrix:
     real, imaginary = (
@@ -362,9 +411,12 @@ def _checked(waveform: jax.Array | np.ndarray) -> jax.Array:
   return jnp.asarray(waveform, jnp.float32)
 
 
-def _hann(size: int) -> np.ndarray:
-  """Return the periodic Hann window, float32[size]."""
-  return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+def _hann(size: int, form: str) -> np.ndarray:
+  """Return the Hann window, float32[size]. The symmetric form ends with zero, as it begins."""
+  if form not in ("periodic", "symmetric"):
+    raise ValueError(f"window must be periodic or symmetric, got {form!r}")
+  period = size if form == "periodic" else size - 1
+  return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / period)).astype(np.float32)
 
 
 def _fourier(size: int, n_fft: int) -> tuple[np.ndarray, np.ndarray]:

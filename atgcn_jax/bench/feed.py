@@ -12,6 +12,7 @@ import numpy as np
 
 from atgcn_jax.bench.data import ROUNDS, made_up_store
 from atgcn_jax.bench.steps import system_of
+from atgcn_jax.errors import UserError
 from atgcn_jax.runs.step_inputs import Feed, device_feed, host_feed
 from atgcn_jax.runtime.process_setup import peak_bytes
 
@@ -33,7 +34,12 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
     `constant_seconds` of the step with a constant batch; for `host` and `device` each the median
     `_seconds`, the `_slowdown` relative to `constant_seconds` (0 for none) and `_wait`, the
     fraction of the time that the step waits for its input; `peak_bytes`.
+
+  Raises:
+    UserError: The system has another front end than the store.
   """
+  if model_name not in ("cnn10", "atgcn"):
+    raise UserError(f"--model {model_name}: feed has clips for cnn10 and atgcn; choose one of them")
   with made_up_store(clips) as store:
     system = system_of(model_name, dtype)
     count = steps * (ROUNDS + 1)

@@ -1,4 +1,4 @@
-"""FLOPs of models and steps: by formula for CNN10, and for any function that can be traced."""
+"""FLOPs of models and steps: by formula for CNN10, and of any function that can be traced."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import itertools
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
 from jax.extend.core import jaxprs_in_params
 
 from atgcn_jax.models.cnn10 import CHANNELS
-from atgcn_jax.models.layers import scaled_channels
+from atgcn_jax.models.layers import PORTABLE, scaled_channels
 
 
 def product_flops(jaxpr: Any) -> int:
@@ -34,6 +37,19 @@ def product_flops(jaxpr: Any) -> int:
       (contracted, _), _ = params["dimension_numbers"]
       total += 2 * size * math.prod(shapes[0][axis] for axis in contracted)
   return total
+
+
+def forward_flops(model: nn.Module, variables: Any, log_mel_shape: tuple[int, int]) -> int:
+  """Return the FLOPs of the forward pass of one clip in the form for any platform.
+
+  Args:
+    model: The module.
+    variables: Its variables.
+    log_mel_shape: The numbers of frames and bands of a clip.
+  """
+  clip = jnp.zeros((1, *log_mel_shape))
+  traced = jax.make_jaxpr(lambda variables: model.apply(variables, clip, placement=PORTABLE))
+  return product_flops(traced(variables).jaxpr)
 
 
 def layer_flops(model: Any, *, frames: int = 400, bands: int = 64, classes: int = 527) -> int:

@@ -66,8 +66,10 @@ def reference_frontend(name: str = "talnet", batch: int = 16, repeats: int = 5) 
   """Measure the median time of librosa on the same clips, with one call per clip.
 
   Raises:
-    UserError: librosa is not installed.
+    UserError: librosa is not installed, or does not have this front end.
   """
+  if FRONTENDS[name].log_offset is not None:
+    raise UserError(f"--frontend {name}: librosa has none like it; choose talnet or panns")
   try:
     librosa = importlib.import_module("librosa")
   except ImportError:

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from atgcn_jax.bench.flops import layer_flops, step_flops
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.bench.flops import forward_flops, layer_flops, step_flops
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import with_constants
@@ -35,7 +36,12 @@ from atgcn_jax.training.step import Normaliser, make_score_step, make_train_step
 
 FRAMES, BANDS, CLASSES, EMBEDDING_SIZE = 400, 64, 527, 300
 NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
-HEADS = {"cnn10": "linear", "atgcn": "graph"}
+SYSTEMS: dict[str, dict[str, Any]] = {
+  "cnn10": {"head": "linear"},
+  "atgcn": {"head": "graph"},
+  "mn04": {"encoder": "mobilenet", "head": "linear", "width": 0.4},
+  "mn10": {"encoder": "mobilenet", "head": "linear", "width": 1.0},
+}
 
 
 def bench(
@@ -46,11 +52,11 @@ def bench(
   dtype: str = "float32",
   trace: str | None = None,
 ) -> dict[str, Any]:
-  """Measure the median time of a step at full size: 400x64 log-mels, 527 labels.
+  """Measure the median time of a step at full size: ten seconds of log-mels, 527 labels.
 
   Args:
     what: `train` or `infer`.
-    model_name: `cnn10` or `atgcn`.
+    model_name: One of SYSTEMS.
     batch: Clips per step, over all devices.
     steps: Number of timed steps, after a first step that compiles.
     dtype: Compute type, `float32` or `bfloat16`.
@@ -59,14 +65,14 @@ def bench(
   Returns:
     `seconds_per_step`; `clips_per_second`; `peak_bytes`, of the process on CPU and of the first
     device otherwise; `first_step_seconds`, including compilation; `start_to_first_step`, from the
-    start of the process to the submission of the first step; `flops` of a step, by formula, and
-    `flops_per_second`; and the settings.
+    start of the process to the submission of the first step; `flops` of a step (a backward pass
+    counts as two forward passes) and `flops_per_second`; and the settings.
   """
   system = system_of(model_name, dtype)
   state: Any = system.state
   rng = np.random.RandomState(0)
   inputs: dict[str, np.ndarray] = {
-    "log_mel": rng.standard_normal((batch, FRAMES, BANDS)).astype("f")
+    "log_mel": rng.standard_normal((batch, *system.shape)).astype("f")
   }
   if what == "train":
     inputs["labels"] = (rng.rand(batch, CLASSES) < 0.004).astype(np.uint8)
@@ -76,9 +82,9 @@ def bench(
     def step(state):
       return train_step(state, fed, 1.0)[0]
   else:
-    score_step = make_score_step(system.model, system.mesh, normaliser=NORMALISER)
+    score_step = make_score_step(system.model, system.mesh, normaliser=system.normaliser)
     fed = sharding.place(inputs, system.mesh)
-    state = with_constants(system.model, (FRAMES, BANDS))(state.variables)
+    state = with_constants(system.model, system.shape)(state.variables)
 
     def step(variables):
       score_step(variables, fed).block_until_ready()
@@ -96,9 +102,7 @@ def bench(
     with jax.profiler.trace(trace, profiler_options=trace_options()):
       jax.block_until_ready(step(state))
   median = statistics.median(seconds[1:])
-  flops = batch * layer_flops(system.section)
-  if what == "train":
-    flops = step_flops(system.section, EMBEDDING_SIZE, batch)
+  flops = system.flops(what, batch)
   return {
     "who": f"atgcn_jax on jax {jax.__version__}",
     "what": what,
@@ -128,6 +132,21 @@ class System(NamedTuple):
   adam: optax.GradientTransformation
   mesh: jax.sharding.Mesh
   state: TrainState
+  shape: tuple[int, int]  # frames and bands of a clip
+
+  @property
+  def normaliser(self) -> Normaliser:
+    """Return the normaliser that changes nothing."""
+    bands = self.shape[1]
+    return Normaliser(np.zeros(bands, "f"), np.ones(bands, "f"))
+
+  def flops(self, what: str, batch: int) -> int:
+    """Return the FLOPs of a step: by formula for CNN10, and otherwise those of the plain form."""
+    if self.section.encoder == "cnn10":
+      train = step_flops(self.section, EMBEDDING_SIZE, batch)
+      return train if what == "train" else batch * layer_flops(self.section)
+    forward = batch * forward_flops(self.model, self.state.variables, self.shape)
+    return 3 * forward if what == "train" else forward
 
   def train_step(self, **more: Any) -> Callable:
     """Return the training step without augmentation; `more` are arguments of `make_train_step`."""
@@ -135,7 +154,7 @@ class System(NamedTuple):
       self.model,
       self.adam,
       self.mesh,
-      normaliser=NORMALISER,
+      normaliser=self.normaliser,
       augmentation=Augmentation(),
       seed=0,
       **more,
@@ -144,11 +163,7 @@ class System(NamedTuple):
 
 def system_of(model_name: str, dtype: str) -> System:
   """Return a system for 527 labels with a random graph and random word vectors."""
-  import ml_collections
-
-  section = ml_collections.ConfigDict(
-    DEFAULTS["model"] | {"head": HEADS[model_name], "dtype": dtype}
-  )
+  section = model_section(model_name, dtype)
   rng = np.random.RandomState(0)
   graph = rng.rand(CLASSES, CLASSES).astype("f")
   names = tuple(map(str, range(CLASSES)))
@@ -159,10 +174,20 @@ def system_of(model_name: str, dtype: str) -> System:
     rng.standard_normal((CLASSES, EMBEDDING_SIZE)).astype("f"),
   )
   mesh, adam = sharding.data_mesh(), optimiser(optax.constant_schedule(1e-3))
+  shape = FRAMES, BANDS
+  if section.encoder == "mobilenet":
+    shape = FRONTENDS["efficientat"].frames, FRONTENDS["efficientat"].n_mels
   state = jax.jit(
-    lambda: initial_state(model, adam, 0, (FRAMES, BANDS)), out_shardings=sharding.replicated(mesh)
+    lambda: initial_state(model, adam, 0, shape), out_shardings=sharding.replicated(mesh)
   )()
-  return System(section, model, adam, mesh, state)
+  return System(section, model, adam, mesh, state, shape)
+
+
+def model_section(model_name: str, dtype: str) -> Any:
+  """Return the `model` section of a config with a system and compute type."""
+  import ml_collections
+
+  return ml_collections.ConfigDict(DEFAULTS["model"] | SYSTEMS[model_name] | {"dtype": dtype})
 
 
 def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
@@ -188,7 +213,7 @@ def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32")
 
   Args:
     what: `compile` or `memory`, the name of the result.
-    model_name: `cnn10` or `atgcn`.
+    model_name: One of SYSTEMS.
     batch: Clips per step.
     dtype: Compute type, `float32` or `bfloat16`.
 

@@ -62,8 +62,8 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--vocabulary",
     metavar="FILE",
-    help="CSV with columns index, mid, display_name (default for list and segments: the label ids "
-    "of the clips)",
+    help="CSV with columns index, mid, display_name, or audioset (default for list and segments: "
+    "the label ids of the clips)",
   )
   prepare.add_argument("--ontology", metavar="FILE", help="for esc50, AudioSet's ontology.json")
   prepare.add_argument(
@@ -85,7 +85,7 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument("--out", metavar="FILE", required=True, help="clip store to write, .h5")
   prepare.add_argument(
     "--frontend",
-    choices=("talnet", "panns", "vggish", "vggish-features"),
+    choices=("talnet", "panns", "vggish", "efficientat", "vggish-features"),
     help="front end that computes the log-mels; vggish-features is that of audioset-features, and "
     "of no other layout (default: talnet)",
   )
@@ -127,7 +127,10 @@ def _add_mixtures(verb: AddVerb) -> None:
     help="CSV with columns filename, fold, positive_labels",
   )
   mixtures.add_argument(
-    "--vocabulary", metavar="FILE", required=True, help="CSV with columns index, mid, display_name"
+    "--vocabulary",
+    metavar="FILE",
+    required=True,
+    help="CSV with columns index, mid, display_name, or audioset",
   )
   mixtures.add_argument("--counts", metavar="FILE", required=True, help=COUNTS_HELP)
   mixtures.add_argument("--set", choices=SETS, help=SET_HELP)
@@ -152,7 +155,10 @@ def _add_graph(verb: AddVerb) -> None:
   source.add_argument("--segments", metavar="FILE", help="AudioSet segment list, .csv or .csv.gz")
   graph.add_argument("--set", choices=SETS, help=SET_HELP)
   graph.add_argument(
-    "--vocabulary", metavar="FILE", required=True, help="CSV with columns index, mid, display_name"
+    "--vocabulary",
+    metavar="FILE",
+    required=True,
+    help="CSV with columns index, mid, display_name, or audioset",
   )
   graph.add_argument(
     "--method",

@@ -140,8 +140,8 @@ def _add_bench(verb: AddVerb) -> None:
   bench.add_argument(
     "--model",
     default="atgcn",
-    choices=("cnn10", "atgcn"),
-    help="system for train, infer, compile, memory and feed (default: atgcn)",
+    choices=("cnn10", "atgcn", "mn04", "mn10"),
+    help="system for train, infer, compile, memory and feed, which has no mn (default: atgcn)",
   )
   bench.add_argument(
     "--batch", metavar="N", type=int, help="clips per batch (default: 64 for data, otherwise 16)"
@@ -162,7 +162,7 @@ def _add_bench(verb: AddVerb) -> None:
   bench.add_argument(
     "--frontend",
     default="talnet",
-    choices=("talnet", "panns"),
+    choices=("talnet", "panns", "efficientat"),
     help="front end for frontend (default: talnet)",
   )
   bench.add_argument(

@@ -40,8 +40,8 @@ def add_tfds_verb(verb: AddVerb) -> None:
   tfds.add_argument(
     "--vocabulary",
     metavar="FILE",
-    help="with --audio, CSV with columns index, mid, display_name (default: the label ids in "
-    "--labels)",
+    help="with --audio, CSV with columns index, mid, display_name, or audioset (default: the label "
+    "ids in --labels)",
   )
   tfds.add_argument(
     "--used-labels-only",
@@ -50,7 +50,7 @@ def add_tfds_verb(verb: AddVerb) -> None:
   )
   tfds.add_argument(
     "--frontend",
-    choices=("talnet", "panns", "vggish"),
+    choices=("talnet", "panns", "vggish", "efficientat"),
     help="with --audio, front end that computes the log-mels (default: talnet)",
   )
   tfds.add_argument(

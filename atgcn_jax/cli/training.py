@@ -83,9 +83,10 @@ def _add_import_torch(verb: AddVerb) -> None:
   torch.add_argument("--workdir", metavar="DIR", required=True, help="directory of the new run")
   torch.add_argument(
     "--frontend",
-    default="talnet",
-    choices=("talnet", "panns"),
-    help="front end that the weights were trained with (default: talnet)",
+    default="",
+    choices=("talnet", "panns", "efficientat"),
+    help="front end that the weights were trained with (default: data.frontend of the config, or "
+    "talnet)",
   )
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.errors import UserError
+from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
 from atgcn_jax.runs.checks import check_workdir
-from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config import vocabulary_path
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.runs.load import find_checkpoints, make_way, read_run
@@ -28,18 +29,19 @@ from atgcn_jax.training.step import Normaliser
 
 
 def import_torch(
-  state_path: str | os.PathLike, config, workdir: str | os.PathLike, frontend_name: str = "talnet"
+  state_path: str | os.PathLike, config, workdir: str | os.PathLike, frontend_name: str = ""
 ) -> None:
   """Write step 0 of a run with the given weights, to tag with, evaluate or train further.
 
-  The config names the vocabulary and the graph. PANNs-style weights normalise their input in the
-  first batch norm, so the normaliser of the run has mean 0 and deviation 1.
+  The config names the vocabulary and the graph. The weights expect log-mels as the front end
+  computes them, so the normaliser of the run has mean 0 and deviation 1.
 
   Args:
     state_path: An .npz file of tensors by name, or a .pt or .pth file of PyTorch.
     config: A complete config.
     workdir: Run directory to create.
-    frontend_name: Front end that the weights were trained with.
+    frontend_name: Front end that the weights were trained with. By default that of the config, or
+      talnet if the config names none.
 
   Raises:
     UserError: The weights do not fit the config or are not finite, or the folder holds imported
@@ -54,7 +56,10 @@ def import_torch(
       raise UserError(f"--workdir {workdir}: holds a run; choose another folder")
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
-  vocabulary = read_vocabulary(data_path(config.data.root, config.data.vocabulary))
+  frontend_name = frontend_name or config.data.frontend or "talnet"
+  if frontend_name not in FRONTENDS:
+    raise UserError(f"data.frontend must be one of {', '.join(FRONTENDS)}, got {frontend_name!r}")
+  vocabulary = read_vocabulary(vocabulary_path(config.data.root, config.data.vocabulary))
   propagation, embeddings = label_graph(config, vocabulary, None)
   frontend = FRONTENDS[frontend_name]
   run = Run(
@@ -113,36 +118,11 @@ def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:
-  """Read tensors by name from an .npz file, or from a .pt or .pth file, which needs PyTorch.
+  """Return the tensors by name of an .npz file, or of a .pt or .pth file of PyTorch.
 
-  Files are read without unpickling arbitrary objects.
+  Files are read without PyTorch and without unpickling arbitrary objects.
 
   Raises:
     UserError: The file cannot be read.
   """
-  if pathlib.Path(path).suffix == ".npz":
-    return read_arrays(path)
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"{path}: no such file; check the path")
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      f"{path}: reading it needs PyTorch; run pip install torch, or save the tensors as an .npz"
-    ) from None
-  try:
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-  except Exception as error:  # torch passes on any exception of its readers
-    reason = " ".join(str(error).split())[:120]
-    raise UserError(
-      f"{path}: not a file of plain PyTorch tensors ({reason}); save `model.state_dict()`"
-    ) from None
-  tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-  if not isinstance(tensors, dict):
-    raise UserError(f"{path}: holds no state dict; save `model.state_dict()`")
-  tensors = {str(name): tensor for name, tensor in tensors.items() if torch.is_tensor(tensor)}
-  for name, tensor in tensors.items():
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if not dense or tensor.is_quantized or tensor.is_complex():
-      raise UserError(f"{path}: {name} is not a dense tensor of real numbers; save it as one")
-  return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+  return read_arrays(path) if pathlib.Path(path).suffix == ".npz" else read_tensors(path)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,9 @@ from atgcn_jax.labels.hints import about_columns, about_label
 from atgcn_jax.labels.label_files import text_lines
 
 COLUMNS = ("index", "mid", "display_name")
+AUDIOSET = "audioset"  # stands for the 527 labels of AudioSet in place of a path
+# Gemmeke et al., Audio Set, ICASSP 2017; class list of Google, CC BY 4.0.
+AUDIOSET_CSV = pathlib.Path(__file__).with_name("audioset.csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +88,14 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
 
   Args:
     path: A file in the format of AudioSet's `class_labels_indices.csv`, with the columns index, mid
-      and display_name.
+      and display_name; or `audioset` for the labels of AudioSet, which the package contains.
 
   Raises:
     UserError: The file is missing or empty, lacks a column, repeats an id, or its indices are not
       0 to K-1.
   """
+  if path == AUDIOSET:
+    path = AUDIOSET_CSV
   rows = csv.DictReader(text_lines(path), strict=True)
   labels: dict[int, tuple[str, str]] = {}
   try:

@@ -25,6 +25,7 @@ from atgcn_jax.models.layers import (
   parameter_dtype,
   scaled_channels,
 )
+from atgcn_jax.models.mobilenet import MobileNet
 from atgcn_jax.models.multilevel_attention import MultiLevelAttention
 from atgcn_jax.models.normalisation import BatchNorm
 from atgcn_jax.models.pooling import POOLINGS, Pooling
@@ -41,6 +42,7 @@ ENCODERS = (
   "multilevel_attention_embeddings",
   "google_cnn",
   "deepres",
+  "mobilenet",
   "vectors",
 )
 ON_VECTORS = ("multilevel_attention_embeddings", "vectors")  # encoders of ten vectors per clip
@@ -92,7 +94,8 @@ class AudioTagger(nn.Module):
       log_mel_BxTxF: Normalised log-mels, float[B, T, F].
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       return_features: Whether to return a dict with `logits`, `embedding` [B, C], `label_vectors`
-        [K, C] and, for systems that score frames, `frame_logits` [B, T', K].
+        [K, C] and, for systems that score frames, `frame_logits` [B, T', K]. `mobilenet` adds
+        `pooled`, see `mobilenet.MobileNet`.
       after_norm: Training transform of the spectrogram after the first batch norm.
       placement: Placement of the batch. By default it is on all devices.
     """
@@ -217,6 +220,8 @@ def _encoder(
     if depth not in BLOCKS:
       raise ValueError(f"model.depth must be one of {', '.join(map(str, BLOCKS))}, got {depth}")
     return DeepRes(depth=depth, **shared)
+  if config.encoder == "mobilenet":
+    return MobileNet(**shared)
   if config.encoder == "vectors":
     return _vector_encoder(config, kind, **shared)
   raise ValueError(f"model.encoder must be one of {', '.join(ENCODERS)}, got {config.encoder!r}")

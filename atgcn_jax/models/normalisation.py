@@ -34,6 +34,8 @@ class BatchNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
   groups: int = 1
   after: Callable[[Array], Array] = unchanged
+  momentum: float = MOMENTUM
+  epsilon: float = EPSILON
 
   def setup(self):
     """Create the variables."""
@@ -51,10 +53,11 @@ class BatchNorm(nn.Module):
       train: Whether to use the statistics of the batch instead of the running statistics.
     """
     if not train:
-      mean, factor = self.running_mean.value, jax.lax.rsqrt(self.running_variance.value + EPSILON)
+      mean = self.running_mean.value
+      factor = jax.lax.rsqrt(self.running_variance.value + self.epsilon)
       return self.after(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
     y, mean_GxC, variance_GxC = batch_norm(
-      x, self.scale, self.bias, self.dtype, self.groups, self.after
+      x, self.scale, self.bias, self.dtype, self.groups, self.after, self.epsilon
     )
     self.follow(mean_GxC.mean(axis=0), variance_GxC.mean(axis=0))
     return y
@@ -63,10 +66,10 @@ class BatchNorm(nn.Module):
     """Update the running statistics with those of a batch."""
     if not self.is_initializing():
       for running, new in ((self.running_mean, mean), (self.running_variance, variance)):
-        running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new
+        running.value = self.momentum * running.value + (1 - self.momentum) * new
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def batch_norm(
   x: Array,
   scale_C: Array,
@@ -74,6 +77,7 @@ def batch_norm(
   dtype: jnp.dtype,
   groups: int,
   after: Callable[[Array], Array] = unchanged,
+  epsilon: float = EPSILON,
 ) -> tuple[Array, Array, Array]:
   """Normalise x by the statistics of the batch and apply `after`.
 
@@ -88,27 +92,28 @@ def batch_norm(
     groups: The number of equal runs of clips that are normalised separately.
     after: The function that is applied to the normalised x. The backward pass recomputes it, so
       it should be cheap.
+    epsilon: The term that is added to the variance.
 
   Returns:
     The result of `after` [B, …, C], and the mean and biased variance [groups, C].
   """
-  return _forward(x, scale_C, bias_C, dtype, groups, after)[0]
+  return _forward(x, scale_C, bias_C, dtype, groups, after, epsilon)[0]
 
 
-def _forward(x, scale, bias, dtype, groups, after):
+def _forward(x, scale, bias, dtype, groups, after, epsilon):
   wide = _grouped(x, groups).astype(scale.dtype)
   axes = tuple(range(1, wide.ndim - 1))
   mean, mean_square = wide.mean(axes, keepdims=True), jnp.square(wide).mean(axes, keepdims=True)
   mean, mean_square = (checkpoint_name(s, STATISTICS) for s in (mean, mean_square))
   var = jnp.maximum(0, mean_square - jnp.square(mean))
-  factor = jax.lax.rsqrt(var + EPSILON)
+  factor = jax.lax.rsqrt(var + epsilon)
   y = _scaled(wide, mean, factor, scale, bias).astype(dtype).reshape(x.shape)
   channels = (groups, x.shape[-1])
   statistics = mean.reshape(channels), var.reshape(channels)
   return (after(y), *statistics), (x, mean, factor, scale, bias)
 
 
-def _backward(dtype, groups, after, residuals, cotangents):
+def _backward(dtype, groups, after, _, residuals, cotangents):
   x, mean, factor, scale, bias = residuals
 
   def at_norm(x, cotangent):

@@ -16,9 +16,9 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
-from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.labels.vocabulary import AUDIOSET, Vocabulary, read_vocabulary
 from atgcn_jax.models import ON_VECTORS
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.config import SOUNDSCAPES, data_path, vocabulary_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.parts import model_of
@@ -78,8 +78,8 @@ def plan_data(config: Any) -> Data:
     assumed.append(
       f"{clips:,} clips of {frames} frames and {bands} bands, as {path} does not exist"
     )
-    named = data_path(config.data.root, config.data.vocabulary)
-    if config.data.vocabulary and os.path.exists(named):
+    named = vocabulary_path(config.data.root, config.data.vocabulary)
+    if named == AUDIOSET or (config.data.vocabulary and os.path.exists(named)):
       vocabulary = read_vocabulary(named)
     else:
       missing = f"{named} does not exist" if named else "the config names no vocabulary"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.vocabulary import AUDIOSET
 
 SOUNDSCAPES = "soundscapes"  # stands for the built-in data in place of a path
 
@@ -64,9 +65,12 @@ DEFAULTS: dict[str, Any] = {
     # File of `atgcn prepare`, folder of `atgcn tfds`, or `soundscapes` (built-in data).
     "store": "soundscapes",
     "soundscape_clips": 2000,  # Number of clips of the built-in data.
-    # CSV file of the labels. Only required by commands that run without a store. If set, the store
-    # must have the same labels.
+    # CSV file of the labels, or `audioset` for AudioSet's 527. Only required by commands that run
+    # without a store. If set, the store must have the same labels.
     "vocabulary": "",
+    # Front end, one of audio.frontend.FRONTENDS. Only used by `import-torch`; empty stands for
+    # `talnet`. If set, the store must have the same front end.
+    "frontend": "",
     "train_folds": ("train",),  # Names of the folds to train on.
     "validation_folds": ("validation",),  # Names of the folds to validate on.
     "test_folds": ("test",),  # Names of the folds to test on.
@@ -329,6 +333,11 @@ def contradictions(saved: dict[str, Any], config) -> list[str]:
 def data_path(root: str, path: str) -> str:
   """Return a path of the section data or graph, relative paths joined to `data.root`."""
   return path if "://" in path else os.path.join(root, path)
+
+
+def vocabulary_path(root: str, named: str) -> str:
+  """Return the path of `data.vocabulary`, or `audioset`, which `read_vocabulary` knows."""
+  return named if named == AUDIOSET else data_path(root, named)
 
 
 def _is_free(key: str) -> bool:

@@ -22,7 +22,13 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import SOUNDSCAPES, config_from_json, data_path, plain_config
+from atgcn_jax.runs.config import (
+  SOUNDSCAPES,
+  config_from_json,
+  data_path,
+  plain_config,
+  vocabulary_path,
+)
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
 from atgcn_jax.runs.parts import model_of, optimiser_of
@@ -174,22 +180,27 @@ def new_run(config, store: ClipStore) -> Run:
 
 
 def check_training_clips(config, store: ClipStore) -> None:
-  """Refuse a store without training clips, or with labels other than those in `data.vocabulary`.
+  """Refuse a store without training clips, or with other labels or another front end than named.
 
   Raises:
-    UserError: If there is no training clip, or the labels differ.
+    UserError: If there is no training clip, or `data.vocabulary` or `data.frontend` differs.
   """
   if not len(split_clips(store, splits_of(config), "train")):
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )
   if config.data.vocabulary:
-    named = data_path(config.data.root, config.data.vocabulary)
+    named = vocabulary_path(config.data.root, config.data.vocabulary)
     if read_vocabulary(named).ids != store.vocabulary.ids:
       raise UserError(
         f"{store.path}: its labels differ from those in {named}; prepare the store with that "
         "vocabulary"
       )
+  if config.data.frontend not in ("", store.frontend.name):
+    raise UserError(
+      f"data.frontend {config.data.frontend!r}: {store.path} has {store.frontend.name}; prepare it "
+      f"with --frontend {config.data.frontend}"
+    )
 
 
 def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:

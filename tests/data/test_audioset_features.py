@@ -492,7 +492,7 @@ def test_the_front_end():
     log_mel(np.zeros(160_000, np.float32), VGGISH_FEATURES)
 
 
-@pytest.mark.parametrize("name", FRONTENDS)
+@pytest.mark.parametrize("name", ["talnet", "panns", "vggish"])
 def test_front_ends_of_log_mels_have_the_fields_of_earlier_versions(name):
   """Otherwise the fingerprints of stores would change."""
   values = FRONTENDS[name].as_json()

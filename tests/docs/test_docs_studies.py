@@ -94,12 +94,12 @@ def write_home(folder):
 @pytest.fixture
 def narrow(monkeypatch):
   """Make benchmarks use narrow systems and few batches, and run subprocesses in this process."""
-  full, run_json = steps.bench_config, steps.run_json
+  full, run_json = steps.model_section, steps.run_json
 
-  def bench_config(model_name, dtype):
-    config = full(model_name, dtype)
-    config.model.width = 1 / 32
-    return config
+  def model_section(model_name, dtype):
+    section = full(model_name, dtype)
+    section.width = 1 / 32
+    return section
 
   @functools.cache
   def here(words):
@@ -117,7 +117,7 @@ def narrow(monkeypatch):
   found = importlib.util.find_spec
   with_torch = lambda name, *at: found(name, *at) or (name == "torch" or None)  # noqa: E731
   for module, names in (
-    (steps, {"bench_config": bench_config, "run_json": run_json_here, "FRAMES": 48}),
+    (steps, {"model_section": model_section, "run_json": run_json_here, "FRAMES": 48}),
     (bench_data, {"ROUNDS": 2, "BATCHES": 4, "AUDIOSET": 5000, "FRAMES": 48}),
     (bench_feed, {"ROUNDS": 1}),
     (bench_layers, {"FRAMES": 16, "BANDS": 16, "CHANNELS": (2, 3)}),

@@ -1,14 +1,14 @@
 """Tests of reading PyTorch files and of creating a run from one."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
-from runs_support import newest_sound, wav
+from runs_support import REPOSITORY, newest_sound, wav
+from test_mobilenet import formula_state as mobilenet_state
 from test_torch_weights import formula_state
 
-from atgcn_jax import cli
+from atgcn_jax import Tagger, cli, models
+from atgcn_jax.audio.frontend import FRONTENDS, log_mel
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop.importing import import_torch, read_state_dict
 from atgcn_jax.interop.torch_weights import convert
@@ -17,6 +17,7 @@ from atgcn_jax.runs import load
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.training.sharding import Layout, data_mesh
 
+CONFIGS = REPOSITORY / "configs"
 VOCABULARY = Vocabulary(
   tuple(f"/m/{k}" for k in range(5)), ("Dog", "Bark", "Cat", "Rain", "Train horn")
 )
@@ -92,51 +93,64 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, changes, message):
   assert not (tmp_path / "run").exists()
 
 
+def test_the_config_names_front_end_and_labels(tmp_path):
+  (tmp_path / "config.py").write_text("""
+def get_config():
+  return dict(
+    model=dict(encoder="mobilenet", head="linear", width=0.15),
+    data=dict(vocabulary="audioset", frontend="efficientat"),
+  )
+""")
+  np.savez(tmp_path / "state.npz", **mobilenet_state(527))
+  config = load_config(tmp_path / "config.py")
+  import_torch(tmp_path / "state.npz", config, tmp_path / "run")
+  run = load.load_run(tmp_path / "run", "latest", data_mesh()).run
+  assert run.frontend == FRONTENDS["efficientat"]
+  assert (len(run.vocabulary), run.vocabulary.names[:2]) == (
+    527,
+    ("Speech", "Male speech, man speaking"),
+  )
+  np.testing.assert_array_equal(run.normaliser.mean, np.zeros(128))
+  np.testing.assert_array_equal(run.normaliser.deviation, np.ones(128))
+  config.data.frontend = "cochlea"
+  with pytest.raises(UserError, match=r"data.frontend must be one of .*efficientat, got 'cochlea'"):
+    import_torch(tmp_path / "state.npz", config, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_efficientats_file_becomes_a_tagger(shared, tmp_path):
+  weights = shared / "data/weights/mn04_as_mAP_432.pt"
+  config = CONFIGS / "pretrained/mn04.py"
+  words = ["import-torch", weights, "--config", config, "--workdir", tmp_path / "run"]
+  assert cli.main([*map(str, words)]) == 0
+  tagger = Tagger.restore(tmp_path / "run")
+  golden = np.load(shared / "golden/mn04.npz")
+  waveforms = (golden["waveform"] / 32768).astype("f")
+  tags = tagger.tag(waveforms[0], rate=32_000, top=527)
+  assert len(tags) == 527
+  assert {"Animal", "Dog", "Bark"} < {tag.name for tag in tags[:4]}
+  # A short sound is padded with silence to ten seconds, which the reference is not.
+  model = models.build(tagger.run.config.model, num_classes=527)
+  variables = load.load_run(tmp_path / "run", "latest", data_mesh()).state
+  padded = log_mel(np.pad(waveforms, ((0, 0), (0, 160_000))), "efficientat")
+  for inputs, expected in (
+    (log_mel(waveforms, "efficientat"), golden["logits"]),
+    (padded, np.log(scores := np.array([tagger.scores(x) for x in waveforms])) - np.log1p(-scores)),
+  ):
+    found = jax.jit(model.apply)(variables, inputs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+  timeline = tagger.timeline(np.concatenate(waveforms), hop_seconds=5)
+  assert timeline.scores.shape == (3, 527)
+  np.testing.assert_array_equal(timeline.start_s, [0, 5, 10])
+
+
 def test_npz_is_read_as_it_is(tmp_path):
   np.savez(tmp_path / "a.npz", **{"bn0.weight": np.arange(3.0)})
   np.testing.assert_array_equal(read_state_dict(tmp_path / "a.npz")["bn0.weight"], [0, 1, 2])
   np.savez(tmp_path / "b.npz", a=np.array([{"an": "object"}], dtype=object))
-  for name in ("b.npz", "absent.npz", "absent.pt"):
+  for name in ("b.npz", "absent.npz"):
     with pytest.raises(UserError, match=name):
       read_state_dict(tmp_path / name)
-
-
-def test_torch_files(tmp_path):
-  torch = pytest.importorskip("torch")
-  tensors = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(2).bfloat16()}
-  torch.save(tensors, tmp_path / "plain.pt")
-  torch.save({"model": tensors, "iteration": 7, "optimizer": {"lr": 0.1}}, tmp_path / "panns.pth")
-  for name in ("plain.pt", "panns.pth"):
-    found = read_state_dict(tmp_path / name)
-    assert found.keys() == tensors.keys()
-    np.testing.assert_array_equal(found["a.weight"], [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(found["b.bias"], [1, 1])
-
-
-class Trap:
-  """An object that creates a file when it is unpickled."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return pathlib.Path.touch, (self.path,)
-
-
-def test_pickled_objects_are_refused_unread(tmp_path):
-  torch = pytest.importorskip("torch")
-  torch.save({"a.weight": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
-  (tmp_path / "noise.pt").write_bytes(bytes(range(200)))
-  torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-  for name, message in (
-    ("trap.pt", "not a file of plain PyTorch tensors"),
-    ("noise.pt", "not a file of plain PyTorch tensors"),
-    ("tensor.pt", "holds no state dict"),
-  ):
-    with pytest.raises(UserError, match=f"{name}: {message}") as caught:
-      read_state_dict(tmp_path / name)
-    assert "\n" not in str(caught.value)
-  assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.slow

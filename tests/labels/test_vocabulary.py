@@ -130,3 +130,9 @@ def test_audioset(shared, tmp_path):
   write_vocabulary(tmp_path / "copy.csv", vocabulary)
   with open(path, newline="") as old, open(tmp_path / "copy.csv", newline="") as new:
     assert list(csv.reader(old)) == list(csv.reader(new))
+
+
+def test_audiosets_labels_are_in_the_package(shared):
+  official = shared / "data/audioset/class_labels_indices.csv"
+  assert len(read_vocabulary("audioset")) == 527
+  assert read_vocabulary("audioset") == read_vocabulary(official)

@@ -137,7 +137,11 @@ def features_of(encoder, head):
 @pytest.mark.parametrize("head", ["linear", "graph"])
 @pytest.mark.parametrize(
   "encoder",
-  [slow(name) if name in ("deepres", "google_cnn") else name for name in models.ENCODERS],
+  # Those that compile longest; tests/models/test_mobilenet.py has further tests of the last.
+  [
+    slow(name) if name in ("deepres", "google_cnn", "mobilenet") else name
+    for name in models.ENCODERS
+  ],
 )
 def test_every_encoder_works_with_either_head(encoder, head):
   _, found, beside_others = features_of(encoder, head)

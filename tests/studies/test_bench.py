@@ -4,10 +4,14 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from atgcn_jax import models
+from atgcn_jax.bench import host, peers, steps
 from atgcn_jax.bench import layers as bench_layers
-from atgcn_jax.bench import peers, steps
+from atgcn_jax.bench.feed import bench_feed
+from atgcn_jax.bench.flops import forward_flops
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runtime import process_setup
 
@@ -66,6 +70,33 @@ def test_layers_of_a_small_network(monkeypatch):
   assert flops["conv_block2"] == flops["conv_block2.conv1"] + flops["conv_block2.conv2"]
   assert len(bench_layers.layer_table(result).splitlines()) == 2 + len(flops) + 2
   json.dumps(result)
+
+
+def test_flops_of_mobilenets_are_those_that_efficientat_states():
+  # 0.11 and 0.54 billion multiplications with their additions for ten seconds.
+  for name, stated in (("mn04", 0.11e9), ("mn10", 0.54e9)):
+    model = models.build(steps.model_section(name, "float32"), num_classes=527)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1000, 128)))
+    assert forward_flops(model, variables, (1000, 128)) / 2 == pytest.approx(stated, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train", "infer"])
+def test_a_step_of_a_mobilenet(monkeypatch, what):
+  monkeypatch.setitem(steps.SYSTEMS, "mn04", steps.SYSTEMS["mn04"] | {"width": 0.1})
+  result = steps.bench(what, "mn04", 8, 1)
+  assert result["clips_per_second"] == pytest.approx(8 / result["seconds_per_step"])
+  assert result["flops"] > 0
+
+
+def test_feed_refuses_another_front_end():
+  with pytest.raises(UserError, match="--model mn04: feed has clips for cnn10 and atgcn"):
+    bench_feed(8, "mn04", 8, 1, "float32")
+
+
+def test_librosa_is_not_compared_with_front_ends_that_it_lacks():
+  with pytest.raises(UserError, match="--frontend efficientat: librosa has none like it"):
+    host.reference_frontend("efficientat", 1, 1)
 
 
 def test_the_time_since_the_start_grows():

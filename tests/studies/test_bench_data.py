@@ -109,14 +109,14 @@ def test_memory_now():
 
 @pytest.mark.slow
 def test_feed(tmp_path, monkeypatch):
-  full = steps.bench_config
+  full = steps.model_section
 
   def narrow(model_name, dtype):
-    config = full(model_name, dtype)
-    config.model.width = 1 / 32
-    return config
+    section = full(model_name, dtype)
+    section.width = 1 / 32
+    return section
 
-  monkeypatch.setattr(steps, "bench_config", narrow)
+  monkeypatch.setattr(steps, "model_section", narrow)
   result = bench_feed.bench_feed(40, "cnn10", 8, 2, "float32")
   assert result["clips_per_second"] == pytest.approx(8 / result["seconds_per_step"])
   for name in ("host", "device"):

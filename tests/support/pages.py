@@ -15,6 +15,7 @@ MEASURING = ("bench", "plan", "reproduce")  # run by test_docs_studies.py, other
 ELSEWHERE = {
   ".* gs://": "runtime/test_buckets.py",
   "train .* --workdir DIR": "runtime/test_processes.py",  # one of several processes
+  ".* runs/mn04": "interop/test_import_torch.py",  # needs EfficientAT's file
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 

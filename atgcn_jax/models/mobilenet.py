@@ -1,0 +1,207 @@
+"""MobileNetV3-Large for spectrograms, as EfficientAT trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from atgcn_jax.models.layers import (
+  Array,
+  Placement,
+  SpectrogramTransform,
+  groups_of,
+  parameter_dtype,
+)
+from atgcn_jax.models.normalisation import STATISTICS, BatchNorm, unchanged
+
+MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms; PyTorch's momentum is 1 - 0.99
+CONVOLUTION = "convolution"  # checkpoint name of the convolutions, saved during rematerialisation
+HIDDEN = 1280  # channels of the embedding at width 1
+kernel_init = nn.initializers.he_normal()  # He et al., ICCV 2015
+
+
+class Stage(NamedTuple):
+  """An inverted residual at width 1."""
+
+  size: int  # of the depthwise kernel
+  expanded: int
+  channels: int
+  squeezed: bool  # whether channels are weighted by squeeze-and-excitation
+  activation: Callable[[Array], Array]
+  stride: int
+
+
+STAGES = (
+  Stage(3, 16, 16, False, nn.relu, 1),
+  Stage(3, 64, 24, False, nn.relu, 2),
+  Stage(3, 72, 24, False, nn.relu, 1),
+  Stage(5, 72, 40, True, nn.relu, 2),
+  Stage(5, 120, 40, True, nn.relu, 1),
+  Stage(5, 120, 40, True, nn.relu, 1),
+  Stage(3, 240, 80, False, nn.hard_swish, 2),
+  Stage(3, 200, 80, False, nn.hard_swish, 1),
+  Stage(3, 184, 80, False, nn.hard_swish, 1),
+  Stage(3, 184, 80, False, nn.hard_swish, 1),
+  Stage(3, 480, 112, True, nn.hard_swish, 1),
+  Stage(3, 672, 112, True, nn.hard_swish, 1),
+  Stage(5, 672, 160, True, nn.hard_swish, 2),
+  Stage(5, 960, 160, True, nn.hard_swish, 1),
+  Stage(5, 960, 160, True, nn.hard_swish, 1),
+)
+
+
+def in_eights(channels: float) -> int:
+  """Return the nearest multiple of 8 that is at least 8 and at least 90 % of a number."""
+  rounded = max(8, int(channels + 4) // 8 * 8)
+  return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class ConvNorm(nn.Module):
+  """A convolution without bias, batch norm, and an activation."""
+
+  channels: int
+  size: int = 1
+  stride: int = 1
+  depthwise: bool = False
+  activation: Callable[[Array], Array] = unchanged
+  groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
+    """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
+    edge = self.size // 2
+    x = nn.Conv(
+      self.channels,
+      (self.size, self.size),
+      strides=self.stride,
+      padding=((edge, edge), (edge, edge)),
+      feature_group_count=x_BxTxFxC.shape[-1] if self.depthwise else 1,
+      use_bias=False,
+      kernel_init=kernel_init,
+      dtype=self.dtype,
+      param_dtype=parameter_dtype(self.dtype),
+      name="conv",
+    )(x_BxTxFxC)
+    norm = BatchNorm(
+      self.channels, self.dtype, self.groups, self.activation, MOMENTUM, EPSILON, name="bn"
+    )
+    return norm(checkpoint_name(x, CONVOLUTION), train=train)
+
+
+class SqueezeExcitation(nn.Module):
+  """A weight in (0, 1) per channel, from the mean over frames and bands.
+
+  Source:
+    Hu et al., Squeeze-and-excitation networks, CVPR 2018.
+  """
+
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BxTxFxC: Array) -> Array:
+    """Return x with weighted channels, [B, T, F, C]."""
+    channels = x_BxTxFxC.shape[-1]
+    mean_BxC = x_BxTxFxC.mean(axis=(1, 2), dtype=parameter_dtype(self.dtype))
+    hidden = nn.relu(_dense(in_eights(channels // 4), self.dtype, "fc1")(mean_BxC))
+    weights_BxC = nn.sigmoid(_dense(channels, self.dtype, "fc2")(hidden))
+    return x_BxTxFxC * weights_BxC[:, None, None].astype(x_BxTxFxC.dtype)
+
+
+class InvertedResidual(nn.Module):
+  """A 1x1 expansion, a depthwise convolution, and a 1x1 projection, added to the input if it fits.
+
+  Source:
+    Sandler et al., MobileNetV2, CVPR 2018; Howard et al., Searching for MobileNetV3, ICCV 2019.
+  """
+
+  stage: Stage
+  width: float
+  groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
+    """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
+    # In training, only convolutions and statistics are saved for the backward pass.
+    keep = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS)
+    layers = nn.remat(_layers, policy=keep, static_argnums=(2,)) if train else _layers
+    return layers(self, x_BxTxFxC, train)
+
+
+def _layers(block: InvertedResidual, x: Array, train: bool) -> Array:
+  """Apply the layers of a block."""
+  stage = block.stage
+  shared: dict[str, Any] = {"groups": block.groups, "dtype": block.dtype}
+  expanded, channels = (in_eights(n * block.width) for n in (stage.expanded, stage.channels))
+  y = x
+  if expanded != x.shape[-1]:
+    y = ConvNorm(expanded, activation=stage.activation, **shared, name="expand")(y, train)
+  y = ConvNorm(
+    expanded, stage.size, stage.stride, True, stage.activation, **shared, name="depthwise"
+  )(y, train)
+  if stage.squeezed:
+    y = SqueezeExcitation(block.dtype, name="squeeze")(y)
+  y = ConvNorm(channels, **shared, name="project")(y, train)
+  return x + y if stage.stride == 1 and x.shape[-1] == channels else y
+
+
+class MobileNet(nn.Module):
+  """The encoder of EfficientAT's networks. Channels are rounded to multiples of 8.
+
+  The hidden layer of their classifier belongs to the encoder, so that each head is a product of the
+  embedding with label vectors.
+
+  Source:
+    Howard et al., Searching for MobileNetV3, ICCV 2019 (MobileNetV3-Large); Schmid et al.,
+    Efficient large-scale audio tagging via transformer-to-CNN knowledge distillation, ICASSP 2023.
+  """
+
+  width: float = 1.0
+  batch_norm: str = "global"
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    log_mel_BxTxF: Array,
+    *,
+    train: bool,
+    after_norm: SpectrogramTransform | None = None,
+    placement: Placement | None = None,
+  ) -> dict[str, Array]:
+    """Return `embedding` [B, 1280 * width] and `pooled` [B, 960 * width].
+
+    `pooled` is the mean of the last convolution over frames and bands, which EfficientAT's code
+    calls the embedding. `embedding` is the hidden layer that follows it.
+
+    Args:
+      log_mel_BxTxF: Normalised log-mels, float[B, T, F].
+      train: Whether to use batch statistics.
+      after_norm: Transform of the input, because no batch norm precedes the convolutions.
+      placement: Placement of the batch. By default it is on all devices.
+    """
+    shared: dict[str, Any] = {"groups": groups_of(self.batch_norm, placement), "dtype": self.dtype}
+    x = log_mel_BxTxF if after_norm is None else after_norm(log_mel_BxTxF)
+    x = x[..., None].astype(self.dtype)
+    stem = ConvNorm(in_eights(16 * self.width), 3, 2, False, nn.hard_swish, **shared, name="stem")
+    x = stem(x, train)
+    for i, stage in enumerate(STAGES, 1):
+      x = InvertedResidual(stage, self.width, **shared, name=f"block{i}")(x, train)
+    last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, **shared, name="last")
+    # The arrays are small from here on, so they are always computed in float32 or wider.
+    pooled_BxC = last(x, train).mean(axis=(1, 2), dtype=parameter_dtype(self.dtype))
+    embedding = nn.hard_swish(_dense(in_eights(HIDDEN * self.width), self.dtype, "fc1")(pooled_BxC))
+    return {"pooled": pooled_BxC, "embedding": embedding.astype(self.dtype)}
+
+
+def _dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+  """Return a dense layer that computes in float32 or wider."""
+  wide = parameter_dtype(dtype)
+  init = nn.initializers.xavier_uniform()
+  return nn.Dense(features, kernel_init=init, dtype=wide, param_dtype=wide, name=name)
