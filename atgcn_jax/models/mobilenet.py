@@ -10,12 +10,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from atgcn_jax.models.fast import cpu_mobilenet, shifted_convolution
 from atgcn_jax.models.layers import (
+  ONE_CPU,
   Array,
   Placement,
   SpectrogramTransform,
+  constant,
   groups_of,
   parameter_dtype,
+  placement_here,
 )
 from atgcn_jax.models.normalisation import STATISTICS, BatchNorm, unchanged
 
@@ -61,8 +65,37 @@ def in_eights(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
+class Convolution(nn.Module):
+  """A convolution without bias, with zero padding around each clip."""
+
+  channels: int
+  size: int
+  stride: int
+  depthwise: bool
+  on_one_cpu: bool
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxTxFxC: Array) -> Array:
+    """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
+    inputs, edge = x_BxTxFxC.shape[-1], self.size // 2
+    shape = (self.size, self.size, 1 if self.depthwise else inputs, self.channels)
+    kernel = self.param("kernel", kernel_init, shape, parameter_dtype(self.dtype))
+    x, kernel = x_BxTxFxC.astype(self.dtype), kernel.astype(self.dtype)
+    if self.on_one_cpu:
+      return shifted_convolution.convolve(x, kernel, self.stride)
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (self.stride, self.stride),
+      ((edge, edge), (edge, edge)),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=inputs if self.depthwise else 1,
+    )
+
+
 class ConvNorm(nn.Module):
-  """A convolution without bias, batch norm, and an activation."""
+  """A convolution, batch norm, and an activation."""
 
   channels: int
   size: int = 1
@@ -70,24 +103,14 @@ class ConvNorm(nn.Module):
   depthwise: bool = False
   activation: Callable[[Array], Array] = unchanged
   groups: int = 1
+  on_one_cpu: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
-    edge = self.size // 2
-    x = nn.Conv(
-      self.channels,
-      (self.size, self.size),
-      strides=self.stride,
-      padding=((edge, edge), (edge, edge)),
-      feature_group_count=x_BxTxFxC.shape[-1] if self.depthwise else 1,
-      use_bias=False,
-      kernel_init=kernel_init,
-      dtype=self.dtype,
-      param_dtype=parameter_dtype(self.dtype),
-      name="conv",
-    )(x_BxTxFxC)
+    shape = self.channels, self.size, self.stride, self.depthwise
+    x = Convolution(*shape, self.on_one_cpu, self.dtype, name="conv")(x_BxTxFxC)
     norm = BatchNorm(
       self.channels, self.dtype, self.groups, self.activation, MOMENTUM, EPSILON, name="bn"
     )
@@ -123,6 +146,7 @@ class InvertedResidual(nn.Module):
   stage: Stage
   width: float
   groups: int = 1
+  on_one_cpu: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -137,7 +161,11 @@ class InvertedResidual(nn.Module):
 def _layers(block: InvertedResidual, x: Array, train: bool) -> Array:
   """Apply the layers of a block."""
   stage = block.stage
-  shared: dict[str, Any] = {"groups": block.groups, "dtype": block.dtype}
+  shared: dict[str, Any] = {
+    "groups": block.groups,
+    "on_one_cpu": block.on_one_cpu,
+    "dtype": block.dtype,
+  }
   expanded, channels = (in_eights(n * block.width) for n in (stage.expanded, stage.channels))
   y = x
   if expanded != x.shape[-1]:
@@ -186,18 +214,36 @@ class MobileNet(nn.Module):
       after_norm: Transform of the input, because no batch norm precedes the convolutions.
       placement: Placement of the batch. By default it is on all devices.
     """
-    shared: dict[str, Any] = {"groups": groups_of(self.batch_norm, placement), "dtype": self.dtype}
+    wide = parameter_dtype(self.dtype)
+    on_one_cpu = (placement or placement_here()) == ONE_CPU and self.dtype == wide
     x = log_mel_BxTxF if after_norm is None else after_norm(log_mel_BxTxF)
-    x = x[..., None].astype(self.dtype)
-    stem = ConvNorm(in_eights(16 * self.width), 3, 2, False, nn.hard_swish, **shared, name="stem")
-    x = stem(x, train)
-    for i, stage in enumerate(STAGES, 1):
-      x = InvertedResidual(stage, self.width, **shared, name=f"block{i}")(x, train)
-    last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, **shared, name="last")
+    x = x.astype(self.dtype)
+    if on_one_cpu and not train and not self.is_initializing():
+      layers = constant(
+        self,
+        "folded",
+        lambda: cpu_mobilenet.folded(
+          self.variables["params"], self.variables["batch_stats"], EPSILON
+        ),
+      )
+      pooled_BxC = cpu_mobilenet.infer(layers, x, STAGES)
+    else:
+      groups = groups_of(self.batch_norm, placement)
+      shared: dict[str, Any] = {"groups": groups, "on_one_cpu": on_one_cpu, "dtype": self.dtype}
+      pooled_BxC = _last(x[..., None], train, self.width, shared).mean(axis=(1, 2), dtype=wide)
     # The arrays are small from here on, so they are always computed in float32 or wider.
-    pooled_BxC = last(x, train).mean(axis=(1, 2), dtype=parameter_dtype(self.dtype))
     embedding = nn.hard_swish(_dense(in_eights(HIDDEN * self.width), self.dtype, "fc1")(pooled_BxC))
     return {"pooled": pooled_BxC, "embedding": embedding.astype(self.dtype)}
+
+
+def _last(x: Array, train: bool, width: float, shared: dict[str, Any]) -> Array:
+  """Return the result of the last convolution, [B, T', F', 960 * width]."""
+  stem = ConvNorm(in_eights(16 * width), 3, 2, False, nn.hard_swish, **shared, name="stem")
+  x = stem(x, train)
+  for i, stage in enumerate(STAGES, 1):
+    x = InvertedResidual(stage, width, **shared, name=f"block{i}")(x, train)
+  last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, **shared, name="last")
+  return last(x, train)
 
 
 def _dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:

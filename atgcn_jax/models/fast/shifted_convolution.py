@@ -1,0 +1,97 @@
+"""Depthwise convolutions on a CPU, as sums of products of shifted inputs.
+
+On CPUs, XLA computes depthwise convolutions, and above all their gradients, much more slowly than
+sums of k² products, which it fuses into one loop. Clips pass through the gradients one at a time,
+while they are in the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def convolve(x: Array, kernel: Array, stride: int) -> Array:
+  """Return the zero-padded convolution [B, ceil(H / stride), ceil(W / stride), D].
+
+  Args:
+    x: [B, H, W, C].
+    kernel: [k, k, 1, C] for a depthwise convolution, [k, k, 1, D] for one channel (C = 1), or
+      [1, 1, C, D].
+    stride: The stride over rows and columns; 1 for a 1x1 kernel.
+  """
+  if kernel.shape[0] == 1:
+    return x @ kernel[0, 0]
+  if x.shape[-1] == 1:
+    taps = _taps(_padded(x, kernel), kernel.shape[0], stride, _size(x, stride))
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+  return depthwise(x, kernel, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x_BxHxWxC: Array, kernel_KxKx1xC: Array, stride: int) -> Array:
+  """Return the depthwise convolution of `convolve`."""
+  padded = _padded(x_BxHxWxC, kernel_KxKx1xC)
+  return _weighted_sum(padded, kernel_KxKx1xC, stride, _size(x_BxHxWxC, stride))
+
+
+def _forward(x, kernel, stride):
+  return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, dy):
+  x, kernel = residuals
+  size = kernel.shape[0]
+
+  def of_clip(dkernel, clip):
+    x, dy = (array[None] for array in clip)
+    taps = _taps(_padded(x, kernel), size, stride, dy.shape[1:3])
+    dkernel += jnp.stack([(tap * dy).sum(axis=(0, 1, 2)) for tap in taps])
+    return dkernel, _input_gradient(dy, kernel, stride, x.shape[1:3])[0]
+
+  start = jnp.zeros((size * size, x.shape[-1]), kernel.dtype)
+  dkernel, dx = jax.lax.scan(of_clip, start, (x, dy))
+  return dx, dkernel.reshape(kernel.shape)
+
+
+depthwise.defvjp(_forward, _backward)
+
+
+def _input_gradient(dy, kernel, stride, shape):
+  """Return the gradient of the input of this height and width: a convolution of spread-out dy."""
+  edge = kernel.shape[0] // 2
+  ends = [edge + n - 1 - stride * (m - 1) for n, m in zip(shape, dy.shape[1:3])]
+  spread = [(0, 0, 0), *((edge, end, stride - 1) for end in ends), (0, 0, 0)]
+  padded = jax.lax.optimization_barrier(jax.lax.pad(dy, jnp.zeros((), dy.dtype), spread))
+  return _weighted_sum(padded, kernel[::-1, ::-1], 1, shape)
+
+
+def _weighted_sum(padded, kernel, stride, shape):
+  """Return the sum over the weights of a kernel of the shifted input times the weight."""
+  taps = _taps(padded, kernel.shape[0], stride, shape)
+  weights = kernel.reshape(len(taps), -1)
+  return functools.reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights)))
+
+
+def _taps(padded, size, stride, shape):
+  """Return the shifted inputs of this height and width, one for each weight of a kernel."""
+  height, width = ((n - 1) * stride + 1 for n in shape)
+  return [
+    padded[:, i : i + height : stride, j : j + width : stride]
+    for i in range(size)
+    for j in range(size)
+  ]
+
+
+def _padded(x, kernel):
+  edge = kernel.shape[0] // 2
+  # Without the barrier, XLA tests for every product whether its input is padding.
+  return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0))))
+
+
+def _size(x, stride):
+  return -(-x.shape[1] // stride), -(-x.shape[2] // stride)
