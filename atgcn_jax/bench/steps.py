@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.audio.frontend import FRONTENDS, VGGISH_FEATURES
 from atgcn_jax.bench.flops import forward_flops, layer_flops, step_flops
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -41,6 +41,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
   "atgcn": {"head": "graph"},
   "mn04": {"encoder": "mobilenet", "head": "linear", "width": 0.4},
   "mn10": {"encoder": "mobilenet", "head": "linear", "width": 1.0},
+  "vectors": {"encoder": "vectors", "head": "linear", "clip_units": (512,)},
 }
 
 
@@ -174,9 +175,9 @@ def system_of(model_name: str, dtype: str) -> System:
     rng.standard_normal((CLASSES, EMBEDDING_SIZE)).astype("f"),
   )
   mesh, adam = sharding.data_mesh(), optimiser(optax.constant_schedule(1e-3))
-  shape = FRAMES, BANDS
-  if section.encoder == "mobilenet":
-    shape = FRONTENDS["efficientat"].frames, FRONTENDS["efficientat"].n_mels
+  frontends = {"mobilenet": FRONTENDS["efficientat"], "vectors": VGGISH_FEATURES}
+  frontend = frontends.get(section.encoder, FRONTENDS["talnet"])
+  shape = frontend.frames, frontend.n_mels
   state = jax.jit(
     lambda: initial_state(model, adam, 0, shape), out_shardings=sharding.replicated(mesh)
   )()

@@ -140,8 +140,9 @@ def _add_bench(verb: AddVerb) -> None:
   bench.add_argument(
     "--model",
     default="atgcn",
-    choices=("cnn10", "atgcn", "mn04", "mn10"),
-    help="system for train, infer, compile, memory and feed, which has no mn (default: atgcn)",
+    choices=("cnn10", "atgcn", "mn04", "mn10", "vectors"),
+    help="system for train, infer, compile, memory and feed, which has only cnn10 and atgcn "
+    "(default: atgcn)",
   )
   bench.add_argument(
     "--batch", metavar="N", type=int, help="clips per batch (default: 64 for data, otherwise 16)"

@@ -13,7 +13,7 @@ import time
 import torch
 from torch import nn
 
-LABELS, FRAMES, BANDS, BATCH, UNITS = 527, 10, 128, 256, 1024
+LABELS, FRAMES, BANDS, BATCH, UNITS = 527, 10, 128, 256, 512
 
 
 class Tagger(nn.Module):
