@@ -22,8 +22,8 @@ Sources: Wang et al., IEEE SPL 2020 (graph); Kong et al., TASLP 2019 (attention)
 import ml_collections
 
 SYSTEMS = {
-  "linear": dict(encoder="vectors", head="linear", frame_units=(), clip_units=(512,)),
-  "graph": dict(encoder="vectors", head="graph", frame_units=(), clip_units=(512,)),
+  "linear": dict(encoder="vectors", head="linear", frame_units=(), clip_units=(1024, 512)),
+  "graph": dict(encoder="vectors", head="graph", frame_units=(), clip_units=(1024, 512)),
   "decision_attention": dict(
     encoder="vectors", head="linear", pooling="attention", frame_units=(1024,), clip_units=()
   ),
@@ -45,7 +45,7 @@ def get_config(system="linear"):
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = SYSTEMS[system]
-  config.model.dropout = dict(block=0.2, pooled=0.2, embedding=0.5)
+  config.model.dropout = dict(block=0.3, pooled=0.1, embedding=0.3)
   config.graph = dict(
     source="audioset/cooccurrence.npz",
     counts_set="full",
@@ -65,13 +65,14 @@ def get_config(system="linear"):
   config.augment = dict(mixup_alpha=0.0, time_stripes=0, band_stripes=0)
   config.optim = dict(
     steps=1000,
-    learning_rate=1e-3,
+    learning_rate=4e-3,
     schedule="cosine",
     head_factor=0.3 if system == "graph" else 3.0,
   )
   if system == "multilevel_attention":
     config.model.dropout = dict(block=0.4, pooled=0.0, embedding=0.0)
     config.data.batch_size = 500
+    config.optim.update(steps=500, learning_rate=1e-3, head_factor=1.0)
   config.evaluation = dict(every=250, batch_size=1024)
   config.checkpoint = dict(every=250, keep=1)
   config.log = dict(every=50)
