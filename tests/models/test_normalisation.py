@@ -36,7 +36,8 @@ def compute(module, x, train, weights=WEIGHTS):
     y, new = module.apply(variables, x, mutable=["batch_stats"], **train)
     return jnp.sin(y.astype(jnp.float32)).sum(), (y, new["batch_stats"])
 
-  (_, (y, new)), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(x, weights)
+  compute = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+  (_, (y, new)), gradients = compute(x, weights)
   return jax.tree.map(np.asarray, (y, dict(new), gradients))
 
 
@@ -86,8 +87,8 @@ class PlainBlock(nn.Module):
 def test_a_block_agrees_with_one_from_linen_layers(inputs):
   block = ConvBlock(4, jnp.dtype("float32"), Placement(8, "cpu"))
   x = np.random.default_rng(1).standard_normal((4, 8, 6, inputs)).astype("f")
-  variables = block.init(jax.random.key(0), x, False)
-  shapes = PlainBlock(4).init(jax.random.key(0), x, False)
+  variables = jax.jit(block.init, static_argnums=2)(jax.random.key(0), x, False)
+  shapes = jax.eval_shape(lambda x: PlainBlock(4).init(jax.random.key(0), x, False), x)
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
 
   def of(block):
@@ -222,5 +223,8 @@ def test_the_training_step_passes_the_placement_to_the_model(state):
 
 
 def test_scoring_does_not_depend_on_devices(state):
-  logits = [model_of(k, 0.3).apply(state.variables, batch()["log_mel"]) for k in models.BATCH_NORMS]
+  logits = [
+    jax.jit(model_of(kind, 0.3).apply)(state.variables, batch()["log_mel"])
+    for kind in models.BATCH_NORMS
+  ]
   np.testing.assert_array_equal(*logits)

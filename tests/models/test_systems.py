@@ -148,7 +148,7 @@ def test_every_encoder_works_with_either_head(encoder, head):
     assert "frame_logits" not in found
 
 
-@pytest.mark.parametrize("encoder", FRAME_WISE)
+@pytest.mark.parametrize("encoder", ["talnet", slow("google_cnn"), slow("deepres")])
 def test_the_clip_is_the_pooling_of_its_frames(encoder):
   _, found, _ = features_of(encoder, "linear")
   frames = 1 / (1 + np.exp(-np.asarray(found["frame_logits"], np.float64)))

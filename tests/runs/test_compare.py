@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
+from marks import slow
 from runs_support import HOME, VOCABULARY, contents, make_store, tiny_config, trained
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_cli import run
@@ -270,7 +271,8 @@ def test_a_store_of_some_of_the_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "text", ["/m/4\n\n/m/0\n/m/4\n", 'index,mid,display_name\n9,/m/4,"Hiss, long"\n2,/m/0,Hum\n']
+  "text",
+  [slow("/m/4\n\n/m/0\n/m/4\n"), 'index,mid,display_name\n9,/m/4,"Hiss, long"\n2,/m/0,Hum\n'],
 )
 def test_named_labels(tmp_path, text, capsys):
   (tmp_path / "two.csv").write_text(text)
