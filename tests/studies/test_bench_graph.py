@@ -1,5 +1,7 @@
 """Tests of the benchmarks of the label graph and of counting, at small sizes."""
 
+import functools
+
 import numpy as np
 import pytest
 from marks import slow
@@ -28,7 +30,10 @@ def test_made_up_clips():
 
 
 @pytest.mark.parametrize(("labels", "form"), [(60, "dense"), slow(700, "sparse")])
-def test_graph_figures(labels, form):
+def test_graph_figures(labels, form, monkeypatch):
+  # The matrices of the complete measurement take a gigabyte.
+  small = functools.partial(graph.machine_limits, size=300)
+  monkeypatch.setattr(graph, "machine_limits", small)
   found = bench_graph(labels, 6, repeats=1)
   assert (found["labels"], found["form"]) == (labels, form)
   assert (found["edges"], found["most_edges"]) == (6 * labels, 6)
