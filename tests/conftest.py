@@ -56,21 +56,38 @@ def pytest_collection_modifyitems(config, items):
       item.add_marker(pytest.mark.skip(reason="slow; run with --all"))
 
 
-def resident_bytes():
-  """Return the memory of this process, 0 where Linux does not say it."""
+MUCH = 0.5 * 2**30
+
+
+def own_bytes():
+  """Return the memory of this process without files that processes share, 0 outside Linux."""
   statm = pathlib.Path("/proc/self/statm")
-  return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+  if not statm.exists():
+    return 0
+  _, resident, files, *_ = map(int, statm.read_text().split())
+  return (resident - files) * os.sysconf("SC_PAGE_SIZE")
+
+
+def return_freed_memory():
+  """Return freed memory to the system: a compilation frees 300 MB, which malloc would keep."""
+  if sys.platform == "linux" and own_bytes() > MUCH:
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True)
+def _return_freed_memory():
+  yield
+  return_freed_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _free_memory():
+def _drop_programs():
   """Drop compiled programs where they have grown: together they would take 6 GB per worker."""
   yield
-  if "jax" in sys.modules and resident_bytes() > 0.8 * 2**30:
+  if "jax" in sys.modules and own_bytes() > MUCH:
     sys.modules["jax"].clear_caches()
     gc.collect()
-    if sys.platform == "linux":
-      ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import small_store
 import soundfile
+from marks import slow
 
 from atgcn_jax.data.layouts.listing import Clip, Row, make_listing
 from atgcn_jax.data.prepare import prepare
@@ -140,14 +141,14 @@ def wait_for(condition, seconds=60):
 # A terminal sends SIGINT to the process group, a scheduler SIGTERM to all its processes.
 STOPS = [
   ("starting", signal.SIGINT, "group", 130),
-  ("working", signal.SIGINT, "process", 130),
   ("working", signal.SIGTERM, "group", 143),
-  ("working", signal.SIGKILL, "process", -9),
 ]
 MORE_STOPS = [
   ("starting", signal.SIGINT, "process", 130),
   ("starting", signal.SIGTERM, "group", 143),
   ("starting", signal.SIGKILL, "process", -9),
+  ("working", signal.SIGINT, "process", 130),
+  ("working", signal.SIGKILL, "process", -9),
   ("working", signal.SIGINT, "group", 130),
   ("working", signal.SIGTERM, "process", 143),
 ]
@@ -156,7 +157,7 @@ MORE_STOPS = [
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize(
   ("when", "number", "target", "status"),
-  [*STOPS, *(pytest.param(*stop, marks=pytest.mark.slow) for stop in MORE_STOPS)],
+  [*STOPS, *(slow(*stop) for stop in MORE_STOPS)],
 )
 def test_prepare_stops_on_signals(many, tmp_path, when, number, target, status):
   out = tmp_path / "s.h5"
@@ -195,8 +196,9 @@ def journal(out):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch):
-  """It is killed twice, each time after another chunk. Stored files are not read again."""
+@pytest.mark.parametrize("stops", [(2,), slow((2, 4))], ids=["once", "twice"])
+def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch, stops):
+  """It is killed, each time after another chunk. Stored files are not read again."""
   clips, chunk = 320, store_builder.CHUNK
   (tmp_path / "audio").mkdir()
   rng = np.random.default_rng(0)
@@ -227,7 +229,7 @@ def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(store_builder, "in_processes", in_this_process)
     prepare(tmp_path / "audio", tmp_path / "labels.csv", whole, workers=1)
-  for stop in (2, 4):  # lines of the journal
+  for stop in stops:  # lines of the journal
     with subprocess.Popen(command(out, 2), stderr=subprocess.DEVNULL) as process:
       wait_for(lambda stop=stop: len(journal(out)) >= stop or process.poll() is not None)
       process.kill()

@@ -201,6 +201,7 @@ def test_the_model_card_is_of_the_run(exports, tmp_path):
     assert str(trained().parent).encode() not in path.read_bytes(), "folders of this machine"
 
 
+@pytest.mark.slow
 def test_the_model_card_names_the_data_of_evaluations(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   other = make_store(tmp_path / "other.h5", clips=41, seed=9)

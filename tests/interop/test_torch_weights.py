@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from marks import slow
 
 from atgcn_jax import models
 from atgcn_jax.interop.importing import read_state_dict
@@ -22,7 +23,7 @@ from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, make_train_step
 
 # On one CPU, CNN10's blocks have a separate implementation.
-FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
+ONE, TWO = Placement(1, "cpu"), Placement(2, "cpu")
 NO_DROPOUT = {"block": 0.0, "pooled": 0.0, "embedding": 0.0}
 
 
@@ -43,7 +44,7 @@ def adam_losses(model, variables, log_mel, labels, learning_rate, steps, devices
     augmentation=Augmentation(),
     seed=0,
   )
-  state = start_state(jax.tree.map(jnp.asarray, variables), adam)
+  state = jax.jit(lambda variables: start_state(variables, adam))(variables)
   losses = []
   for _ in range(steps):
     state, measured = step(state, {"log_mel": log_mel, "labels": labels}, 1.0)
@@ -125,8 +126,9 @@ def formula_model(head):
   return models.build(config, num_classes=5, **graph), convert(formula_state(head), config)
 
 
-@FORMS
-@pytest.mark.parametrize("head", ["linear", "graph"])
+@pytest.mark.parametrize(
+  ("head", "placement"), [("linear", TWO), ("graph", ONE), slow("linear", ONE), slow("graph", TWO)]
+)
 def test_fingerprint(head, placement):
   clip, frame, band = np.ogrid[1:5, :48, :32]
   log_mel = noise(7, (4, 48, 32)) + 2 * np.sin(clip * frame / 10) + 2 * np.sin(clip**2 * band / 20)
@@ -159,7 +161,7 @@ def reference(shared, head):
   return model, convert(maker["make"](shapes, 1), config), numbers
 
 
-@FORMS
+@pytest.mark.parametrize("placement", [ONE, TWO])
 @pytest.mark.parametrize(("head", "name"), [("linear", "cnn10"), ("graph", "atgcn")])
 def test_logits_of_the_authors_code(shared, head, name, placement):
   model, variables, numbers = reference(shared, head)

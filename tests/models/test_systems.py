@@ -203,7 +203,7 @@ def test_settings_of_the_encoder_of_vectors_are_checked(changes, message):
     build(config_of("vectors", **changes))
 
 
-@pytest.mark.parametrize("encoder", FRAME_WISE)
+@pytest.mark.parametrize("encoder", ["talnet", slow("google_cnn"), slow("deepres")])
 def test_the_clip_is_the_pooling_of_its_frames(encoder):
   _, found, _ = features_of(encoder, "linear")
   frames = 1 / (1 + np.exp(-np.asarray(found["frame_logits"], np.float64)))
@@ -262,9 +262,8 @@ def test_every_recipe_is_a_config_of_its_system(path):
 
 
 def slow_but_two(path):
-  """The paper's systems take a step each time, the others with --all."""
-  quick = pathlib.Path(path).name in ("cnn10.py", "atgcn.py", "systems.py:graph")
-  return path if quick else slow(path)
+  """CNN10 and vectors take a step each time, AT-GCN in tests of devices, others with --all."""
+  return path if pathlib.Path(path).name in ("cnn10.py", "systems.py:graph") else slow(path)
 
 
 @pytest.mark.parametrize(

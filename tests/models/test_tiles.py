@@ -58,7 +58,7 @@ def plain_block(x, first, second, statistics=None):
 def assert_close(actual, expected, dtype):
   for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     assert a.dtype == dtype
-    np.testing.assert_allclose(a, b, rtol=0, atol=EPSILON[dtype] * float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=0, atol=EPSILON[dtype] * np.abs(np.asarray(b)).max())
 
 
 @pytest.mark.parametrize(
@@ -73,18 +73,25 @@ def test_tiled_convolution_equals_xla_convolution(dtype, shape):
   clips, height, width, ins, channels = shape
   x = normal(clips, height, width, ins, seed=0, dtype=dtype)
   kernel = normal(3, 3, ins, channels, seed=1, dtype=dtype)
-  actual = tiled_convolution.tiled_convolve(x, tiled_convolution.kernel_to_points(kernel))
-  assert_close(actual, convolution(x, kernel), dtype)
+
+  @jax.jit
+  def tiled(x, kernel):
+    return tiled_convolution.tiled_convolve(x, tiled_convolution.kernel_to_points(kernel))
+
+  assert_close(tiled(x, kernel), jax.jit(convolution)(x, kernel), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_tiled_kernel_gradient_equals_xla_gradient(dtype):
   x, dy = (normal(2, 10, 7, n, seed=n, dtype=dtype) for n in (16, 20))
   kernel = normal(3, 3, 16, 20, seed=1, dtype=dtype)
-  _, pull = jax.vjp(lambda kernel: convolution(x, kernel), kernel)
-  assert_close(
-    tiled_convolution.points_to_kernel(tiled_convolution.kernel_gradient(x, dy)), pull(dy)[0], dtype
-  )
+
+  @jax.jit
+  def both(x, dy):
+    tiled = tiled_convolution.points_to_kernel(tiled_convolution.kernel_gradient(x, dy))
+    return tiled, jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](dy)[0]
+
+  assert_close(*both(x, dy), dtype)
 
 
 @pytest.mark.parametrize(("dtype", "shape"), CASES)
@@ -113,17 +120,22 @@ def test_inference_equals_the_plain_block_with_running_statistics(dtype, shape):
     Statistics(normal(channels, seed=s, dtype=dtype), normal(channels, seed=s, dtype=dtype) ** 2)
     for s in (8, 9)
   ]
-  actual = cpu_block.infer(x, *map(cpu_block.folded, layers, statistics))
-  assert_close(actual, plain_block(x, *layers, statistics)[0], dtype)
+
+  @jax.jit
+  def both(x, layers, statistics):
+    actual = cpu_block.infer(x, *map(cpu_block.folded, layers, statistics))
+    return actual, plain_block(x, *layers, statistics)[0]
+
+  assert_close(*both(x, layers, statistics), dtype)
 
 
 def test_clips_do_not_influence_each_other_in_inference():
   x = normal(3, 12, 8, 16, seed=0, dtype="float32")
   layers = [layer(16, 16, seed, "float32") for seed in (1, 4)]
   statistics = Statistics(jnp.zeros(16, "f"), jnp.ones(16, "f"))
-  prepared = [cpu_block.folded(one, statistics) for one in layers]
-  whole = cpu_block.infer(x, *prepared)
-  alone = jnp.concatenate([cpu_block.infer(x[i : i + 1], *prepared) for i in range(3)])
+  infer = jax.jit(lambda x: cpu_block.infer(x, *(cpu_block.folded(y, statistics) for y in layers)))
+  whole = infer(x)
+  alone = np.concatenate([infer(x[i : i + 1]) for i in range(3)])
   np.testing.assert_allclose(whole, alone, rtol=1e-6, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Evaluation against the same metrics computed manually from the module."""
 
 import csv
+import functools
 import hashlib
 import json
 import shutil
@@ -41,7 +42,8 @@ def scored_by_hand(workdir, split, step="latest"):
   clips = np.flatnonzero(store.folds == fold)
   decibels = store.log_mel[clips] * (80 / 255) + store.peak_db[clips][:, None, None] - 80
   inputs = (decibels - loaded.run.normaliser.mean) / loaded.run.normaliser.deviation
-  logits = loaded.run.model().apply(loaded.state, np.float32(inputs), train=False)
+  apply = jax.jit(functools.partial(loaded.run.model().apply, train=False))
+  logits = apply(loaded.state, np.float32(inputs))
   labels = np.zeros((len(clips), 6))
   for row, clip in zip(labels, clips):
     row[store.label_indices[store.label_offsets[clip] : store.label_offsets[clip + 1]]] = 1

@@ -13,6 +13,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+from marks import slow
 from runs_support import REPOSITORY, contents, make_store, start, tiny_config, trained, wav
 
 from atgcn_jax import cli
@@ -386,7 +387,7 @@ def test_streams_that_are_closed_from_the_start(tmp_path):
 
 @pytest.mark.parametrize(
   ("platform", "reason", "extra"),
-  [("cuda", "JAX finds no such device", "cuda"), ("nonsense", "'nonsense' is not in", "cuda")],
+  [("cuda", "JAX finds no such device", "cuda"), slow("nonsense", "'nonsense' is not in", "cuda")],
 )
 def test_a_missing_device(platform, reason, extra, tmp_path):
   processes = [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_store
 from flax import linen as nn
+from marks import slow
 from runs_support import contents, same_bits, saved, tiny_config, trained
 
 from atgcn_jax import cli
@@ -170,12 +171,17 @@ class Small(nn.Module):
     return nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
 
 
-@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("balanced", [True, slow(False)])
 def test_on_one_device_training_gives_the_same_bits(store, balanced):
   mesh, config = mesh_of(1), default_config()
   config.augment.time_width, config.augment.band_width = 4, 2
   normaliser = Normaliser(np.full(5, -40.0, "f"), np.linspace(10, 20, 5, dtype="f"))
   adam = optimiser_of(config.optim)
+
+  @jax.jit
+  def first_state():
+    silence = np.zeros((1, *store.log_mel.shape[1:]), "f")
+    return start_state(Small().init(jax.random.key(0), silence, train=False), adam)
 
   def trained_by(make):
     made = make(store, CHOSEN, mesh, range(20), BATCH, 2, balanced=balanced)
@@ -188,10 +194,7 @@ def test_on_one_device_training_gives_the_same_bits(store, balanced):
       seed=0,
       batch_of=made.batch_of,
     )
-    variables = Small().init(
-      jax.random.key(0), np.zeros((1, *store.log_mel.shape[1:])), train=False
-    )
-    state = jax.device_put(start_state(variables, adam), sharding.replicated(mesh))
+    state = jax.device_put(first_state(), sharding.replicated(mesh))
     for given in made.given:
       state, _ = step(state, given, 1.0)
     return state
@@ -227,6 +230,7 @@ def test_on_eight_devices_a_resumed_run_equals_an_undisturbed_one(tmp_path, conf
   assert same_bits(undisturbed, train_tiny(config, tmp_path / "two", 8, "device"))
 
 
+@pytest.mark.slow
 def test_a_run_can_resume_with_another_placement(tmp_path, config):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   assert (

@@ -169,6 +169,7 @@ def test_without_system_locks_the_record_decides(tmp_path, without_system_locks)
     pass
 
 
+@pytest.mark.slow
 def test_a_process_whose_lock_was_taken_stops(tmp_path, monkeypatch, without_system_locks):
   workdir = tmp_path / "run"
   stepped = RunLog.stepped

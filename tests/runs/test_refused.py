@@ -34,7 +34,7 @@ def unstarted(tmp_path, monkeypatch):
     patch.setattr(training_loop, "train_to_end", killed)
     with pytest.raises(KeyboardInterrupt):
       training_loop.train(
-        tiny_config(trained().parent, "optim.steps=4", "model.layers=3"), tmp_path / "run"
+        tiny_config(trained().parent, "optim.steps=1", "model.layers=3"), tmp_path / "run"
       )
   assert checkpoint.saved_steps(tmp_path / "run") == [0]
   return tmp_path / "run"
@@ -60,8 +60,8 @@ def test_a_refused_training_makes_no_folder(tmp_path, override, named):
 
 
 def test_a_run_without_a_step_is_replaced_for_another_config(unstarted):
-  same = tiny_config(trained().parent, "optim.steps=4", "model.layers=3")
-  other = tiny_config(trained().parent, "optim.steps=4")
+  same = tiny_config(trained().parent, "optim.steps=1", "model.layers=3")
+  other = tiny_config(trained().parent, "optim.steps=1")
   before = contents(unstarted)
   with pytest.raises(UserError, match=r"data.validation_folds"):
     training_loop.train(tiny_config(trained().parent, "data.validation_folds=('x',)"), unstarted)

@@ -41,6 +41,7 @@ def test_a_run_starts_with_the_parameters_that_fit(tmp_path):
   assert set(loaded.state["params"]["head"]) == {"fc"}
 
 
+@pytest.mark.slow
 def test_the_head_is_copied_for_the_same_labels(tmp_path):
   loaded = begun_from(tmp_path, trained(), "start.step=latest")
   assert same(loaded.state["params"], saved(trained()).state.params)

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from marks import slow
 from runs_support import contents, make_store, start, trained, wav, waveforms
 
 from atgcn_jax import cli
@@ -14,7 +15,6 @@ from atgcn_jax.runs.resumable_results import PartialResults
 from atgcn_jax.serving import batches, sources
 
 FILES = 25  # with one window each; 8 windows are a batch
-STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,18 @@ def partial_of(out):
   return [out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.partial.jsonl")]
 
 
-@pytest.mark.parametrize(("number", "status"), STOPS)
-@pytest.mark.parametrize("options", [["--top", 2], ["--timeline", "--json"]])
+TOP, TIMELINE = ["--top", 2], ["--timeline", "--json"]
+
+
+@pytest.mark.parametrize(
+  ("options", "number", "status"),
+  [
+    (TOP, signal.SIGTERM, 143),
+    slow(TOP, signal.SIGINT, 130),
+    slow(TIMELINE, signal.SIGTERM, 143),
+    (TIMELINE, signal.SIGINT, 130),
+  ],
+)
 def test_tag_continues(sounds, tmp_path, monkeypatch, capsys, read, options, number, status):
   whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
   assert run("tag", *options, "--csv", whole, sounds) == 1
@@ -101,7 +111,7 @@ def test_embed_continues_to_the_same_bits(sounds, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-  ("verb", "done"), [("evaluate", 2), ("evaluate", 4), ("thresholds", 2), ("compare", 2)]
+  ("verb", "done"), [("evaluate", 2), slow("evaluate", 4), ("thresholds", 2), ("compare", 2)]
 )
 def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb, done):
   store = make_store(tmp_path / "store.h5", folds=("train", "test", "validation"), clips=90)
@@ -132,8 +142,10 @@ def test_scoring_continues_to_the_same_bits(tmp_path, monkeypatch, capsys, verb,
   assert names == {path.name for path in whole.rglob("*")}
 
 
-@pytest.mark.parametrize("lost", [0, 1, 50, 10_000])
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+  ("which", "lost"),
+  [slow(0, 0), (0, 1), (0, 50), slow(0, 10_000), (1, 0), slow(1, 1), slow(1, 50), (1, 10_000)],
+)
 def test_truncated_items_are_done_again(sounds, tmp_path, monkeypatch, which, lost):
   whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
   run("tag", "--csv", whole, sounds)

@@ -115,6 +115,7 @@ def test_a_run_with_the_same_order_resumes(config, tmp_path, monkeypatch, unlabe
   assert saved(tmp_path / "undisturbed").run.draws_unlabelled
 
 
+@pytest.mark.slow
 def test_finetuning_draws_them(store, config, tmp_path, monkeypatch):
   training_loop.train(config("optim.steps=1"), tmp_path / "source")
   drawn = []

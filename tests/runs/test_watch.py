@@ -79,7 +79,8 @@ def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, 
 
   monkeypatch.setattr(log.time, "monotonic", later)
   monkeypatch.setattr(training_loop, "make_train_step", compiled_in_hours)
-  training_loop.train(tiny_config(folder, "evaluation.every=1000"), tmp_path / "run")
+  config = tiny_config(folder, "evaluation.every=1000", "checkpoint.every=1000")
+  training_loop.train(config, tmp_path / "run")
   lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]
   form = (
     r"step (\d+) of 30: loss (\d\.\d{4}), (\d+\.\d) clips/s \((\d+\.\d) per chip\), "

@@ -181,6 +181,7 @@ def test_a_save_that_fails_in_two_places_is_reported_once(tmp_path, monkeypatch,
   assert "the checkpoint of step 12 could not be written: Input/output error; step 9 is" in line
 
 
+@pytest.mark.slow
 def test_a_failed_save_after_a_signal_is_reported(tmp_path, monkeypatch, failing, capsys):
   failing(10)
   before, stepped = signal.getsignal(signal.SIGTERM), RunLog.stepped

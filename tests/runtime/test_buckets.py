@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from fake_gcs import READ_ONLY, FakeGcs
+from marks import slow
 from runs_support import (
   VOCABULARY,
   make_store,
@@ -258,7 +259,9 @@ def no_port():
     return taken.getsockname()[1]
 
 
-@pytest.mark.parametrize("command", ["evaluate --workdir {}", "tag a.wav --workdir {}", "train {}"])
+@pytest.mark.parametrize(
+  "command", ["evaluate --workdir {}", slow("tag a.wav --workdir {}"), "train {}"]
+)
 @pytest.mark.parametrize(
   ("missing", "reported"),
   [

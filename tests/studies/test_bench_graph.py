@@ -1,8 +1,12 @@
 """Tests of the benchmarks of the label graph and of counting, at small sizes."""
 
+import functools
+
 import numpy as np
 import pytest
+from marks import slow
 
+from atgcn_jax.bench import graph
 from atgcn_jax.bench.graph import bench_counts, bench_graph, made_up_clips, made_up_counts
 from atgcn_jax.labels.counts import count_labels
 
@@ -25,8 +29,11 @@ def test_made_up_clips():
   assert counts.occurrences[0] > 3 * counts.occurrences[-1] > 0
 
 
-@pytest.mark.parametrize(("labels", "form"), [(60, "dense"), (700, "sparse")])
-def test_graph_figures(labels, form):
+@pytest.mark.parametrize(("labels", "form"), [(60, "dense"), slow(700, "sparse")])
+def test_graph_figures(labels, form, monkeypatch):
+  # The matrices of the complete measurement take a gigabyte.
+  small = functools.partial(graph.machine_limits, size=300)
+  monkeypatch.setattr(graph, "machine_limits", small)
   found = bench_graph(labels, 6, repeats=1)
   assert (found["labels"], found["form"]) == (labels, form)
   assert (found["edges"], found["most_edges"]) == (6 * labels, 6)
@@ -36,7 +43,8 @@ def test_graph_figures(labels, form):
   assert found["peak_bytes"] > 5e7
 
 
-def test_counts_figures():
+def test_counts_figures(monkeypatch):
+  monkeypatch.setattr(graph, "_alone", lambda work, *args: work(*args))
   found = bench_counts(3000, 600)
   assert found["form"] == "sparse"
   assert found["pairs"] > 100

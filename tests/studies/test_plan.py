@@ -75,6 +75,7 @@ def test_the_chips_sum_the_gradients_the_statistics_and_the_loss(found):
   assert max(row["bytes"] for row in reductions) > 0.99 * memory["parameters"]
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_estimates_from_a_step(found):
   seconds = found["seconds"]
@@ -92,6 +93,7 @@ def test_estimates_from_a_step(found):
   assert len(found["assumed"]) == 2
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_plan_as_text(found):
   text = plan_text(found)
