@@ -1,6 +1,7 @@
 """Conversion between PyTorch state dicts and Flax variables.
 
-State dicts have the names of PANNs' CNN10, of the authors' AT-GCN or of EfficientAT's networks.
+State dicts have the names of PANNs' CNN10 and CNN14, of the authors' AT-GCN or of EfficientAT's
+networks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from atgcn_jax.models.cnn10 import CHANNELS, CNN14_CHANNELS
 from atgcn_jax.models.mobilenet import STAGES, in_eights
 
 # PANNs checkpoints contain the frozen tensors of their spectrogram extractor.
@@ -22,6 +24,7 @@ IGNORED = re.compile(r"(.*\.num_batches_tracked|(gcn\.)?(A|adj))$")
 Place = tuple[str, tuple[str, ...], tuple[int, ...] | None]
 Layout = Iterator[tuple[str, Place]]
 DENSE = (1, 0)
+BLOCKS = {"cnn10": len(CHANNELS), "cnn14": len(CNN14_CHANNELS)}
 # PANNs' images have frames first, EfficientAT's have bands first.
 FRAMES_FIRST, BANDS_FIRST = (2, 3, 1, 0), (3, 2, 1, 0)
 
@@ -30,8 +33,8 @@ def convert(state_dict: Mapping[str, Any], config: Any) -> dict[str, Any]:
   """Return variables (`params`, `batch_stats`) for `atgcn_jax.models.build(config, …)`.
 
   Args:
-    state_dict: Tensors by name, as NumPy arrays or PyTorch tensors. For the encoder `cnn10`:
-      `bn0.*`, `conv_block1.conv1.weight` [O, I, 3, 3], `conv_block1.bn1.*`, `fc1.*`, and
+    state_dict: Tensors by name, as NumPy arrays or PyTorch tensors. For the encoders `cnn10` and
+      `cnn14`: `bn0.*`, `conv_block1.conv1.weight` [O, I, 3, 3], `conv_block1.bn1.*`, `fc1.*`, and
       `fc_audioset.*` [K, C] for the linear head. For `mobilenet`: `features.0.0.weight`,
       `features.1.block.0.1.running_var`, …, `classifier.2.*`, and `classifier.5.*` [K, C] for the
       linear head. For the graph head of either: `gcn.gc1.weight` [E, H], `gcn.gc2.weight`, ….
@@ -96,15 +99,16 @@ def state_dict_of(variables: Mapping[str, Any], config: Any) -> dict[str, np.nda
 
 def _layout(config: Any) -> Layout:
   """Yield the name and the place of each tensor of a system."""
-  if config.encoder == "cnn10":
-    yield from _cnn10()
+  if config.encoder in BLOCKS:
+    yield from _panns(BLOCKS[config.encoder])
     classifier = "fc_audioset"
   elif config.encoder == "mobilenet":
     yield from _mobilenet(config.width)
     classifier = "classifier.5"
   else:
     raise ValueError(
-      f"only weights of the encoders cnn10 and mobilenet can be imported, not of {config.encoder}"
+      f"only weights of the encoders {', '.join((*BLOCKS, 'mobilenet'))} can be imported, not of "
+      f"{config.encoder}"
     )
   if config.head == "linear":
     yield from _dense(classifier, ("head", "fc"))
@@ -113,9 +117,9 @@ def _layout(config: Any) -> Layout:
       yield f"gcn.gc{layer}.weight", ("params", ("head", f"gc{layer}", "weight"), None)
 
 
-def _cnn10() -> Layout:
+def _panns(blocks: int) -> Layout:
   yield from _batch_norm("bn0", ("encoder", "bn0"))
-  for block in range(1, 5):
+  for block in range(1, blocks + 1):
     for i in (1, 2):
       torch_block, path = f"conv_block{block}", ("encoder", f"conv_block{block}")
       kernel = (*path, f"conv{i}", "kernel")

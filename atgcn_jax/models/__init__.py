@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from atgcn_jax.models.cnn10 import Cnn10
+from atgcn_jax.models.cnn10 import CHANNELS, CNN14_CHANNELS, Cnn10
 from atgcn_jax.models.deepres import DeepRes
 from atgcn_jax.models.google_cnn import GoogleCnn, patch_length
 from atgcn_jax.models.heads import GraphHead, LinearHead
@@ -37,6 +37,7 @@ DTYPES = ("float32", "bfloat16", "float64")
 BATCH_NORMS = ("global", "local")
 ENCODERS = (
   "cnn10",
+  "cnn14",
   "talnet",
   "multilevel_attention",
   "multilevel_attention_embeddings",
@@ -206,7 +207,8 @@ def _encoder(
   """Return the encoder of a config with this kind of pooling."""
   shared: dict[str, Any] = {"width": config.width, "batch_norm": batch_norm, "dtype": dtype}
   dropout = config.dropout
-  if config.encoder == "cnn10":
+  if config.encoder in ("cnn10", "cnn14"):
+    shared["channels"] = CHANNELS if config.encoder == "cnn10" else CNN14_CHANNELS
     return Cnn10(block_dropout=dropout.block, pooled_dropout=dropout.pooled, **shared)
   if config.encoder == "talnet":
     return TalNet(block_dropout=dropout.block, **shared)

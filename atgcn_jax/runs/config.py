@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "batch_norm": "global",
     "dropout": {
       "block": 0.2,  # Dropout rate after each convolution block.
-      "pooled": 0.5,  # Dropout rate after pooling over time, of the encoder `cnn10`.
+      "pooled": 0.5,  # Dropout rate after pooling over time, of `cnn10` and `cnn14`.
       "embedding": 0.5,  # Dropout rate of the input of the head.
     },
     "layers": 2,  # Number of graph convolutions.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop.torch_files import STORAGES, read_tensors
+from atgcn_jax.interop.torch_files import MAGIC, read_tensors
+from atgcn_jax.interop.torch_pickle import STORAGES
 
 VALUES = np.arange(12, dtype="<f4")
 
@@ -56,6 +57,16 @@ def saved(path, program, members=None, compression=zipfile.ZIP_STORED, folder="a
     for key, value in ({"data/0": VALUES.tobytes()} if members is None else members).items():
       archive.writestr(folder + key, value)
     archive.writestr(folder + "version", "3\n")
+  return path
+
+
+def saved_by_older(path, program, storages, *, version=1001, little=True, keys=None):
+  """Write a file as PyTorch before 1.6 does: four pickles, and then the values of each storage."""
+  parts = [pickle.dumps(value, 2) for value in (MAGIC, version, {"little_endian": little})]
+  parts += [b"\x80\x02" + program + b".", pickle.dumps(list(storages) if keys is None else keys, 2)]
+  for values in storages.values():
+    parts += [struct.pack("<q", len(values)), values.tobytes()]
+  path.write_bytes(b"".join(parts))
   return path
 
 
@@ -123,6 +134,49 @@ def test_newer_protocols(tmp_path):
   assert read_tensors(tmp_path / "a.pt") == {}
 
 
+def test_files_of_older_versions(tmp_path):
+  counts = np.array([7, 8], "<i8")
+  state = {
+    "w": tensor((3, 4), (1, 3)),
+    "tail": tensor((2, 2), (2, 1), offset=8),
+    "n": tensor((), (), offset=1, key="1", count=2, kind="LongStorage"),
+  }
+  program = mapping({"iteration": number(5), "model": mapping(state, ORDERED)})
+  path = saved_by_older(tmp_path / "a.pth", program, {"1": counts, "0": VALUES})
+  found = read_tensors(path)
+  assert list(found) == list(state)
+  np.testing.assert_array_equal(found["w"], VALUES.reshape(4, 3).T)
+  np.testing.assert_array_equal(found["tail"], [[8, 9], [10, 11]])
+  assert found["n"] == 8
+  assert not found["w"].flags.writeable
+  whole = path.read_bytes()
+  for length in range(2, len(whole), 3):
+    path.write_bytes(whole[:length])
+    assert "is cut short" in refused(path)
+
+
+@pytest.mark.parametrize(
+  ("program", "changes", "message"),
+  [
+    (name("os", "system") + group(text("true")) + b"R", {}, "os.system, which is not a tensor"),
+    (mapping({"w": tensor((3,), (1,))}), {"little": False}, "big-endian"),
+    (mapping({"w": tensor((3,), (1,))}), {"version": 1000}, "not of PyTorch"),
+    (mapping({"w": tensor((3,), (1,))}), {"keys": ["0", "1"]}, "not those of its tensors"),
+    (mapping({"w": tensor((3,), (1,))}), {"keys": 3}, "not those of its tensors"),
+    (mapping({"w": tensor((3,), (1,), count=11)}), {}, "does not have 11 numbers"),
+    (mapping({"w": tensor((3,), (1,), count=2**60)}), {}, "larger than the file"),
+    (
+      mapping({"w": tensor((3,), (1,)), "v": tensor((3,), (1,), kind="IntStorage")}),
+      {},
+      "two storages of the key '0'",
+    ),
+  ],
+)
+def test_other_content_of_older_versions_is_named(tmp_path, program, changes, message):
+  path = saved_by_older(tmp_path / "bad.pth", program, {"0": VALUES}, **changes)
+  assert message in refused(path)
+
+
 class Trap:
   def __init__(self, path):
     self.path = path
@@ -187,7 +241,7 @@ def test_other_content_is_named(tmp_path, program, members, message):
 
 
 def test_other_files_are_named(tmp_path):
-  (tmp_path / "old.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"more")
+  (tmp_path / "other_pickle.pt").write_bytes(pickle.dumps({"a": 1}, 2) * 3)
   (tmp_path / "noise.pt").write_bytes(bytes(range(200)))
   (tmp_path / "empty.pt").write_bytes(b"")
   with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
@@ -195,7 +249,7 @@ def test_other_files_are_named(tmp_path):
   state = mapping({"w": tensor((12,), (1,))})
   saved(tmp_path / "deflated.pt", state, compression=zipfile.ZIP_DEFLATED)
   for file, message in (
-    ("old.pt", "PyTorch before 1.6"),
+    ("other_pickle.pt", "is a pickle, but not of PyTorch"),
     ("noise.pt", "not a file of PyTorch"),
     ("empty.pt", "not a file of PyTorch"),
     ("other.pt", "not of PyTorch"),
@@ -245,7 +299,8 @@ def test_files_of_torch_read_as_torch_reads_them(tmp_path):
     "flags": base > 3,
     "parameter": torch.nn.Parameter(base),
   }
-  torch.save(tensors, tmp_path / "a.pt")
-  found = read_tensors(tmp_path / "a.pt")
-  for key, value in torch.load(tmp_path / "a.pt", weights_only=True).items():
-    np.testing.assert_array_equal(np.asarray(found[key], "f"), value.detach().float().numpy())
+  for is_zip in (True, False):
+    torch.save(tensors, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+    found = read_tensors(tmp_path / "a.pt")
+    for key, value in torch.load(tmp_path / "a.pt", weights_only=True).items():
+      np.testing.assert_array_equal(np.asarray(found[key], "f"), value.detach().float().numpy())

@@ -13,7 +13,7 @@ from marks import slow
 
 from atgcn_jax import models
 from atgcn_jax.interop.importing import read_state_dict
-from atgcn_jax.interop.torch_weights import convert
+from atgcn_jax.interop.torch_weights import convert, state_dict_of
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.runs.config import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
@@ -84,26 +84,26 @@ def noise(n, shape):
   return np.sin(n + i * i % 1009).reshape(shape)
 
 
-def tensor_shapes(head, bands=32):
+def tensor_shapes(head, bands=32, sizes=(4, 8, 16, 32)):
   def batch_norm(name, size):
     return {f"{name}.{k}": (size,) for k in ("weight", "bias", "running_mean", "running_var")}
 
   shapes = batch_norm("bn0", bands)
   before = 1
-  for block, size in enumerate((4, 8, 16, 32), 1):
+  for block, size in enumerate(sizes, 1):
     for i, inputs in ((1, before), (2, size)):
       shapes[f"conv_block{block}.conv{i}.weight"] = (size, inputs, 3, 3)
       shapes |= batch_norm(f"conv_block{block}.bn{i}", size)
     before = size
-  shapes |= {"fc1.weight": (32, 32), "fc1.bias": (32,)}
+  shapes |= {"fc1.weight": (before, before), "fc1.bias": (before,)}
   if head == "graph":
     return shapes | {"gcn.gc1.weight": (6, 16), "gcn.gc2.weight": (16, 32)}
-  return shapes | {"fc_audioset.weight": (5, 32), "fc_audioset.bias": (5,)}
+  return shapes | {"fc_audioset.weight": (5, before), "fc_audioset.bias": (5,)}
 
 
-def formula_state(head, bands=32):
+def formula_state(head, bands=32, **sizes):
   state = {}
-  for n, (name, shape) in enumerate(tensor_shapes(head, bands).items()):
+  for n, (name, shape) in enumerate(tensor_shapes(head, bands, **sizes).items()):
     r = noise(n, shape)
     if name.endswith("running_var"):
       value = 1 + np.abs(r) / 10
@@ -142,6 +142,32 @@ def test_fingerprint(head, placement):
   np.testing.assert_allclose(apply(known, log_mel)[:3], logits, atol=1e-5)
   trained = adam_losses(model, variables, log_mel, labels, 3e-4, len(losses), placement.devices)
   np.testing.assert_allclose(trained, losses, rtol=2e-5)
+
+
+# Logits of three of four clips, of PANNs' CNN14 written with PyTorch's functions, in float64.
+CNN14_LOGITS = [
+  [0.319957, -0.011976, -0.128709, -0.352787, -0.159317],
+  [0.615782, -0.123671, -0.246175, -0.428067, -0.240803],
+  [0.624044, -0.134558, -0.314553, -0.394156, -0.209695],
+]
+
+
+@FORMS
+def test_cnn14(placement):
+  clip, frame, band = np.ogrid[1:5, :100, :64]
+  log_mel = noise(7, (4, 100, 64)) + 2 * np.sin(clip * frame / 10) + 2 * np.sin(clip**2 * band / 20)
+  config = model_config("linear", width=1 / 16, encoder="cnn14")
+  model = models.build(config, num_classes=5)
+  state = formula_state("linear", 64, sizes=(4, 8, 16, 32, 64, 128))
+  variables = models.with_constants(model, (100, 64), placement)(convert(state, config))
+  logits = jax.jit(functools.partial(model.apply, placement=placement))(
+    variables, log_mel.astype("f")
+  )
+  np.testing.assert_allclose(logits[:3], CNN14_LOGITS, rtol=0, atol=1e-5)
+  again = state_dict_of(convert(state, config), config)
+  assert again.keys() == state.keys()
+  for name, value in state.items():
+    np.testing.assert_array_equal(again[name], value)
 
 
 def reference(shared, head):

@@ -172,7 +172,7 @@ def test_convert_refuses_what_does_not_fit():
     convert(state, config_of(head="graph"))
   with pytest.raises(ValueError, match=r"classifier\.2\.weight has 1 axes, not 2"):
     convert(state | {"classifier.2.weight": np.zeros(3)}, config_of())
-  with pytest.raises(ValueError, match="only weights of the encoders cnn10 and mobilenet"):
+  with pytest.raises(ValueError, match="only weights of the encoders cnn10, cnn14, mobilenet"):
     convert(state, config_of(encoder="talnet"))
 
 

@@ -103,6 +103,10 @@ def test_parameters_of_talnet():
   assert convolutions + recurrent + 1024 * 527 + 527 == 9_978_479
 
 
+def test_parameters_of_cnn14():
+  assert parameters("cnn14") == 80_753_615  # Kong et al. state 80,753,615 for Cnn14
+
+
 def test_parameters_of_multilevel_attention():
   assert parameters("multilevel_attention_embeddings", (10, 128)) == 2_630_619
   front_end = sum(conv_norm(3, a, b) for a, b in ((1, 32), (32, 64), (64, 128), (128, 128)))
@@ -235,7 +239,7 @@ def test_the_poolings_of_a_config_are_used():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"encoder": "vgg"}, "model.encoder must be one of cnn10, talnet, .* got 'vgg'"),
+    ({"encoder": "vgg"}, "model.encoder must be one of cnn10, cnn14, .* got 'vgg'"),
     ({"encoder": "talnet", "pooling": "sum"}, "model.pooling must be .* got 'sum'"),
     ({"encoder": "deepres", "depth": 18}, "model.depth must be one of 34, 50, got 18"),
   ],

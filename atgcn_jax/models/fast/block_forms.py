@@ -1,4 +1,4 @@
-"""Forms of CNN10's block that take less time on one CPU, or less memory in training."""
+"""Forms of a pooled block of CNN10 that take less time on one CPU, or less memory in training."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def fast_form(block: Any, x: Array, train: bool) -> Form | None:
   """Return the form of a block that suits the devices, or None if the plain form does.
 
   Args:
-    block: A `ConvBlock`.
+    block: A `ConvBlock`. Without pooling, it is small, and has the plain form.
     x: Its input [B, T, F, C].
     train: Whether gradients are computed.
   """
+  if not block.pooled:
+    return None
   one_group = block.placement == ONE_CPU and block.dtype == parameter_dtype(block.dtype)
   if one_group and cpu_block.suits(x.shape[-1], block.channels):
     return on_one_cpu
