@@ -152,9 +152,11 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
-    # In training, only convolutions and statistics are saved for the backward pass.
+    # In training, only convolutions and statistics are saved for the backward pass. On one CPU,
+    # time matters more than memory.
     keep = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS)
-    layers = nn.remat(_layers, policy=keep, static_argnums=(2,)) if train else _layers
+    recomputed = nn.remat(_layers, policy=keep, static_argnums=(2,))
+    layers = recomputed if train and not self.on_one_cpu else _layers
     return layers(self, x_BxTxFxC, train)
 
 
