@@ -152,7 +152,7 @@ CNN14_LOGITS = [
 ]
 
 
-@FORMS
+@pytest.mark.parametrize("placement", [ONE, slow(TWO)])
 def test_cnn14(placement):
   clip, frame, band = np.ogrid[1:5, :100, :64]
   log_mel = noise(7, (4, 100, 64)) + 2 * np.sin(clip * frame / 10) + 2 * np.sin(clip**2 * band / 20)
