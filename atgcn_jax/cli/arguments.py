@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from atgcn_jax.pretrained.catalogue import DEFAULT
+
 CONFIG_HELP = "Arguments of the form --config.KEY=VALUE override keys of the config."
 STEP_HELP = "checkpoint to load: a step number, latest or best (default: latest)"
 JSON_HELP = "print the result as one JSON object, on the last line of stdout"
@@ -39,6 +41,32 @@ def add_run(verb: argparse.ArgumentParser) -> None:
   """Add the options that select a trained run and one of its checkpoints."""
   verb.add_argument("--workdir", metavar="DIR", required=True, help="run directory")
   verb.add_argument("--step", default="latest", help=STEP_HELP)
+
+
+def add_tagger(verb: argparse.ArgumentParser) -> None:
+  """Add the options that select a trained run or a pretrained model."""
+  which = verb.add_mutually_exclusive_group()
+  which.add_argument("--workdir", metavar="DIR", help="run directory")
+  which.add_argument(
+    "--model",
+    metavar="NAME",
+    help=f"pretrained model, as `atgcn models` lists them (default without --workdir: {DEFAULT})",
+  )
+  verb.add_argument("--step", default="latest", help=STEP_HELP)
+  add_fetching(verb)
+
+
+def add_fetching(verb: argparse.ArgumentParser) -> None:
+  """Add the options that say where pretrained models come from."""
+  verb.add_argument(
+    "--offline", action="store_true", help="use only pretrained models that are in the cache"
+  )
+  verb.add_argument(
+    "--mirror",
+    metavar="URL",
+    help="address of a folder that has the files of pretrained models (default: where they were "
+    "published)",
+  )
 
 
 def add_strict(verb: argparse.ArgumentParser) -> None:

@@ -14,8 +14,10 @@ from atgcn_jax.cli.arguments import (
   add_processes,
   add_run,
   add_strict,
+  add_tagger,
 )
 from atgcn_jax.errors import UserError
+from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runtime.buckets import check_output_folder
 
 FILES_HELP = "sound file of any length, sample rate and channel count, or a folder of such files"
@@ -79,8 +81,13 @@ def _add_compare(verb: AddVerb) -> None:
 
 
 def _add_tag(verb: AddVerb) -> None:
-  tag = verb("tag", _tag, "print the labels of sound files, for each file or over time")
-  add_run(tag)
+  tag = verb(
+    "tag",
+    _tag,
+    "print the labels of sound files, for each file or over time",
+    "A pretrained model is fetched when it is first used.",
+  )
+  add_tagger(tag)
   choice = tag.add_mutually_exclusive_group()
   choice.add_argument(
     "--top",
@@ -119,7 +126,7 @@ def _add_tag(verb: AddVerb) -> None:
 
 def _add_embed(verb: AddVerb) -> None:
   embed = verb("embed", _embed, "write one embedding vector per sound file to an .npz file")
-  add_run(embed)
+  add_tagger(embed)
   embed.add_argument(
     "--out",
     metavar="FILE",
@@ -222,11 +229,10 @@ def _tag(options) -> int:
     raise UserError("--hop-seconds: only valid with --timeline; add it or leave this out")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.many_files import tag_files
-  from atgcn_jax.serving.tagger import Tagger
 
   keep_compiled_programs()
   bad = tag_files(
-    Tagger.restore(options.workdir, options.step, options.strict),
+    _tagger(options),
     options.files,
     top=options.top,
     above_threshold=options.above_threshold,
@@ -241,13 +247,28 @@ def _tag(options) -> int:
 def _embed(options) -> int:
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.many_files import embed_files
-  from atgcn_jax.serving.tagger import Tagger
 
   keep_compiled_programs()
-  tagger = Tagger.restore(options.workdir, options.step, options.strict)
-  files, bad = embed_files(tagger, options.files, options.out)
+  files, bad = embed_files(_tagger(options), options.files, options.out)
   print(f"{options.out}: {files} files")
   return _left_out(options.verb, bad)
+
+
+def _tagger(options):
+  """Return the tagger of the run or of the pretrained model that the options select."""
+  from atgcn_jax.serving.tagger import Tagger
+
+  if options.workdir is not None:
+    return Tagger.restore(options.workdir, options.step, options.strict)
+  name = options.model
+  if name is None:
+    name = DEFAULT
+    print(
+      f"atgcn {options.verb}: pretrained model {name}; give another --model of `atgcn models`, or "
+      "the --workdir of a run",
+      file=sys.stderr,
+    )
+  return Tagger.load(name, offline=options.offline, mirror=options.mirror, strict=options.strict)
 
 
 def _left_out(verb: str, bad: list[Exception]) -> int:

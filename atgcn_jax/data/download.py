@@ -27,7 +27,10 @@ LARGE_BYTES = 500_000_000  # size from which a download is announced
 
 
 def download(
-  url: str, path: pathlib.Path, wrong: Callable[[pathlib.Path, Message | None], str]
+  url: str,
+  path: pathlib.Path,
+  wrong: Callable[[pathlib.Path, Message | None], str],
+  advice: str = "free space or choose another --out",
 ) -> None:
   """Download a file. An incomplete file is called `NAME.part`, and a later call resumes it.
 
@@ -36,6 +39,7 @@ def download(
     path: Path of the file. An existing file is replaced.
     wrong: Function from a path and the response headers (or None) to what is wrong with the file;
       empty if it is valid.
+    advice: What to do if the file cannot be written, for messages.
 
   Raises:
     WorkFailed: If the file cannot be downloaded or is not valid.
@@ -48,7 +52,7 @@ def download(
   for pause in (*PAUSES, 0):
     resumed = part.is_file()
     try:
-      headers = receive(url, part)
+      headers = receive(url, part, advice)
     except urllib.error.HTTPError as error:
       trouble = f"the server returned {error.code} {error.reason}"
       if error.code not in RETRIED:
@@ -69,12 +73,13 @@ def download(
   raise WorkFailed(f"{url}: {trouble}; try again later or give another address to --mirror")
 
 
-def receive(url: str, part: pathlib.Path) -> Message:
+def receive(url: str, part: pathlib.Path, advice: str) -> Message:
   """Write the response of a server to a file, and resume the file if the server can.
 
   Args:
     url: Address of the file.
     part: Path of the file, which may have the first bytes of the content.
+    advice: What to do if the file cannot be written, for messages.
 
   Returns:
     The headers of the response.
@@ -104,13 +109,13 @@ def receive(url: str, part: pathlib.Path) -> Message:
     length = response.headers.get("Content-Length", "")
     total = size + int(length) if length.isdigit() else None
     if total is not None and total >= LARGE_BYTES:
-      announce(part, size, total)
-    with _writing(part):
+      announce(part, size, total, advice)
+    with _writing(part, advice):
       file = open(part, "ab" if partial else "wb", buffering=0)  # noqa: SIM115 (closed below)
     shown = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
     with file, tqdm(total=total, initial=size, **shown) as bar:
       while chunk := response.read1(CHUNK_BYTES):  # Write data as it arrives.
-        with _writing(part):
+        with _writing(part, advice):
           file.write(chunk)
         size += len(chunk)
         bar.update(len(chunk))
@@ -119,13 +124,14 @@ def receive(url: str, part: pathlib.Path) -> Message:
   return response.headers
 
 
-def announce(part: pathlib.Path, received: int, total: int) -> None:
+def announce(part: pathlib.Path, received: int, total: int, advice: str) -> None:
   """Print the size of a download before it starts or resumes.
 
   Args:
     part: Path of the file.
     received: Number of bytes that the file has.
     total: Number of bytes of the complete file.
+    advice: What to do if there is too little space, for the message.
 
   Raises:
     UserError: If the disk has too little free space.
@@ -133,19 +139,14 @@ def announce(part: pathlib.Path, received: int, total: int) -> None:
   missing, free = total - received, shutil.disk_usage(part.parent).free
   text = f"{missing / 1e9:.3g} GB of {total / 1e9:.3g} GB"
   if missing > free:
-    raise UserError(
-      f"{part}: {text} are missing, but only {free / 1e9:.3g} GB are free; free space or choose "
-      "another --out"
-    )
+    raise UserError(f"{part}: {text} are missing, but only {free / 1e9:.3g} GB are free; {advice}")
   tqdm.write(f"{part.stem}: downloading {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _writing(part: pathlib.Path) -> Iterator[None]:
+def _writing(part: pathlib.Path, advice: str) -> Iterator[None]:
   """Turn an OSError of the disk into a UserError, to distinguish it from network errors."""
   try:
     yield
   except OSError as error:
-    raise UserError(
-      f"{part}: cannot be written ({error.strerror}); free space or choose another --out"
-    ) from error
+    raise UserError(f"{part}: cannot be written ({error.strerror}); {advice}") from error

@@ -16,12 +16,12 @@ from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
-from atgcn_jax.runs.checks import check_workdir
 from atgcn_jax.runs.config import vocabulary_path
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.runs.load import find_checkpoints, make_way, read_run
 from atgcn_jax.runs.run import Run
+from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.state import start_state
@@ -29,7 +29,12 @@ from atgcn_jax.training.step import Normaliser
 
 
 def import_torch(
-  state_path: str | os.PathLike, config, workdir: str | os.PathLike, frontend_name: str = ""
+  state_path: str | os.PathLike,
+  config,
+  workdir: str | os.PathLike,
+  frontend_name: str = "",
+  *,
+  option: str = "--workdir",
 ) -> None:
   """Write step 0 of a run with the given weights, to tag with, evaluate or train further.
 
@@ -42,18 +47,19 @@ def import_torch(
     workdir: Run directory to create.
     frontend_name: Front end that the weights were trained with. By default that of the config, or
       talnet if the config names none.
+    option: Option that names the run directory, for messages.
 
   Raises:
     UserError: The weights do not fit the config or are not finite, or the folder holds imported
       weights or a run that has taken a step.
   """
-  check_workdir(workdir)
+  check_output_folder(option, workdir)
   refuse_if_held(workdir)
   found = find_checkpoints(workdir)
   if found.sound is not None:
     is_imported = not read_run(workdir, found.sound).run.store_fingerprint
     if is_imported or found.steps != [0]:
-      raise UserError(f"--workdir {workdir}: holds a run; choose another folder")
+      raise UserError(f"{option} {workdir}: holds a run; choose another folder")
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
   frontend_name = frontend_name or config.data.frontend or "talnet"

@@ -16,6 +16,8 @@ from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.models import frames_pooled
+from atgcn_jax.pretrained.cache import pretrained_run
+from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
@@ -124,6 +126,32 @@ class Tagger:
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     check_takes_sound(loaded.run, workdir)
     return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
+
+  @classmethod
+  def load(
+    cls,
+    name: str = DEFAULT,
+    *,
+    offline: bool = False,
+    mirror: str | None = None,
+    strict: bool = False,
+  ) -> Tagger:
+    """Return the tagger of a pretrained network.
+
+    The first call for a network fetches its weights and converts them to a run in the cache folder.
+
+    Args:
+      name: The name of the network, as `atgcn models` lists them.
+      offline: Whether to use only what the cache has.
+      mirror: The address of a folder that has the file, in place of the original one.
+      strict: Whether to refuse incomplete sounds.
+
+    Raises:
+      UserError: If the name is unknown, the cache cannot be written, or the network is not in the
+        cache and `offline` is set.
+      WorkFailed: If the weights cannot be fetched or converted.
+    """
+    return cls.restore(pretrained_run(name, offline=offline, mirror=mirror), strict=strict)
 
   @property
   def thresholds(self) -> np.ndarray | None:

@@ -15,7 +15,11 @@ MEASURING = ("bench", "plan", "reproduce")  # run by test_docs_studies.py, other
 ELSEWHERE = {
   ".* gs://": "runtime/test_buckets.py",
   "train .* --workdir DIR": "runtime/test_processes.py",  # one of several processes
-  ".* runs/mn04": "interop/test_import_torch.py",  # needs EfficientAT's file
+  # These need published weights.
+  "(tag|embed) .*--model": "pretrained/test_pretrained.py",
+  r"tag recording\.wav$": "pretrained/test_pretrained.py",
+  "models get": "pretrained/test_pretrained.py",
+  ".* runs/mn10": "interop/test_import_torch.py",
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 

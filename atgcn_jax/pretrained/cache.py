@@ -1,0 +1,239 @@
+"""Fetching of pretrained weights, and their conversion to run directories.
+
+Files and converted runs are stored in `pretrained/` of the package's cache folder. A run is
+complete once it has RECORD, which is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from email.message import Message
+from typing import Any
+
+from tqdm import tqdm
+
+from atgcn_jax.data.audioset_files import is_web_address
+from atgcn_jax.data.download import download
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop.importing import import_torch
+from atgcn_jax.interop.torch_files import read_tensors
+from atgcn_jax.pretrained.catalogue import Pretrained, find_model
+from atgcn_jax.pretrained.settings import config_of
+from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.file_locks import lock_file
+from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+from atgcn_jax.training.checkpoint import verify_checkpoint
+from atgcn_jax.training.checksums import Damaged
+
+FOLDER, RECORD = "pretrained", "pretrained.json"
+SPACE = "free space or set XDG_CACHE_HOME to another folder"
+
+
+def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = None) -> pathlib.Path:
+  """Return the run directory of a pretrained network in the cache.
+
+  The first call for a network fetches and converts its weights. A damaged run is converted again.
+
+  Args:
+    name: Name of the network, one of `catalogue.MODELS`.
+    offline: Whether to use only what the cache has.
+    mirror: Address of a folder that has the file, in place of the original one.
+
+  Raises:
+    UserError: If the name is unknown, the cache cannot be written, or the network is not in the
+      cache and `offline` is set.
+    WorkFailed: If the weights cannot be fetched or the run cannot be written.
+  """
+  model = find_model(name)
+  cached = cached_run(model)
+  if cached and _is_sound(cached):
+    return cached
+  with _locked_cache(model) as folder:
+    run = folder / model.name
+    if not (is_complete(run) and _is_sound(run)):  # another process may have written it
+      if is_complete(run):
+        warnings.warn(f"{run}: is damaged; the weights are converted again", stacklevel=2)
+      _remove(run)
+      try:
+        _write_run(model, run, folder, "cache", offline=offline, mirror=mirror)
+      except BaseException:
+        shutil.rmtree(run, ignore_errors=True)
+        raise
+    return run
+
+
+def write_pretrained_run(
+  name: str, workdir: str | os.PathLike, *, offline: bool = False, mirror: str | None = None
+) -> dict[str, Any]:
+  """Write the run of a pretrained network to a run directory, and return its record.
+
+  Args:
+    name: Name of the network.
+    workdir: Run directory to create.
+    offline: As for `pretrained_run`.
+    mirror: As for `pretrained_run`.
+
+  Raises:
+    UserError, WorkFailed: As for `pretrained_run`, and if the directory holds a run.
+  """
+  model = find_model(name)
+  with _locked_cache(model) as folder:
+    return _write_run(model, workdir, folder, "--out", offline=offline, mirror=mirror)
+
+
+def cached_run(model: Pretrained) -> pathlib.Path | None:
+  """Return the run directory of a network in the cache, or None if it is not there."""
+  home = home_cache()
+  if home is not None and is_complete(run := home / FOLDER / model.name):
+    return run  # also if the cache is read-only
+  run = cache_folder() / FOLDER / model.name
+  return run if is_complete(run) else None
+
+
+def record_of(run: pathlib.Path) -> dict[str, Any]:
+  """Return where the weights of a run of `pretrained_run` come from, with their SHA-256."""
+  return json.loads((run / RECORD).read_text(encoding="utf-8"))
+
+
+def is_complete(run: pathlib.Path) -> bool:
+  """Return whether a run of a pretrained network was written to its end."""
+  return (run / RECORD).is_file()
+
+
+def _is_sound(run: pathlib.Path) -> bool:
+  try:
+    verify_checkpoint(run, 0)
+  except Damaged:
+    return False
+  return True
+
+
+def _remove(run: pathlib.Path) -> None:
+  """Delete a run directory, its RECORD first."""
+  try:
+    (run / RECORD).unlink(missing_ok=True)
+    if run.exists():
+      shutil.rmtree(run)
+  except OSError as error:
+    raise UserError(f"{run}: cannot be deleted ({error.strerror}); {SPACE}") from error
+
+
+@contextlib.contextmanager
+def _locked_cache(model: Pretrained) -> Iterator[pathlib.Path]:
+  """Yield the folder of pretrained networks. One process at a time writes a network there."""
+  folder = cache_folder() / FOLDER
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / f"{model.name}.lock", "a")  # noqa: SIM115 (closed below)
+  except OSError as error:
+    raise UserError(f"{folder}: cannot be written ({error.strerror}); {SPACE}") from error
+  with lock:
+    lock_file(lock.fileno(), wait=True)
+    yield folder
+
+
+def _write_run(
+  model: Pretrained,
+  workdir: str | os.PathLike,
+  folder: pathlib.Path,
+  option: str,
+  *,
+  offline: bool,
+  mirror: str | None,
+) -> dict[str, Any]:
+  """Write the run of a network, and return its record.
+
+  Args:
+    model: The network.
+    workdir: Run directory to create.
+    folder: Folder of the files of weights.
+    option: Option that names the run directory, for messages.
+    offline: As for `pretrained_run`.
+    mirror: As for `pretrained_run`.
+  """
+  path = _fetched(model, folder, offline=offline, mirror=mirror)
+  try:
+    import_torch(path, config_of(model), workdir, option=option)
+  except UserError as error:
+    reason = str(error)
+    if not reason.startswith(f"{path}: "):  # the fault is not that of the weights
+      raise
+    path.unlink()
+    reason = reason.removeprefix(f"{path}: ").partition("; ")[0]
+    raise UserError(
+      f"{model.url(mirror)}: does not contain the weights of {model.name} ({reason}); give another "
+      "address to --mirror"
+    ) from error
+  record = {
+    "name": model.name,
+    "source": model.source,
+    "licence": model.licence,
+    "url": model.url(mirror),
+    "sha256": _digest(path, "sha256"),
+    "bytes": path.stat().st_size,
+  }
+  try:
+    write_whole(path_of(workdir) / RECORD, json.dumps(record, indent=2).encode())
+  except OSError as error:
+    fault = f"{workdir}: {RECORD} cannot be written ({error.strerror})"
+    raise UserError(f"{fault}; free space or choose another folder") from error
+  return record
+
+
+def _fetched(
+  model: Pretrained, folder: pathlib.Path, *, offline: bool, mirror: str | None
+) -> pathlib.Path:
+  """Return the file of a network's weights, which is downloaded if the folder does not have it."""
+  if mirror is not None and not is_web_address(mirror):
+    raise UserError(f"--mirror {mirror}: not a web address; give one such as https://host/folder")
+  path = folder / model.file
+  if path.is_file() and not wrong(model, path):
+    return path
+  if offline:
+    raise UserError(
+      f"{model.name}: is not in the cache ({folder}); run the same command without --offline once"
+    )
+  download(model.url(mirror), path, functools.partial(wrong, model), advice=SPACE)
+  found = "as published" if model.checksum else "no checksum is published to compare it with"
+  tqdm.write(
+    f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {_digest(path, 'sha256')} "
+    f"({found})",
+    file=sys.stderr,
+  )
+  return path
+
+
+def wrong(model: Pretrained, path: pathlib.Path, headers: Message | None = None) -> str:
+  """Return what is wrong with the downloaded file of a network; empty if nothing is known to be.
+
+  Without a known checksum, it must be a complete file of tensors.
+
+  Args:
+    model: The network.
+    path: Path of the downloaded content.
+    headers: Ignored.
+  """
+  if model.checksum:
+    algorithm, _, expected = model.checksum.partition(":")
+    found = _digest(path, algorithm)
+    kind = "SHA-256" if algorithm == "sha256" else algorithm.upper()
+    return "" if found == expected else f"has the {kind} {found}, not {expected}"
+  try:
+    read_tensors(path)
+  except UserError as error:
+    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+  return ""
+
+
+def _digest(path: pathlib.Path, algorithm: str) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, algorithm).hexdigest()

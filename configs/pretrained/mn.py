@@ -1,0 +1,40 @@
+"""EfficientAT's networks on AudioSet, to import their published weights and to fine-tune them.
+
+The argument is the name of a network, such as mn10, whose digits are ten times the width. It is
+mn04 by default. `atgcn models get mn10 --out DIR` fetches and imports a network with the same
+settings, and `atgcn models` lists them. This config is for a file that you already have:
+
+  atgcn import-torch FILE.pt --config configs/pretrained/mn.py:mn10 --workdir runs/mn10
+  atgcn tag --workdir runs/mn10 recording.wav
+"""
+
+import ml_collections
+
+
+def get_config(name="mn04"):
+  """Return the settings of a network; other keys keep their defaults."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.model = dict(
+    encoder="mobilenet",
+    head="linear",
+    width=int(name[2:4]) / 10,
+    dtype="float32",
+    dropout=dict(block=0.0, pooled=0.0, embedding=0.2),
+  )
+  config.data = dict(
+    root="data",
+    store="audioset.h5",
+    vocabulary="audioset",
+    frontend="efficientat",
+    train_folds=("train",),
+    validation_folds=(),
+    test_folds=("eval",),
+    validation_share=0.01,
+    sampling="balanced",
+    batch_size=64,
+  )
+  config.augment = dict(
+    form="authors", mixup_alpha=0.2, time_stripes=2, time_width=64, band_stripes=2, band_width=16
+  )
+  return config
