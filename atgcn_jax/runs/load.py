@@ -18,7 +18,6 @@ from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.checksums import Damaged, Unfinished
 from atgcn_jax.training.finite import first_not_finite
-from atgcn_jax.training.state import TrainState
 
 
 class Loaded(NamedTuple):
@@ -123,7 +122,9 @@ def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> 
     UserError: If the folder has no run, the step does not exist, or the checkpoint is damaged.
   """
   saved = read_run(workdir, sound_step(workdir, step))
-  target = _target(saved.run, sharding.Layout(mesh)).variables
+  # The shapes are those of the checkpoint: deriving them from the system would take a second.
+  shapes = _guarded(checkpoint.shapes_of_variables, workdir, saved.step)
+  target = _placed(shapes, sharding.Layout(mesh), len(saved.run.vocabulary))
   return _with_state(saved, workdir, checkpoint.read_variables, target)
 
 
@@ -203,7 +204,7 @@ def with_training_state(
   Raises:
     UserError: If the state cannot be read, or a value is not finite.
   """
-  target = _target(saved.run, layout)
+  target = _placed(saved.run.abstract_state(), layout, len(saved.run.vocabulary))
   return _with_state(saved, workdir, checkpoint.read_state, target)
 
 
@@ -219,13 +220,12 @@ def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, targe
   return saved._replace(state=state)
 
 
-def _target(run: Run, layout: sharding.Layout) -> TrainState:
-  """Return the shapes, types and shardings of a run's state."""
-  abstract = run.abstract_state()
+def _placed(shapes: Any, layout: sharding.Layout, classes: int) -> Any:
+  """Return a tree of ShapeDtypeStructs with the shardings of a layout for this number of labels."""
   return jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    abstract,
-    sharding.where_kept(layout, abstract, len(run.vocabulary)),
+    shapes,
+    sharding.where_kept(layout, shapes, classes),
   )
 
 

@@ -283,6 +283,17 @@ def read_description(
   return items["run"], items["constants"]
 
 
+def shapes_of_variables(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
+  """Return the item `variables` of a checkpoint as a tree of ShapeDtypeStructs, from its metadata.
+
+  Raises:
+    Exception: If a file of the checkpoint is damaged. The type varies.
+  """
+  folder = epath.Path(folder_of(workdir) / str(step) / "variables")
+  saved = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+
+
 def read_variables(workdir: str | os.PathLike, step: int, target: Any) -> Any:
   """Read the item `variables` of a checkpoint.
 
