@@ -12,7 +12,7 @@ from typing import Any
 from atgcn_jax.audio import frontend
 from atgcn_jax.data.layouts.audioset_features import list_features
 from atgcn_jax.data.layouts.esc50 import list_esc50
-from atgcn_jax.data.layouts.feature_archive import unpacked
+from atgcn_jax.data.layouts.feature_archive import unpacked_archive
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Clip, Listing, Row, make_listing, used_only
 from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS, MANY, OPTIONS
@@ -96,7 +96,9 @@ def prepare(
   dtype = dtype_of(settings, dtype)
   options["audio"] = paths = _several("audio", audio, layout)
   is_archive = layout == "audioset-features" and os.path.isfile(paths[0])
-  with unpacked(paths[0], out) if is_archive else contextlib.nullcontext(paths[0]) as paths[0]:
+  with (
+    unpacked_archive(paths[0], out) if is_archive else contextlib.nullcontext(paths[0]) as paths[0]
+  ):
     listing = _listing(layout, options, settings)
     if used_labels_only:
       listing = used_only(listing)

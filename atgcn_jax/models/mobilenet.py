@@ -65,7 +65,7 @@ def in_eights(channels: float) -> int:
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-class Convolution(nn.Module):
+class KernelConvolution(nn.Module):
   """A convolution without bias, with zero padding around each clip."""
 
   channels: int
@@ -94,7 +94,7 @@ class Convolution(nn.Module):
     )
 
 
-class ConvNorm(nn.Module):
+class ConvNormActivation(nn.Module):
   """A convolution, batch norm, and an activation."""
 
   channels: int
@@ -110,7 +110,7 @@ class ConvNorm(nn.Module):
   def __call__(self, x_BxTxFxC: Array, train: bool) -> Array:
     """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
     shape = self.channels, self.size, self.stride, self.depthwise
-    x = Convolution(*shape, self.on_one_cpu, self.dtype, name="conv")(x_BxTxFxC)
+    x = KernelConvolution(*shape, self.on_one_cpu, self.dtype, name="conv")(x_BxTxFxC)
     norm = BatchNorm(
       self.channels, self.dtype, self.groups, self.activation, MOMENTUM, EPSILON, name="bn"
     )
@@ -171,13 +171,13 @@ def _layers(block: InvertedResidual, x: Array, train: bool) -> Array:
   expanded, channels = (in_eights(n * block.width) for n in (stage.expanded, stage.channels))
   y = x
   if expanded != x.shape[-1]:
-    y = ConvNorm(expanded, activation=stage.activation, **shared, name="expand")(y, train)
-  y = ConvNorm(
+    y = ConvNormActivation(expanded, activation=stage.activation, **shared, name="expand")(y, train)
+  y = ConvNormActivation(
     expanded, stage.size, stage.stride, True, stage.activation, **shared, name="depthwise"
   )(y, train)
   if stage.squeezed:
     y = SqueezeExcitation(block.dtype, name="squeeze")(y)
-  y = ConvNorm(channels, **shared, name="project")(y, train)
+  y = ConvNormActivation(channels, **shared, name="project")(y, train)
   return x + y if stage.stride == 1 and x.shape[-1] == channels else y
 
 
@@ -224,11 +224,11 @@ class MobileNet(nn.Module):
       layers = constant(
         self,
         "folded",
-        lambda: cpu_mobilenet.folded(
+        lambda: cpu_mobilenet.folded_layers(
           self.variables["params"], self.variables["batch_stats"], EPSILON
         ),
       )
-      pooled_BxC = cpu_mobilenet.infer(layers, x, STAGES)
+      pooled_BxC = cpu_mobilenet.infer_pooled(layers, x, STAGES)
     else:
       groups = groups_of(self.batch_norm, placement)
       shared: dict[str, Any] = {"groups": groups, "on_one_cpu": on_one_cpu, "dtype": self.dtype}
@@ -240,11 +240,13 @@ class MobileNet(nn.Module):
 
 def _last(x: Array, train: bool, width: float, shared: dict[str, Any]) -> Array:
   """Return the result of the last convolution, [B, T', F', 960 * width]."""
-  stem = ConvNorm(in_eights(16 * width), 3, 2, False, nn.hard_swish, **shared, name="stem")
+  stem = ConvNormActivation(
+    in_eights(16 * width), 3, 2, False, nn.hard_swish, **shared, name="stem"
+  )
   x = stem(x, train)
   for i, stage in enumerate(STAGES, 1):
     x = InvertedResidual(stage, width, **shared, name=f"block{i}")(x, train)
-  last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, **shared, name="last")
+  last = ConvNormActivation(6 * x.shape[-1], activation=nn.hard_swish, **shared, name="last")
   return last(x, train)
 
 

@@ -196,13 +196,13 @@ def _fetched(
   if mirror is not None and not is_web_address(mirror):
     raise UserError(f"--mirror {mirror}: not a web address; give one such as https://host/folder")
   path = folder / model.file
-  if path.is_file() and not wrong(model, path):
+  if path.is_file() and not fault_of_weights(model, path):
     return path
   if offline:
     raise UserError(
       f"{model.name}: is not in the cache ({folder}); run the same command without --offline once"
     )
-  download(model.url(mirror), path, functools.partial(wrong, model), advice=SPACE)
+  download(model.url(mirror), path, functools.partial(fault_of_weights, model), advice=SPACE)
   found = "as published" if model.checksum else "no checksum is published to compare it with"
   tqdm.write(
     f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {_digest(path, 'sha256')} "
@@ -212,7 +212,7 @@ def _fetched(
   return path
 
 
-def wrong(model: Pretrained, path: pathlib.Path, headers: Message | None = None) -> str:
+def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | None = None) -> str:
   """Return what is wrong with the downloaded file of a network; empty if nothing is known to be.
 
   Without a known checksum, it must be a complete file of tensors.

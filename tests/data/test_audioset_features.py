@@ -18,7 +18,7 @@ from atgcn_jax import cli
 from atgcn_jax.audio.frontend import FRONTENDS, VGGISH_FEATURES, Frontend, log_mel
 from atgcn_jax.data.layouts import feature_archive
 from atgcn_jax.data.layouts.audioset_features import list_features
-from atgcn_jax.data.layouts.feature_records import parsed, records
+from atgcn_jax.data.layouts.feature_records import feature_clip, framed_records
 from atgcn_jax.data.normaliser import band_statistics, decibels
 from atgcn_jax.data.prepare import prepare
 from atgcn_jax.data.store import store_builder, unfinished
@@ -228,11 +228,11 @@ def test_records_of_tensorflow_with_any_content(tmp_path):
   contents = [bytes(range(256)) * i for i in range(5)]
   write(tmp_path / "a.tfrecord", contents)
   with open(tmp_path / "a.tfrecord", "rb") as file:
-    assert [content for _, content in records(file)] == contents
+    assert [content for _, content in framed_records(file)] == contents
 
 
 def test_a_record_with_further_features(tmp_path):
-  clip = parsed(example("a", [1], embeddings(0), quality=[b"good"]))
+  clip = feature_clip(example("a", [1], embeddings(0), quality=[b"good"]))
   assert clip.clip_id == "a"
 
 
@@ -334,7 +334,7 @@ def test_a_second_process_is_refused(tmp_path, vocabulary, here):
   feature_files.release(tmp_path / "r", 1)
   archive = packed(tmp_path / "r", tmp_path / "f.tar.gz")
   with (
-    feature_archive.unpacked(archive, tmp_path / "s.h5"),
+    feature_archive.unpacked_archive(archive, tmp_path / "s.h5"),
     pytest.raises(UserError, match="another process is writing it"),
   ):
     prepared(archive, tmp_path / "s.h5", vocabulary)

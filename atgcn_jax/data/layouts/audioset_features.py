@@ -12,7 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio import folders
-from atgcn_jax.data.layouts.feature_records import LONGEST, FeatureClip, parsed, records
+from atgcn_jax.data.layouts.feature_records import (
+  LONGEST,
+  FeatureClip,
+  feature_clip,
+  framed_records,
+)
 from atgcn_jax.data.layouts.listing import (
   Clip,
   Listing,
@@ -78,7 +83,9 @@ def list_features(audio: str | os.PathLike, vocabulary: Vocabulary) -> Listing:
       labels = [vocabulary.ids[k] for k in dict.fromkeys(clip.labels)]
       yield Row(name, part, source, labels, source)
 
-  listing = make_listing(rows(), vocabulary, functools.partial(load_features, str(root)), str(root))
+  listing = make_listing(
+    rows(), vocabulary, functools.partial(load_feature_clip, str(root)), str(root)
+  )
   if not listing.clip_ids:
     source, reason = unreadable[0]
     raise UserError(f"{root / source}: {reason} (none of the records can be read); {GIVE}")
@@ -104,13 +111,13 @@ def read_file(
     with open(root / name, "rb") as file:
       if not os.fstat(file.fileno()).st_size:
         raise ValueError("the file is empty")
-      for start, content in records(file):
+      for start, content in framed_records(file):
         source = f"{name}:{start}"
         if isinstance(content, ValueError):
           yield source, content
           continue
         try:
-          clip = parsed(content)
+          clip = feature_clip(content)
           for label in clip.labels:
             if not 0 <= label < label_count:
               raise ValueError(f"label {label} is not one of the {label_count} of the vocabulary")
@@ -122,7 +129,7 @@ def read_file(
     yield name, error
 
 
-def load_features(root: str, source: str) -> Clip:
+def load_feature_clip(root: str, source: str) -> Clip:
   """Load the record of a source `PATH:OFFSET` as embeddings uint8[LONGEST, WIDTH].
 
   The embeddings of a shorter clip are repeated from its start. Of the ways to pad, this one
@@ -136,9 +143,9 @@ def load_features(root: str, source: str) -> Clip:
   name, _, start = source.rpartition(":")
   with open(os.path.join(root, name), "rb") as file:
     file.seek(int(start))
-    _, content = next(records(file))
+    _, content = next(framed_records(file))
   if isinstance(content, ValueError):
     raise content
-  embeddings = parsed(content).embeddings
+  embeddings = feature_clip(content).embeddings
   padded = embeddings[np.arange(LONGEST) % len(embeddings)]
   return Clip(padded, seconds=float(len(embeddings)))

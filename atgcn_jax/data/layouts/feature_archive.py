@@ -29,7 +29,7 @@ BAD_ARCHIVE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @contextlib.contextmanager
-def unpacked(archive: str | os.PathLike, out: str | os.PathLike) -> Iterator[pathlib.Path]:
+def unpacked_archive(archive: str | os.PathLike, out: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Unpack the feature files of an archive to the folder `.OUT.features` next to a store.
 
   The folder contains folders named as in PARTS. It is removed at the end of the context. After an

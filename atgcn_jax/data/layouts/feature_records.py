@@ -36,7 +36,7 @@ class FeatureClip(NamedTuple):
   embeddings: np.ndarray
 
 
-def records(file: BinaryIO) -> Iterator[tuple[int, bytes | ValueError]]:
+def framed_records(file: BinaryIO) -> Iterator[tuple[int, bytes | ValueError]]:
   """Yield (byte offset, content) for each record from the current position of a TFRecord file.
 
   The content of a broken record is an error with the reason. If the length of a record is damaged
@@ -79,7 +79,7 @@ def _masked_crc(data: bytes) -> bytes:
   return CHECKSUM.pack((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def parsed(content: bytes) -> FeatureClip:
+def feature_clip(content: bytes) -> FeatureClip:
   """Parse the content of a record.
 
   Raises:

@@ -18,7 +18,7 @@ Array = jax.Array
 AT_ONCE = 2  # clips at a time; the layers of a single clip are too small for several cores
 
 
-def folded(params: Any, statistics: Any, epsilon: float) -> Any:
+def folded_layers(params: Any, statistics: Any, epsilon: float) -> Any:
   """Return the parameters with each convolution and its batch norm as `kernel` and `shift`.
 
   Args:
@@ -32,16 +32,16 @@ def folded(params: Any, statistics: Any, epsilon: float) -> Any:
     shift = norm["bias"] - running["mean"] * factor
     return {"kernel": params["conv"]["kernel"] * factor, "shift": shift}
   return {
-    name: folded(part, statistics.get(name, {}), epsilon) if isinstance(part, dict) else part
+    name: folded_layers(part, statistics.get(name, {}), epsilon) if isinstance(part, dict) else part
     for name, part in params.items()
   }
 
 
-def infer(layers: Any, x_BxTxF: Array, stages: Sequence[Any]) -> Array:
+def infer_pooled(layers: Any, x_BxTxF: Array, stages: Sequence[Any]) -> Array:
   """Return the mean of the last convolution over frames and bands, [B, C].
 
   Args:
-    layers: The result of `folded` for the encoder.
+    layers: The result of `folded_layers` for the encoder.
     x_BxTxF: Normalised log-mels.
     stages: The inverted residuals, as `mobilenet.STAGES`.
   """
