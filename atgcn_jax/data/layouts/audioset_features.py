@@ -24,7 +24,7 @@ from atgcn_jax.data.layouts.listing import (
   Row,
   check_audio_folder,
   make_listing,
-  told_repeats,
+  repeat_remarks,
 )
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -93,7 +93,7 @@ def list_features(audio: str | os.PathLike, vocabulary: Vocabulary) -> Listing:
   if others := len(contents.files) - len(files):
     text = f"{others} {SUFFIX} files outside of folders {', '.join(PARTS)} are left out"
     listing.remarks.append(f"{root}: {text}")
-  listing.remarks.extend(told_repeats("--audio", repeated))
+  listing.remarks.extend(repeat_remarks("--audio", repeated))
   return listing
 
 

@@ -174,7 +174,7 @@ def first_of_each(rows: Iterable[Row], repeated: collections.Counter[str]) -> It
       yield row
 
 
-def told_repeats(where: object, repeated: collections.Counter[str]) -> list[str]:
+def repeat_remarks(where: object, repeated: collections.Counter[str]) -> list[str]:
   """Return a remark about repeated ids; an empty list if there are none.
 
   Args:

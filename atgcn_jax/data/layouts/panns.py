@@ -22,7 +22,7 @@ from atgcn_jax.data.layouts.listing import (
   first_of_each,
   fold_of,
   make_listing,
-  told_repeats,
+  repeat_remarks,
 )
 from atgcn_jax.data.store import hdf5
 from atgcn_jax.errors import UserError
@@ -77,7 +77,7 @@ def list_packed(
     raise UserError(f"{paths[0]}: contains no clip; give PANNs' packed files to --audio")
   listing.absent.extend(absent)
   listing.unreadable.extend(unreadable)
-  listing.remarks.extend(told_repeats("--audio", repeated))
+  listing.remarks.extend(repeat_remarks("--audio", repeated))
   return listing
 
 

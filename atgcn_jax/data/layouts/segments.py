@@ -20,7 +20,7 @@ from atgcn_jax.data.layouts.listing import (
   fold_of,
   load_file,
   make_listing,
-  told_repeats,
+  repeat_remarks,
 )
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
@@ -98,7 +98,7 @@ def list_segments(
     )
   listing.absent.extend(absent)
   listing.unreadable.extend(contents.faults)
-  listing.remarks.extend([*remarks, *told_repeats("--labels", repeated)])
+  listing.remarks.extend([*remarks, *repeat_remarks("--labels", repeated)])
   return listing
 
 

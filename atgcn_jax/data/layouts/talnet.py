@@ -25,7 +25,7 @@ from atgcn_jax.data.layouts.listing import (
   first_of_each,
   fold_of,
   make_listing,
-  told_repeats,
+  repeat_remarks,
 )
 from atgcn_jax.data.layouts.panns import packed_files
 from atgcn_jax.data.store import hdf5
@@ -94,7 +94,7 @@ def list_talnet(
     why = unreadable[0] if unreadable else (paths[0], "contains no clip")
     raise UserError(f"{why[0]}: {why[1]}; give TALNet's tree of .mat files to --audio")
   listing.unreadable.extend(unreadable)
-  listing.remarks.extend(told_repeats("--audio", repeated))
+  listing.remarks.extend(repeat_remarks("--audio", repeated))
   beside = pathlib.Path(audio[0]) / NORMALISER
   if normaliser is None and not beside.is_file():
     return listing
