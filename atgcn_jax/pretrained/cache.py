@@ -177,7 +177,7 @@ def _write_run(
     "name": model.name,
     "source": model.source,
     "licence": model.licence,
-    "url": model.url(mirror),
+    "url": model.url(),
     "sha256": _digest(path, "sha256"),
     "bytes": path.stat().st_size,
   }

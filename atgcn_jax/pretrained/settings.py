@@ -21,14 +21,7 @@ def config_of(model: Pretrained) -> Any:
   config = default_config()
   dropout = DROPOUT.get(model.encoder, DROPOUT["cnn10"])
   config.model.update(encoder=model.encoder, head="linear", width=model.width, dropout=dropout)
-  config.data.update(
-    root="data",
-    store="audioset.h5",
-    vocabulary=AUDIOSET,
-    frontend=model.frontend,
-    validation_folds=(),
-    test_folds=("eval",),
-    validation_share=0.01,
-  )
+  # The folds are the usual ones, for stores of the user's own clips.
+  config.data.update(root="data", store="audioset.h5", vocabulary=AUDIOSET, frontend=model.frontend)
   config.augment.band_width = BAND_WIDTH[model.frontend]
   return config

@@ -22,15 +22,12 @@ def get_config(name="mn04"):
     dtype="float32",
     dropout=dict(block=0.0, pooled=0.0, embedding=0.2),
   )
+  # The folds are the usual ones, for stores of your own clips.
   config.data = dict(
     root="data",
     store="audioset.h5",
     vocabulary="audioset",
     frontend="efficientat",
-    train_folds=("train",),
-    validation_folds=(),
-    test_folds=("eval",),
-    validation_share=0.01,
     sampling="balanced",
     batch_size=64,
   )

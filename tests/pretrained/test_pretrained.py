@@ -130,7 +130,7 @@ def test_a_run_directory_is_written(server, folder, weights, tmp_path, capsys, m
   assert cli.main([*map(str, words), "--json"]) == 0
   captured = capsys.readouterr()
   assert "(as published)" in captured.err
-  assert json.loads(captured.out)["url"] == f"{address(server)}/{TINY.file}"
+  assert json.loads(captured.out)["url"] == TINY.url()
   assert load_run(tmp_path / "run", "latest", data_mesh()).step == 0
   assert entries(folder) == {"mn01.lock", TINY.file}
   assert f"--out {tmp_path / 'run'}: holds a run" in error_of(capsys, 2, *words)
