@@ -11,7 +11,6 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.audio.frontend import FRONTENDS
-from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
@@ -22,6 +21,7 @@ from atgcn_jax.runs.config import SOUNDSCAPES, data_path, vocabulary_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.parts import model_of
+from atgcn_jax.runs.run import store_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
 EDGES = 30  # edges per label of a random graph
@@ -68,7 +68,7 @@ def plan_data(config: Any) -> Data:
 
     vocabulary, clips = soundscape_vocabulary(), config.data.soundscape_clips
   elif os.path.exists(path):
-    store = open_clips(path)
+    store = store_of(config)
     clips, frames, bands = store.log_mel.shape
     dtype = str(store.log_mel.dtype)
     train = len(split_clips(store, splits_of(config), "train"))

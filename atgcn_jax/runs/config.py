@@ -65,8 +65,8 @@ DEFAULTS: dict[str, Any] = {
     # File of `atgcn prepare`, folder of `atgcn tfds`, or `soundscapes` (built-in data).
     "store": "soundscapes",
     "soundscape_clips": 2000,  # Number of clips of the built-in data.
-    # CSV file of the labels, or `audioset` for AudioSet's 527. Only required by commands that run
-    # without a store. If set, the store must have the same labels.
+    # CSV file of the labels to train on, or `audioset` for AudioSet's 527. The store must have all
+    # of them; its other labels are ignored. Empty stands for all labels of the store.
     "vocabulary": "",
     # Front end, one of audio.frontend.FRONTENDS. Only used by `import-torch`; empty stands for
     # `talnet`. If set, the store must have the same front end.

@@ -180,22 +180,15 @@ def new_run(config, store: ClipStore) -> Run:
 
 
 def check_training_clips(config, store: ClipStore) -> None:
-  """Refuse a store without training clips, or with other labels or another front end than named.
+  """Refuse a store without training clips, or with another front end than named.
 
   Raises:
-    UserError: If there is no training clip, or `data.vocabulary` or `data.frontend` differs.
+    UserError: If there is no training clip, or `data.frontend` differs.
   """
   if not len(split_clips(store, splits_of(config), "train")):
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )
-  if config.data.vocabulary:
-    named = vocabulary_path(config.data.root, config.data.vocabulary)
-    if read_vocabulary(named).ids != store.vocabulary.ids:
-      raise UserError(
-        f"{store.path}: its labels differ from those in {named}; prepare the store with that "
-        "vocabulary"
-      )
   if config.data.frontend not in ("", store.frontend.name):
     raise UserError(
       f"data.frontend {config.data.frontend!r}: {store.path} has {store.frontend.name}; prepare it "
@@ -243,7 +236,29 @@ def check_takes_embeddings(run: Run) -> None:
 
 
 def store_of(config) -> ClipStore:
-  """Return the store of a config. The built-in soundscapes are made at first use and cached."""
+  """Return the store of a config, with the labels of `data.vocabulary` if it is set.
+
+  The built-in soundscapes are made at first use and cached.
+
+  Raises:
+    UserError: If the store or the vocabulary cannot be used, or the store lacks one of its labels.
+  """
+  store = whole_store_of(config)
+  if not config.data.vocabulary:
+    return store
+  path = vocabulary_path(config.data.root, config.data.vocabulary)
+  wanted = read_vocabulary(path)
+  for label_id, name in zip(wanted.ids, wanted.names):
+    if label_id not in store.vocabulary.index:
+      raise UserError(
+        f"{store.path}: lacks the label {label_id} ({name}) of {path}; prepare the store with that "
+        "vocabulary, or remove the label"
+      )
+  return store if wanted.ids == store.vocabulary.ids else store.restricted(wanted)
+
+
+def whole_store_of(config) -> ClipStore:
+  """Return the store of a config with all its labels."""
   if config.data.store != SOUNDSCAPES:
     return open_clips(data_path(config.data.root, config.data.store))
   # Importing the synthesis takes a second.

@@ -23,8 +23,8 @@ from runs_support import (
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.labels.vocabulary import Vocabulary
-from atgcn_jax.runs import run_checkpoints, training_loop
+from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
+from atgcn_jax.runs import run, run_checkpoints, training_loop
 from atgcn_jax.runs.load import read_run, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
@@ -329,17 +329,23 @@ def test_a_graph_file_is_compared_by_content(tmp_path, config):
     training_loop.train(config(f"graph.source={one}", "optim.steps=1"), workdir)
 
 
-def test_a_vocabulary_file_must_be_that_of_the_store(tmp_path, config):
-  lines = [f'{k},{mid},"{name}"' for k, (mid, name) in enumerate(zip(*other_vocabulary()))]
-  path = tmp_path / "labels.csv"
-  path.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
-  with pytest.raises(UserError, match="its labels differ from those in"):
-    training_loop.train(config(f"data.vocabulary={path}"), tmp_path / "run")
+def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
+  part = VOCABULARY.part([4, 1, 2])
+  write_vocabulary(tmp_path / "labels.csv", part)
+  made = config(f"data.vocabulary={tmp_path / 'labels.csv'}")
+  store, whole = run.store_of(made), run.whole_store_of(made)
+  clips = np.arange(len(whole))
+  np.testing.assert_array_equal(store.labels(clips), whole.labels(clips)[:, [4, 1, 2]])
+  assert store.vocabulary == part
+  assert store.fingerprint != whole.fingerprint
+  assert run.new_run(made, store).abstract_state().params["head"]["gc1"] is not None
 
 
-def other_vocabulary():
-  other = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
-  return other.ids, other.names
+def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):
+  other = Vocabulary((*VOCABULARY.ids, "/m/other"), (*VOCABULARY.names, "Other"))
+  write_vocabulary(tmp_path / "labels.csv", other)
+  with pytest.raises(UserError, match=r"lacks the label /m/other \(Other\)"):
+    training_loop.train(config(f"data.vocabulary={tmp_path / 'labels.csv'}"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 import pathlib
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import h5py
@@ -105,6 +105,26 @@ class ClipStore:
     labels = np.zeros((len(clips), len(self.vocabulary)), np.uint8)
     labels[np.repeat(np.arange(len(clips)), np.diff(offsets)), indices] = 1
     return labels
+
+  def restricted(self, vocabulary: Vocabulary) -> ClipStore:
+    """Return the same clips with some of the labels, as a store of its own fingerprint.
+
+    Args:
+      vocabulary: The labels, in their new order. The store must have all of them.
+    """
+    places = np.full(len(self.vocabulary), -1, np.int32)
+    places[self.vocabulary.positions(vocabulary.ids)] = np.arange(len(vocabulary))
+    indices = places[self.label_indices]
+    before = np.concatenate([[0], np.cumsum(indices >= 0)])  # labels that stay, by position
+    return replace(
+      self,
+      label_offsets=before[self.label_offsets],
+      label_indices=indices[indices >= 0],
+      vocabulary=vocabulary,
+      fingerprint=hashlib.sha256(
+        json.dumps([self.fingerprint, vocabulary.ids]).encode()
+      ).hexdigest(),
+    )
 
   def log_mels(self, clips: np.ndarray) -> np.ndarray:
     """Return the stored log-mels [B, T, F] of the given clips, in the given order.
