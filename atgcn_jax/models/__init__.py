@@ -96,7 +96,8 @@ class AudioTagger(nn.Module):
       train: Whether to use batch statistics and dropout (needs an rng `dropout`).
       return_features: Whether to return a dict with `logits`, `embedding` [B, C], `label_vectors`
         [K, C] and, for systems that score frames, `frame_logits` [B, T', K]. `mobilenet` adds
-        `pooled`, see `mobilenet.MobileNet`.
+        `hidden` [B, H], which the head takes in place of the embedding; its label vectors are
+        [K, H].
       after_norm: Training transform of the spectrogram after the first batch norm.
       placement: Placement of the batch. By default it is on all devices.
     """
@@ -106,7 +107,7 @@ class AudioTagger(nn.Module):
       after_norm=after_norm,
       placement=placement,
     )
-    vectors = features.pop("frames", features["embedding"])
+    vectors = features.pop("frames", features.get("hidden", features["embedding"]))
     vectors = at_least_float32(Dropout(self.embedding_dropout)(vectors, train=train))
     scored = self.head(vectors)
     if self.logit_norm is not None:

@@ -25,7 +25,7 @@ from atgcn_jax.models.normalisation import STATISTICS, BatchNorm, unchanged
 
 MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms; PyTorch's momentum is 1 - 0.99
 CONVOLUTION = "convolution"  # checkpoint name of the convolutions, saved during rematerialisation
-HIDDEN = 1280  # channels of the embedding at width 1
+HIDDEN = 1280  # units of the hidden layer at width 1
 kernel_init = nn.initializers.he_normal()  # He et al., ICCV 2015
 
 
@@ -184,8 +184,8 @@ def _layers(block: InvertedResidual, x: Array, train: bool) -> Array:
 class MobileNet(nn.Module):
   """The encoder of EfficientAT's networks. Channels are rounded to multiples of 8.
 
-  The hidden layer of their classifier belongs to the encoder, so that each head is a product of the
-  embedding with label vectors.
+  The hidden layer of their classifier belongs to the encoder, so that each head is a product of
+  that layer with label vectors.
 
   Source:
     Howard et al., Searching for MobileNetV3, ICCV 2019 (MobileNetV3-Large); Schmid et al.,
@@ -205,10 +205,10 @@ class MobileNet(nn.Module):
     after_norm: SpectrogramTransform | None = None,
     placement: Placement | None = None,
   ) -> dict[str, Array]:
-    """Return `embedding` [B, 1280 * width] and `pooled` [B, 960 * width].
+    """Return `embedding` [B, 960 * width] and `hidden` [B, 1280 * width].
 
-    `pooled` is the mean of the last convolution over frames and bands, which EfficientAT's code
-    calls the embedding. `embedding` is the hidden layer that follows it.
+    `embedding` is the mean of the last convolution over frames and bands, as in EfficientAT's code.
+    `hidden` is the layer that follows it, the input of the head.
 
     Args:
       log_mel_BxTxF: Normalised log-mels, float[B, T, F].
@@ -228,14 +228,15 @@ class MobileNet(nn.Module):
           self.variables["params"], self.variables["batch_stats"], EPSILON
         ),
       )
-      pooled_BxC = cpu_mobilenet.infer_pooled(layers, x, STAGES)
+      embedding_BxC = cpu_mobilenet.infer_pooled(layers, x, STAGES)
     else:
       groups = groups_of(self.batch_norm, placement)
       shared: dict[str, Any] = {"groups": groups, "on_one_cpu": on_one_cpu, "dtype": self.dtype}
-      pooled_BxC = _last(x[..., None], train, self.width, shared).mean(axis=(1, 2), dtype=wide)
+      last_BxTxFxC = _last(x[..., None], train, self.width, shared)
+      embedding_BxC = last_BxTxFxC.mean(axis=(1, 2), dtype=wide)
     # The arrays are small from here on, so they are always computed in float32 or wider.
-    embedding = nn.hard_swish(_dense(in_eights(HIDDEN * self.width), self.dtype, "fc1")(pooled_BxC))
-    return {"pooled": pooled_BxC, "embedding": embedding.astype(self.dtype)}
+    hidden = _dense(in_eights(HIDDEN * self.width), self.dtype, "fc1")(embedding_BxC)
+    return {"embedding": embedding_BxC, "hidden": nn.hard_swish(hidden).astype(self.dtype)}
 
 
 def _last(x: Array, train: bool, width: float, shared: dict[str, Any]) -> Array:

@@ -182,7 +182,10 @@ class Tagger:
     return self._answer(self.clips, source, rate, lambda clip: chosen(clip.scores[0]))
 
   def embed(self, source: Any, rate: int | None = None) -> Any:
-    """Return the embedding float32[C] of a sound, the mean over its windows. CNN10 has C = 512."""
+    """Return the embedding float32[C] of a sound, the mean over its windows.
+
+    CNN10 has C = 512, mn04 384.
+    """
     return self._answer(self.embeddings, source, rate, lambda embedding: embedding)
 
   def timeline(self, source: Any, rate: int | None = None, hop_seconds: float | None = None) -> Any:

@@ -26,13 +26,13 @@ STAGES = ("stem", *(f"block{i}" for i in range(1, 16)), "last")
 NARROW, LABELS = 0.15, 5
 # Outputs for `formula_state` and `formula_clips`, of an independent implementation in NumPy and
 # float64 which agrees with EfficientAT's code: logits of three of four clips and the start of
-# `pooled`, in inference and with the statistics of the batch, and running statistics after that.
+# `embedding`, in inference and with the statistics of the batch, and running statistics after that.
 LOGITS = [
   [2.822061, -2.748045, 5.010594, 0.659837, 6.663534],
   [0.850130, -0.620635, 0.582935, -2.229071, 1.009439],
   [0.659538, -0.421335, 1.509689, -0.983122, 2.436129],
 ]
-POOLED = [1.557452, 2.472948, 1.284565, 4.267410, 1.464377]
+EMBEDDING = [1.557452, 2.472948, 1.284565, 4.267410, 1.464377]
 TRAINING_LOGITS = [
   [0.959785, -0.368353, 0.961475, -0.332695, -0.276786],
   [1.251995, -0.130885, 0.352074, 0.532042, -0.113898],
@@ -87,8 +87,8 @@ def test_fingerprint_in_inference(placement):
   for given in (variables, known):
     found = apply(given, formula_clips())
     np.testing.assert_allclose(found["logits"][:3], LOGITS, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(found["pooled"][0, :5], POOLED, rtol=0, atol=2e-5)
-    assert found["embedding"].shape == (4, in_eights(1280 * NARROW))
+    np.testing.assert_allclose(found["embedding"][0, :5], EMBEDDING, rtol=0, atol=2e-5)
+    assert found["hidden"].shape == (4, in_eights(1280 * NARROW))
 
 
 @FORMS
@@ -134,7 +134,7 @@ def test_logits_and_embeddings_of_efficientats_code(golden, published, placement
 
   features, captured = apply(variables, (golden["waveform"] / 32768).astype(np.float32))
   np.testing.assert_allclose(features["logits"], golden["logits"], rtol=0, atol=1e-4)
-  np.testing.assert_allclose(features["pooled"], golden["embedding"], rtol=0, atol=1e-4)
+  np.testing.assert_allclose(features["embedding"], golden["embedding"], rtol=0, atol=1e-4)
   assert features["label_vectors"].shape == (527, 512)
   if placement.devices == 1:  # this form has no stages to look at
     return
@@ -176,7 +176,7 @@ def test_convert_refuses_what_does_not_fit():
     convert(state, config_of(encoder="talnet"))
 
 
-def test_a_graph_head_scores_the_embedding():
+def test_a_graph_head_scores_the_hidden_layer():
   ring = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)
   config = config_of(head="graph", layers=2)
   vectors = noise(9, (LABELS, 6)).astype("f")
@@ -186,7 +186,7 @@ def test_a_graph_head_scores_the_embedding():
   variables = convert(state, config)
   apply = functools.partial(model.apply, return_features=True)
   found = jax.jit(apply, compiler_options=QUICK)(variables, formula_clips())
-  product = np.asarray(found["embedding"]) @ np.asarray(found["label_vectors"]).T
+  product = np.asarray(found["hidden"]) @ np.asarray(found["label_vectors"]).T
   np.testing.assert_allclose(found["logits"], product, rtol=1e-5, atol=1e-6)
   back = state_dict_of(variables, config)
   assert back.keys() == state.keys()
@@ -248,7 +248,7 @@ def test_bfloat16_follows_float32():
   model = models.build(config_of(dtype="bfloat16"), num_classes=LABELS)
   apply = functools.partial(model.apply, return_features=True, placement=Placement(2, "cpu"))
   found = jax.jit(apply, compiler_options=QUICK)(variables, formula_clips())
-  assert found["pooled"].dtype == found["logits"].dtype == jnp.float32
+  assert found["embedding"].dtype == found["logits"].dtype == jnp.float32
   assert 0 < np.abs(found["logits"][:3] - np.array(LOGITS)).max() < 0.3
 
 
@@ -257,16 +257,16 @@ def test_local_statistics_are_of_the_clips_of_a_device():
   variables = convert(formula_state(), config_of())
   variables = {kind: tree["encoder"] for kind, tree in variables.items()}
 
-  def pooled(batch_norm, clips, devices):
+  def embedding(batch_norm, clips, devices):
     apply = functools.partial(
       MobileNet(NARROW, batch_norm).apply,
       train=True,
       placement=Placement(devices, "cpu"),
       mutable=["batch_stats"],
     )
-    return jax.jit(apply, compiler_options=QUICK)(variables, clips)[0]["pooled"]
+    return jax.jit(apply, compiler_options=QUICK)(variables, clips)[0]["embedding"]
 
   clips = formula_clips()
-  apart = [pooled("global", part, 1) for part in (clips[:2], clips[2:])]
-  together = pooled("local", clips, 2)
+  apart = [embedding("global", part, 1) for part in (clips[:2], clips[2:])]
+  together = embedding("local", clips, 2)
   np.testing.assert_allclose(together, np.concatenate(apart), rtol=0, atol=2e-4)

@@ -154,7 +154,8 @@ def test_every_encoder_works_with_either_head(encoder, head):
   assert logits.dtype == np.float32
   assert np.ptp(logits, axis=0).min() > 0  # for each label, clips differ
   assert np.abs(logits[0] - beside_others["logits"][0]).max() < 1e-5
-  assert found["label_vectors"].shape == (LABELS, found["embedding"].shape[1])
+  head_input = found.get("hidden", found["embedding"])
+  assert found["label_vectors"].shape == (LABELS, head_input.shape[1])
   if encoder in FRAME_WISE:
     assert found["frame_logits"].shape == (3, FRAME_WISE[encoder], LABELS)
   else:
