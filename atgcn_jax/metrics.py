@@ -36,12 +36,12 @@ def tagging_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float |
   blocks = map_blocks(_block_metrics, scores, labels)
   per_class = [metrics for block in blocks for metrics in block]
   average_precision, auc = np.array(per_class, np.float64).reshape(-1, 2).T
-  mean_auc = _mean(auc)
+  mean_auc = mean_of_defined(auc)
   return {
-    "mAP": _mean(average_precision),
+    "mAP": mean_of_defined(average_precision),
     "mAUC": mean_auc,
     "d_prime": float(np.sqrt(2) * ndtri(mean_auc)),
-    "mean_class_d_prime": _mean(np.sqrt(2) * ndtri(auc)),
+    "mean_class_d_prime": mean_of_defined(np.sqrt(2) * ndtri(auc)),
     "average_precision": average_precision,
     "auc": auc,
   }
@@ -115,7 +115,7 @@ def _columns(values: np.ndarray, first: int) -> np.ndarray:
   return transposed
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_defined(values: np.ndarray) -> float:
   """Return the mean of the values that are not NaN; NaN if there are none."""
   present = values[~np.isnan(values)]
   return float(present.mean()) if len(present) else float("nan")

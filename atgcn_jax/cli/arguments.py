@@ -37,6 +37,16 @@ def add_clips(verb: argparse.ArgumentParser) -> None:
   )
 
 
+def add_added_labels(verb: argparse.ArgumentParser) -> None:
+  """Add the option that names labels which the run was not trained on."""
+  verb.add_argument(
+    "--add-labels",
+    metavar="FILE",
+    help="also estimate the labels in this file, which the run was not trained on: a YAML file of "
+    "names and relations (`Siren-like: 0.6 Siren, 0.3 Alarm`), or a vocabulary CSV",
+  )
+
+
 def add_run(verb: argparse.ArgumentParser) -> None:
   """Add the options that select a trained run and one of its checkpoints."""
   verb.add_argument("--workdir", metavar="DIR", required=True, help="run directory")

@@ -10,6 +10,7 @@ import sys
 from atgcn_jax.cli.arguments import (
   JSON_HELP,
   AddVerb,
+  add_added_labels,
   add_clips,
   add_processes,
   add_run,
@@ -48,6 +49,7 @@ def _add_evaluate(verb: AddVerb) -> None:
   )
   add_run(evaluate)
   add_clips(evaluate)
+  add_added_labels(evaluate)
   evaluate.add_argument(
     "--out",
     metavar="DIR",
@@ -88,6 +90,7 @@ def _add_tag(verb: AddVerb) -> None:
     "A pretrained model is fetched when it is first used.",
   )
   add_tagger(tag)
+  add_added_labels(tag)
   choice = tag.add_mutually_exclusive_group()
   choice.add_argument(
     "--top",
@@ -178,7 +181,13 @@ def _evaluate(options) -> int:
   join(options.coordinator, options.processes, options.process_id)
 
   result, page = evaluate_and_write(
-    options.workdir, options.step, options.store, options.split, options.labels, options.out
+    options.workdir,
+    options.step,
+    options.store,
+    options.split,
+    options.labels,
+    options.out,
+    options.add_labels,
   )
   status = 1 if options.out and page is None else 0
   if not is_first():
@@ -231,8 +240,11 @@ def _tag(options) -> int:
   from atgcn_jax.serving.many_files import tag_files
 
   keep_compiled_programs()
+  tagger = _tagger(options)
+  if options.add_labels:
+    tagger = tagger.with_labels(options.add_labels)
   bad = tag_files(
-    _tagger(options),
+    tagger,
     options.files,
     top=options.top,
     above_threshold=options.above_threshold,

@@ -16,8 +16,9 @@ import numpy as np
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.sparse import selected
-from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.metrics import mean_of_defined, tagging_metrics
 from atgcn_jax.reports.page import write_report
+from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runs.log import finite_or_none, read_records
@@ -38,6 +39,7 @@ def evaluate(
   split: str = "test",
   labels_path: str | None = None,
   out: str | os.PathLike | None = None,
+  added_path: str | None = None,
 ) -> dict[str, Any]:
   """Return the metrics of a checkpoint on a split, and write them to files.
 
@@ -63,19 +65,22 @@ def evaluate(
     labels_path: A file of label ids for `read_label_ids`. If given, the store may have labels that
       the run does not have.
     out: A folder to write the files to instead of the run directory.
+    added_path: A file of labels to estimate in addition (`read_added_labels`). Their names in the
+      files end in " (estimated)". The estimates are calibrated on the run's validation clips.
 
   Returns:
     `mAP`, `mAUC`, `d_prime` and `mean_class_d_prime` (None if undefined); `mAP_low`, `mAP_high`,
     `mAUC_low` and `mAUC_high`, the 95 % intervals over clips; `clips`, `classes` and
     `classes_scored`; `positives`, the total number of labels of all clips; `step`, `split` and the
     `folds` of the clips; `clip_ids_sha256` (`clip_ids_hash`); the name of the `store` and its
-    `store_fingerprint`; and `labels`, the path of the file of labels, if given.
+    `store_fingerprint`; `labels`, the path of the file of labels, if given; and with added labels
+    `added`, the path of their file, `mAP_known` and `mAP_added`.
 
   Raises:
     UserError: If the run, step, store, split, labels or `out` cannot be used.
     WorkFailed: If a score is not finite.
   """
-  return evaluate_and_write(workdir, step, store_path, split, labels_path, out)[0]
+  return evaluate_and_write(workdir, step, store_path, split, labels_path, out, added_path)[0]
 
 
 def evaluate_and_write(
@@ -85,15 +90,19 @@ def evaluate_and_write(
   split: str,
   labels_path: str | None,
   out: str | os.PathLike | None,
+  added_path: str | None,
 ) -> tuple[dict[str, Any], str | None]:
   """Return the result of `evaluate`, and the path of the page or None if a file was not written."""
   if out is not None:
     first_only(lambda: check_output_folder("--out", out))
   with kept_scores(path_of(workdir) / FOLDER if out is None else out) as keep:
-    scored = score_split(workdir, step, store_path, split, labels_path, keep)
+    add = labels_added(workdir, added_path) if added_path else None
+    scored = score_split(workdir, step, store_path, split, labels_path, keep, add)
     trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
     is_own = scored.store.fingerprint == trained_on if trained_on else store_path is None
-    return first_only(lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own))
+    return first_only(
+      lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own, added_path)
+    )
 
 
 def _written(
@@ -103,6 +112,7 @@ def _written(
   split: str,
   labels_path: str | None,
   is_own: bool,
+  added_path: str | None,
 ) -> tuple[dict[str, Any], str | None]:
   scores, labels = scored.scores, scored.labels
   metrics = tagging_metrics(scores, labels)
@@ -123,6 +133,12 @@ def _written(
   }
   if labels_path:
     result["labels"] = str(labels_path)
+  if added_path:
+    known = scored.columns < len(scored.loaded.run.vocabulary)
+    precision = np.asarray(metrics["average_precision"])
+    result["added"] = str(added_path)
+    for name, chosen in (("mAP_known", known), ("mAP_added", ~known)):
+      result[name] = finite_or_none(mean_of_defined(precision[chosen]))
   # Only process 0 runs this, so the computations must only use its local devices.
   try:
     return result, write_files(workdir, out, scored, result, metrics, positives, is_own)
@@ -174,8 +190,9 @@ def write_files(
     name = result["store"].removesuffix(".h5").replace("/", "-")
     stem += f"-{name:.80}-{result['store_fingerprint'][:8]}"
     page = folder / f"{stem}.html"
-  if "labels" in result:
-    stem += f"-{pathlib.Path(result['labels']).stem}"
+  for key in ("labels", "added"):
+    if key in result:
+      stem += f"-{pathlib.Path(result[key]).stem}"
   write_whole(folder / f"{stem}.json", f"{json.dumps(result, indent=2)}\n".encode())
   table = io.StringIO()
   writer = csv.writer(table, lineterminator="\n")
@@ -190,10 +207,13 @@ def write_files(
     )
   )
   write_whole(folder / f"{stem}.csv", table.getvalue().encode())
-  shape = (1, run.frontend.frames, run.frontend.n_mels)
-  variables = jax.device_get(scored.loaded.state)
-  features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
-  graph = run.propagation
+  vectors, graph = None, None
+  if "added" not in result:  # estimated labels have no vectors of their own under a linear head
+    shape = (1, run.frontend.frames, run.frontend.n_mels)
+    variables = jax.device_get(scored.loaded.state)
+    features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
+    vectors = np.asarray(features["label_vectors"])[scored.columns]
+    graph = None if run.propagation is None else selected(run.propagation, scored.columns)
   write_report(
     page,
     title=f"{system_name(run.config.model)} in {workdir.name}",
@@ -203,8 +223,8 @@ def write_files(
     positives=positives,
     average_precision=metrics["average_precision"],
     auc=metrics["auc"],
-    label_vectors=np.asarray(features["label_vectors"])[scored.columns],
-    propagation=None if graph is None else selected(graph, scored.columns),
+    label_vectors=vectors,
+    propagation=graph,
     config=plain_config(run.config),
   )
   return str(page)

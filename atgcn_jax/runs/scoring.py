@@ -17,11 +17,12 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
+from atgcn_jax.runs.added_labels import AddedLabels
 from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
-from atgcn_jax.runs.run import Loaded, Run, store_of
+from atgcn_jax.runs.run import Loaded, store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole
@@ -92,8 +93,9 @@ class ScoredSplit(NamedTuple):
     store: The store of the clips.
     clip_ids: str[N].
     folds: str[N].
-    vocabulary: The K labels, all or some of the labels of the run, in the order of the run.
-    columns: int64[K], the positions of the labels in the vocabulary of the run.
+    vocabulary: The K labels, all or some of the labels of the run and those added to it, in their
+      order.
+    columns: int64[K], the positions of the labels in the vocabulary of the run with added labels.
     scores: float32[N, K].
     labels: uint8[N, K].
   """
@@ -115,6 +117,7 @@ def score_split(
   split: str,
   labels_path: str | None = None,
   keep: Keep | None = None,
+  add: Callable[[Loaded], AddedLabels] | None = None,
 ) -> ScoredSplit:
   """Return the scores of a checkpoint for a split.
 
@@ -127,14 +130,16 @@ def score_split(
     split: As for `evaluate`.
     labels_path: As for `evaluate`.
     keep: A function from `kept_scores`.
+    add: A function from the checkpoint to labels that are added to it.
   """
   mesh = sharding.data_mesh()
-  opened = open_split(workdir, step, store_path, split, mesh)
-  run, store = opened.loaded.run, opened.store
+  opened = open_split(workdir, step, store_path, split, mesh, all_labels=add is not None)
+  added = add(opened.loaded) if add else None
+  vocabulary, store = (added or opened.loaded.run).vocabulary, opened.store
   if not labels_path:
-    check_vocabulary(run, store)
-  ids = chosen_labels((run.vocabulary, store.vocabulary), labels_path)
-  return score_labels(opened, ids, mesh, "scoring", keep)
+    check_vocabulary(vocabulary, store)
+  ids = chosen_labels((vocabulary, store.vocabulary), labels_path)
+  return score_labels(opened, ids, mesh, "scoring", keep, added)
 
 
 def open_split(
@@ -143,17 +148,20 @@ def open_split(
   store_path: str | None,
   split: str,
   mesh: jax.sharding.Mesh,
+  *,
+  all_labels: bool = False,
 ) -> Opened:
   """Return a checkpoint and the clips to score. The arguments are those of `evaluate`.
 
-  The labels of the store are not checked.
+  The labels of the store are not checked. With `all_labels`, the run's own store has all its labels
+  instead of those of the run.
 
   Raises:
     UserError: If the run, step, store or split cannot be used.
   """
   loaded = load_run(workdir, step, mesh)
   run = loaded.run
-  store = open_clips(store_path) if store_path else own_store(run.config, workdir)
+  store = open_clips(store_path) if store_path else own_store(run.config, workdir, all_labels)
   if store.frontend != run.frontend:
     raise UserError(
       f"{store.path}: has the front end {store.frontend.name}, but the run {workdir} needs "
@@ -165,8 +173,8 @@ def open_split(
   return Opened(loaded, store, clips)
 
 
-def own_store(config, workdir: str | os.PathLike) -> ClipStore:
-  """Return the store that a run was trained on.
+def own_store(config, workdir: str | os.PathLike, all_labels: bool = False) -> ClipStore:
+  """Return the store that a run was trained on, with the labels of the run or with all its labels.
 
   Raises:
     UserError: If the store is not at the path in the config, or cannot be used.
@@ -178,20 +186,20 @@ def own_store(config, workdir: str | os.PathLike) -> ClipStore:
       f"{path}: not found; the run {workdir} was trained on a store of that name{relative}; give "
       "its current path with --store"
     )
-  return store_of(config)
+  return whole_store_of(config) if all_labels else store_of(config)
 
 
-def check_vocabulary(run: Run, store: ClipStore) -> None:
+def check_vocabulary(vocabulary: Vocabulary, store: ClipStore) -> None:
   """Refuse a store with labels that the run does not have.
 
   Raises:
     UserError: If there are such labels. The message names the first one.
   """
   for label_id, name in zip(store.vocabulary.ids, store.vocabulary.names):
-    if label_id not in run.vocabulary.index:
+    if label_id not in vocabulary.index:
       raise UserError(
         f"{store.path}: has another vocabulary (its label {label_id}, {name}, is not one of the "
-        f"run's {len(run.vocabulary)} labels); prepare the store with labels of the run, or name "
+        f"run's {len(vocabulary)} labels); prepare the store with labels of the run, or name "
         "the labels to score in --labels"
       )
 
@@ -225,6 +233,7 @@ def score_labels(
   mesh: jax.sharding.Mesh,
   title: str,
   keep: Keep | None = None,
+  added: AddedLabels | None = None,
 ) -> ScoredSplit:
   """Return the scores of labels that both the run and the store have.
 
@@ -234,12 +243,13 @@ def score_labels(
     mesh: The device mesh.
     title: The title of the progress bar.
     keep: A function from `kept_scores`.
+    added: Labels that are added to the run. Their scores are estimates.
 
   Raises:
     WorkFailed: If a score is not finite.
   """
   loaded, store, clips = opened
-  run = loaded.run
+  run = (added and added.run) or loaded.run
   batch = run.config.evaluation.batch_size
   batch += -batch % jax.device_count()
   score_step = make_score_step(run.model(), mesh, normaliser=run.normaliser)
@@ -267,6 +277,9 @@ def score_labels(
       finished=first_only(lambda: finished_batches(part, len(run.vocabulary))),
       title=title,
     )
+  vocabulary = loaded.run.vocabulary
+  if added is not None:
+    scores, vocabulary = np.asarray(added.extended(scores)), added.vocabulary
   clip_ids = store.clip_ids[clips]
   if not (sound := np.isfinite(scores).all(axis=1)).all():
     if part is not None:
@@ -275,13 +288,13 @@ def score_labels(
       f"{store.path}: the scores of {clip_ids[np.argmin(sound)]} are not finite at step "
       f"{loaded.step} of the run ({np.sum(~sound)} of {len(sound)} clips); use another --step"
     )
-  columns, store_columns = (v.positions(ids) for v in (run.vocabulary, store.vocabulary))
+  columns, store_columns = (v.positions(ids) for v in (vocabulary, store.vocabulary))
   return ScoredSplit(
     loaded,
     store,
     clip_ids,
     store.folds[clips],
-    run.vocabulary.part(columns),
+    vocabulary.part(columns),
     columns,
     scores[:, columns],
     labels[:, store_columns],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import warnings
@@ -15,9 +16,17 @@ from atgcn_jax.audio import windows
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
+from atgcn_jax.labels.added import AddedLabel, read_added_labels
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.pretrained.cache import pretrained_run
 from atgcn_jax.pretrained.catalogue import DEFAULT
+from atgcn_jax.runs.added_labels import (
+  DEFAULTS,
+  Calibrations,
+  added_to,
+  counts_at_hand,
+  read_calibrations,
+)
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
@@ -87,6 +96,7 @@ class Tagger:
     step: int = 0,
     thresholds: Thresholds | None = None,
     strict: bool = False,
+    calibrations: Calibrations = DEFAULTS,
   ):
     """Make a tagger from a run and its variables. See `restore` for saved runs.
 
@@ -96,6 +106,7 @@ class Tagger:
       step: The step of the variables.
       thresholds: The thresholds of the labels, or None.
       strict: Whether to refuse incomplete sounds.
+      calibrations: The calibrations of `with_labels`.
 
     Raises:
       ValueError: If a variable is not finite.
@@ -103,7 +114,9 @@ class Tagger:
     if name := first_not_finite(variables):
       raise ValueError(f"{name} holds values that are NaN or infinite")
     self.run, self.step, self.strict = run, step, strict
-    self._thresholds = thresholds
+    self.vocabulary = run.vocabulary
+    self._thresholds, self._calibrations = thresholds, calibrations
+    self._trained, self._added = variables, ""
     self._variables = run.for_inference()(variables)
     self._score = jax.jit(window_outputs(run))
 
@@ -125,7 +138,14 @@ class Tagger:
     """
     loaded = load_either(workdir, step, sharding.data_mesh(jax.devices()[:1]))
     check_takes_sound(loaded.run, workdir)
-    return cls(loaded.run, loaded.state, loaded.step, read_thresholds(workdir), strict)
+    return cls(
+      loaded.run,
+      loaded.state,
+      loaded.step,
+      read_thresholds(workdir),
+      strict,
+      read_calibrations(workdir),
+    )
 
   @classmethod
   def load(
@@ -153,12 +173,38 @@ class Tagger:
     """
     return cls.restore(pretrained_run(name, offline=offline, mirror=mirror), strict=strict)
 
+  def with_labels(self, labels: str | os.PathLike | Sequence[AddedLabel]) -> Tagger:
+    """Return a tagger that also estimates labels which the run was not trained on.
+
+    An estimate comes from the scores of the known labels, carried along the relations of the added
+    label, and with a label graph also from the label's own vector. Estimates are calibrated as
+    `atgcn evaluate --add-labels` has stored with the run. Their names end in " (estimated)". The
+    scores of the known labels do not change.
+
+    Args:
+      labels: A file for `read_added_labels`, or the labels.
+
+    Raises:
+      UserError: If a label is known or cannot be related to known labels, or a file cannot be used.
+    """
+    run = self.run
+    if isinstance(labels, str | os.PathLike):
+      labels = read_added_labels(labels, run.vocabulary)
+    counts = counts_at_hand(run, None)
+    added = added_to(run, labels, counts, self._calibrations)
+    tagger = copy.copy(self)
+    tagger.vocabulary = added.vocabulary
+    tagger._variables = (added.run or run).for_inference()(self._trained)
+    tagger._score = jax.jit(added.outputs(window_outputs, run))
+    tagger._added = added.identity()
+    return tagger
+
   @property
   def thresholds(self) -> np.ndarray | None:
     """The thresholds float64[K], NaN for labels without one, or None if there are none."""
     if self._thresholds is None:
       return None
-    return self._thresholds.of(self.run.vocabulary)
+    return self._thresholds.of(self.vocabulary)
 
   def scores(self, source: Any, rate: int | None = None) -> Any:
     """Return the sigmoid scores float32[K] in (0, 1) of a sound, in the order of the vocabulary."""
@@ -212,7 +258,7 @@ class Tagger:
     """Return a function from scores float32[K] to tags, best first. See `tag` for the arguments."""
     if top < 1:
       raise UserError(f"--top {top}: must be at least 1")
-    ids, names = self.run.vocabulary.ids, self.run.vocabulary.names
+    ids, names = self.vocabulary.ids, self.vocabulary.names
     least = None
     if above_threshold:
       if self._thresholds is None:
@@ -231,7 +277,7 @@ class Tagger:
 
   def identity(self) -> dict[str, Any]:
     """Return the values that determine the results, as JSON: checkpoint, devices, versions."""
-    return {"step": self.step} | identity(self.run, self._variables)
+    return {"step": self.step, "added": self._added} | identity(self.run, self._variables)
 
   # The following methods yield an Outcome for each of many sounds, in order, including sounds that
   # cannot be used. With `alone=False`, the values have the same bits as among other sounds.
