@@ -51,8 +51,8 @@ def _add_reproduce(verb: AddVerb) -> None:
   )
   reproduce.add_argument(
     "what",
-    choices=("table1", "table2", "figure3", "figure4", "ablation"),
-    help="table or figure to write",
+    choices=("table1", "table2", "figure3", "figure4", "ablation", "unseen"),
+    help="table or figure to write; unseen estimates labels without a training clip",
   )
   reproduce.add_argument(
     "--store",
@@ -97,6 +97,13 @@ def _add_reproduce(verb: AddVerb) -> None:
     default="latest",
     help="checkpoint to test: that of the last step, or of the best step on the validation clips "
     "(default: latest)",
+  )
+  reproduce.add_argument(
+    "--draws",
+    metavar="N",
+    type=int,
+    default=10,
+    help="number of random sets of left-out labels in unseen (default: 10)",
   )
   reproduce.add_argument(
     "--points",
@@ -204,6 +211,8 @@ def _reproduce(options) -> int:
 
   if options.seeds < 1:
     raise UserError(f"--seeds {options.seeds}: must be at least 1")
+  if options.draws < 1:
+    raise UserError(f"--draws {options.draws}: must be at least 1")
   points = _numbers("--points", options.points, "numbers from 0 to 1, as in 0,0.3,1")
   if any(not 0 <= point <= 1 for point in points):
     raise UserError(f"--points {options.points}: give numbers from 0 to 1")
@@ -223,7 +232,7 @@ def _reproduce(options) -> int:
     head_rates=tuple(head_rates),
   )
   try:
-    print(reproduce(options.what, settings, _listed(options.rows), points))
+    print(reproduce(options.what, settings, _listed(options.rows), points, options.draws))
   except Stopped as stopped:
     return 128 + stopped.signal_number
   return 0

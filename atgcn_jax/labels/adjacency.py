@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.labels.counts import check_counts
-from atgcn_jax.labels.sparse import Matrix, csr, eye, without_diagonal
+from atgcn_jax.labels.sparse import Matrix, csr, dense, eye, without_diagonal
 
 METHODS = (
   "identity",
@@ -85,7 +85,7 @@ def propagation_matrix(
     if scipy.sparse.issparse(probabilities):
       linked = csr(edges).astype(bool)
     else:
-      linked = np.asarray(edges.toarray() if scipy.sparse.issparse(edges) else edges, bool)
+      linked = dense(edges).astype(bool)
     matrix = normalise(reweight(linked, neighbour_weight))
   elif method == "author":
     matrix = author_matrix(strong, neighbour_weight)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 
 from atgcn_jax.labels.counts import Counts
+from atgcn_jax.labels.sparse import dense
 
 RIDGE = 0.3  # chosen on held-out training clips of AudioSet; .03 to 3 differ by .005 mAP
 LEAST = 1e-6  # smallest weighted sum whose logarithm is taken
@@ -37,7 +37,7 @@ def regression_weights(counts: Counts, known: np.ndarray, new: np.ndarray) -> np
 
   Source: ridge regression from its normal equations (Hoerl and Kennard, Technometrics 1970).
   """
-  together = _together(counts)
+  together = label_pairs(counts)
   return np.linalg.solve(
     _with_ridge(together[np.ix_(known, known)]), together[np.ix_(known, new)]
   ).T
@@ -49,7 +49,7 @@ def left_out_weights(counts: Counts) -> np.ndarray:
   One inverse gives all K regressions: the weights of label k are its row of the inverse, divided
   by the negative diagonal entry.
   """
-  inverse = np.linalg.inv(_with_ridge(_together(counts)))
+  inverse = np.linalg.inv(_with_ridge(label_pairs(counts)))
   weights = -inverse / np.diag(inverse)[:, None]
   np.fill_diagonal(weights, 0)
   return weights
@@ -62,7 +62,7 @@ def conditional_weights(counts: Counts, neighbours: int = 3) -> np.ndarray:
     counts: Counts of K labels.
     neighbours: Number of labels j per label k.
   """
-  together = _together(counts)
+  together = label_pairs(counts)
   occurrences = np.diag(together).copy()
   np.fill_diagonal(together, 0)
   given = together / np.maximum(occurrences, 1)
@@ -132,10 +132,9 @@ def logarithms(sums: np.ndarray) -> np.ndarray:
   return np.log(np.maximum(sums, LEAST))
 
 
-def _together(counts: Counts) -> np.ndarray:
+def label_pairs(counts: Counts) -> np.ndarray:
   """Return the number of clips with both labels, float64[K, K], with occurrences as diagonal."""
-  pairs = counts.cooccurrences
-  together = (pairs.toarray() if scipy.sparse.issparse(pairs) else pairs).astype(np.float64)
+  together = dense(counts.cooccurrences).astype(np.float64)
   np.fill_diagonal(together, counts.occurrences)
   return together
 

@@ -29,6 +29,11 @@ def sized(matrix: Matrix) -> Matrix:
   return matrix.toarray() if scipy.sparse.issparse(matrix) else matrix
 
 
+def dense(matrix: Matrix) -> np.ndarray:
+  """Return a matrix as an array."""
+  return matrix.toarray() if scipy.sparse.issparse(matrix) else np.asarray(matrix)
+
+
 def csr(matrix: Matrix) -> scipy.sparse.csr_array:
   """Return the nonzero entries as a csr_array with sorted columns.
 

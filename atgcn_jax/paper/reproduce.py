@@ -31,8 +31,10 @@ from atgcn_jax.paper.experiments import (
   chosen,
   on_curve,
   on_features,
+  with_graph,
 )
 from atgcn_jax.paper.scored_runs import run_all
+from atgcn_jax.paper.unseen import unseen
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import Loaded
@@ -46,14 +48,17 @@ TABLES = {
 CONFIGS, FEATURES_CONFIGS = "configs/table1", "configs/audioset_features"
 
 
-def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequence[float]) -> str:
+def reproduce(
+  what: str, settings: Settings, rows: Sequence[str], points: Sequence[float], draws: int = 10
+) -> str:
   """Train the missing runs of a table or figure and write its files to `settings.out`.
 
   Args:
-    what: `table1`, `table2`, `ablation`, `figure3` or `figure4`.
+    what: `table1`, `table2`, `ablation`, `figure3`, `figure4` or `unseen`.
     settings: Settings of the reproduction.
     rows: Names of the rows of a table; empty for all.
     points: Points of the curves of Figure 3; empty for `POINTS`.
+    draws: Number of random sets of left-out labels of `unseen`.
 
   Returns:
     A text to print.
@@ -80,6 +85,9 @@ def reproduce(what: str, settings: Settings, rows: Sequence[str], points: Sequen
   if what == "figure3":
     curves = [[(x, adapt(on_curve(curve, x))) for x in points or POINTS] for curve in FIGURE3]
     return _figure3(settings, adapt(CNN10), adapt(AT_GCN[2]), curves)
+  if what == "unseen":
+    plain = with_graph("identity", "graph head, no graph")
+    return unseen(settings, draws, adapt(CNN10), adapt(plain), adapt(AT_GCN[2]))
   return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
 
 

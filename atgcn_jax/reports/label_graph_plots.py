@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.cluster.hierarchy
-import scipy.sparse
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from atgcn_jax.labels.sparse import Matrix, selected
+from atgcn_jax.labels.sparse import Matrix, dense, selected
 from atgcn_jax.labels.summary import Summary
 from atgcn_jax.reports.figure_style import (
   BLUE,
@@ -69,7 +68,7 @@ def heat_map(
     degrees = summary.in_degree + summary.out_degree
     chosen = np.sort(np.argsort(-degrees, kind="stable")[:MAPPED])
   part = selected(propagation, chosen)
-  weights = np.array(part.toarray() if scipy.sparse.issparse(part) else part, np.float64)
+  weights = dense(part).astype(np.float64)
   np.fill_diagonal(weights, 0)
   kinds = [categories[int(k)] for k in chosen] if categories else None
   order = ordered(weights, kinds)

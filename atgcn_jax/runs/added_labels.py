@@ -31,7 +31,7 @@ from atgcn_jax.labels.estimates import (
   word_weights,
 )
 from atgcn_jax.labels.label_files import read_arrays
-from atgcn_jax.labels.sparse import Matrix
+from atgcn_jax.labels.sparse import Matrix, dense
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models.layers import Array
 from atgcn_jax.runs.config import data_path
@@ -201,8 +201,7 @@ def _row(size: int, values: Mapping[int, float]) -> np.ndarray:
 
 def _with_label(counts: Counts, label: AddedLabel) -> Counts:
   """Return the counts with those of a label as last row and column."""
-  pairs = counts.cooccurrences
-  pairs = pairs.toarray() if scipy.sparse.issparse(pairs) else pairs
+  pairs = dense(counts.cooccurrences)
   row = _row(len(pairs), label.counts)
   row = np.minimum(row, counts.occurrences)
   together = np.block([[pairs, row[:, None]], [row[None], np.zeros((1, 1))]])
