@@ -1,0 +1,129 @@
+"""Labels that are added to a tagger and to an evaluation."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from runs_support import VOCABULARY, tiny_config, trained, wav, waveforms
+
+from atgcn_jax import cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.added import AddedLabel, read_added_labels
+from atgcn_jax.labels.vocabulary import write_vocabulary
+from atgcn_jax.reports.evaluation import evaluate
+from atgcn_jax.runs.added_labels import (
+  DEFAULTS,
+  NODE_SHARE,
+  Calibrations,
+  added_to,
+  read_calibrations,
+  write_calibrations,
+)
+from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.training_loop import train
+from atgcn_jax.serving.tagger import Tagger
+from atgcn_jax.training import sharding
+
+FILE = "Chirp: 0.5 Whistle, 0.25 Piping\nBuzz: {parents: Hum}\nHissing:\n"
+
+
+@pytest.fixture(scope="module")
+def tagger():
+  return Tagger.restore(trained())
+
+
+@pytest.fixture
+def file(tmp_path):
+  (tmp_path / "labels.yaml").write_text(FILE)
+  return tmp_path / "labels.yaml"
+
+
+def test_known_scores_stay_and_estimates_follow_the_relations(tagger, file):
+  extended = tagger.with_labels(file)
+  sounds = list(waveforms(4, 9)[0])
+  before, after = np.array(tagger.scores(sounds)), np.array(extended.scores(sounds))
+  np.testing.assert_allclose(after[:, :6], before, atol=1e-6)
+  assert extended.vocabulary.names[6:] == (
+    "Chirp (estimated)",
+    "Buzz (estimated)",
+    "Hissing (estimated)",
+  )
+  assert ((after > 0) & (after < 1)).all()
+  names = [tag.name for tag in extended.tag(sounds[0], top=9)]
+  assert sorted(names) == sorted(extended.vocabulary.names)
+  assert tagger.vocabulary == VOCABULARY, "the first tagger does not change"
+  assert extended.timeline(sounds[0]).scores.shape[-1] == 9
+
+
+def test_estimates_are_the_documented_formula(tagger, file):
+  extended = tagger.with_labels(file)
+  loaded = load_run(trained(), "latest", sharding.data_mesh(jax.devices()[:1]))
+  sound = waveforms(1, 9)[0][0]
+  scores = extended.scores(sound).astype(np.float64)
+  line = DEFAULTS.by_kind["relations"]
+  total = 0.5 * scores[2] ** 0.5 + 0.25 * scores[3] ** 0.5
+  carried = line.intercept + line.slope * np.log(total)
+  # The node's own logit: the label vector of a network with one more node.
+  added = added_to(loaded.run, _labels(tagger, file), None, DEFAULTS)
+  variables = added.run.for_inference()(loaded.state)
+  vector = np.asarray(variables["constants"]["head"]["label_vectors"])[6]
+  logit = tagger.embed(sound) @ vector
+  expected = (1 - NODE_SHARE) * carried + NODE_SHARE * logit
+  assert scores[6] == pytest.approx(1 / (1 + np.exp(-expected)), rel=2e-3)
+
+
+def _labels(tagger, file):
+  return read_added_labels(file, tagger.run.vocabulary)
+
+
+def test_the_nodes_of_known_labels_do_not_change(tagger, file):
+  added = added_to(tagger.run, _labels(tagger, file), None, DEFAULTS)
+  graph = added.run.propagation
+  np.testing.assert_array_equal(graph[:6, :6], tagger.run.propagation)
+  assert not graph[:6, 6:].any()
+  np.testing.assert_allclose(graph[6:].sum(axis=1), 1, atol=1e-6)
+  assert (graph[6, [2, 3]] > 0).all()
+
+
+def test_a_label_without_any_relation(tagger):
+  with pytest.raises(UserError, match="label 'Buzz': relations relate it to no known label; give"):
+    tagger.with_labels([AddedLabel("Buzz", "Buzz", relations={0: 0.0})])
+
+
+def test_tag_prints_estimates(file, tmp_path, capsys):
+  sound = wav(tmp_path / "a.wav", waveforms(1, 9)[0][0])
+  arguments = ["tag", "--workdir", str(trained()), "--add-labels", str(file), "--top", "9"]
+  assert cli.main([*arguments, "--json", str(sound)]) == 0
+  tags = json.loads(capsys.readouterr().out)["tags"]
+  assert sum(tag["name"].endswith(" (estimated)") for tag in tags) == 3
+  file.write_text("Chirp: 0.5 Whistling\n")
+  assert cli.main([*arguments, str(sound)]) == 2
+  error = capsys.readouterr().err
+  assert "did you mean Whistle" in error
+  assert error.count("\n") == 1
+
+
+def test_calibrations_are_stored_and_read(tmp_path):
+  assert read_calibrations(tmp_path) is DEFAULTS
+  write_calibrations(tmp_path, Calibrations(7, DEFAULTS.by_kind))
+  assert read_calibrations(tmp_path) == Calibrations(7, DEFAULTS.by_kind)
+  (tmp_path / "added-labels.json").write_text('{"step": 7, "calibrations": {}}')
+  with pytest.raises(UserError, match="cannot be read as calibrations"):
+    read_calibrations(tmp_path)
+
+
+def test_evaluation_with_labels_that_a_run_was_not_trained_on(tmp_path):
+  part = VOCABULARY.part([0, 1, 3, 4, 5])
+  write_vocabulary(tmp_path / "known.csv", part)
+  write_vocabulary(tmp_path / "new.csv", VOCABULARY.part([2]))
+  config = tiny_config(tmp_path, "optim.steps=2", f"data.vocabulary={tmp_path / 'known.csv'}")
+  train(config, tmp_path / "run")
+  result = evaluate(tmp_path / "run", added_path=str(tmp_path / "new.csv"))
+  assert result["classes"] == 6
+  assert result["mAP"] == pytest.approx((5 * result["mAP_known"] + result["mAP_added"]) / 6)
+  assert read_calibrations(tmp_path / "run").step == 2, "fitted on the validation clips"
+  table = next((tmp_path / "run" / "evaluation").glob("*-new.csv")).read_text()
+  assert table.count(" (estimated)") == 1
+  with pytest.raises(UserError, match="has another vocabulary"):
+    evaluate(tmp_path / "run", store_path=config.data.store)
