@@ -51,6 +51,11 @@ def _add_evaluate(verb: AddVerb) -> None:
   add_clips(evaluate)
   add_added_labels(evaluate)
   evaluate.add_argument(
+    "--ontology",
+    metavar="FILE",
+    help="ontology.json for OmAP and mAP by level (default: graph.ontology of the run, if set)",
+  )
+  evaluate.add_argument(
     "--out",
     metavar="DIR",
     help="folder of the output files (default: the run directory; no files if it is read-only)",
@@ -188,6 +193,7 @@ def _evaluate(options) -> int:
     options.labels,
     options.out,
     options.add_labels,
+    options.ontology,
   )
   status = 1 if options.out and page is None else 0
   if not is_first():
@@ -198,6 +204,8 @@ def _evaluate(options) -> int:
   for name, value in result.items():
     if isinstance(value, list):
       value = ", ".join(value)
+    if isinstance(value, dict):
+      value = ", ".join(f"{key}: {'–' if v is None else f'{v:.4f}'}" for key, v in value.items())
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
   if page is not None:
     print(f"page: {page}")

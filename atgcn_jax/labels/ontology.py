@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.csgraph
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.label_files import text_lines
@@ -158,6 +159,74 @@ def members(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
   groups = [labels for labels in below.values() if len(labels) > 1]
   categories = np.repeat(np.arange(len(groups)), [len(labels) for labels in groups])
   return np.array([categories, [k for labels in groups for k in labels]], np.int32)
+
+
+def label_distances(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
+  """Return the number of edges between each two labels, up or down the ontology, int[K, K].
+
+  Labels without a path between them get the largest distance of all others.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+
+  Source: SciPy's shortest_path.
+  """
+  check_labels(ontology, ids)
+  places = {category: i for i, category in enumerate(ontology.names)}
+  edges = [(places[a], places[b]) for a, below in ontology.children.items() for b in below]
+  rows, columns = np.array(edges or np.zeros((0, 2)), int).T
+  graph = scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), [len(places)] * 2)
+  chosen = [places[label_id] for label_id in ids]
+  found = scipy.sparse.csgraph.shortest_path(
+    graph, directed=False, unweighted=True, indices=chosen
+  )[:, chosen]
+  connected = np.isfinite(found)
+  return np.where(connected, found, found[connected].max(initial=0)).astype(int)
+
+
+def label_levels(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
+  """Return the level of each label, int[K]: 1 for a top category, else 1 more than its parents'.
+
+  Of several parents, the one nearest to a top category counts.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+  """
+  check_labels(ontology, ids)
+
+  @functools.cache
+  def level(category: str) -> int:
+    return 1 + min((level(parent) for parent in ontology.parents[category]), default=0)
+
+  return np.array([level(label_id) for label_id in ids])
+
+
+def label_ancestors(ontology: Ontology, ids: Sequence[str]) -> list[list[int]]:
+  """Return the positions of the labels above each label, K sorted lists.
+
+  Args:
+    ontology: The ontology.
+    ids: The K labels, all in the ontology.
+  """
+  check_labels(ontology, ids)
+  index = {label_id: k for k, label_id in enumerate(ids)}
+  return [
+    sorted(index[above] for above in ancestors(ontology, label_id) if above in index)
+    for label_id in ids
+  ]
+
+
+def check_labels(ontology: Ontology, ids: Sequence[str]) -> None:
+  """Refuse labels that are not in the ontology.
+
+  Raises:
+    UserError: A label is not in the ontology.
+  """
+  for label_id in ids:
+    if label_id not in ontology.names:
+      raise UserError(f"label {label_id} is not in the ontology; name another graph.ontology")
 
 
 def _climb(ontology: Ontology, label_id: str, stops: Container[str]) -> set[str]:

@@ -15,12 +15,20 @@ import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.intervals import intervals
+from atgcn_jax.labels.ontology import (
+  Ontology,
+  label_ancestors,
+  label_distances,
+  label_levels,
+)
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
+from atgcn_jax.ontology_metrics import map_by_level, ontology_map
 from atgcn_jax.reports.page import write_report
 from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
-from atgcn_jax.runs.config import plain_config
+from atgcn_jax.runs.config import SOUNDSCAPES, plain_config
+from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.log import finite_or_none, read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.resumable_scores import kept_scores
@@ -40,6 +48,7 @@ def evaluate(
   labels_path: str | None = None,
   out: str | os.PathLike | None = None,
   added_path: str | None = None,
+  ontology: str | None = None,
 ) -> dict[str, Any]:
   """Return the metrics of a checkpoint on a split, and write them to files.
 
@@ -67,6 +76,7 @@ def evaluate(
     out: A folder to write the files to instead of the run directory.
     added_path: A file of labels to estimate in addition (`read_added_labels`). Their names in the
       files end in " (estimated)". The estimates are calibrated on the run's validation clips.
+    ontology: The path of an ontology, by default that of the config, if it names one.
 
   Returns:
     `mAP`, `mAUC`, `d_prime` and `mean_class_d_prime` (None if undefined); `mAP_low`, `mAP_high`,
@@ -74,13 +84,17 @@ def evaluate(
     `classes_scored`; `positives`, the total number of labels of all clips; `step`, `split` and the
     `folds` of the clips; `clip_ids_sha256` (`clip_ids_hash`); the name of the `store` and its
     `store_fingerprint`; `labels`, the path of the file of labels, if given; and with added labels
-    `added`, the path of their file, `mAP_known` and `mAP_added`.
+    `added`, the path of their file, `mAP_known` and `mAP_added`. With an ontology: `OmAP`
+    (`ontology_map`), `mAP_by_level` and `mAP_ontology_targets`, where each clip also has the labels
+    above its own.
 
   Raises:
     UserError: If the run, step, store, split, labels or `out` cannot be used.
     WorkFailed: If a score is not finite.
   """
-  return evaluate_and_write(workdir, step, store_path, split, labels_path, out, added_path)[0]
+  return evaluate_and_write(
+    workdir, step, store_path, split, labels_path, out, added_path, ontology
+  )[0]
 
 
 def evaluate_and_write(
@@ -91,6 +105,7 @@ def evaluate_and_write(
   labels_path: str | None,
   out: str | os.PathLike | None,
   added_path: str | None,
+  ontology: str | None,
 ) -> tuple[dict[str, Any], str | None]:
   """Return the result of `evaluate`, and the path of the page or None if a file was not written."""
   if out is not None:
@@ -101,7 +116,9 @@ def evaluate_and_write(
     trained_on = scored.loaded.run.store_fingerprint  # empty for imported weights
     is_own = scored.store.fingerprint == trained_on if trained_on else store_path is None
     return first_only(
-      lambda: _written(path_of(workdir), out, scored, split, labels_path, is_own, added_path)
+      lambda: _written(
+        path_of(workdir), out, scored, split, labels_path, is_own, added_path, ontology
+      )
     )
 
 
@@ -113,6 +130,7 @@ def _written(
   labels_path: str | None,
   is_own: bool,
   added_path: str | None,
+  ontology: str | None,
 ) -> tuple[dict[str, Any], str | None]:
   scores, labels = scored.scores, scored.labels
   metrics = tagging_metrics(scores, labels)
@@ -139,6 +157,11 @@ def _written(
     result["added"] = str(added_path)
     for name, chosen in (("mAP_known", known), ("mAP_added", ~known)):
       result[name] = finite_or_none(mean_of_defined(precision[chosen]))
+  config = scored.loaded.run.config
+  path = ontology or ontology_path(config.data.root, config.graph.ontology)
+  if path and (ontology or path == SOUNDSCAPES or os.path.exists(path)):
+    average = np.asarray(metrics["average_precision"])
+    result |= ontology_results(ontology_at(path, "--ontology"), scored, average)
   # Only process 0 runs this, so the computations must only use its local devices.
   try:
     return result, write_files(workdir, out, scored, result, metrics, positives, is_own)
@@ -150,6 +173,23 @@ def _written(
       stacklevel=2,
     )
     return result, None
+
+
+def ontology_results(
+  ontology: Ontology, scored: ScoredSplit, average_precision: np.ndarray
+) -> dict[str, Any]:
+  """Return the results that need an ontology; see `evaluate`."""
+  ids = scored.vocabulary.ids
+  apart = label_distances(ontology, ids)
+  levels = map_by_level(average_precision, label_levels(ontology, ids))
+  carried = scored.labels.copy()
+  for k, above in enumerate(label_ancestors(ontology, ids)):
+    carried[:, above] |= scored.labels[:, k : k + 1]
+  return {
+    "OmAP": finite_or_none(ontology_map(scored.scores, scored.labels, apart).mean),
+    "mAP_by_level": {str(level): finite_or_none(value) for level, value in levels.items()},
+    "mAP_ontology_targets": finite_or_none(tagging_metrics(scored.scores, carried)["mAP"]),
+  }
 
 
 def store_name(store: ClipStore) -> str:

@@ -68,6 +68,8 @@ DEFAULTS: dict[str, Any] = {
     # CSV file of the labels to train on, or `audioset` for AudioSet's 527. The store must have all
     # of them; its other labels are ignored. Empty stands for all labels of the store.
     "vocabulary": "",
+    # Whether clips are trained with the labels above their own in graph.ontology.
+    "ontology_targets": False,
     # Front end, one of audio.frontend.FRONTENDS. Only used by `import-torch`; empty stands for
     # `talnet`. If set, the store must have the same front end.
     "frontend": "",

@@ -19,6 +19,7 @@ from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement
@@ -30,7 +31,13 @@ from atgcn_jax.runs.config import (
   vocabulary_path,
 )
 from atgcn_jax.runs.folds import splits_of
-from atgcn_jax.runs.label_graph import RELATIONS, label_graph, label_relations
+from atgcn_jax.runs.label_graph import (
+  RELATIONS,
+  label_graph,
+  label_relations,
+  ontology_at,
+  ontology_path,
+)
 from atgcn_jax.runs.parts import model_of, optimiser_of
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
 from atgcn_jax.training.augment import Augmentation
@@ -264,6 +271,22 @@ def store_of(config) -> ClipStore:
         "vocabulary, or remove the label"
       )
   return store if wanted.ids == store.vocabulary.ids else store.restricted(wanted)
+
+
+def training_store(config) -> ClipStore:
+  """Return the store of a config with the labels to train on.
+
+  With `data.ontology_targets`, each clip also has the labels above its own in the ontology.
+
+  Raises:
+    UserError: If the store, the vocabulary or the ontology cannot be used.
+  """
+  store = store_of(config)
+  if not config.data.ontology_targets:
+    return store
+  path = ontology_path(config.data.root, config.graph.ontology)
+  ontology = ontology_at(path, "data.ontology_targets")
+  return store.carried_up(label_ancestors(ontology, store.vocabulary.ids))
 
 
 def whole_store_of(config) -> ClipStore:

@@ -23,7 +23,7 @@ from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
-from atgcn_jax.runs.run import Run, new_run, store_of
+from atgcn_jax.runs.run import Run, new_run, training_store
 from atgcn_jax.runs.run_checkpoints import Checkpoints
 from atgcn_jax.runs.schedule import History, Schedule, schedule_of
 from atgcn_jax.runs.scoring import score_clips
@@ -63,7 +63,7 @@ def train(
   check_config(config)
   check_workdir(workdir)
   first_only(lambda: refuse_if_held(workdir))
-  store = store_of(config)
+  store = training_store(config)
   check_data(config, store)
   same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(atgcn_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted((PACKAGE.parent / "configs").glob("*.py"))
 # Each package may import those in its entry.
-RUNS = {"audio", "labels", "models", "metrics", "intervals", "data", "training"}
+RUNS = {"audio", "labels", "models", "metrics", "ontology_metrics", "intervals", "data", "training"}
 TRAINED = {*RUNS, "runs"}
 EVERY = {*TRAINED, "reports", "interop", "pretrained", "serving"}
 MAY_IMPORT = {
@@ -25,6 +25,7 @@ MAY_IMPORT = {
   "models": set(),
   "metrics": set(),
   "intervals": {"metrics"},
+  "ontology_metrics": {"metrics"},
   "data": {"audio", "labels"},
   "training": {"audio", "models", "metrics"},
   "runs": RUNS,

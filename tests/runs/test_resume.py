@@ -341,6 +341,20 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
   assert run.new_run(made, store).abstract_state().params["head"]["gc1"] is not None
 
 
+def test_ontology_targets_add_the_labels_above(config):
+  plain = run.store_of(config())
+  carried = plain.carried_up([[], [0], [], [0, 2], [], []])
+  clips = np.arange(len(plain))
+  expected = plain.labels(clips)
+  expected[:, 0] |= expected[:, 1] | expected[:, 3]
+  expected[:, 2] |= expected[:, 3]
+  np.testing.assert_array_equal(carried.labels(clips), expected)
+  np.testing.assert_array_equal(np.diff(carried.label_offsets), expected.sum(axis=1))
+  made = config("data.ontology_targets=True")
+  with pytest.raises(UserError, match="graph.ontology: data.ontology_targets needs the path"):
+    run.training_store(made)
+
+
 def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):
   other = Vocabulary((*VOCABULARY.ids, "/m/other"), (*VOCABULARY.names, "Other"))
   write_vocabulary(tmp_path / "labels.csv", other)

@@ -8,12 +8,13 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
+import scipy.sparse
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.store import hdf5
@@ -124,6 +125,28 @@ class ClipStore:
       fingerprint=hashlib.sha256(
         json.dumps([self.fingerprint, vocabulary.ids]).encode()
       ).hexdigest(),
+    )
+
+  def carried_up(self, ancestors: Sequence[Sequence[int]]) -> ClipStore:
+    """Return the same clips, each with the labels above its own in addition.
+
+    Args:
+      ancestors: The positions of the labels above each label of the vocabulary.
+    """
+    size = len(self.vocabulary)
+    above = scipy.sparse.eye_array(size, dtype=np.int32, format="lil")
+    for k, positions in enumerate(ancestors):
+      above[k, list(positions)] = 1
+    ones = np.ones(len(self.label_indices), np.int32)
+    labels = scipy.sparse.csr_array(
+      (ones, self.label_indices, self.label_offsets), (len(self), size)
+    )
+    carried = labels @ above.tocsr()
+    carried.sort_indices()
+    return replace(
+      self,
+      label_offsets=carried.indptr.astype(np.int64),
+      label_indices=carried.indices.astype(np.int32),
     )
 
   def log_mels(self, clips: np.ndarray) -> np.ndarray:
