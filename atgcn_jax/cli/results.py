@@ -109,6 +109,15 @@ def _add_tag(verb: AddVerb) -> None:
     action="store_true",
     help="print all labels whose score reaches the threshold set by `atgcn thresholds`",
   )
+  choice.add_argument(
+    "--explain",
+    metavar="LABEL",
+    help="print why this label (a name or an id) has its score: when it sounded, and which labels "
+    "its vector came from",
+  )
+  tag.add_argument(
+    "--plot", metavar="FILE", help="with --explain, also draw it for one sound: .png, .svg or .pdf"
+  )
   tag.add_argument(
     "--timeline",
     action="store_true",
@@ -244,13 +253,20 @@ def _tag(options) -> int:
     raise UserError(f"--top {options.top}: must be at least 1")
   if options.hop_seconds is not None and not options.timeline:
     raise UserError("--hop-seconds: only valid with --timeline; add it or leave this out")
+  if options.plot and (not options.explain or len(options.files) > 1):
+    raise UserError("--plot: only valid with --explain and one sound")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
-  from atgcn_jax.serving.many_files import tag_files
+  from atgcn_jax.serving.many_files import explain_files, tag_files
 
   keep_compiled_programs()
   tagger = _tagger(options)
   if options.add_labels:
     tagger = tagger.with_labels(options.add_labels)
+  if options.explain:
+    bad = explain_files(
+      tagger, options.files, options.explain, as_json=options.json, plot=options.plot
+    )
+    return _left_out(options.verb, bad)
   bad = tag_files(
     tagger,
     options.files,

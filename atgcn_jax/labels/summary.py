@@ -55,8 +55,13 @@ def graph_row(propagation: Matrix, label: int) -> np.ndarray:
   return np.asarray(row.toarray() if hasattr(row, "toarray") else row)[0]
 
 
-def find_label(vocabulary: Vocabulary, text: str) -> int:
+def find_label(vocabulary: Vocabulary, text: str, option: str = "--label") -> int:
   """Return the position of the label with an id or a name; the case of names is ignored.
+
+  Args:
+    vocabulary: The vocabulary.
+    text: The id or the name.
+    option: The option that names the label, for the message.
 
   Raises:
     UserError: There is no such label (the message suggests similar names), or the name belongs to
@@ -70,7 +75,7 @@ def find_label(vocabulary: Vocabulary, text: str) -> int:
     return found[0]
   if found:
     ids = ", ".join(vocabulary.ids[k] for k in found)
-    raise UserError(f"--label {text}: is the name of several labels; give one of the ids {ids}")
+    raise UserError(f"{option} {text}: is the name of several labels; give one of the ids {ids}")
   names = ", ".join(vocabulary.names[k] for k in nearest(vocabulary.names, text, 4))
   hint = f"did you mean {names}" if names else "give a name or an id of the vocabulary"
-  raise UserError(f"--label {text}: no such label; {hint}")
+  raise UserError(f"{option} {text}: no such label; {hint}")

@@ -45,20 +45,36 @@ def window_outputs(
     placement: `PORTABLE` or `ONNX` for a program that runs on any platform. The default is the
       current platform.
   """
-  model = run.model()
-  portable = placement is not None
+  features_of = window_features(run, placement)
 
   def outputs(variables: dict[str, Any], waveforms: Array) -> dict[str, Array]:
-    decibels = log_mel(waveforms, run.frontend, portable=portable, by_matrix=placement == ONNX)
-    if run.range_db is not None:
-      peaks = decibels.max(axis=(1, 2), keepdims=True)
-      decibels = jnp.maximum(decibels, peaks - run.range_db)
-    inputs = normalised_log_mel({"log_mel": decibels}, run.normaliser)
-    features: Any = model.apply(
-      variables, inputs, train=False, placement=placement, return_features=True
-    )
+    features = features_of(variables, waveforms)
     names = {"clip": "logits", "frames": "frame_logits"}
     scores = {name: jax.nn.sigmoid(features[of]) for name, of in names.items() if of in features}
     return scores | {"embedding": features["embedding"]}
 
   return outputs
+
+
+def window_features(
+  run: Run, placement: Placement | None = None
+) -> Callable[[dict[str, Any], Array], dict[str, Array]]:
+  """Return the function `(variables, waveforms) -> features` of a run, see `AudioTagger`.
+
+  The arguments are those of `window_outputs`.
+  """
+  model = run.model()
+  portable = placement is not None
+
+  def features(variables: dict[str, Any], waveforms: Array) -> dict[str, Array]:
+    decibels = log_mel(waveforms, run.frontend, portable=portable, by_matrix=placement == ONNX)
+    if run.range_db is not None:
+      peaks = decibels.max(axis=(1, 2), keepdims=True)
+      decibels = jnp.maximum(decibels, peaks - run.range_db)
+    inputs = normalised_log_mel({"log_mel": decibels}, run.normaliser)
+    found: Any = model.apply(
+      variables, inputs, train=False, placement=placement, return_features=True
+    )
+    return found
+
+  return features

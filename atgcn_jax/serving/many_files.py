@@ -20,10 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio.inputs import name_of
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.labels.summary import find_label
 from atgcn_jax.runs.resumable_results import Key, PartialResults, partial_results
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket, path_of, whole_file
+from atgcn_jax.serving.explain import draw_explanation, explanation_json, explanation_text
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
 from atgcn_jax.serving.timeline import Timeline
@@ -106,6 +108,43 @@ def tag_files(
       file.write(heading)
       file.writelines(content for _, content in contents)
   return bad
+
+
+def explain_files(
+  tagger: Tagger, files: Sequence[str], label: str, *, as_json: bool, plot: str | None
+) -> list[Exception]:
+  """Print why a label has its score in each of some sound files.
+
+  Args:
+    tagger: The tagger.
+    files: The files and folders.
+    label: The id or the name of the label.
+    as_json: Whether to print one JSON object per file instead of text.
+    plot: The picture to write, for one file.
+
+  Returns:
+    The errors of the files that could not be used.
+
+  Raises:
+    UserError, WorkFailed: If none of the files could be used, or the label does not exist.
+  """
+  sounds, bad = spread(files)
+
+  def outcomes() -> Iterator[Outcome]:
+    for file in sounds:
+      try:
+        yield Outcome(file, tagger.explain(file, label), None)
+      except (UserError, WorkFailed) as error:
+        yield Outcome(file, None, error)
+
+  def use(outcome: Outcome) -> None:
+    if plot:
+      draw_explanation(plot, outcome.value)
+    form = explanation_json if as_json else explanation_text
+    _say(form(outcome.source, outcome.value))
+
+  find_label(tagger.vocabulary, label, "--explain")
+  return _each("tag", outcomes(), bad, use)
 
 
 def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:

@@ -17,6 +17,7 @@ from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
+from atgcn_jax.labels.summary import find_label
 from atgcn_jax.models import frames_pooled
 from atgcn_jax.pretrained.cache import pretrained_run
 from atgcn_jax.pretrained.catalogue import DEFAULT
@@ -31,8 +32,9 @@ from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
-from atgcn_jax.runs.window_outputs import check_takes_sound, window_outputs
+from atgcn_jax.runs.window_outputs import check_takes_sound, window_features, window_outputs
 from atgcn_jax.serving import batches, sources
+from atgcn_jax.serving.explain import Contribution, Explanation, vector_parts
 from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
 from atgcn_jax.training.finite import first_not_finite
@@ -117,6 +119,7 @@ class Tagger:
     self.vocabulary = run.vocabulary
     self._thresholds, self._calibrations = thresholds, calibrations
     self._trained, self._added = variables, ""
+    self._weights = np.zeros((0, len(run.vocabulary)))  # of added labels
     self._variables = run.for_inference()(variables)
     self._score = jax.jit(window_outputs(run))
 
@@ -196,7 +199,7 @@ class Tagger:
     tagger.vocabulary = added.vocabulary
     tagger._variables = (added.run or run).for_inference()(self._trained)
     tagger._score = jax.jit(added.outputs(window_outputs, run))
-    tagger._added = added.identity()
+    tagger._added, tagger._weights = added.identity(), added.weights
     return tagger
 
   @property
@@ -253,6 +256,53 @@ class Tagger:
     return self._answer(
       lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line
     )
+
+  def explain(self, source: Any, label: str, rate: int | None = None) -> Explanation:
+    """Return why a label has its score in one sound.
+
+    Args:
+      source: The sound; see the class. Not a list or a folder.
+      label: The id or the name of the label.
+      rate: The sample rate of samples, in Hz.
+
+    Raises:
+      UserError: If the sound cannot be used, or there is no such label.
+    """
+    k = find_label(self.vocabulary, label, "--explain")
+    scores, line = self.scores(source, rate), self.timeline(source, rate)
+    names, known = self.vocabulary.names, len(self.run.vocabulary)
+    log_odds, bias, values = None, 0.0, {}
+    if k >= known:
+      row = self._weights[k - known]
+      values = {j: float(row[j] * scores[j] ** 0.5) for j in np.flatnonzero(row)}
+    elif (parts := vector_parts(self.run, self._trained, k)) is not None:
+      positions, vectors, bias = parts
+      inputs = self._head_inputs(source, rate)
+      values = dict(zip(positions, (vectors @ inputs).tolist()))
+      log_odds = bias + sum(values.values())
+    parts_found = [Contribution(names[j], value, float(scores[j])) for j, value in values.items()]
+    return Explanation(
+      label=names[k],
+      score=float(scores[k]),
+      log_odds=log_odds,
+      bias=bias,
+      contributions=sorted(parts_found, key=lambda part: -part.log_odds),
+      start_s=line.start_s,
+      end_s=line.end_s,
+      scores=line.scores[:, k],
+    )
+
+  def _head_inputs(self, source: Any, rate: int | None) -> np.ndarray:
+    """Return the vector that the head takes, the mean over the windows of a sound."""
+    features_of = window_features(self.run)
+
+    def inputs(variables: Any, waveforms: Any) -> dict[str, Any]:
+      features = features_of(variables, waveforms)
+      return {"embedding": features.get("hidden", features["embedding"])}
+
+    tagger = copy.copy(self)
+    tagger._score = jax.jit(inputs)
+    return tagger.embed(source, rate)
 
   def choice(self, top: int = 5, above_threshold: bool = False) -> Callable[..., list[Tag]]:
     """Return a function from scores float32[K] to tags, best first. See `tag` for the arguments."""

@@ -32,7 +32,7 @@ MAY_IMPORT = {
   "reports": TRAINED,
   "interop": TRAINED,
   "pretrained": {*TRAINED, "interop"},
-  "serving": {*TRAINED, "pretrained"},
+  "serving": {*TRAINED, "pretrained", "reports"},
   "paper": EVERY,
   "bench": EVERY,
   "plan": {*EVERY, "bench"},

@@ -351,7 +351,7 @@ def test_ontology_targets_add_the_labels_above(config):
   np.testing.assert_array_equal(carried.labels(clips), expected)
   np.testing.assert_array_equal(np.diff(carried.label_offsets), expected.sum(axis=1))
   made = config("data.ontology_targets=True")
-  with pytest.raises(UserError, match="graph.ontology: data.ontology_targets needs the path"):
+  with pytest.raises(UserError, match=r"graph\.ontology: data\.ontology_targets needs the path"):
     run.training_store(made)
 
 

@@ -1,0 +1,159 @@
+"""Why a label has its score: when it sounded, and which labels its vector came from."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.summary import graph_row
+from atgcn_jax.runs.run import Run
+from atgcn_jax.runtime.buckets import path_of, write_whole
+
+SHOWN = 5  # contributions and spans in text
+
+
+class Contribution(NamedTuple):
+  """The share of a label in the log-odds of the explained label, and its own score."""
+
+  name: str
+  log_odds: float
+  score: float
+
+
+class Explanation(NamedTuple):
+  """Why a label has its score in a sound.
+
+  Attributes:
+    label: The name of the label.
+    score: Its score, the mean over windows.
+    log_odds: The mean over windows of its log-odds. None if they are no sum of contributions: the
+      system pools the scores of frames, or the label is an estimate.
+    bias: The constant part of the log-odds; 0 for a graph head.
+    contributions: The other parts, the largest first. Under a graph head, each is what a neighbour
+      passes to the label's vector; under a linear head, all is the label's own vector. For an
+      estimate, the parts of its weighted sum. They and the bias add up to the log-odds.
+    start_s: float64[N], start of each span, in seconds.
+    end_s: float64[N], end of each span, in seconds.
+    scores: float32[N], the score of the label in each span: a frame, or a window.
+  """
+
+  label: str
+  score: float
+  log_odds: float | None
+  bias: float
+  contributions: list[Contribution]
+  start_s: np.ndarray
+  end_s: np.ndarray
+  scores: np.ndarray
+
+
+def vector_parts(
+  run: Run, variables: Any, label: int
+) -> tuple[list[int], np.ndarray, float] | None:
+  """Return the parts of a label's vector: positions of labels, vectors [n, C], and the bias.
+
+  The parts add up to the label's vector exactly: a graph head is linear in its last propagation.
+
+  Args:
+    run: The run.
+    variables: The variables of the model, without inference constants.
+    label: The position of the label.
+
+  Returns:
+    None for systems whose logits are no product of one vector per clip and the label's vector.
+  """
+  model = run.model()
+  if model.pooling is not None or model.logit_norm is not None or not hasattr(model, "head"):
+    return None
+  silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
+  features, sown = model.apply(variables, silence, return_features=True, mutable=["intermediates"])
+  if run.propagation is None:
+    bias = float(variables["params"]["head"]["fc"]["bias"][label])
+    return [label], np.asarray(features["label_vectors"])[[label]], bias
+  last = sown["intermediates"]["head"][f"gc{run.config.model.layers}"]["messages"][0]
+  row = graph_row(run.propagation, label)
+  from_labels = np.flatnonzero(row)
+  return from_labels.tolist(), row[from_labels, None] * np.asarray(last)[from_labels], 0.0
+
+
+def explanation_text(source: str, found: Explanation) -> str:
+  """Return an explanation as lines of text."""
+  lines = [f"{source}: {found.label} {found.score:.3f}"]
+  if found.log_odds is not None:
+    lines[0] += f", log-odds {found.log_odds:+.2f}"
+    if found.bias:
+      lines.append(f"  {found.bias:+6.2f}  constant")
+  for part in found.contributions[:SHOWN]:
+    lines.append(f"  {part.log_odds:+6.2f}  {part.name} (scores {part.score:.3f})")
+  rest = found.contributions[SHOWN:]
+  if rest:
+    lines.append(f"  {sum(part.log_odds for part in rest):+6.2f}  {len(rest)} other labels")
+  loudest = np.argsort(-found.scores, kind="stable")[:SHOWN]
+  spans = (
+    f"{found.start_s[i]:.2f}-{found.end_s[i]:.2f} s: {found.scores[i]:.3f}" for i in sorted(loudest)
+  )
+  return "\n".join([*lines, f"  highest: {', '.join(spans)}"])
+
+
+def explanation_json(source: str, found: Explanation) -> str:
+  """Return an explanation as JSON."""
+  spans = zip(found.start_s, found.end_s, found.scores)
+  return json.dumps(
+    {
+      "file": source,
+      "label": found.label,
+      "score": found.score,
+      "log_odds": found.log_odds,
+      "bias": found.bias,
+      "contributions": [part._asdict() for part in found.contributions],
+      "timeline": [
+        {"start_s": float(start), "end_s": float(end), "score": float(score)}
+        for start, end, score in spans
+      ],
+    }
+  )
+
+
+def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
+  """Draw the score over time and the contributions.
+
+  Args:
+    path: The .png, .svg or .pdf file to write.
+    found: The explanation.
+
+  Raises:
+    UserError: The file has another ending or cannot be written.
+  """
+  kind = os.fspath(path).rpartition(".")[2]
+  if kind not in ("png", "svg", "pdf"):
+    raise UserError(f"--plot {path}: must end in .png, .svg or .pdf")
+  from matplotlib.figure import Figure
+
+  from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing
+
+  with drawing():
+    figure = Figure((11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.stairs(found.scores, np.append(found.start_s, found.end_s[-1]), color=BLUE, fill=True)
+    left.set(title=f"{found.label}: score over time", xlabel="s", ylim=(0, 1))
+    parts = found.contributions[: 2 * SHOWN]
+    places = np.arange(len(parts))
+    values = [part.log_odds for part in parts]
+    right.barh(places, values, color=[BLUE if value >= 0 else ORANGE for value in values])
+    right.set_yticks(places, [part.name for part in parts])
+    right.invert_yaxis()
+    unit = "log-odds" if found.log_odds is not None else "weighted sum"
+    right.set(title="where its vector comes from", xlabel=unit)
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=130, transparent=False)
+  try:
+    write_whole(path_of(path), content.getvalue())
+  except OSError as error:
+    raise UserError(
+      f"--plot {path}: cannot be written ({error.strerror or error}); name another file"
+    ) from error

@@ -1,0 +1,75 @@
+"""Explanations of a label's score."""
+
+import json
+
+import numpy as np
+import pytest
+from runs_support import trained, wav, waveforms
+from scipy.special import logit
+
+from atgcn_jax import cli
+from atgcn_jax.serving.tagger import Tagger
+
+
+@pytest.fixture(scope="module")
+def tagger():
+  return Tagger.restore(trained())
+
+
+def test_the_contributions_add_up_to_the_log_odds(tagger):
+  sound = waveforms(1, 9)[0][0]
+  for k, name in enumerate(tagger.vocabulary.names):
+    found = tagger.explain(sound, name)
+    assert found.log_odds == pytest.approx(logit(float(tagger.scores(sound)[k])), abs=1e-4)
+    total = found.bias + sum(part.log_odds for part in found.contributions)
+    assert total == pytest.approx(found.log_odds, abs=1e-9)
+    neighbours = np.count_nonzero(tagger.run.propagation[k])
+    assert len(found.contributions) == neighbours
+    values = [part.log_odds for part in found.contributions]
+    assert values == sorted(values, reverse=True)
+
+
+def test_an_estimate_is_split_into_its_weighted_sum(tagger, tmp_path):
+  (tmp_path / "labels.yaml").write_text("Chirp: 0.5 Whistle, 0.25 Piping\n")
+  sound = waveforms(1, 9)[0][0]
+  found = tagger.with_labels(tmp_path / "labels.yaml").explain(sound, "Chirp")
+  assert found.label == "Chirp (estimated)"
+  assert found.log_odds is None
+  scores = tagger.scores(sound)
+  parts = {part.name: part.log_odds for part in found.contributions}
+  assert parts == pytest.approx(
+    {"Whistle": 0.5 * scores[2] ** 0.5, "Piping": 0.25 * scores[3] ** 0.5}
+  )
+
+
+def test_tag_explains_as_text_json_and_picture(tmp_path, capsys):
+  sound = str(wav(tmp_path / "a.wav", waveforms(1, 9)[0][0]))
+  command = ["tag", "--workdir", str(trained()), "--explain", "whistle", sound]
+  assert cli.main([*command, "--plot", str(tmp_path / "why.svg")]) == 0
+  text = capsys.readouterr().out
+  assert text.startswith(f"{sound}: Whistle 0.")
+  assert "highest: 0.00-1.00 s" in text
+  assert "Whistle" in (tmp_path / "why.svg").read_text()
+  assert cli.main([*command, "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["log_odds"] == pytest.approx(
+    found["bias"] + sum(part["log_odds"] for part in found["contributions"])
+  )
+
+
+@pytest.mark.parametrize(
+  ("extra", "message"),
+  [
+    (["--explain", "Whistl"], "--explain Whistl: no such label; did you mean Whistle"),
+    (["--plot", "why.png"], "--plot: only valid with --explain"),
+    (["--explain", "Hum", "--plot", "why.txt"], "--plot why.txt: must end in"),
+    (["--explain", "Hum", "--plot", "missing/why.png"], "cannot be written"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, capsys, monkeypatch, extra, message):
+  monkeypatch.chdir(tmp_path)
+  sound = str(wav(tmp_path / "a.wav", waveforms(1, 9)[0][0]))
+  assert cli.main(["tag", "--workdir", str(trained()), *extra, sound]) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.count("\n") == 1
