@@ -39,10 +39,11 @@ def _add_prepare(verb: AddVerb) -> None:
     "--layout",
     default="list",
     choices=tuple(OPTIONS),
-    help="layout of the input; list: a folder and a label CSV; segments: clips named by YouTube id "
-    "and AudioSet segment lists; esc50: the folder of ESC-50 as downloaded; sonyc: the recordings "
-    "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels; "
-    "audioset-features: AudioSet's published VGGish features (default: list)",
+    help="layout of the input; list: a folder and a label CSV; folders: a folder per label; "
+    "segments: clips named by YouTube id and AudioSet segment lists; esc50, fsd50k, urbansound8k: "
+    "the folder of the data set as downloaded; sonyc: the recordings of SONYC-UST and "
+    "annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels; audioset-features: "
+    "AudioSet's published VGGish features (default: list)",
   )
   prepare.add_argument(
     "--audio",
@@ -56,14 +57,15 @@ def _add_prepare(verb: AddVerb) -> None:
     "--labels",
     metavar="FILE",
     nargs="+",
-    help="for list, CSV with columns filename, fold, positive_labels; for segments, one or more "
-    "segment lists (.csv or .csv.gz); for sonyc, annotations.csv",
+    help="for list, CSV with columns filename, fold, positive_labels, or with a column of 0 and 1 "
+    "per label; for segments, one or more segment lists (.csv or .csv.gz); for sonyc, "
+    "annotations.csv",
   )
   prepare.add_argument(
     "--vocabulary",
     metavar="FILE",
-    help="CSV with columns index, mid, display_name, or audioset (default for list and segments: "
-    "the label ids of the clips)",
+    help="CSV with columns index, mid, display_name, or audioset (default for list, folders and "
+    "segments: the labels of the clips)",
   )
   prepare.add_argument("--ontology", metavar="FILE", help="for esc50, AudioSet's ontology.json")
   prepare.add_argument(
@@ -71,7 +73,8 @@ def _add_prepare(verb: AddVerb) -> None:
   )
   prepare.add_argument(
     "--fold",
-    help="for segments, panns and talnet, fold of all clips (default: taken from the file names)",
+    help="for folders, segments, panns and talnet, fold of all clips (default: taken from names of "
+    "folders or files)",
   )
   prepare.add_argument(
     "--normaliser",
@@ -82,12 +85,35 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--used-labels-only", action="store_true", help="drop labels that no file has"
   )
+  prepare.add_argument(
+    "--split",
+    metavar="T/V/E",
+    default="",
+    help="split the clips into the folds train, validation and test by a hash of their names, with "
+    "these percentages, such as 80/10/10 (default: the folds of the layout)",
+  )
+  prepare.add_argument(
+    "--split-by",
+    metavar="GROUP",
+    default="",
+    help="keep clips together in --split: folder, date (of the file name), or for list a column of "
+    "the CSV (default: the clips of one file)",
+  )
+  prepare.add_argument(
+    "--stratify",
+    action="store_true",
+    help="split each label in the proportions of --split; the fold of a clip may then change when "
+    "clips are added",
+  )
   prepare.add_argument("--out", metavar="FILE", required=True, help="clip store to write, .h5")
   prepare.add_argument(
     "--frontend",
     choices=("talnet", "panns", "vggish", "efficientat", "vggish-features"),
     help="front end that computes the log-mels; vggish-features is that of audioset-features, and "
     "of no other layout (default: talnet)",
+  )
+  prepare.add_argument(
+    "--seconds", metavar="N", type=float, help="length of a clip in seconds (default: 10)"
   )
   prepare.add_argument(
     "--dtype",
@@ -100,8 +126,8 @@ def _add_prepare(verb: AddVerb) -> None:
   prepare.add_argument(
     "--segment",
     action="store_true",
-    help="for list, segments, esc50 and sonyc, cut files longer than a clip into clips ID@SECONDS "
-    "with the labels of the file (default: use the first clip length of each file)",
+    help="cut files longer than a clip into clips ID@SECONDS with the labels of the file (default: "
+    "use the first clip length of each file)",
   )
   add_strict(prepare)
 
@@ -259,8 +285,12 @@ def _prepare(options) -> int:
     frontend_name=options.frontend,
     dtype=options.dtype,
     workers=options.workers,
+    seconds=options.seconds,
     segment=options.segment,
     strict=options.strict,
+    split=options.split,
+    split_by=options.split_by,
+    stratify=options.stratify,
   )
   print(f"{options.out}: {built.clips} clips")
   if built.absent or built.unreadable:
