@@ -4,6 +4,7 @@
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "list": (("labels",), ("vocabulary",)),
   "folders": ((), ("vocabulary", "fold")),
+  "events": ((), ("labels", "vocabulary", "fold", "background")),
   "segments": (("labels",), ("vocabulary", "fold")),
   "esc50": (("vocabulary", "ontology"), ("esc10",)),
   "sonyc": (("labels",), ()),
@@ -13,7 +14,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   "talnet": (("vocabulary",), ("fold", "normaliser")),
   "audioset-features": (("vocabulary",), ()),
 }
-LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser")
+LAYOUT_OPTIONS = ("vocabulary", "ontology", "fold", "esc10", "normaliser", "background")
 # Layouts of sound files of any length.
-CUTS = ("list", "folders", "segments", "esc50", "sonyc", "fsd50k", "urbansound8k")
-MANY = {"audio": ("panns", "talnet"), "labels": ("segments",)}  # layouts that accept several paths
+CUTS = ("list", "folders", "events", "segments", "esc50", "sonyc", "fsd50k", "urbansound8k")
+MANY = {
+  "audio": ("panns", "talnet"),
+  "labels": ("segments", "events"),
+}  # layouts that accept several paths
