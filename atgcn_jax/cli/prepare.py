@@ -24,8 +24,8 @@ def add_prepare(verb: AddVerb) -> None:
     "--layout",
     default="list",
     choices=tuple(OPTIONS),
-    help="layout of the input; list: a folder and a label CSV; folders: a folder per label; events: "
-    "a row per event; segments: clips named by YouTube id and AudioSet segment lists; "
+    help="layout of the input; list: a folder and a label CSV; folders: a folder per label; "
+    "events: a row per event; segments: clips named by YouTube id and AudioSet segment lists; "
     "esc50, fsd50k, urbansound8k: the folder of the data set as downloaded; sonyc: the recordings "
     "of SONYC-UST and annotations.csv; panns: packed .h5 files; talnet: .mat files of log-mels; "
     "audioset-features: AudioSet's published VGGish features (default: list)",
