@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from atgcn_jax.audio import inputs
+from atgcn_jax.audio import inputs, other_formats
 from atgcn_jax.audio.byte_ranges import Contents, Part, PartFile
 from atgcn_jax.audio.containers import contents_of
 from atgcn_jax.audio.findings import Finding, Meter, fault_of, first_unusable, incomplete
+from atgcn_jax.audio.folders import INSTALL
 from atgcn_jax.errors import UserError
 
 _SIZES = (1 << 18, 1 << 12, 1 << 6)  # frames decoded at a time: by default, and near damage
@@ -140,10 +141,15 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
     except soundfile.SoundFileError as error:
       if contents.fault:
         raise _damaged(name, contents.fault) from None
-      reason = "malformed" if "malformed" in str(error) else "unknown format"
-      raise UserError(
-        f"{name}: cannot be read as sound ({reason}); give an intact wav, flac, ogg or mp3 file"
-      ) from None
+      opened = other_formats.decoded(name, data, stack) if other_formats.INSTALLED else None
+      if opened is None:
+        advice = "give an intact wav, flac, ogg or mp3 file"
+        if not other_formats.INSTALLED and other_formats.is_other(data):
+          advice = f"{INSTALL}, or {advice}"
+        reason = "malformed" if "malformed" in str(error) else "unknown format"
+        raise UserError(f"{name}: cannot be read as sound ({reason}); {advice}") from None
+      converted, contents = opened
+      streams = [stack.enter_context(_Stream(converted.fileno()))]
     rate = streams[0].samplerate
     same = [stream for stream in streams if stream.samplerate == rate]
     if len(same) < len(streams):

@@ -8,19 +8,27 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from atgcn_jax.audio.inputs import one_line
+from atgcn_jax.audio.other_formats import INSTALLED
 from atgcn_jax.runtime.buckets import in_bucket, path_of
 
-# Suffixes of files that libsndfile reads, in order of preference.
+# Suffixes of files that PyAV reads.
+CONTAINERS = (
+  *(".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".mov"),
+  *(".3gp", ".amr"),
+)
+# Suffixes of files that are read, in order of preference; first those that libsndfile reads.
 SOUNDS = (
   *(".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
   *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph"),
+  *(CONTAINERS if INSTALLED else ()),
 )
-# Suffixes of sound and video files that it does not read.
+# Suffixes of sound and video files that are not read.
 OTHERS = (
-  *(".m4a", ".m4b", ".mp4", ".m4v", ".aac", ".webm", ".weba", ".mkv", ".mka", ".wma", ".wmv"),
-  *(".mov", ".avi", ".3gp", ".3g2", ".amr", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ogv"),
+  *(() if INSTALLED else CONTAINERS),
+  *(".wmv", ".avi", ".3g2", ".ac3", ".ape", ".wv", ".mpg", ".mpeg", ".mts", ".ogv"),
   *(".flv", ".ra", ".dsf", ".dff", ".tta", ".spx"),
 )
+INSTALL = "`pip install av` to read m4a, aac, webm and the like"
 SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 3  # maximum number of files in a message
 
@@ -63,7 +71,8 @@ def other_formats(files: Iterable[str]) -> str:
     return ""
   names = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
   what = "1 file of another format" if len(found) == 1 else f"{len(found)} files of other formats"
-  return f"{what} left out: {names}; convert to wav, flac, ogg or mp3"
+  install = f"{INSTALL}, or " if any(path.lower().endswith(CONTAINERS) for path in found) else ""
+  return f"{what} left out: {names}; {install}convert to wav, flac, ogg or mp3"
 
 
 def _is_hidden(name: str) -> bool:

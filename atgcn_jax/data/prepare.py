@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import warnings
@@ -10,16 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from atgcn_jax.audio import frontend
-from atgcn_jax.data.layouts.audioset_features import list_features
-from atgcn_jax.data.layouts.esc50 import list_esc50
+from atgcn_jax.data.layouts.choice import check_options, listing_of, several
 from atgcn_jax.data.layouts.feature_archive import unpacked_archive
-from atgcn_jax.data.layouts.label_list import list_labelled
-from atgcn_jax.data.layouts.listing import Clip, Listing, Row, make_listing, used_only
-from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS, MANY, OPTIONS
-from atgcn_jax.data.layouts.panns import list_packed
-from atgcn_jax.data.layouts.segments import list_segments
-from atgcn_jax.data.layouts.sonyc import list_sonyc
-from atgcn_jax.data.layouts.talnet import list_talnet
+from atgcn_jax.data.layouts.listing import Clip, Row, make_listing, used_only
+from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS
+from atgcn_jax.data.layouts.splitting import BY_PATH, parsed_shares, with_split
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.data.store.findings_table import summary
 from atgcn_jax.data.store.long_files import cut_long
@@ -27,10 +23,9 @@ from atgcn_jax.data.store.store_builder import Built, build_store, cores
 from atgcn_jax.data.store.unfinished import findings_path
 from atgcn_jax.data.synthetic import soundscapes
 from atgcn_jax.errors import SoundWarning, UserError
-from atgcn_jax.labels.ontology import read_ontology
-from atgcn_jax.labels.vocabulary import read_vocabulary
 
 Path = str | os.PathLike
+SHORTEST, LONGEST = 0.1, 3600.0  # length of a clip, in seconds
 
 
 def prepare(
@@ -43,8 +38,12 @@ def prepare(
   frontend_name: str | None = None,
   dtype: str | None = None,
   workers: int | None = None,
+  seconds: float | None = None,
   segment: bool = False,
   strict: bool = False,
+  split: str = "",
+  split_by: str = "",
+  stratify: bool = False,
   **layout_options: Any,
 ) -> Built:
   """Write the clip store of a data set.
@@ -56,27 +55,37 @@ def prepare(
   out and listed in `OUT.unreadable.csv`. After an interruption, the same call resumes.
 
   Args:
-    audio: Folder of the sound files. For `esc50`, folder of the data set. For `panns` and `talnet`,
-      packed files or folders of them. For `audioset-features`, the folder or the archive of the
-      features. An archive is unpacked next to the store for the time of the call.
+    audio: Folder of the sound files. For `folders`, it has a folder per label. For `esc50`,
+      `fsd50k` and `urbansound8k`, folder of the data set. For `panns` and `talnet`, packed files or
+      folders of them. For `audioset-features`, the folder or the archive of the features. An
+      archive is unpacked next to the store for the time of the call.
     labels: For `list`, a CSV with the columns `filename`, `fold`, `positive_labels` (ids separated
-      by commas). For `segments`, AudioSet segment lists. For `sonyc`, its `annotations.csv`.
+      by commas) or a column of 0 and 1 per label. For `events`, tables of events; by default the
+      `.txt` files next to the sound files. For `segments`, AudioSet segment lists. For `sonyc`, its
+      `annotations.csv`.
     out: Path of the store.
-    layout: `list`, `segments`, `esc50`, `sonyc`, `panns`, `talnet` or `audioset-features`; see the
-      `list_…` functions.
+    layout: One of `layouts.options.OPTIONS`; see the `list_…` functions.
     used_labels_only: Whether to leave out the labels that no clip has.
     frontend_name: Name of the front end. Defaults to `vggish-features` for `audioset-features`,
       which has no other, and to `talnet` otherwise.
     dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and for embeddings, and to
       `float16` otherwise.
     workers: Number of worker processes. Defaults to one per core.
+    seconds: Length of a clip in seconds. Defaults to that of the front end, 10.
     segment: Whether to cut longer files into consecutive clips (`long_files.cut_long`).
     strict: Whether to treat files with a missing part as unreadable.
+    split: Percentages of train, validation and test that replace the folds, such as `80/10/10`
+      (`splitting.with_split`). Empty for the folds of the layout.
+    split_by: Groups of the split: `folder`, `date` or, for `list` and `events`, the name of a
+      column.
+    stratify: Whether to stratify the split by label.
     **layout_options: Options of some layouts. `vocabulary`: CSV with the columns `index`, `mid`,
-      `display_name`; defaults to the sorted label ids of the clips (`list` and `segments` only).
-      `ontology`: AudioSet's `ontology.json`, for `esc50`. `esc10`: whether to use only the ESC-10
-      part of `esc50`. `fold`: fold of all clips, for `segments`, `panns` and `talnet`; defaults to
-      the fold in the file names. `normaliser`: file of mean and deviation, for `talnet`.
+      `display_name`; defaults to the sorted labels of the clips (`list`, `folders`, `events` and
+      `segments` only). `ontology`: AudioSet's `ontology.json`, for `esc50`. `esc10`: whether to use
+      only the ESC-10 part of `esc50`. `fold`: fold of all clips, for `folders`, `segments`, `panns`
+      and `talnet`; defaults to the fold in the names of folders or files; for `events`, fold of the
+      files without one. `normaliser`: file of mean and deviation, for `talnet`. `background`:
+      whether to store clips without an event too, for `events`.
 
   Returns:
     The numbers of stored, absent and unreadable clips.
@@ -89,23 +98,38 @@ def prepare(
     raise TypeError(f"prepare() has no option {', '.join(sorted(unknown))}")
   options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS)
   options |= layout_options | {"labels": labels}
-  _check_options(layout, options)
-  if segment and layout not in CUTS:
-    raise UserError(f"--segment: --layout {layout} does not support it; leave it out")
-  settings = _frontend(layout, frontend_name)
+  check_options(layout, options)
+  for_sounds = {"segment": segment, "split": split, "seconds": seconds}
+  if layout not in CUTS and (unsupported := [name for name, on in for_sounds.items() if on]):
+    raise UserError(f"--{unsupported[0]}: --layout {layout} does not support it; leave it out")
+  if (split_by or stratify) and not split:
+    raise UserError(f"--{'split-by' if split_by else 'stratify'}: needs --split 80/10/10")
+  if split:
+    parsed_shares(split)
+  if segment and layout == "events":
+    raise UserError("--segment: --layout events cuts around events; use --background for the rest")
+  options |= {
+    "folds": not split,
+    "group": "" if split_by in BY_PATH else split_by,
+    "workers": workers or cores(),
+    "strict": strict,
+  }
+  settings = with_seconds(_frontend(layout, frontend_name), seconds)
   dtype = dtype_of(settings, dtype)
-  options["audio"] = paths = _several("audio", audio, layout)
+  options["audio"] = paths = several("audio", audio, layout)
   is_archive = layout == "audioset-features" and os.path.isfile(paths[0])
   with (
     unpacked_archive(paths[0], out) if is_archive else contextlib.nullcontext(paths[0]) as paths[0]
   ):
-    listing = _listing(layout, options, settings)
+    listing = listing_of(layout, options, settings)
     if used_labels_only:
       listing = used_only(listing)
     if not len(listing.label_indices):
       raise UserError(f"{labels or audio}: no file has a label; give files with labels")
     for remark in listing.remarks:
       warnings.warn(remark, stacklevel=2)
+    if split:
+      listing = with_split(listing, split, split_by, stratify=stratify)
     if segment:
       listing = cut_long(listing, settings, workers or cores(), strict=strict)
     built = build_store(out, listing, settings, dtype, workers=workers, strict=strict)
@@ -138,6 +162,19 @@ def _frontend(layout: str, name: str | None) -> frontend.Frontend:
       "--layout audioset-features"
     )
   return frontend.FRONTENDS[name or "talnet"]
+
+
+def with_seconds(settings: frontend.Frontend, seconds: float | None) -> frontend.Frontend:
+  """Return a front end with another clip length in seconds, or as it is for None.
+
+  Raises:
+    UserError: If the length is not between a tenth of a second and an hour.
+  """
+  if seconds is None:
+    return settings
+  if not SHORTEST <= seconds <= LONGEST:
+    raise UserError(f"--seconds {seconds:g}: must be {SHORTEST:g} to {LONGEST:g}")
+  return dataclasses.replace(settings, seconds=float(seconds))
 
 
 def dtype_of(settings: frontend.Frontend, asked: str | None) -> str:
@@ -185,56 +222,3 @@ def prepare_soundscapes(out: Path, clips: int, seed: int, workers: int | None = 
 def _render(seed: int, clip_id: str) -> Clip:
   waveform = soundscapes.render(seed, int(clip_id))[0]
   return Clip(waveform, soundscapes.CLIP_SECONDS, soundscapes.RATE)
-
-
-def _check_options(layout: str, options: dict[str, Any]) -> None:
-  """Check that all required options of a layout are set and no unsupported ones.
-
-  Raises:
-    UserError: If an option is missing or not supported.
-  """
-  needed, allowed = OPTIONS[layout]
-  for name in needed:
-    if not options[name]:
-      raise UserError(f"--{name}: --layout {layout} needs it; see `atgcn prepare --help`")
-  for name, value in options.items():
-    if value and name not in (*needed, *allowed):
-      raise UserError(f"--{name}: --layout {layout} does not support it; leave it out")
-
-
-def _listing(layout: str, options: dict[str, Any], settings: frontend.Frontend) -> Listing:
-  """Return the listing of a layout."""
-  audio = _several("audio", options["audio"], layout)
-  labels = _several("labels", options["labels"], layout)
-  fold = options["fold"]
-  vocabulary = read_vocabulary(options["vocabulary"]) if options["vocabulary"] else None
-  if layout == "list":
-    return list_labelled(audio[0], labels[0], settings, vocabulary)
-  if layout == "segments":
-    return list_segments(audio[0], labels, settings, vocabulary, fold)
-  if layout == "sonyc":
-    return list_sonyc(audio[0], labels[0], settings)
-  assert vocabulary is not None
-  if layout == "audioset-features":
-    return list_features(audio[0], vocabulary)
-  if layout == "esc50":
-    ontology = read_ontology(options["ontology"])
-    return list_esc50(audio[0], settings, vocabulary, ontology, esc10=bool(options["esc10"]))
-  if layout == "panns":
-    return list_packed([os.fspath(path) for path in audio], settings, vocabulary, fold)
-  paths = [os.fspath(path) for path in audio]
-  return list_talnet(paths, settings, vocabulary, fold, options["normaliser"])
-
-
-def _several(name: str, value: Any, layout: str) -> list[Path]:
-  """Return the paths of an option. Most layouts accept only one path.
-
-  Raises:
-    UserError: If the layout accepts only one path and several are given.
-  """
-  paths = [value] if isinstance(value, str | os.PathLike) else list(value or ())
-  if len(paths) > 1 and layout not in MANY[name]:
-    raise UserError(
-      f"--{name} {paths[1]}: --layout {layout} accepts one path; leave the others out"
-    )
-  return paths

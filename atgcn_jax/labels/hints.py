@@ -21,6 +21,8 @@ OTHER_NAMES = {
 }
 # Columns that identify the tables of other layouts.
 TABLES = {
+  "urbansound8k": {"slice_file_name", "fold", "classid", "class"},
+  "fsd50k": {"fname", "labels", "mids"},
   "esc50": {"filename", "fold", "category", "esc10"},
   "sonyc": {"split", "audio_filename", "annotator_id"},
   "segments": {"ytid", "start_seconds"},
@@ -79,13 +81,12 @@ def about_label(ids: Sequence[str], names: Sequence[str], label: str) -> str:
   return "fix the row or use the vocabulary that it was written for"
 
 
-def about_columns(header: Sequence[str], missing: Iterable[str], row: Iterable[str]) -> str:
+def about_columns(header: Sequence[str], missing: Iterable[str]) -> str:
   """Return a hint on a table with missing columns; empty if its form is not recognised.
 
   Args:
     header: The fields of the first line, without surrounding spaces.
     missing: The missing columns.
-    row: The fields of the first row.
   """
   line, missing = ",".join(header), list(missing)
   if "\0" in line:
@@ -105,11 +106,4 @@ def about_columns(header: Sequence[str], missing: Iterable[str], row: Iterable[s
       renamed.append(f"{header[lower.index(similar[0])]!r} to {column}")
   if renamed:
     return f"rename {', '.join(renamed)}"
-  ones = [name for name, value in zip(header, row) if value.strip() in ("0", "1", "0.0", "1.0")]
-  ones = [name for name in ones if name.casefold() != "fold"]
-  if missing == ["positive_labels"] and ones:
-    return (
-      f"{', '.join(ones[:3])} look like one column per label; "
-      "write the ids of each file's labels into positive_labels"
-    )
   return ""

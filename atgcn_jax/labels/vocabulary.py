@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import functools
@@ -64,6 +65,20 @@ class Vocabulary:
     ids, names = ([words[k] for k in positions] for words in (self.ids, self.names))
     return Vocabulary(tuple(ids), tuple(names))
 
+  @functools.cached_property
+  def _ids_by_name(self) -> dict[str, str]:
+    """The id of each name that only one label has, in lower case."""
+    lower = [name.casefold() for name in self.names]
+    known = collections.Counter(lower)
+    return {name: label for label, name in zip(self.ids, lower) if known[name] == 1}
+
+  def as_ids(self, labels: Iterable[str]) -> list[str]:
+    """Return labels with each name replaced by its id. Ids and unknown texts stay as they are."""
+    return [
+      label if label in self.index else self._ids_by_name.get(label.casefold(), label)
+      for label in labels
+    ]
+
   def indices(self, label_ids: Iterable[str], *, where: str) -> list[int]:
     """Return the positions of labels from a user's file.
 
@@ -101,7 +116,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
   try:
     missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
     if missing:
-      hint = about_columns(rows.fieldnames or (), missing, ())
+      hint = about_columns(rows.fieldnames or (), missing)
       raise UserError(
         f"{path}: no column {', '.join(missing)}; {hint + '; ' if hint else ''}"
         f"the first line must be {','.join(COLUMNS)}"

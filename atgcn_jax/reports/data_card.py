@@ -49,8 +49,13 @@ def data_card(
   rated = read_ratings(ratings) if ratings else {}
   lists = [_list_card(path, read_segments(path, labels), store, labels) for path in segments]
   sizes = np.diff(store.label_offsets)
-  clips_of = np.bincount(store.label_indices, minlength=len(store.vocabulary))
-  classes = _classes(store.vocabulary, clips_of, labels, lists, rated)
+  folds = np.unique(store.folds).tolist()
+  owners = np.repeat(store.folds, sizes)
+  by_fold = {
+    fold: np.bincount(store.label_indices[owners == fold], minlength=len(store.vocabulary))
+    for fold in folds
+  }
+  classes = _classes(store.vocabulary, by_fold, labels, lists, rated)
   empty = [one for one in classes if not one["clips"]]
   return {
     "store": pathlib.Path(store_path).name,
@@ -61,7 +66,7 @@ def data_card(
     "clip_ids_sha256": clip_ids_hash(store.clip_ids),
     "folds": {
       fold: {"clips": int(here.sum()), "clip_ids_sha256": clip_ids_hash(store.clip_ids[here])}
-      for fold in np.unique(store.folds).tolist()
+      for fold in folds
       for here in [store.folds == fold]
     },
     "lists": lists,
@@ -118,25 +123,29 @@ def _list_card(
 
 def _classes(
   own: Vocabulary,
-  clips_of: np.ndarray,
+  by_fold: dict[str, np.ndarray],
   labels: Vocabulary,
   lists: list[dict[str, Any]],
   rated: dict[str, tuple[int, int]],
 ) -> list[dict[str, Any]]:
   """Return one row per label of the store or of the lists.
 
-  The counts per class are moved from the list cards into the rows.
+  The counts per class are moved from the list cards into the rows. `by_fold` has the number of
+  clips of each label of the store, int64[K], by fold.
   """
   names = dict(zip(labels.ids, labels.names)) | dict(zip(own.ids, own.names))
   by_list = [one.pop("by_class") for one in lists]
   rows = []
   for label_id, name in names.items():
     counts = [counts.get(label_id, [0, 0]) for counts in by_list]
+    k = own.index.get(label_id)
+    clips = {fold: 0 if k is None else int(counted[k]) for fold, counted in by_fold.items()}
     rows.append(
       {
         "id": label_id,
         "name": name,
-        "clips": int(clips_of[own.index[label_id]]) if label_id in own.index else 0,
+        "clips": sum(clips.values()),
+        "clips_by_fold": clips,
         "listed": [listed for listed, _ in counts],
         "present": [present for _, present in counts],
       }

@@ -187,14 +187,14 @@ def _labels(card: dict[str, Any]) -> list[str]:
 
 
 def _classes(card: dict[str, Any]) -> str:
-  head = ["label", "id", "clips"]
+  head = ["label", "id", "clips", *(f"in fold {fold}" for fold in card["folds"])]
   for one in card["lists"]:
     head += [f"in the store, of {one['list']}", "share"]
   if card["ratings"]:
     head += ["true, of rated", "quality"]
   rows = []
   for one in card["classes"]:
-    row = [one["name"], one["id"], one["clips"]]
+    row = [one["name"], one["id"], one["clips"], *one["clips_by_fold"].values()]
     for present, listed in zip(one["present"], one["listed"]):
       row += [f"{present} of {listed}", f"{present / listed:.1%}" if listed else "–"]
     if card["ratings"]:

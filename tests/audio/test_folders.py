@@ -106,30 +106,30 @@ def test_faults_name_entries_that_cannot_be_read_or_entered(tmp_path, monkeypatc
 
 
 def test_files_of_other_formats_are_counted_and_named(tmp_path):
-  make(tmp_path, "a.wav", "phone.M4A", "notes.txt", "labels.csv")
+  make(tmp_path, "a.wav", "phone.APE", "notes.txt", "labels.csv")
   sounds, (left_out,) = sounds_in(tmp_path)
   assert sounds == [str(tmp_path / "a.wav")]
   assert str(left_out) == (
-    f"{tmp_path}: 1 file of another format left out: phone.M4A; convert to wav, flac, ogg or mp3"
+    f"{tmp_path}: 1 file of another format left out: phone.APE; convert to wav, flac, ogg or mp3"
   )
-  make(tmp_path, "sub/b.webm", "sub/c.mp4", "sub/d.aac", "sub/._e.aac")
+  make(tmp_path, "sub/b.wv", "sub/c.tta", "sub/d.spx", "sub/._e.spx")
   message = other_formats(contents(tmp_path).files)
   assert message.startswith(
-    "4 files of other formats left out: phone.M4A, sub/b.webm, sub/c.mp4, …; "
+    "4 files of other formats left out: phone.APE, sub/b.wv, sub/c.tta, …; "
   )
   assert other_formats(["a.wav", "notes.txt"]) == ""
   (tmp_path / "a.wav").unlink()
-  with pytest.raises(UserError, match=r"no sound file in this folder; 4 files .*phone\.M4A"):
+  with pytest.raises(UserError, match=r"no sound file in this folder; 4 files .*phone\.APE"):
     sounds_in(tmp_path)
   assert [str(error)[: len(str(tmp_path))] for error in spread([tmp_path])[1]] == [str(tmp_path)]
 
 
 def test_names_that_are_not_utf8(tmp_path):
   name = os.fsdecode(b"gr\xfcn.wav")
-  make(tmp_path, name, os.fsdecode(b"\xe9/a.wav"), os.fsdecode(b"\xe9.m4a"))
+  make(tmp_path, name, os.fsdecode(b"\xe9/a.wav"), os.fsdecode(b"\xe9.ape"))
   sounds, (left_out,) = sounds_in(tmp_path)
   assert {os.path.basename(path) for path in sounds} == {name, "a.wav"}
-  assert r"'\udce9.m4a'" in str(left_out)
+  assert r"'\udce9.ape'" in str(left_out)
 
 
 @pytest.mark.parametrize("words", [["-6L6WxN3npI.wav"], ["a.wav", "--PJHxphWEs.wav"]])

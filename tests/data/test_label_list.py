@@ -31,7 +31,7 @@ def path(tmp_path):
 
 def rows_of(path, text, root=""):
   path.write_text(text, encoding="utf-8")
-  return [tuple(row) for row in read_label_list(path, root)]
+  return [tuple(row[:3]) for row in read_label_list(path, root)]
 
 
 READ = {
@@ -42,6 +42,14 @@ READ = {
   "CR": (HEADER.replace("\n", "\r") + "c1.wav,1,dog\r", [("c1.wav", "1", ["dog"])]),
   "BOM": ("\ufeff" + HEADER + "c1.wav,1,\r\n", [("c1.wav", "1", [])]),
   "empty rows": (HEADER + "c1.wav,1,dog\n,,\n \n , ,\n", [("c1.wav", "1", ["dog"])]),
+  "semicolons": (
+    HEADER.replace(",", ";") + "c1.wav; 1 ;dog,rain\n",
+    [("c1.wav", "1", ["dog", "rain"])],
+  ),
+  "tabs": (
+    HEADER.replace(",", "\t") + "c1.wav\t1\t\nc2.wav\t1\tdog,rain\n",
+    [("c1.wav", "1", []), ("c2.wav", "1", ["dog", "rain"])],
+  ),
   "repeated label": (HEADER + 'c1.wav,1,"dog,,dog"\n', [("c1.wav", "1", ["dog"])]),
 }
 
@@ -50,6 +58,31 @@ READ = {
 def test_accepted_lists(path, case):
   text, rows = READ[case]
   assert rows_of(path, text) == rows
+
+
+HOT = "filename,fold,site,dog,rain,note\nc1.wav,1,a,1,0,\nc2.wav,2,b,0,,x\nc3.wav,2,b,1.0,TRUE,\n"
+
+
+@pytest.mark.parametrize("separator", ",;\t")
+def test_a_column_per_label(path, separator):
+  with pytest.warns(UserWarning, match="2 columns of 0 and 1 .* dog, rain; not used: site,"):
+    rows = rows_of(path, HOT.replace(",", separator))
+  assert rows == [("c1.wav", "1", ["dog"]), ("c2.wav", "2", []), ("c3.wav", "2", ["dog", "rain"])]
+
+
+@pytest.mark.filterwarnings("ignore:.*columns of 0 and 1")
+def test_groups_are_a_column_and_folds_may_be_absent(path):
+  path.write_text(HOT.replace("fold", "take"))
+  files = read_label_list(path, folds=False, group="Site")
+  assert [(file.fold, file.group) for file in files] == [("", "a"), ("", "b"), ("", "b")]
+  with pytest.raises(UserError, match=r"--split-by place: .*no such column; name one of filename,"):
+    read_label_list(path, folds=False, group="place")
+  path.write_text(HOT.replace(",b,", ",,"))
+  with pytest.raises(UserError, match=r"line 3: c2\.wav has no site; add it"):
+    read_label_list(path, group="site")
+  path.write_text("filename,positive_labels,site\nc1.wav,dog,a\nc1.wav,rain,b\n")
+  with pytest.raises(UserError, match=r"c1\.wav is in site b, but in site a in line 2"):
+    read_label_list(path, folds=False, group="site")
 
 
 def test_rows_of_one_file_are_joined(path):
@@ -77,26 +110,20 @@ REFUSED = {
   "fold of pandas": (HEADER + "c1.wav,nan,dog\n", "line 2: c1.wav has no fold"),
   "no name": (HEADER + ",1,dog\n", "line 2: no filename"),
   "unquoted": (HEADER + "c1.wav,1,dog,rain\n", "line 2: not filename.*quote the label ids"),
-  "semicolons": (
-    HEADER.replace(",", ";") + "c1.wav;1;dog,rain\n",
-    "separated by ';'; write commas",
-  ),
-  "tabs": (HEADER.replace(",", "\t") + "c1.wav\t1\tdog\n", "separated by a tab; write commas"),
-  "other semicolons": ("name;part\nc1.wav;1\n", "separated by ';'"),
+  "other semicolons": ("name;part\nc1.wav;1\n", "'name' to filename"),
+  "bars": (HEADER.replace(",", "|") + "c1.wav|1|dog\n", r"separated by '\|'; write commas"),
+  "no fold": ("filename,positive_labels\nc1.wav,dog\n", "no column fold; .*--split 80/10/10"),
   "near names": (
     "file_name,Folds,postive_labels\n",
     "'file_name' to filename, 'Folds' to fold, 'po",
   ),
   "repeated column": ("filename,fold,Fold,positive_labels\n", "several columns fold; keep one"),
-  "multi-hot": (
-    "filename,fold,dog,rain\nc1.wav,1,1,0\n",
-    "dog, rain look like one column per label",
-  ),
+  "nearly multi-hot": ("filename,fold,dog\nc1.wav,1,1\nc2.wav,1,2\n", "no column positive_lab"),
   "esc50": (ESC50, "--layout esc50"),
   "sonyc": ("split,sensor_id,audio_filename,annotator_id\n", "--layout sonyc"),
   "segments": ("# YTID, start_seconds, end_seconds, positive_labels\n", "--layout segments"),
-  "UrbanSound8K": (URBAN, "'slice_file_name' to filename, 'class' to positive_labels"),
-  "FSD50K": (FSD50K, "'fname' to filename, 'split' to fold, 'mids' to positive_labels"),
+  "UrbanSound8K": (URBAN, "--layout urbansound8k"),
+  "FSD50K": (FSD50K, "--layout fsd50k"),
 }
 
 
@@ -220,7 +247,7 @@ def test_files_that_are_missing_or_not_sound(tmp_path, path):
 def test_the_command_prints_one_line(tmp_path, path, capfd):
   (tmp_path / "audio").mkdir()
   soundfile.write(tmp_path / "audio" / "c1.wav", np.zeros(100), 16000)
-  path.write_text(HEADER.replace(",", ";"))
+  path.write_text(HEADER.replace(",", "|"))
   line = ["prepare", "--audio", tmp_path / "audio", "--labels", path, "--out", tmp_path / "s.h5"]
   assert cli.main([*map(str, line)]) == 2
   (said,) = capfd.readouterr().err.splitlines()

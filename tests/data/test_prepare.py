@@ -152,7 +152,7 @@ def test_a_label_list_is_read_as_written(tmp_path):
     encoding="utf-8-sig",
   )
   rows = read_label_list(path)
-  assert rows == [("sub/ü.wav", "2", ["/m/b", "/m/a"]), ("b.wav", "eval", [])]
+  assert rows == [("sub/ü.wav", "2", ["/m/b", "/m/a"], ""), ("b.wav", "eval", [], "")]
 
 
 def rewrite_first(change):
@@ -210,7 +210,7 @@ BAD = {
     "labels.csv: no column fold, positive_labels",
     "first line",
   ),
-  "short row": (write_labels((FIRST, "1")), "labels.csv: line 2", "three fields"),
+  "short row": (write_labels((FIRST, "1")), "labels.csv: line 2", "a field per column"),
   "ids not quoted": (write_labels((FIRST, "1", "/m/a", "/m/b")), "labels.csv: line 2", "quote"),
   "open quote": (write_labels(("a.wav\nb.wav", 1, "/m/a")), "labels.csv: line 3", "quote"),
   "not text": (lambda f: (f / "labels.csv").write_bytes(b"\xff\xfe\0" * 9), "labels.csv", "CSV"),

@@ -133,7 +133,7 @@ def test_official_lists(tmp_path):
   assert [row["present"] for row in card["classes"]] == [[2, 1], [1, 0], [1, 0], [0, 0]]
   text = card_markdown(card)
   assert "| list.csv | 4 | 3 | 75.00% | 3 | test 1, train 2 | 1 |" in text
-  assert "| Äpfel | /m/a | 4 | 2 of 3 | 66.7% | 1 of 1 | 100.0% |" in text
+  assert "| Äpfel | /m/a | 4 | 0 | 4 | 2 of 3 | 66.7% | 1 of 1 | 100.0% |" in text
 
 
 def test_lists_of_more_labels_than_the_store_has(tmp_path):
@@ -213,7 +213,7 @@ def test_label_quality(tmp_path):
     "mean_by_label": pytest.approx((4 * 0.9 + 3 * 0.25) / 7),
   }
   assert [row["quality"] for row in card["classes"]] == [0.9, 0.25, None, None]
-  assert "| Birds, many | /m/b | 3 | 5 of 20 | 25% |" in card_markdown(card)
+  assert "| Birds, many | /m/b | 3 | 2 | 1 | 5 of 20 | 25% |" in card_markdown(card)
 
 
 @pytest.mark.parametrize(

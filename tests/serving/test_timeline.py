@@ -190,8 +190,8 @@ def test_lists_and_folders(tagger, sounds, tmp_path):
 
 def test_files_of_other_formats_in_a_folder_are_named(tagger, sounds, tmp_path, capsys):
   path = wav(tmp_path / "a.wav", sounds[0])
-  (tmp_path / "phone.m4a").write_bytes(b"another format")
-  left_out = "1 file of another format left out: phone.m4a; convert to wav, flac, ogg or mp3"
+  (tmp_path / "phone.ape").write_bytes(b"another format")
+  left_out = "1 file of another format left out: phone.ape; convert to wav, flac, ogg or mp3"
   with pytest.warns(UserWarning, match=left_out):
     assert list(tagger.tag(tmp_path)) == [str(path)]
   assert tag(tmp_path) == 1

@@ -44,13 +44,18 @@ class Clip(NamedTuple):
 
 
 class Row(NamedTuple):
-  """Row of a layout: one clip. `where` is its position in the source, for messages."""
+  """Row of a layout: one clip.
+
+  `where` is its position in the source, for messages. `group` names the clips that are never split
+  between folds; empty if the clip is a group of its own.
+  """
 
   clip_id: str
   fold: str
   source: str
   labels: Iterable[str]
   where: str
+  group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Listing:
     unreadable: (file, reason) for each file that is known to be unusable.
     remarks: Lines for the user.
     normaliser: float32[2, F], mean and deviation of each band that were delivered with the clips.
+    groups: `Row.group` of each clip. Empty if each clip is a group of its own.
   """
 
   clip_ids: list[str]
@@ -85,6 +91,7 @@ class Listing:
   unreadable: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   remarks: list[str] = dataclasses.field(default_factory=list)
   normaliser: np.ndarray | None = None
+  groups: list[str] = dataclasses.field(default_factory=list)
 
 
 def make_listing(
@@ -99,9 +106,9 @@ def make_listing(
     root: `Listing.root`.
 
   Raises:
-    UserError: If a label is not in the vocabulary.
+    UserError: If a label is not in the vocabulary, or there is none and a label has a comma.
   """
-  clip_ids, folds, sources = [], [], []
+  clip_ids, folds, sources, groups = [], [], [], []
   offsets, indices = array.array("q", [0]), array.array("i")
   known_folds: dict[str, str] = {}  # one shared string per fold, to save memory
   met: dict[str, int] = {}
@@ -110,6 +117,7 @@ def make_listing(
     folds.append(known_folds.setdefault(row.fold, row.fold))
     # Share one string if both are equal, to save memory.
     sources.append(row.clip_id if row.source == row.clip_id else row.source)
+    groups.append(row.group)
     if vocabulary is None:
       indices.extend(met.setdefault(label, len(met)) for label in row.labels)
     else:
@@ -118,12 +126,18 @@ def make_listing(
   numbers = np.array(indices, np.int32)
   if vocabulary is None:
     ids = tuple(sorted(met))
+    if comma := next((label for label in ids if "," in label), ""):
+      raise UserError(
+        f"{root}: label {comma!r}: commas separate labels; rename it, or give a vocabulary with "
+        "this name"
+      )
     position = {label: k for k, label in enumerate(ids)}
     numbers = np.array([position[label] for label in met], np.int32)[numbers] if ids else numbers
     vocabulary = Vocabulary(ids, ids)
-  return Listing(
+  listing = Listing(
     clip_ids, folds, sources, np.array(offsets, np.int64), numbers, vocabulary, load, root
   )
+  return dataclasses.replace(listing, groups=groups) if any(groups) else listing
 
 
 def used_only(listing: Listing) -> Listing:

@@ -40,12 +40,8 @@ def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool
     workers: Maximum number of processes that measure the files.
     strict: Whether a file with a missing part also stays one clip.
   """
-  work = functools.partial(_lengths, listing.root, strict)
   sources, count = listing.sources, len(listing.sources)
-  chunks = (sources[start : start + _FILES] for start in range(0, count, _FILES))
-  with contextlib.closing(in_processes(work, chunks, min(workers, count))) as outcomes:
-    chunks_done = counted(outcomes, total=count, done=0, what="measuring")
-    seconds = [length or 0.0 for chunk in chunks_done for length in chunk]
+  seconds = measured(listing.root, sources, workers, strict=strict)
   tail = shortest_tail(settings.samples) / settings.sample_rate
   pieces = np.array([max(1, math.floor((s - tail) / settings.seconds) + 1) for s in seconds])
   clips = np.repeat(np.arange(count), pieces)
@@ -68,6 +64,24 @@ def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool
     label_indices=listing.label_indices[places],
     load=functools.partial(load_cut, listing.root, settings),
   )
+
+
+def measured(
+  folder: str, sources: Sequence[str], workers: int, *, strict: bool = False
+) -> list[float]:
+  """Return the lengths of sound files in seconds, 0 for files that cannot be read.
+
+  Args:
+    folder: Folder of the files.
+    sources: Paths of the files in the folder.
+    workers: Maximum number of processes.
+    strict: Whether files with a missing part count as unreadable.
+  """
+  count, work = len(sources), functools.partial(_lengths, folder, strict)
+  chunks = (sources[start : start + _FILES] for start in range(0, count, _FILES))
+  with contextlib.closing(in_processes(work, chunks, min(workers, count))) as outcomes:
+    chunks_done = counted(outcomes, total=count, done=0, what="measuring")
+    return [length or 0.0 for chunk in chunks_done for length in chunk]
 
 
 def load_cut(folder: str, settings: Frontend, source: str) -> Clip:

@@ -1,0 +1,112 @@
+"""Decoding of formats that libsndfile does not read, such as m4a and webm, through PyAV."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from atgcn_jax.audio.byte_ranges import Bytes, Contents, Part, PartFile
+from atgcn_jax.errors import UserError
+
+INSTALLED = importlib.util.find_spec("av") is not None
+# First bytes of these formats and their positions.
+_MAGIC = (
+  *((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"0&\xb2u"), (0, b"#!AMR"), (0, b"ADIF")),
+  *((0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"caff")),
+)
+_STATING = ("mov", "matroska")  # formats whose duration is stated; others estimate it
+_SLACK = 0.1  # seconds that a container may state in excess of its sound
+
+
+def is_other(data: Bytes) -> bool:
+  """Return whether a file starts as m4a, mp4, webm, mkv, wma, amr, aac or caf."""
+  return any(data[at : at + len(magic)] == magic for at, magic in _MAGIC)
+
+
+def decoded(name: str, data: Bytes, stack: contextlib.ExitStack) -> tuple[Any, Contents] | None:
+  """Decode the first audio stream of a file into a temporary file that libsndfile reads.
+
+  The temporary file has float32 samples of all channels, and has no name on the disk.
+
+  Args:
+    name: Name of the file, for messages.
+    data: All bytes of the file.
+    stack: Stack that closes the temporary file.
+
+  Returns:
+    The temporary file and the faults of the sound; None if FFmpeg does not know the format.
+
+  Raises:
+    UserError: If the file has no sound, or the temporary file cannot be written.
+  """
+  import av
+
+  target = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+  source = PartFile(data, Part(b"", 0, len(data)))
+  try:
+    with av.open(source) as container:
+      if not container.streams.audio:
+        raise UserError(f"{name}: has no sound; leave it out")
+      return target, _write(container, target)
+  except av.FFmpegError:
+    return None
+  except (OSError, soundfile.SoundFileError) as error:
+    raise UserError(
+      f"{name}: cannot be decoded into a temporary file ({error}); free space in "
+      f"{tempfile.gettempdir()} or set TMPDIR"
+    ) from None
+
+
+def _write(container: Any, target: Any) -> Contents:
+  """Write the sound of an open container and return its faults."""
+  stream, faults = container.streams.audio[0], list[Exception]()
+  is_stated = any(name in container.format.name for name in _STATING)
+  stated = (container.duration or 0) / 1e6 if is_stated else 0.0
+  sound = None
+  try:
+    for block, rate in _blocks(container, stream, faults):
+      if sound is None:
+        sound = soundfile.SoundFile(target, "w", rate, block.shape[1], "FLOAT", format="W64")
+      sound.write(block)
+    seconds = sound.frames / sound.samplerate if sound is not None else 0.0
+  finally:
+    if sound is not None:
+      sound.close()
+  target.flush()
+  if faults:
+    return Contents(fault=f"{len(faults)} packets do not decode", missing=math.nan)
+  if seconds and stated - seconds > _SLACK:
+    fault = f"the file states {stated:.3f} s and has {seconds:.3f} s"
+    return Contents(fault=fault, missing=1 - seconds / stated)
+  return Contents()
+
+
+def _blocks(
+  container: Any, stream: Any, faults: list[Exception]
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Yield samples float32[n, C] and their rate. Errors of packets are added to `faults`."""
+  import av
+
+  resampler, channels, rate = None, 0, 0
+  for packet in container.demux(stream):
+    try:
+      frames = packet.decode()
+    except av.FFmpegError as error:
+      faults.append(error)
+      continue
+    for frame in frames:
+      if resampler is None:
+        channels, rate = len(frame.layout.channels), frame.sample_rate
+        resampler = av.AudioResampler("flt", frame.layout, rate)
+      for piece in resampler.resample(frame):
+        yield piece.to_ndarray().reshape(-1, channels), rate
+  if resampler is not None:
+    for piece in resampler.resample(None):
+      yield piece.to_ndarray().reshape(-1, channels), rate

@@ -1,0 +1,81 @@
+"""Tables in text files, with columns separated by commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.label_files import encoding_fault
+
+SEPARATORS = ",;\t"
+
+
+class Table(NamedTuple):
+  """An open table.
+
+  Attributes:
+    columns: Names of the columns, without blanks around; those of `known` in lower case.
+    rows: Line number and fields by column of each row that is not empty, without blanks around.
+      A field is None if the row is too short; the key None has the fields of a row too long.
+  """
+
+  columns: list[str]
+  rows: Iterator[tuple[int, dict[Any, Any]]]
+
+
+def separator_of(header: str) -> str:
+  """Return the separator of a header: the most frequent of SEPARATORS outside quotes, or a comma.
+
+  Args:
+    header: First line of a table.
+  """
+  outside = "".join(header.split('"')[::2])
+  return max(SEPARATORS, key=outside.count)
+
+
+def read_table(path: str | os.PathLike, what: str, known: Collection[str] = ()) -> Table:
+  """Return an open table whose first line names the columns.
+
+  Args:
+    path: UTF-8 text file.
+    what: Kind of the table, for messages, such as “label list”.
+    known: Names of columns, in lower case, that match without regard to case.
+
+  Raises:
+    UserError: If the file is missing, cannot be read, or repeats one of the known columns. Reading
+      the rows may raise it too.
+  """
+  rows = _rows(path, what, known)
+  _, columns = next(rows)
+  if repeated := [name for name in known if columns.count(name) > 1]:
+    raise UserError(f"{path}: several columns {', '.join(repeated)}; keep one")
+  return Table(columns, rows)
+
+
+def _rows(path: str | os.PathLike, what: str, known: Collection[str]) -> Iterator[tuple[int, Any]]:
+  """Yield the list of columns in place of a row, then the rows."""
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      separator = separator_of(file.readline())
+      file.seek(0)
+      reader = csv.DictReader(file, delimiter=separator, skipinitialspace=separator != "\t")
+      header = [name.strip() for name in reader.fieldnames or ()]
+      columns = [name.lower() if name.lower() in known else name for name in header]
+      reader.fieldnames = columns
+      yield 0, columns
+      for row in reader:
+        if None not in row and not any(value and value.strip() for value in row.values()):
+          continue
+        yield (
+          reader.line_num,
+          {name: value.strip() if isinstance(value, str) else value for name, value in row.items()},
+        )
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such {what}; give a CSV file to --labels") from None
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: {encoding_fault(error)} (CSV)") from None
+  except (OSError, csv.Error) as error:
+    raise UserError(f"{path}: cannot be read as a {what} ({error}); give a CSV file") from error
