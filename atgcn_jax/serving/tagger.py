@@ -274,7 +274,7 @@ class Tagger:
     log_odds, bias, values = None, 0.0, {}
     if k >= known:
       row = self._weights[k - known]
-      values = {j: float(row[j] * scores[j] ** 0.5) for j in np.flatnonzero(row)}
+      values = {j: float(row[j] * scores[j] ** 0.5) for j in np.flatnonzero(row).tolist()}
     elif (parts := vector_parts(self.run, self._trained, k)) is not None:
       positions, vectors, bias = parts
       inputs = self._head_inputs(source, rate)
