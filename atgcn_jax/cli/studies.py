@@ -51,8 +51,9 @@ def _add_reproduce(verb: AddVerb) -> None:
   )
   reproduce.add_argument(
     "what",
-    choices=("table1", "table2", "figure3", "figure4", "ablation", "unseen"),
-    help="table or figure to write; unseen estimates labels without a training clip",
+    choices=("table1", "table2", "figure3", "figure4", "ablation", "unseen", "forgotten"),
+    help="table or figure to write; unseen estimates labels without a training clip, forgotten "
+    "trains with positives removed at random",
   )
   reproduce.add_argument(
     "--store",

@@ -33,6 +33,7 @@ from atgcn_jax.paper.experiments import (
   on_features,
   with_graph,
 )
+from atgcn_jax.paper.forgotten import VARIANTS, forgotten
 from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.paper.unseen import unseen
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
@@ -54,7 +55,7 @@ def reproduce(
   """Train the missing runs of a table or figure and write its files to `settings.out`.
 
   Args:
-    what: `table1`, `table2`, `ablation`, `figure3`, `figure4` or `unseen`.
+    what: `table1`, `table2`, `ablation`, `figure3`, `figure4`, `unseen` or `forgotten`.
     settings: Settings of the reproduction.
     rows: Names of the rows of a table; empty for all.
     points: Points of the curves of Figure 3; empty for `POINTS`.
@@ -85,6 +86,13 @@ def reproduce(
   if what == "figure3":
     curves = [[(x, adapt(on_curve(curve, x))) for x in points or POINTS] for curve in FIGURE3]
     return _figure3(settings, adapt(CNN10), adapt(AT_GCN[2]), curves)
+  if what == "forgotten":
+    systems = [adapt(one) for one in (*VARIANTS, AT_GCN[2])]
+    config = experiment_config(
+      systems[0], settings, open_experiment_store(settings), "".join(settings.folds[:1]), 0
+    )
+    ontology = ontology_path(config.data.root, config.graph.ontology)
+    return forgotten(settings, systems, ontology, note(settings))
   if what == "unseen":
     plain = with_graph("identity", "graph head, no graph")
     return unseen(settings, draws, adapt(CNN10), adapt(plain), adapt(AT_GCN[2]))

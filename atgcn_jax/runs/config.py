@@ -70,6 +70,8 @@ DEFAULTS: dict[str, Any] = {
     "vocabulary": "",
     # Whether clips are trained with the labels above their own in graph.ontology.
     "ontology_targets": False,
+    # Share of all labels of clips that are removed at random before training (a study of noise).
+    "forgotten_positives": 0.0,
     # Front end, one of audio.frontend.FRONTENDS. Only used by `import-torch`; empty stands for
     # `talnet`. If set, the store must have the same front end.
     "frontend": "",

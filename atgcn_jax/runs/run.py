@@ -276,12 +276,18 @@ def store_of(config) -> ClipStore:
 def training_store(config) -> ClipStore:
   """Return the store of a config with the labels to train on.
 
-  With `data.ontology_targets`, each clip also has the labels above its own in the ontology.
+  With `data.forgotten_positives`, some labels are removed at random. With `data.ontology_targets`,
+  each clip also has the labels above its own in the ontology.
 
   Raises:
     UserError: If the store, the vocabulary or the ontology cannot be used.
   """
-  store = store_of(config)
+  store, share = store_of(config), config.data.forgotten_positives
+  if share:
+    if not 0 <= share < 1:
+      raise UserError(f"data.forgotten_positives {share}: must be at least 0 and below 1")
+    drawn = np.random.default_rng([config.seed, 1]).random(len(store.label_indices))
+    store = store.with_positives(drawn >= share)
   if not config.data.ontology_targets:
     return store
   path = ontology_path(config.data.root, config.graph.ontology)

@@ -116,15 +116,27 @@ class ClipStore:
     places = np.full(len(self.vocabulary), -1, np.int32)
     places[self.vocabulary.positions(vocabulary.ids)] = np.arange(len(vocabulary))
     indices = places[self.label_indices]
-    before = np.concatenate([[0], np.cumsum(indices >= 0)])  # labels that stay, by position
+    part = self.with_positives(indices >= 0)
     return replace(
-      self,
-      label_offsets=before[self.label_offsets],
+      part,
       label_indices=indices[indices >= 0],
       vocabulary=vocabulary,
       fingerprint=hashlib.sha256(
         json.dumps([self.fingerprint, vocabulary.ids]).encode()
       ).hexdigest(),
+    )
+
+  def with_positives(self, kept: np.ndarray) -> ClipStore:
+    """Return the same clips with some of their labels.
+
+    Args:
+      kept: bool, whether each entry of `label_indices` stays.
+    """
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return replace(
+      self,
+      label_offsets=before[self.label_offsets],
+      label_indices=self.label_indices[kept],
     )
 
   def carried_up(self, ancestors: Sequence[Sequence[int]]) -> ClipStore:
