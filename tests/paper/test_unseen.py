@@ -1,0 +1,96 @@
+"""Studies of labels without clips and of forgotten labels."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from runs_support import VOCABULARY, make_store
+from test_cli import run
+from test_reproduce import SMALL
+
+from atgcn_jax.labels.counts import Counts
+from atgcn_jax.paper import unseen
+from atgcn_jax.paper.experiments import AT_GCN, CNN10
+from atgcn_jax.paper.forgotten import SHARES, with_forgotten
+from atgcn_jax.paper.unseen import UnseenRow, draw_labels, estimate_weights, table_of, without
+
+
+@pytest.fixture
+def draw(tmp_path, monkeypatch):
+  monkeypatch.setattr(unseen, "LEFT_OUT", 2)
+  return draw_labels(VOCABULARY, 0, tmp_path)
+
+
+def test_a_draw_is_determined_by_its_number(draw, tmp_path):
+  again, other = (draw_labels(VOCABULARY, number, tmp_path) for number in (0, 1))
+  np.testing.assert_array_equal(again.new, draw.new)
+  assert other.new.tolist() != draw.new.tolist()
+  assert sorted([*draw.known, *draw.new]) == list(range(6))
+  assert len(draw.path.read_text().splitlines()) == 5, "the file of the known labels"
+  changed = without(AT_GCN[2], draw, 3)
+  assert changed.name == "atgcn_2_draw3"
+  assert changed.changes[-1] == f"data.vocabulary={draw.path}"
+
+
+def test_each_form_of_estimate(draw):
+  rng = np.random.default_rng(0)
+  labels = (rng.random((200, 6)) < 0.4).astype(np.int64)
+  together = labels.T @ labels
+  counts = Counts(np.diag(together).copy(), together - np.diag(np.diag(together)))
+  edges = np.zeros((6, 6), bool)
+  edges[draw.new[0], draw.known[1]] = True
+  found = estimate_weights(counts, rng.standard_normal((6, 8)), edges, draw)
+  k, j = draw.new[0], draw.known[1]
+  both = (labels[:, k] & labels[:, j]).sum()
+  assert found["along P(k | j)"][0, 1] == pytest.approx(both / labels[:, j].sum())
+  assert found["along P(j | k)"][0, 1] == pytest.approx(both / labels[:, k].sum())
+  assert found["parents and children in the ontology"].sum() == 1
+  cosine = together[k] @ together[j] / np.linalg.norm(together[k]) / np.linalg.norm(together[j])
+  assert found["along the cosine of counts"][0, 1] == pytest.approx(cosine)
+  assert {matrix.shape for matrix in found.values()} == {(2, 4)}
+
+
+def test_the_table_has_intervals_over_draws():
+  draws = [
+    {"a": np.array([[0.1, np.nan]]), unseen.TRAINED: np.array([[0.2, 0.2]])},
+    {"a": np.array([[0.3, 0.3]]), unseen.TRAINED: np.array([[0.4, 0.2]])},
+  ]
+  first, _ = table_of(draws)
+  assert isinstance(first, UnseenRow)
+  assert first.mean == pytest.approx(0.2)
+  assert first.share == pytest.approx((0.5 + 1) / 2)
+  assert first.low < 0.1
+  assert first.share_low < 0.5 < 1 < first.share_high
+
+
+def test_forgotten_positives_are_a_change_of_the_config():
+  assert with_forgotten(CNN10, 0.0) == CNN10
+  assert with_forgotten(CNN10, 0.3).changes == ("data.forgotten_positives=0.3",)
+  assert len({with_forgotten(CNN10, share).name for share in SHARES}) == 4
+
+
+@pytest.mark.slow
+def test_both_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(unseen, "LEFT_OUT", 2)
+  store = make_store(tmp_path / "store.h5")
+  nodes = [{"id": "top", "name": "Top", "child_ids": list(VOCABULARY.ids)}]
+  pairs = zip(VOCABULARY.ids, VOCABULARY.names)
+  nodes += [{"id": label, "name": name, "child_ids": []} for label, name in pairs]
+  (tmp_path / "ontology.json").write_text(json.dumps(nodes))
+  common = (
+    *SMALL,
+    "--config.optim.steps=2",
+    f"--config.graph.ontology={tmp_path / 'ontology.json'}",
+    "--config.graph.source=store",
+  )
+  out = tmp_path / "out"
+  assert run("reproduce", "unseen", "--store", store, "--out", out, "--draws", "1", *common) == 0
+  text = capsys.readouterr().out
+  assert "| regression on the known labels |" in text
+  assert (out / "unseen.png").stat().st_size > 10_000
+  rows = list(csv.DictReader((out / "unseen.csv").open()))
+  assert len(rows) == 2
+  assert run("reproduce", "forgotten", "--store", store, "--out", out, *common) == 0
+  assert "50% removed" in capsys.readouterr().out
+  assert len(list(csv.DictReader((out / "forgotten.csv").open()))) == 5 * 2 * 4
