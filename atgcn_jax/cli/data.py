@@ -90,6 +90,12 @@ def _add_prepare(verb: AddVerb) -> None:
     "of no other layout (default: talnet)",
   )
   prepare.add_argument(
+    "--clip-seconds",
+    metavar="S",
+    type=float,
+    help="for list, segments, esc50 and sonyc, length of a clip (default: 10)",
+  )
+  prepare.add_argument(
     "--dtype",
     choices=("uint8", "float16"),
     help="type of the stored log-mels (default: uint8 for dB and features, otherwise float16)",
@@ -257,6 +263,7 @@ def _prepare(options) -> int:
     normaliser=options.normaliser,
     used_labels_only=options.used_labels_only,
     frontend_name=options.frontend,
+    clip_seconds=options.clip_seconds,
     dtype=options.dtype,
     workers=options.workers,
     segment=options.segment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import warnings
@@ -41,6 +42,7 @@ def prepare(
   layout: str = "list",
   used_labels_only: bool = False,
   frontend_name: str | None = None,
+  clip_seconds: float | None = None,
   dtype: str | None = None,
   workers: int | None = None,
   segment: bool = False,
@@ -67,6 +69,8 @@ def prepare(
     used_labels_only: Whether to leave out the labels that no clip has.
     frontend_name: Name of the front end. Defaults to `vggish-features` for `audioset-features`,
       which has no other, and to `talnet` otherwise.
+    clip_seconds: Length of a clip, 1 to 60 seconds, for layouts of sound files of any length.
+      Defaults to that of the front end, 10 seconds.
     dtype: `uint8` or `float16`. Defaults to `uint8` for log-mels in dB and for embeddings, and to
       `float16` otherwise.
     workers: Number of worker processes. Defaults to one per core.
@@ -90,9 +94,14 @@ def prepare(
   options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS)
   options |= layout_options | {"labels": labels}
   _check_options(layout, options)
-  if segment and layout not in CUTS:
-    raise UserError(f"--segment: --layout {layout} does not support it; leave it out")
+  for option, value in (("--segment", segment), ("--clip-seconds", clip_seconds)):
+    if value and layout not in CUTS:
+      raise UserError(f"{option}: --layout {layout} does not support it; leave it out")
   settings = _frontend(layout, frontend_name)
+  if clip_seconds is not None:
+    if not 1 <= clip_seconds <= 60:
+      raise UserError(f"--clip-seconds {clip_seconds:g}: must be 1 to 60")
+    settings = dataclasses.replace(settings, seconds=float(clip_seconds))
   dtype = dtype_of(settings, dtype)
   options["audio"] = paths = _several("audio", audio, layout)
   is_archive = layout == "audioset-features" and os.path.isfile(paths[0])

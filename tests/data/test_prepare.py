@@ -1,6 +1,7 @@
 """Clip stores from sound files with a label list and from soundscapes; all kinds of bad input."""
 
 import csv
+import dataclasses
 import os
 
 import numpy as np
@@ -128,6 +129,20 @@ def test_the_default_vocabulary_is_the_sorted_ids(sounds, here):
   store = open_store(sounds / "own.h5")
   assert store.vocabulary.ids == store.vocabulary.names == ("/m/a", "/m/b", "/m/c")
   assert store.labels(np.arange(4)).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_the_length_of_a_clip_can_be_chosen(sounds, here):
+  arguments = sounds / "audio", sounds / "labels.csv", sounds / "long.h5"
+  prepare(*arguments, clip_seconds=2)
+  store = open_store(sounds / "long.h5")
+  assert store.frontend == dataclasses.replace(TALNET, seconds=2.0)
+  assert store.log_mel.shape == (FILES, 80, 64)
+  for seconds in (0, 61, float("nan")):
+    with pytest.raises(UserError, match=r"--clip-seconds .*: must be 1 to 60"):
+      prepare(*arguments, clip_seconds=seconds)
+  packed = {"layout": "panns", "vocabulary": sounds / "vocabulary.csv"}
+  with pytest.raises(UserError, match="--clip-seconds: --layout panns does not support it"):
+    prepare(arguments[0], None, arguments[2], clip_seconds=5, **packed)
 
 
 def test_a_clip_is_cut_or_padded(tmp_path, here):
