@@ -15,7 +15,8 @@ from atgcn_jax import __version__
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.exported_function import sound_scores
-from atgcn_jax.runs.load import Loaded, load_run
+from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.run import Loaded
 from atgcn_jax.runs.window_outputs import check_takes_sound
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.training import sharding

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from atgcn_jax.interop.model_card import model_card
 from atgcn_jax.runs.config import PATHS
-from atgcn_jax.runs.load import Loaded
+from atgcn_jax.runs.run import Loaded
 from atgcn_jax.runs.safetensors_folder import CONSTANTS, FILE
 from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
 from atgcn_jax.runs.thresholds import read_thresholds

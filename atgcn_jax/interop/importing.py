@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax.audio.frontend import FRONTENDS
@@ -20,7 +19,7 @@ from atgcn_jax.runs.config import vocabulary_path
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.runs.load import find_checkpoints, make_way, read_run
-from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.run import Loaded, Run
 from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.finite import first_not_finite
@@ -60,6 +59,23 @@ def import_torch(
     is_imported = not read_run(workdir, found.sound).run.store_fingerprint
     if is_imported or found.steps != [0]:
       raise UserError(f"{option} {workdir}: holds a run; choose another folder")
+  imported = read_torch(state_path, config, frontend_name)
+  run = imported.run
+  state = start_state(imported.state, run.optimiser())
+  with held(workdir):
+    make_way(workdir, found, replaced=found.sound is not None)
+    with checkpoint.open_manager(workdir) as manager:
+      checkpoint.start_save(
+        manager, state, run.constants(), run.description() | {"history": []}, None
+      )
+
+
+def read_torch(state_path: str | os.PathLike, config, frontend_name: str = "") -> Loaded:
+  """Return step 0 of a run with the given weights. See `import_torch` for the arguments.
+
+  Raises:
+    UserError: The weights do not fit the config or are not finite.
+  """
   if not config.data.vocabulary:
     raise UserError("data.vocabulary: name the CSV of the labels that the weights were trained for")
   frontend_name = frontend_name or config.data.frontend or "talnet"
@@ -90,13 +106,7 @@ def import_torch(
       f"{state_path}: the weights of {name} hold NaN or infinity; use a checkpoint with finite "
       "weights"
     )
-  state = start_state(jax.tree.map(jnp.asarray, variables), run.optimiser())
-  with held(workdir):
-    make_way(workdir, found, replaced=found.sound is not None)
-    with checkpoint.open_manager(workdir) as manager:
-      checkpoint.start_save(
-        manager, state, run.constants(), run.description() | {"history": []}, None
-      )
+  return Loaded(0, run, [], jax.device_put(variables))
 
 
 def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from atgcn_jax.runs.load import Loaded
+from atgcn_jax.runs.run import Loaded
 
 SPLITS = ("train", "validation", "test", "all")
 FIGURES = (

@@ -14,7 +14,7 @@ import tempfile
 
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.interop import huggingface
-from atgcn_jax.runs.load import Loaded
+from atgcn_jax.runs.run import Loaded
 
 FILE = "model.onnx"
 CHILD = "atgcn_jax.interop.onnx_child"

@@ -34,7 +34,8 @@ from atgcn_jax.paper.experiments import (
 )
 from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
-from atgcn_jax.runs.load import Loaded, load_run
+from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.run import Loaded
 from atgcn_jax.training import sharding
 
 TABLES = {

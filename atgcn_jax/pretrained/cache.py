@@ -1,7 +1,8 @@
-"""Fetching of pretrained weights, and their conversion to run directories.
+"""Fetching of pretrained weights, and their conversion to runs.
 
-Files and converted runs are stored in `pretrained/` of the package's cache folder. A run is
-complete once it has RECORD, which is written last.
+Files and converted runs are stored in `pretrained/` of the package's cache folder. A run there has
+the form of an export to `huggingface`, which is read in a tenth of the time of a run directory. It
+is complete once it has checksums, which are written last.
 """
 
 from __future__ import annotations
@@ -15,31 +16,30 @@ import pathlib
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from typing import Any
 
 from tqdm import tqdm
 
+from atgcn_jax import __version__
 from atgcn_jax.data.audioset_files import is_web_address
 from atgcn_jax.data.download import download
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop.importing import import_torch
-from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.pretrained.catalogue import Pretrained, find_model
-from atgcn_jax.pretrained.settings import config_of
 from atgcn_jax.runtime.buckets import path_of, write_whole
 from atgcn_jax.runtime.file_locks import lock_file
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
-from atgcn_jax.training.checkpoint import verify_checkpoint
-from atgcn_jax.training.checksums import Damaged
+from atgcn_jax.training.checksums import NAME as CHECKSUMS
+from atgcn_jax.training.checksums import Damaged, verify_files, write_checksums
 
+# Functions import what only fetching and conversion need: tagging starts a quarter sooner.
 FOLDER, RECORD = "pretrained", "pretrained.json"
 SPACE = "free space or set XDG_CACHE_HOME to another folder"
 
 
 def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = None) -> pathlib.Path:
-  """Return the run directory of a pretrained network in the cache.
+  """Return the folder of a pretrained network's run in the cache.
 
   The first call for a network fetches and converts its weights. A damaged run is converted again.
 
@@ -60,13 +60,18 @@ def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = Non
   with _locked_cache(model) as folder:
     run = folder / model.name
     if not (is_complete(run) and _is_sound(run)):  # another process may have written it
-      if is_complete(run):
-        warnings.warn(f"{run}: is damaged; the weights are converted again", stacklevel=2)
+      if (run / CHECKSUMS).is_file():
+        fault = "is damaged or of another version"
+        warnings.warn(f"{run}: {fault}; the weights are converted again", stacklevel=2)
       _remove(run)
       try:
-        _write_run(model, run, folder, "cache", offline=offline, mirror=mirror)
-      except BaseException:
+        path = _fetched(model, folder, offline=offline, mirror=mirror)
+        _write(model, run, path, _export, mirror)
+        write_checksums(run)
+      except BaseException as error:
         shutil.rmtree(run, ignore_errors=True)
+        if isinstance(error, OSError):
+          raise UserError(f"{run}: cannot be written ({error.strerror}); {SPACE}") from error
         raise
     return run
 
@@ -87,11 +92,12 @@ def write_pretrained_run(
   """
   model = find_model(name)
   with _locked_cache(model) as folder:
-    return _write_run(model, workdir, folder, "--out", offline=offline, mirror=mirror)
+    path = _fetched(model, folder, offline=offline, mirror=mirror)
+    return _write(model, path_of(workdir), path, _import, mirror)
 
 
 def cached_run(model: Pretrained) -> pathlib.Path | None:
-  """Return the run directory of a network in the cache, or None if it is not there."""
+  """Return the folder of a network's run in the cache, or None if it is not there."""
   home = home_cache()
   if home is not None and is_complete(run := home / FOLDER / model.name):
     return run  # also if the cache is read-only
@@ -100,27 +106,30 @@ def cached_run(model: Pretrained) -> pathlib.Path | None:
 
 
 def record_of(run: pathlib.Path) -> dict[str, Any]:
-  """Return where the weights of a run of `pretrained_run` come from, with their SHA-256."""
+  """Return where the weights of a run come from, their SHA-256, and the version that wrote it."""
   return json.loads((run / RECORD).read_text(encoding="utf-8"))
 
 
 def is_complete(run: pathlib.Path) -> bool:
-  """Return whether a run of a pretrained network was written to its end."""
-  return (run / RECORD).is_file()
+  """Return whether a run in the cache was written to its end, by this version of the package."""
+  try:
+    return (run / CHECKSUMS).is_file() and record_of(run)["version"] == __version__
+  except (OSError, ValueError, LookupError):
+    return False
 
 
 def _is_sound(run: pathlib.Path) -> bool:
   try:
-    verify_checkpoint(run, 0)
+    verify_files(run)
   except Damaged:
     return False
   return True
 
 
 def _remove(run: pathlib.Path) -> None:
-  """Delete a run directory, its RECORD first."""
+  """Delete a run, its checksums first."""
   try:
-    (run / RECORD).unlink(missing_ok=True)
+    (run / CHECKSUMS).unlink(missing_ok=True)
     if run.exists():
       shutil.rmtree(run)
   except OSError as error:
@@ -141,28 +150,43 @@ def _locked_cache(model: Pretrained) -> Iterator[pathlib.Path]:
     yield folder
 
 
-def _write_run(
+def _import(path: pathlib.Path, config: Any, workdir: pathlib.Path) -> None:
+  """Write weights as a run directory."""
+  from atgcn_jax.interop.importing import import_torch
+
+  import_torch(path, config, workdir, option="--out")
+
+
+def _export(path: pathlib.Path, config: Any, folder: pathlib.Path) -> None:
+  """Write weights as an export to `huggingface`."""
+  from atgcn_jax.interop.export import write_export
+  from atgcn_jax.interop.importing import read_torch
+
+  imported = read_torch(path, config)
+  folder.mkdir()
+  write_export(folder, imported, "huggingface", folder)
+
+
+def _write(
   model: Pretrained,
-  workdir: str | os.PathLike,
-  folder: pathlib.Path,
-  option: str,
-  *,
-  offline: bool,
+  place: pathlib.Path,
+  path: pathlib.Path,
+  write: Callable[[pathlib.Path, Any, pathlib.Path], None],
   mirror: str | None,
 ) -> dict[str, Any]:
   """Write the run of a network, and return its record.
 
   Args:
     model: The network.
-    workdir: Run directory to create.
-    folder: Folder of the files of weights.
-    option: Option that names the run directory, for messages.
-    offline: As for `pretrained_run`.
+    place: Folder to create.
+    path: Path of its weights, which are deleted if they are those of another network.
+    write: Function of the weights, the config and the folder.
     mirror: As for `pretrained_run`.
   """
-  path = _fetched(model, folder, offline=offline, mirror=mirror)
+  from atgcn_jax.pretrained.settings import config_of
+
   try:
-    import_torch(path, config_of(model), workdir, option=option)
+    write(path, config_of(model), place)
   except UserError as error:
     reason = str(error)
     if not reason.startswith(f"{path}: "):  # the fault is not that of the weights
@@ -180,11 +204,12 @@ def _write_run(
     "url": model.url(),
     "sha256": _digest(path, "sha256"),
     "bytes": path.stat().st_size,
+    "version": __version__,
   }
   try:
-    write_whole(path_of(workdir) / RECORD, json.dumps(record, indent=2).encode())
+    write_whole(place / RECORD, json.dumps(record, indent=2).encode())
   except OSError as error:
-    fault = f"{workdir}: {RECORD} cannot be written ({error.strerror})"
+    fault = f"{place}: {RECORD} cannot be written ({error.strerror})"
     raise UserError(f"{fault}; free space or choose another folder") from error
   return record
 
@@ -227,6 +252,8 @@ def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | N
     found = _digest(path, algorithm)
     kind = "SHA-256" if algorithm == "sha256" else algorithm.upper()
     return "" if found == expected else f"has the {kind} {found}, not {expected}"
+  from atgcn_jax.interop.torch_files import read_tensors
+
   try:
     read_tensors(path)
   except UserError as error:

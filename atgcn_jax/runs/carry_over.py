@@ -9,8 +9,7 @@ import jax
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.models import SCORING_LABELS
-from atgcn_jax.runs.load import Loaded
-from atgcn_jax.runs.run import Run, named_apart
+from atgcn_jax.runs.run import Loaded, Run, named_apart
 
 Variables = dict[str, Any]
 

@@ -12,21 +12,12 @@ import jax
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs.config import config_from_json
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
-from atgcn_jax.runs.run import NotFinite, Run, run_from_saved
+from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
 from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.checksums import Damaged, Unfinished
 from atgcn_jax.training.finite import first_not_finite
-
-
-class Loaded(NamedTuple):
-  """A checkpoint: its step and run, the evaluations so far, and the arrays that were read."""
-
-  step: int
-  run: Run
-  history: list[dict[str, Any]]
-  state: Any
 
 
 class Found(NamedTuple):

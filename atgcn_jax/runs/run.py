@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -149,6 +149,15 @@ class Run:
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
     }
+
+
+class Loaded(NamedTuple):
+  """A checkpoint: its step and run, the evaluations so far, and the arrays that were read."""
+
+  step: int
+  run: Run
+  history: list[dict[str, Any]]
+  state: Any
 
 
 class NotFinite(ValueError):  # noqa: N818 (the name states the fault; the message is the array)

@@ -11,8 +11,8 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.load import Loaded, load_run
-from atgcn_jax.runs.run import NotFinite, run_from_saved
+from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
+from atgcn_jax.training import checksums
 from atgcn_jax.training.finite import first_not_finite
 
 FILE = "model.safetensors"
@@ -36,6 +36,9 @@ def load_either(folder: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -
     UserError: If there is no such run or checkpoint, or it cannot be read.
   """
   if not is_safetensors_export(folder):
+    # Importing Orbax takes as long as tagging a file.
+    from atgcn_jax.runs.load import load_run
+
     return load_run(folder, step, mesh)
   exported = read_export(folder)
   if step not in ("latest", "best", str(exported.step)):
@@ -64,12 +67,20 @@ def read_export(folder: str | os.PathLike) -> Loaded:
   except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     raise UserError(f"{folder}: cannot be read ({text:.120}); export the run again") from error
-  wanted = run.abstract_state().variables
-  if _shapes(wanted) != _shapes(tree):
+  if not _is_as_written(folder) and _shapes(run.abstract_state().variables) != _shapes(tree):
     raise UserError(f"{folder}: {FILE} does not match config.json; export the run again")
   if name := first_not_finite(tree):
     raise _not_finite(folder, name)
-  return Loaded(step, run, history, jax.tree.map(jax.numpy.asarray, tree))
+  return Loaded(step, run, history, jax.device_put(tree))
+
+
+def _is_as_written(folder: str | os.PathLike) -> bool:
+  """Return whether a folder has checksums and all its files are unchanged."""
+  try:
+    checksums.verify_files(pathlib.Path(folder))
+  except checksums.Damaged:
+    return False
+  return True
 
 
 def _not_finite(folder: str | os.PathLike, name: str) -> UserError:

@@ -14,8 +14,6 @@ import numpy as np
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
-from atgcn_jax.runs.resumable_scores import kept_scores
-from atgcn_jax.runs.scoring import ScoredSplit, score_split
 from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
 
 NAME = "thresholds.json"
@@ -88,6 +86,10 @@ def tune(
       folder cannot be written to.
     WorkFailed: If a score is not finite.
   """
+  # Tagging, which reads thresholds, does not need these.
+  from atgcn_jax.runs.resumable_scores import kept_scores
+  from atgcn_jax.runs.scoring import score_split
+
   check_output_folder(
     "--workdir", workdir, "thresholds are stored with the run; copy the run to another folder"
   )
@@ -97,8 +99,8 @@ def tune(
     return _tuned(workdir, scored)
 
 
-def _tuned(workdir: str | os.PathLike, scored: ScoredSplit) -> dict[str, Any]:
-  """Tune the thresholds, write the file, and return the result of `tune`."""
+def _tuned(workdir: str | os.PathLike, scored: Any) -> dict[str, Any]:
+  """Tune the thresholds on a ScoredSplit, write the file, and return the result of `tune`."""
   thresholds, f1 = best_thresholds(scored.scores, scored.labels)
   if not np.isfinite(thresholds).any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -25,6 +27,7 @@ from atgcn_jax.pretrained.settings import config_of
 from atgcn_jax.runs.config import load_config, plain_config
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.parts import model_of
+from atgcn_jax.runs.safetensors_folder import read_export
 from atgcn_jax.training.sharding import data_mesh
 
 TINY = MODELS["mn01"]  # of the fewest parameters
@@ -107,21 +110,54 @@ def test_a_model_is_fetched_and_converted_once(server, folder, weights, capsys):
   before = (run / cache.RECORD).stat().st_mtime_ns
   assert run_of(server, offline=True) == run
   assert (run / cache.RECORD).stat().st_mtime_ns == before
-  loaded = load_run(run, "latest", data_mesh(jax.devices()[:1]))
+  loaded = read_export(run)
   assert loaded.run.frontend.name == "efficientat"
   assert len(loaded.run.vocabulary) == 527
   state = state_of()
   kernel = loaded.state["params"]["head"]["fc"]["kernel"]
   np.testing.assert_array_equal(kernel, state["classifier.5.weight"].T)
   assert capsys.readouterr() == ("", "")
-  # A damaged run is converted again, without the network.
-  part = max((path for path in run.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-  part.write_bytes(bytes(part.stat().st_size))
-  with pytest.warns(UserWarning, match="mn01: is damaged; the weights are converted again"):
-    run_of(server, offline=True)
+
+
+def test_a_damaged_run_is_converted_again(server, folder):
+  run = run_of(server)
+  content = {path.name: path.read_bytes() for path in run.iterdir()}
+  assert {"config.json", "model.safetensors", cache.RECORD, cache.CHECKSUMS} <= content.keys()
+  for name, whole in content.items():
+    other_version = whole.replace(b'"version": "', b'"version": "0.')
+    for damaged in (whole[:-20], bytes(len(whole)), other_version):
+      if damaged != whole:
+        (run / name).write_bytes(damaged)
+        with pytest.warns(UserWarning, match="mn01: is damaged or of another version; the weights"):
+          run_of(server, offline=True)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == content
+  (run / cache.CHECKSUMS).unlink()  # as after a conversion that was interrupted
+  run_of(server, offline=True)
+  assert {path.name: path.read_bytes() for path in run.iterdir()} == content
   assert len(server.asked) == 1
-  kernel = load_run(run, "latest", data_mesh(jax.devices()[:1])).state["params"]["head"]["fc"]
-  np.testing.assert_array_equal(kernel["kernel"], state["classifier.5.weight"].T)
+
+
+def test_a_cached_run_is_loaded_without_tracing_or_orbax(server, monkeypatch):
+  run = run_of(server)
+  script = (
+    "import sys\n"
+    "from atgcn_jax.serving.many_files import tag_files\n"
+    "from atgcn_jax.pretrained.cache import pretrained_run\n"
+    "from atgcn_jax.runs import run\n"
+    "from atgcn_jax.runs.safetensors_folder import load_either\n"
+    "run.Run.model = None\n"  # tracing would call it
+    "loaded = load_either(pretrained_run('mn01', offline=True), 'latest', None)\n"
+    "assert len(loaded.run.vocabulary) == 527\n"
+    "print(*{'orbax', 'tensorflow', 'sklearn'} & sys.modules.keys())"
+  )
+  done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+  # Other files than those that were written are compared with the system.
+  config = json.loads((run / "config.json").read_text())
+  config["run"]["config"]["model"]["width"] = 0.2
+  (run / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="does not match config"):
+    read_export(run)
 
 
 def test_a_run_directory_is_written(server, folder, weights, tmp_path, capsys, monkeypatch):

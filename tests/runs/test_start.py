@@ -14,8 +14,8 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs import start
 from atgcn_jax.runs.carry_over import carried_over
-from atgcn_jax.runs.load import Loaded, load_run
-from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.run import Loaded, new_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser

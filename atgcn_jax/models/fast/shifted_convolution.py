@@ -73,15 +73,20 @@ def _input_gradient(dy, kernel, stride, shape):
 def _weighted_sum(padded, kernel, stride, shape):
   """Return the sum over the weights of a kernel of the shifted input times the weight."""
   taps = _taps(padded, kernel.shape[0], stride, shape)
-  weights = kernel.reshape(len(taps), -1)
-  return functools.reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights)))
+  # Tracing these operations of JAX takes half the time of tracing those of jax.numpy.
+  weights = jax.lax.split(kernel.reshape(len(taps), -1), [1] * len(taps))
+  wide = (jax.lax.broadcast_in_dim(weight, taps[0].shape, (0, 3)) for weight in weights)
+  return functools.reduce(jax.lax.add, map(jax.lax.mul, taps, wide))
 
 
 def _taps(padded, size, stride, shape):
   """Return the shifted inputs of this height and width, one for each weight of a kernel."""
   height, width = ((n - 1) * stride + 1 for n in shape)
+  batch, *_, channels = padded.shape
   return [
-    padded[:, i : i + height : stride, j : j + width : stride]
+    jax.lax.slice(
+      padded, (0, i, j, 0), (batch, i + height, j + width, channels), (1, stride, stride, 1)
+    )
     for i in range(size)
     for j in range(size)
   ]
