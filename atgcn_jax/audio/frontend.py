@@ -259,7 +259,8 @@ def emphasised(waveform: jax.Array, weight: float) -> jax.Array:
   """
   if waveform.shape[-1] == 1:
     waveform = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, 1)])
-  return waveform[..., 1:] - weight * waveform[..., :-1]
+  later = jax.lax.slice_in_dim(waveform, 1, None, axis=-1)
+  return later - weight * jax.lax.slice_in_dim(waveform, 0, -1, axis=-1)
 
 
 def spectrogram(
@@ -317,9 +318,11 @@ def spectrogram(
   frames = (padded.shape[-1] - win_length) // hop + 1
   blocks = frames + hops - 1
   padded = jnp.pad(padded, [*edge, (0, max(0, blocks * hop - padded.shape[-1]))])
-  rows = padded[..., : blocks * hop].reshape(*waveform.shape[:-1], blocks, hop)
-  framed = jnp.concatenate([rows[..., k : k + frames, :] for k in range(hops)], axis=-1)
-  framed = framed[..., :win_length] * jnp.broadcast_to(
+  # lax slices, unlike indices, remain slices where lengths are unknown, as converters require.
+  part = jax.lax.slice_in_dim
+  rows = part(padded, 0, blocks * hop, axis=-1).reshape(*waveform.shape[:-1], blocks, hop)
+  framed = jnp.concatenate([part(rows, k, k + frames, axis=-2) for k in range(hops)], axis=-1)
+  framed = part(framed, 0, win_length, axis=-1) * jnp.broadcast_to(
     _hann(win_length, window), (*framed.shape[:-1], win_length)
   )
   if by_matrix:

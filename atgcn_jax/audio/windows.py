@@ -12,7 +12,7 @@ from atgcn_jax.audio.decoding import Sound
 
 
 class Window(NamedTuple):
-  """Samples float32[size] of a sound from `start` on. Samples after `stop` are zeros."""
+  """Samples float32[S] of a sound from `start` on. Samples after `stop` are zeros."""
 
   start: int
   stop: int
@@ -91,3 +91,16 @@ def cut(
   elif not start or total - start >= shortest:
     rest = buffer[start - base :]
     yield Window(start, total, np.pad(rest, (0, size - len(rest))))
+
+
+def shortened(window: Window, step: int) -> Window:
+  """Return the only window of a short sound, with the smallest multiple of `step` samples.
+
+  Other windows are returned as they are.
+
+  Args:
+    window: The window.
+    step: Number of samples.
+  """
+  steps = -(-window.stop // step)
+  return window if window.start else window._replace(waveform=window.waveform[: steps * step])

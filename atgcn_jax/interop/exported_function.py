@@ -29,7 +29,7 @@ def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array
   variables = run.for_inference(PORTABLE)(variables)
 
   def scores(waveforms_BxS: Array) -> Array:
-    windows = windows_of(waveforms_BxS, run.frontend.samples)
+    windows = windows_of(waveforms_BxS, run.frontend.samples, run.length_step)
     batch, count, size = windows.shape
     found = outputs(variables, windows.reshape(batch * count, size))["clip"]
     return found.reshape(batch, count, found.shape[-1]).mean(axis=1)
@@ -37,14 +37,19 @@ def sound_scores(run: Run, variables: dict[str, Any]) -> Callable[[Array], Array
   return scores
 
 
-def windows_of(waveforms_BxS: Array, size: int) -> Array:
-  """Return consecutive windows of each waveform, [B, N, size], cut in the same way as in `Tagger`.
+def windows_of(waveforms_BxS: Array, size: int, step: int) -> Array:
+  """Return consecutive windows of each waveform, [B, N, S'], cut in the same way as in `Tagger`.
 
   Args:
     waveforms_BxS: Waveforms.
     size: Number of samples in a window.
+    step: Divisor of `size`. Waveforms shorter than a window are padded to a multiple of it.
   """
   batch, samples = waveforms_BxS.shape
   count = jax.core.max_dim(1, (samples + size - shortest_tail(size)) // size)
+  if step < size:
+    length = step * jax.core.min_dim(size // step, -(-samples // step))
+  else:
+    length = size
   padded = jnp.pad(waveforms_BxS, [(0, 0), (0, size)])
-  return padded[:, : count * size].reshape(batch, count, size)
+  return padded[:, : count * length].reshape(batch, count, length)

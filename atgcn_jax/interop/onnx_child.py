@@ -27,6 +27,7 @@ SOUND = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}], producer_name: "atgcn_jax">
 sound (float[batch, samples] waveforms) => (float[batch, {labels}] scores)
 <int64[1] one = {{1}}, int64[1] size = {{{size}}}, int64[1] shortest = {{{shortest}}},
+ int64[1] step = {{{step}}}, int64[1] before_step = {{{before}}}, int64[1] most = {{{most}}},
  int64[1] zero = {{0}}, int64[4] padding = {{0, 0, 0, {size}}}>
 {{
   batch = Shape<start = 0, end = 1>(waveforms)
@@ -35,11 +36,15 @@ sound (float[batch, samples] waveforms) => (float[batch, {labels}] scores)
   counted = Sub(filled, shortest)
   quotient = Div(counted, size)
   count = Max(quotient, one)
+  stepped = Add(samples, before_step)
+  all_steps = Div(stepped, step)
+  steps = Min(all_steps, most)
+  length = Mul(steps, step)
   padded = Pad(waveforms, padding)
-  used = Mul(count, size)
+  used = Mul(count, length)
   cut = Slice(padded, zero, used, one)
   windows = Mul(batch, count)
-  windows_shape = Concat<axis = 0>(windows, size)
+  windows_shape = Concat<axis = 0>(windows, steps, step)
   sounds = Reshape(cut, windows_shape)
   found = Scan<num_scan_inputs = 1>(sounds)
   found_shape = Concat<axis = 0>(batch, count, labels)
@@ -64,20 +69,23 @@ def main(source: str, out: str) -> None:
   run = run_from_saved(config["run"], tree.pop("constants"))
   outputs = jax.jit(window_outputs(run, ONNX))
   variables = run.for_inference(ONNX)(tree)
-  size = run.frontend.samples
-  model = around(one_window(outputs, variables, size), size, len(run.vocabulary))
+  size, step = run.frontend.samples, run.length_step
+  model = around(one_window(outputs, variables, size, step), size, step, len(run.vocabulary))
   onnx.checker.check_model(model, full_check=True)
-  check_scores(model, lambda windows: outputs(variables, windows)["clip"], size)
+  check_scores(model, lambda windows: outputs(variables, windows)["clip"], size, step)
   onnx.save(model, out)
 
 
-def one_window(outputs, variables, size: int):
-  """Return the network as an onnx.ModelProto, from a window float32[size] to scores float32[K].
+def one_window(outputs, variables, size: int, step: int):
+  """Return the network as an onnx.ModelProto, from a window to scores float32[K].
+
+  The window is float32[N, step], in rows. N is unknown if `step` is less than `size`.
 
   Args:
     outputs: Function returned by `window_outputs`.
     variables: The variables of that function.
-    size: Number of samples in a window.
+    size: Maximum number of samples in a window.
+    step: Number of samples of whose multiples windows are.
   """
   from flax.core import axes_scan
   from jax2onnx import to_onnx
@@ -85,16 +93,22 @@ def one_window(outputs, variables, size: int):
   # The converter replaces functions of jax.numpy while it traces. Flax's recurrent layers need the
   # original functions.
   vars(axes_scan)["jnp"] = types.SimpleNamespace(**vars(jnp))
-  return to_onnx(lambda window: outputs(variables, window[None])["clip"][0], [(size,)], opset=OPSET)
+  rows = "steps" if step < size else 1
+  return to_onnx(
+    lambda window: outputs(variables, window.reshape(1, -1))["clip"][0],
+    [(rows, step)],
+    opset=OPSET,
+  )
 
 
-def check_scores(model, scores, size: int) -> None:
-  """Compare the scores of the model with those of JAX, on full and half windows of noise.
+def check_scores(model, scores, size: int, step: int) -> None:
+  """Compare the scores of the model with those of JAX, on windows of noise, full, half and short.
 
   Args:
     model: The onnx.ModelProto.
-    scores: Function from windows float32[B, size] to scores float32[B, K].
-    size: Number of samples in a window.
+    scores: Function from windows float32[B, S] to scores float32[B, K].
+    size: Number of samples in a full window.
+    step: Number of samples in the shortest window.
 
   Raises:
     ValueError: The scores differ by more than TOLERANCE, so the converter made a mistake.
@@ -106,18 +120,20 @@ def check_scores(model, scores, size: int) -> None:
   session = onnxruntime.InferenceSession(
     model.SerializeToString(), providers=["CPUExecutionProvider"]
   )
-  (found,) = session.run(["scores"], {"waveforms": windows})
-  if not np.allclose(found, scores(windows), rtol=0, atol=TOLERANCE):
-    difference = np.abs(found - scores(windows)).max()
-    raise ValueError(f"the scores of the converted model differ by {difference:.2g}")
+  for given in (windows, windows[:, :step]):
+    (found,) = session.run(["scores"], {"waveforms": given})
+    if not np.allclose(found, scores(given), rtol=0, atol=TOLERANCE):
+      difference = np.abs(found - scores(given)).max()
+      raise ValueError(f"the scores of the converted model differ by {difference:.2g}")
 
 
-def around(window, size: int, labels: int):
+def around(window, size: int, step: int, labels: int):
   """Return a model for sound of any batch size and length, made from the model of one window.
 
   Args:
     window: The onnx.ModelProto of `one_window`.
-    size: Number of samples in a window.
+    size: Number of samples in a full window.
+    step: As for `one_window`.
     labels: K, the number of labels.
 
   Raises:
@@ -133,6 +149,9 @@ def around(window, size: int, labels: int):
     labels=labels,
     size=size,
     shortest=shortest_tail(size),
+    step=step,
+    before=step - 1,
+    most=size // step,
   )
   model = onnx.parser.parse_model(text)
   model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([labels]), "labels"))

@@ -60,6 +60,18 @@ class Vocabulary:
     """Return the positions of labels, int64[n]. All ids must be in the vocabulary."""
     return np.array([self.index[label_id] for label_id in label_ids], np.int64)
 
+  def shared_names(self, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of labels with the same name here and in another vocabulary, int64[n].
+
+    Upper and lower case are not distinguished. Of labels with one name, the other's first is taken.
+    """
+    known: dict[str, int] = {}
+    for k, name in enumerate(other.names):
+      known.setdefault(name.casefold(), k)
+    ours = [k for k, name in enumerate(self.names) if name.casefold() in known]
+    theirs = [known[self.names[k].casefold()] for k in ours]
+    return np.array(ours, np.int64), np.array(theirs, np.int64)
+
   def part(self, positions: np.ndarray) -> Vocabulary:
     """Return the vocabulary of the labels at some positions, in the given order."""
     ids, names = ([words[k] for k in positions] for words in (self.ids, self.names))

@@ -49,6 +49,10 @@ ENCODERS = (
 ON_VECTORS = ("multilevel_attention_embeddings", "vectors")  # encoders of ten vectors per clip
 # Encoders with parameters for each label.
 SCORING_LABELS = ("multilevel_attention", "multilevel_attention_embeddings")
+# Encoders whose first layer is a batch norm, which adapts to inputs that are normalised otherwise.
+NORMALISING = ("cnn10", "cnn14", "multilevel_attention_embeddings", "vectors")
+# Encoders that take clips of other lengths than those that they were trained on.
+ANY_LENGTH = ("mobilenet",)
 # Encoders with one vector per frame, and how their systems pool the scores of frames.
 OWN_POOLING = {
   "talnet": "linear_softmax",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -80,6 +80,27 @@ class Run:
   def model(self) -> nn.Module:
     """Return the module of the system."""
     return model_of(self.config.model, self.vocabulary, self.propagation, self.label_embeddings)
+
+  @property
+  def length_step(self) -> int:
+    """The number of samples to whose multiples sound shorter than a clip is padded with silence.
+
+    This is the length of a clip, as in the store of the training. Imported weights have no store:
+    where their encoder takes any length, it is a second, because the code that they come from does
+    not pad.
+    """
+    imported = not self.store_fingerprint
+    at_own_length = imported and self.config.model.encoder in models.ANY_LENGTH
+    return self.frontend.sample_rate if at_own_length else self.frontend.samples
+
+  def takes(self, frontend: Frontend) -> bool:
+    """Return whether log-mels of a front end are inputs of the system.
+
+    It is the front end of the run. For encoders that take any length, clips may have another one.
+    """
+    if self.config.model.encoder in models.ANY_LENGTH:
+      frontend = replace(frontend, seconds=self.frontend.seconds)
+    return frontend == self.frontend
 
   def for_inference(
     self, placement: Placement | None = None
@@ -177,6 +198,18 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     store_fingerprint=description["store_fingerprint"],
     relations={name: constants[name] for name in RELATIONS if name in constants},
     draws_unlabelled=description.get("draws_unlabelled", False),
+  )
+
+
+def named_apart(needed: Frontend, other: Frontend) -> tuple[str, str, str]:
+  """Return names of two front ends, and the option of `prepare` for the first one."""
+  if needed.name != other.name:
+    return needed.name, other.name, f"--frontend {needed.name}"
+  lengths = [f"clips of {one.seconds:g} s" for one in (needed, other)]
+  return (
+    f"{needed.name} for {lengths[0]}",
+    f"{other.name} for {lengths[1]}",
+    f"--seconds {needed.seconds:g}",
   )
 
 

@@ -13,8 +13,9 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
-from atgcn_jax.models import SCORING_LABELS
+from atgcn_jax.models import NORMALISING
 from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.carry_over import carried_over
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.load import Found, Loaded, find_checkpoints, read_run
@@ -48,57 +49,31 @@ def layout_of(
   return sharding.Layout(sharding.data_mesh(devices, label_parts), fsdp)
 
 
-def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState]:
-  """Return a new run and its state before the first step, with the parameters of `start.run`.
+def start_run(run: Run, layout: sharding.Layout) -> tuple[Run, TrainState, str]:
+  """Return a new run, its state before the first step, and a line for the user or an empty string.
 
-  The encoder is copied. The head is copied where names and shapes match; if the labels differ, only
-  a graph head is copied. A frozen encoder also keeps the normaliser that it was trained with,
-  because its batch statistics never adapt. Any other run uses the normaliser of its own training
-  clips.
+  The parameters are those of `start.run` where they fit; see `carry_over.carried_over`. A frozen
+  encoder keeps the normaliser that it was trained with, because its batch statistics never adapt,
+  and so does an encoder whose first layer is not a batch norm. Any other run uses the normaliser of
+  its own training clips.
 
   Raises:
     UserError: If start.run cannot be read, or has another front end or another encoder.
   """
-  start, abstract = run.config.start, run.abstract_state()
-  shardings = sharding.where_kept(layout, abstract, len(run.vocabulary))
+  start, model = run.config.start, run.config.model
+  shardings = sharding.where_kept(layout, run.abstract_state(), len(run.vocabulary))
   state = run.initial_state(shardings)
-  if start.run:
-    source = load_either(start.run, start.step, layout.mesh)
-    if source.run.frontend != run.frontend:
-      raise UserError(
-        f"start.run: {start.run} has the front end {source.run.frontend.name}, the store has "
-        f"{run.frontend.name}; prepare the store with --frontend {source.run.frontend.name}"
-      )
-    copied = source.state
-    if source.run.vocabulary.ids != run.vocabulary.ids:
-      # A graph convolution applies to any label vectors; all other head parameters are per label.
-      parts = {"encoder", "head"} if run.config.model.head == "graph" else {"encoder"}
-      copied = {
-        kind: {part: tree[part] for part in parts & tree.keys()} for kind, tree in copied.items()
-      }
-    available = dict(jax.tree.leaves_with_path(copied))
-    own = jax.tree.leaves_with_path(state.variables)
-    fitting = {path for path, x in own if path in available and available[path].shape == x.shape}
-    unmatched = [path for path, _ in own if path[1].key == "encoder" and path not in fitting]
-    if unmatched and run.config.model.encoder == source.run.config.model.encoder in SCORING_LABELS:
-      raise UserError(
-        f"start.run: the encoder {run.config.model.encoder} of {start.run} has parameters per "
-        f"label and only fits {len(source.run.vocabulary)} labels; name another run"
-      )
-    if unmatched:
-      raise UserError(
-        f"start.run: the encoder of {start.run} differs, "
-        f"{jax.tree_util.keystr(unmatched[0])} does not fit; name a run with the same encoder and "
-        "width"
-      )
-    variables = jax.tree.map_with_path(
-      lambda path, x: available[path] if path in fitting else x, state.variables
-    )
-    adam = run.optimiser()
-    state = jax.jit(lambda x: start_state(x, adam), out_shardings=shardings)(variables)
-    if run.config.model.freeze_encoder:
-      run = dataclasses.replace(run, normaliser=source.run.normaliser)
-  return run, state
+  if not start.run:
+    return run, state, ""
+  source = load_either(start.run, start.step, layout.mesh)
+  carried, remark = carried_over(run, source)
+  adam = run.optimiser()
+  state = jax.jit(
+    lambda own, known: start_state(carried(own, known), adam), out_shardings=shardings
+  )(state.variables, source.state)
+  if model.freeze_encoder or model.encoder not in NORMALISING:
+    run = dataclasses.replace(run, normaliser=source.run.normaliser)
+  return run, state, remark
 
 
 class Beginning(NamedTuple):

@@ -69,8 +69,9 @@ def train(
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)
   found, saved = beginning(config, store, workdir)
   history: History = []
+  remark = ""
   if saved is None:
-    run, state = start_run(first_only(lambda: new_run(config, store)), layout)
+    run, state, remark = start_run(first_only(lambda: new_run(config, store)), layout)
   else:
     run = continued(saved, config, store, workdir)
     saved = with_training_state(saved, workdir, layout)
@@ -102,6 +103,8 @@ def train(
       checkpoints = Checkpoints(run, manager, still_held)
       checkpoints.save(state, history)
       log = open_log(workdir, start, schedule.steps, examples, title)
+      if remark:
+        log.say(remark)
       telemetry = Telemetry(log, trace, stop, layout.mesh, start=start, batch=examples)
       try:
         programs = compiled_programs(run, state, layout, feed.batch_of, validation, telemetry.beat)

@@ -23,6 +23,9 @@ from atgcn_jax.runtime import signals
 
 READERS = min(4, os.cpu_count() or 1)  # number of sounds read at the same time
 AHEAD = 8  # maximum number of waiting windows per sound
+# Number of batches after which windows no longer wait for others of their length. Results are in
+# order, so a sound of a rare length would hold up all others.
+PATIENCE = 32
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -31,6 +34,14 @@ class Piece(NamedTuple):
 
   window: Window
   part: float
+
+
+@dataclasses.dataclass
+class Group:
+  """Waiting windows of one length with their sounds, and the number of batches before the first."""
+
+  since: int
+  waiting: list[tuple[ScoredSound, Window]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -69,28 +80,34 @@ def scored(
   """Yield the result of each sound, in order, as soon as it is complete.
 
   READERS sounds are read at a time, each in its own thread, while the device computes. Windows of
-  different sounds share a batch. On a terminal, a progress bar appears after one second.
+  different sounds share a batch if they have the same length. On a terminal, a progress bar appears
+  after one second.
 
   Args:
     sources: The sources of the sounds.
     pieces_of: A function that reads a sound and yields its pieces and findings. It is called in a
       thread. A UserError only ends this sound.
-    score: A function from windows float32[size, S] to values [size, ...] on the device. It must not
-      wait for the values. If there is only one window in total, it gets [1, S].
+    score: A function from windows float32[size, S] to values [size, ...] on the device, for each
+      length S. It must not wait for the values. If there is only one window in total, it gets
+      [1, S].
     size: The number of windows per batch.
     alone: Whether these are all the sounds. If False, a single window is also scored in a batch of
       `size`, so that it gets the same bits as among other windows.
   """
   unfinished: collections.deque[ScoredSound] = collections.deque()
-  waiting: list[tuple[ScoredSound, Window]] = []
+  groups: dict[int, Group] = {}  # by length
   running: collections.deque[tuple[list[ScoredSound], Any]] = collections.deque()
   batches = 0
 
-  def begin(size: int) -> None:
+  def begin(length: int, size: int) -> None:
+    nonlocal batches
+    waiting = groups.pop(length).waiting
     windows = np.stack([window.waveform for _, window in waiting])
     windows = np.pad(windows, ((0, size - len(windows)), (0, 0)))
     running.append(([owner for owner, _ in waiting], score(windows)))
-    waiting.clear()
+    batches += 1
+    if len(running) > 1:  # one batch is computed while the next one is read
+      finish()
 
   def finish() -> None:
     owners, values = running.popleft()
@@ -124,20 +141,22 @@ def scored(
           owner.findings.append(piece)
           continue
         owner.spans.append((piece.window.start, piece.window.stop))
-        waiting.append((owner, piece.window))
-        if len(waiting) == size:
-          begin(size)
-          batches += 1
-          if len(running) > 1:  # one batch is computed while the next one is read
-            finish()
+        length = len(piece.window.waveform)
+        group = groups.setdefault(length, Group(batches))
+        group.waiting.append((owner, piece.window))
+        if len(group.waiting) == size:
+          begin(length, size)
+          for overdue in [n for n, other in groups.items() if batches > other.since + PATIENCE]:
+            begin(overdue, size)
           bar.update(k + piece.part - bar.n)
           yield from done()
       owner.ended = True
       bar.update(k + 1 - bar.n)
       yield from done()
-    if waiting:
-      # A single window is the most common case, so it is compiled for its own size.
-      begin(1 if len(waiting) == 1 and not batches and alone else size)
+    # A single window is the most common case, so it is compiled for its own size.
+    single = alone and not batches and sum(len(group.waiting) for group in groups.values()) == 1
+    for length in list(groups):
+      begin(length, 1 if single else size)
     while running:
       finish()
     yield from done()

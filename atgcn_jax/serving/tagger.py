@@ -73,8 +73,10 @@ class Tagger:
   """A tagger of sounds of any length with the labels of a trained run.
 
   Long sounds are cut into windows of the trained length, and the scores of the windows are
-  averaged. Short sounds and the last window are padded with silence. The last window is dropped if
-  less than a tenth of it is sound. Long files are read piece by piece.
+  averaged. The last window is padded with silence, or dropped if less than a tenth of it is sound.
+  Long files are read piece by piece. Short sounds are padded with silence too, like the clips of a
+  store. Only imported weights of encoders for any length score them at their own length, rounded up
+  to whole seconds.
 
   A `source` is a path, the bytes of a sound file, a binary file object, samples [S] or
   [S, channels] with their `rate` in Hz (by default that of the front end), or a folder. For a
@@ -401,6 +403,7 @@ class Tagger:
       with sources.open_any_sound(source, own_rate, strict=self.strict) as read:
         sound = windows.resampled(read, frontend.sample_rate)
         for window in windows.cut(sound.blocks, frontend.samples, hop, **cutting):
+          window = windows.shortened(window, self.run.length_step)
           yield batches.Piece(window, min(1.0, window.stop / sound.samples))
         yield from sound.findings
 

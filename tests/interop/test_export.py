@@ -153,13 +153,14 @@ def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_alo
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("size", [7, slow(10), slow(40)])
-def test_windows_are_those_of_the_tagger(size):
+@pytest.mark.parametrize(("size", "step"), [(7, 7), (10, 5), slow(10, 10), slow(40, 4)])
+def test_windows_are_those_of_the_tagger(size, step):
   for samples in range(1, 4 * size):
     sound = np.arange(1, samples + 1, dtype=np.float32)
     cut = windows.cut([sound], size, size, shortest=windows.shortest_tail(size))
-    expected = np.stack([window.waveform for window in cut])
-    np.testing.assert_array_equal(windows_of(jax.numpy.asarray(sound[None]), size)[0], expected)
+    expected = np.stack([windows.shortened(window, step).waveform for window in cut])
+    found = windows_of(jax.numpy.asarray(sound[None]), size, step)
+    np.testing.assert_array_equal(found[0], expected)
 
 
 def test_a_step_can_be_chosen(tmp_path, sounds, tagger):

@@ -80,8 +80,8 @@ from atgcn_jax.interop.onnx_child import check_scores
 model = onnx.load("demo-onnx/model.onnx")
 session = onnxruntime.InferenceSession("demo-onnx/model.onnx")
 scores = lambda windows: session.run(None, {{"waveforms": windows}})[0]
-check_scores(model, scores, {FRONTEND.samples})
-check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples})
+check_scores(model, scores, {FRONTEND.samples}, {FRONTEND.samples})
+check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples}, {FRONTEND.samples})
 """
   environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
   words = [python, "-c", code]

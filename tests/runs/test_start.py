@@ -9,9 +9,15 @@ import pytest
 from marks import slow
 from runs_support import FRONTEND, VOCABULARY, make_store, saved, tiny_config, trained
 
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs import start
+from atgcn_jax.runs.carry_over import carried_over
+from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.run import Loaded, new_run
 from atgcn_jax.runs.training_loop import train
+from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
 
 
@@ -21,9 +27,6 @@ def begun_from(folder, run, *changes):
   train(config, folder / "next")
   steps = sorted(int(path.name) for path in (folder / "next" / "checkpoints").iterdir())
   assert steps[0] == 0
-  from atgcn_jax.runs.load import load_run
-  from atgcn_jax.training import sharding
-
   return load_run(folder / "next", "0", sharding.data_mesh())
 
 
@@ -49,7 +52,7 @@ def test_the_head_is_copied_for_the_same_labels(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", [slow("linear"), "graph"])
-def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
+def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head, capsys):
   folder, run = tmp_path / "given", trained()
   if head == "linear":
     folder.mkdir()
@@ -61,6 +64,47 @@ def test_only_a_graph_head_is_copied_for_other_labels(tmp_path, head):
   given = saved(run).state.params
   assert same(loaded.state["params"]["encoder"], given["encoder"])
   assert same(loaded.state["params"]["head"], given["head"]) == (head == "graph")
+  assert ("0 of 6 labels start" in capsys.readouterr().err) == (head == "linear")
+
+
+def run_and_variables(folder, *changes):
+  config = tiny_config(folder, "start.run=source", *changes)
+  run = new_run(config, open_store(folder / "store.h5"))
+  return run, run.initial_state().variables
+
+
+def test_a_linear_head_starts_with_the_labels_of_the_same_name(tmp_path):
+  (tmp_path / "given").mkdir()
+  source, known = run_and_variables(tmp_path / "given", "model.head=linear")
+  names = ("Bark", "SQUEAK", "Wind", "hum", "Drone ", "Rain")
+  make_store(tmp_path / "store.h5", vocabulary=Vocabulary(source.vocabulary.ids[::-1], names))
+  run, own = run_and_variables(tmp_path, "model.head=linear", "seed=5")
+  carried, remark = carried_over(run, Loaded(0, source, [], known))
+  assert remark == "2 of 6 labels start with the weights of the label of that name in source"
+  found = carried(own, known)
+  assert same(found["params"]["encoder"], known["params"]["encoder"])
+  ours, theirs = [1, 3], [VOCABULARY.names.index(name) for name in ("Squeak", "Hum")]
+  others = [0, 2, 4, 5]
+  for name in ("kernel", "bias"):
+    new, before, old = (np.asarray(x["params"]["head"]["fc"][name]) for x in (found, own, known))
+    np.testing.assert_array_equal(new[..., ours], old[..., theirs])
+    np.testing.assert_array_equal(new[..., others], before[..., others])
+  graph, _ = run_and_variables(tmp_path, "seed=5")
+  assert carried_over(graph, Loaded(0, source, [], known))[1] == ""
+
+
+@pytest.mark.parametrize(
+  ("encoder", "frozen", "kept"),
+  [("cnn10", False, False), ("cnn10", True, True), ("mobilenet", False, True)],
+)
+def test_whose_normaliser_a_run_has(tmp_path, monkeypatch, encoder, frozen, kept):
+  changes = (f"model.encoder={encoder}", "model.head=linear", f"model.freeze_encoder={frozen}")
+  run, variables = run_and_variables(tmp_path, *changes)
+  theirs = run.normaliser._replace(mean=run.normaliser.mean + 1)
+  source = Loaded(0, dataclasses.replace(run, normaliser=theirs), [], variables)
+  monkeypatch.setattr(start, "load_either", lambda *_: source)
+  begun, _, _ = start.start_run(run, sharding.Layout(sharding.data_mesh()))
+  assert begun.normaliser is (theirs if kept else run.normaliser)
 
 
 def test_another_front_end_is_refused(tmp_path):

@@ -25,7 +25,7 @@ import atgcn_jax
 from atgcn_jax import cli, models
 from atgcn_jax.audio import sound_files
 from atgcn_jax.audio.decoding import Sound, open_sound
-from atgcn_jax.audio.windows import cut, resampled
+from atgcn_jax.audio.windows import Window, cut, resampled
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.google_cnn import patches
@@ -149,6 +149,30 @@ def test_many_sounds_share_batches(monkeypatch):
   (one,) = batches.scored([1], pieces_of, score, 4)
   assert one.values == [1]
   assert sizes == [1]
+
+
+def test_sounds_of_one_length_share_batches(monkeypatch):
+  monkeypatch.setattr(batches, "PATIENCE", 3)
+  shapes = []
+
+  def pieces_of(source):
+    yield batches.Piece(Window(0, source, np.full(source, source, np.float32)), 1.0)
+
+  def score(waveforms):
+    shapes.append(waveforms.shape)
+    return waveforms.sum(axis=1)
+
+  given = [3, 5] + [2] * 12 + [5]
+  arriving = []
+  for one in batches.scored(given, pieces_of, score, 2):
+    assert one.values == [one.source**2]
+    arriving.append(len(shapes))
+  # The first sound waits for others of its length, but for no more than a few batches.
+  assert shapes == [(2, 2)] * 4 + [(2, 3), (2, 5)] + [(2, 2)] * 2 + [(2, 5)]
+  assert arriving[:2] == [6, 7]
+  shapes.clear()
+  assert [one.values for one in batches.scored([1, 2], pieces_of, score, 2)] == [[1], [4]]
+  assert shapes == [(2, 1), (2, 2)]
 
 
 def test_readers_end_if_the_caller_stops():
