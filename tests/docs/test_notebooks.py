@@ -6,15 +6,19 @@ import importlib
 import json
 import os
 import pathlib
+import shutil
 
 import pytest
 
 from atgcn_jax.data.layouts.esc50 import LABELS
+from atgcn_jax.pretrained import cache
+from atgcn_jax.pretrained.catalogue import DEFAULT, MODELS
 
 NOTEBOOKS = sorted(pathlib.Path(__file__).parents[2].glob("notebooks/*.ipynb"))
 
 # The number of images in the output of each notebook, and words in its text output.
 SHOWN = {
+  "00_tag_any_sound": (2, ("527 labels, 32000 Hz", "Telephone", "a clip of my xylophone: my")),
   "01_quickstart": (3, ("mAP",)),
   "02_label_graph": (5, ("527 labels", "Bark gathers with", "label_graph.npz")),
   "03_evaluate_checkpoint": (3, ("mAP", "B - A", "labels that lose")),
@@ -23,6 +27,7 @@ SHOWN = {
 }
 DEVICES = {"05_train_on_tpu": "4"}  # one device in other notebooks, which compiles fastest
 NEEDS_AUDIOSET = {"02_label_graph"}
+NEEDS_WEIGHTS = {"00_tag_any_sound"}
 NEEDS_SOUNDS = {"04_your_own_sounds"}
 # The categories of ESC-10, by the first label of a recording.
 CATEGORIES = {label: category for category, label in LABELS.items()}
@@ -77,6 +82,11 @@ def test_notebook_runs(path, small_setting, request, tmp_path):
   if path.stem in NEEDS_AUDIOSET:
     shared = request.getfixturevalue("shared")
     environment["ATGCN_NOTEBOOK_DATA"] = str((shared / "data/audioset").resolve())
+  if path.stem in NEEDS_WEIGHTS:
+    model = MODELS[DEFAULT]
+    folder = pathlib.Path(small_setting["XDG_CACHE_HOME"], "atgcn_jax", cache.FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(request.getfixturevalue("shared") / "data/weights" / model.file, folder)
   if path.stem in NEEDS_SOUNDS:
     data = request.getfixturevalue("shared").resolve() / "data"
     environment["ATGCN_NOTEBOOK_SOUNDS"] = str(as_downloaded(data, tmp_path / "sounds"))
