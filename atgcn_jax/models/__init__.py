@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from atgcn_jax.models.cnn10 import CHANNELS, CNN14_CHANNELS, Cnn10
+from atgcn_jax.models.cnn10 import CHANNELS, CNN14_CHANNELS, POOLED_BLOCKS, Cnn10
 from atgcn_jax.models.deepres import DeepRes
-from atgcn_jax.models.google_cnn import GoogleCnn, patch_length
+from atgcn_jax.models.google_cnn import LONGEST, PATCHES, GoogleCnn, patch_length
 from atgcn_jax.models.heads import GraphHead, LinearHead
 from atgcn_jax.models.layers import (
   Array,
@@ -72,6 +72,26 @@ def frames_pooled(encoder: str, frames: int) -> int | None:
   if encoder == "google_cnn":
     return patch_length(frames)
   return {"talnet": math.prod(pooled for pooled, _ in POOLED), "deepres": STRIDE}.get(encoder)
+
+
+def frame_limits(encoder: str) -> tuple[int, int | None]:
+  """Return the smallest and the largest number of log-mel frames that an encoder takes.
+
+  Fewer frames would be pooled to none. Of more, the encoders of ten patches would drop a tenth or
+  more. The largest number is None if there is no limit.
+
+  Args:
+    encoder: One of ENCODERS.
+  """
+  longest = PATCHES * LONGEST * 10 // 9
+  limits = {
+    "cnn10": (2**4, None),
+    "cnn14": (2**POOLED_BLOCKS, None),
+    "talnet": (math.prod(pooled for pooled, _ in POOLED), None),
+    "google_cnn": (PATCHES, longest),
+    "multilevel_attention": (PATCHES * 2**4, longest),
+  }
+  return limits.get(encoder, (1, None))
 
 
 class AudioTagger(nn.Module):

@@ -11,6 +11,7 @@ from atgcn_jax.data.sampling import clip_order
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
+from atgcn_jax.models import frame_limits
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.folds import check_folds, splits_of
 from atgcn_jax.runs.parts import rate_of
@@ -67,10 +68,30 @@ def check_data(config, store: ClipStore) -> None:
   """Refuse clips that this config cannot train and validate on.
 
   Raises:
-    UserError: If the sampling or a fold does not fit the store. The message names the key.
+    UserError: If the sampling, a fold or the encoder does not fit the store. The message names the
+      key.
   """
+  check_length(config.model.encoder, store)
   check_sampling(store, config.data.sampling, config.data.placement)
   split_clips(store, splits_of(config), "validation")  # refuses folds that the store lacks
+
+
+def check_length(encoder: str, store: ClipStore) -> None:
+  """Refuse clips that are too short or too long for an encoder.
+
+  Raises:
+    UserError: If they are. The message states the lengths that fit.
+  """
+  frontend = store.frontend
+  if frontend.value_limit is not None:
+    return
+  (least, most), frames = frame_limits(encoder), frontend.frames
+  rule = f"at least {least}" if most is None else f"{least} to {most}"
+  if frames < least or (most is not None and frames > most):
+    raise UserError(
+      f"model.encoder {encoder}: needs {rule} frames, but the clips of {store.path} have {frames} "
+      f"({frontend.seconds:g} s); prepare them with another --seconds or use another encoder"
+    )
 
 
 def check_sampling(store: ClipStore, sampling: str, placement: str) -> None:

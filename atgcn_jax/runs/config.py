@@ -98,6 +98,9 @@ DEFAULTS: dict[str, Any] = {
   },
   "optim": {
     "steps": 600_000,  # Number of training steps.
+    # Minimum number of passes over the training clips. Above 0, there are more steps than
+    # optim.steps where that many passes need them.
+    "passes": 0.0,
     "learning_rate": 1e-3,  # Peak learning rate of Adam.
     "head_factor": 1.0,  # Multiplier of the learning rate of the head's parameters.
     # Learning rate after warm-up: `constant`, `cosine`, `linear` or `exponential`.
@@ -195,6 +198,7 @@ NOT_NEGATIVE = (
   "augment.time_width",
   "augment.band_stripes",
   "augment.band_width",
+  "optim.passes",
   "optim.warmup_steps",
   "optim.final_factor",
   "optim.clip_norm",

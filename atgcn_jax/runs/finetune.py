@@ -27,6 +27,7 @@ from atgcn_jax.training import checkpoint
 CHANGES: dict[str, Any] = {
   "optim": {
     "steps": 1000,
+    "passes": 0.0,
     "schedule": "cosine",
     "warmup_steps": 50,
     "final_factor": 0.01,

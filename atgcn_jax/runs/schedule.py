@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import optax
@@ -58,6 +59,21 @@ class Schedule(NamedTuple):
       factor=self.plateau_factor,
       patience=self.plateau_patience,
     )
+
+
+def with_passes(config, clips: int):
+  """Return the config with as many steps as `optim.passes` over the training clips need.
+
+  Args:
+    config: The config. `optim.steps` is the minimum.
+    clips: The number of training clips.
+  """
+  needed = math.ceil(config.optim.passes * clips / config.data.batch_size)
+  if needed <= config.optim.steps:
+    return config
+  config = config.copy_and_resolve_references()
+  config.optim.steps = needed
+  return config
 
 
 def schedule_of(config) -> Schedule:

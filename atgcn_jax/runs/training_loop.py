@@ -25,7 +25,7 @@ from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
 from atgcn_jax.runs.run import Run, new_run, training_store
 from atgcn_jax.runs.run_checkpoints import Checkpoints
-from atgcn_jax.runs.schedule import History, Schedule, schedule_of
+from atgcn_jax.runs.schedule import History, Schedule, schedule_of, with_passes
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
@@ -65,6 +65,7 @@ def train(
   first_only(lambda: refuse_if_held(workdir))
   store = training_store(config)
   check_data(config, store)
+  config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
   same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)
   found, saved = beginning(config, store, workdir)

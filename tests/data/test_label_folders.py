@@ -96,16 +96,33 @@ def test_names_that_are_not_utf8_are_reported(tmp_path):
   assert len(listing.unreadable) == 1
 
 
-def test_fsd50k(tmp_path):
+def fsd50k_folder(root):
+  """Write three recordings in the layout of FSD50K and return the folder of the tables."""
   for seed, name in enumerate(["dev_audio/1", "dev_audio/2", "eval_audio/3"]):
-    make_sound(tmp_path / f"FSD50K.{name}.wav", seed)
-  tables = tmp_path / "FSD50K.ground_truth"
+    make_sound(root / f"FSD50K.{name}.wav", seed)
+  tables = root / "FSD50K.ground_truth"
   tables.mkdir()
   (tables / "vocabulary.csv").write_text("0,Dog,/m/dog\n1,Rain,/m/rain\n")
   (tables / "dev.csv").write_text(
     'fname,labels,mids,split\n1,"Dog,Rain","/m/dog,/m/rain",train\n2,Dog,/m/dog,val\n'
   )
   (tables / "eval.csv").write_text('fname,labels,mids\n3,Rain,"/m/rain"\n')
+  return tables
+
+
+def urbansound8k_folder(root):
+  """Write two recordings in the layout of UrbanSound8K."""
+  make_sound(root / "audio" / "fold1" / "7-3-0-0.wav")
+  make_sound(root / "audio" / "fold10" / "8-9-0-0.wav", 1)
+  (root / "metadata").mkdir()
+  (root / "metadata" / "UrbanSound8K.csv").write_text(
+    "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
+    "7-3-0-0.wav,7,0.0,1.0,1,1,3,dog_bark\n8-9-0-0.wav,8,0.0,1.0,1,10,9,street_music\n"
+  )
+
+
+def test_fsd50k(tmp_path):
+  tables = fsd50k_folder(tmp_path)
   prepare(tmp_path, None, tmp_path / "s.h5", layout="fsd50k")
   store = open_store(tmp_path / "s.h5")
   assert store.vocabulary == KNOWN
@@ -121,13 +138,7 @@ def test_fsd50k(tmp_path):
 
 
 def test_urbansound8k(tmp_path):
-  make_sound(tmp_path / "audio" / "fold1" / "7-3-0-0.wav")
-  make_sound(tmp_path / "audio" / "fold10" / "8-9-0-0.wav", 1)
-  (tmp_path / "metadata").mkdir()
-  (tmp_path / "metadata" / "UrbanSound8K.csv").write_text(
-    "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
-    "7-3-0-0.wav,7,0.0,1.0,1,1,3,dog_bark\n8-9-0-0.wav,8,0.0,1.0,1,10,9,street_music\n"
-  )
+  urbansound8k_folder(tmp_path)
   prepare(tmp_path, None, tmp_path / "s.h5", layout="urbansound8k")
   store = open_store(tmp_path / "s.h5")
   assert store.folds.tolist() == ["1", "10"]

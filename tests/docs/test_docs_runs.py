@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from pages import PAGES, name_of, to_run
 from runs_support import REPOSITORY, prepare_here
+from test_label_folders import fsd50k_folder, urbansound8k_folder
 from test_layouts import esc50_folder, make_sound, write_annotations
 from test_packed_layouts import pack, write_mat
 from test_torch_weights import formula_state
@@ -31,6 +32,7 @@ SMALLER = [
   f"--config.{change}"
   for change in (
     "optim.steps=2",
+    "optim.passes=0",
     "optim.warmup_steps=1",
     "data.batch_size=8",
     "evaluation.batch_size=8",
@@ -135,6 +137,12 @@ def world(tmp_path_factory):
   table(folder / "labels.csv", head, rows)
   write_lists(folder)
   shutil.copy(folder / "class_labels_indices.csv", folder / "vocabulary.csv")
+  for i in range(30):
+    make_sound(folder / "sounds" / LABELS[i % 5] / f"{i}.wav", i)
+    make_sound(folder / "calls" / f"{i}.wav", i)
+    (folder / "calls" / f"{i}.txt").write_text(f"0.05\t0.15\t{LABELS[i % 5]}\n")
+  fsd50k_folder(folder / "FSD50K")
+  urbansound8k_folder(folder / "UrbanSound8K")
   for place in ("audioset", "data/audioset", "DATA/audioset"):
     write_lists(folder / place)
   shutil.copytree(folder / "clips", folder / "DIR")
