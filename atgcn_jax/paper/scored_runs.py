@@ -80,11 +80,19 @@ def with_best_head_rate(
 
 
 def write_head_rates(tried: Mapping[str, Tried], path: pathlib.Path) -> None:
-  """Write a CSV file with the validation mAP of each experiment at each rate of its head."""
+  """Write a CSV file with the validation mAP of each experiment at each rate of its head.
+
+  Rows of other experiments, such as those of another table, stay in the file.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
+  others: list[list[str]] = []
+  if path.is_file():
+    with open(path, newline="", encoding="utf-8") as file:
+      others = [row for row in list(csv.reader(file))[1:] if row and row[0] not in tried]
   with open(path, "w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", "head_rate", "validation_mAP", "chosen"])
+    writer.writerows(others)
     for name, found in tried.items():
       for rate, value in found.items():
         writer.writerow([name, f"{rate:g}", f"{value:.6f}", int(value == max(found.values()))])

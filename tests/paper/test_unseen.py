@@ -13,6 +13,7 @@ from atgcn_jax.labels.counts import Counts
 from atgcn_jax.paper import forgotten, reproduce, unseen
 from atgcn_jax.paper.experiments import AT_GCN, CNN10
 from atgcn_jax.paper.forgotten import SHARES, with_forgotten
+from atgcn_jax.paper.scored_runs import write_head_rates
 from atgcn_jax.paper.unseen import UnseenRow, draw_labels, estimate_weights, table_of, without
 
 
@@ -62,6 +63,15 @@ def test_the_table_has_intervals_over_draws():
   assert first.share == pytest.approx((0.5 + 1) / 2)
   assert first.low < 0.1
   assert first.share_low < 0.5 < 1 < first.share_high
+
+
+def test_rates_of_another_table_stay_in_the_file(tmp_path):
+  path = tmp_path / "head_rates.csv"
+  write_head_rates({"a": {0.3: 0.1, 1.0: 0.2}, "b": {}}, path)
+  write_head_rates({"c": {3.0: 0.3}}, path)
+  write_head_rates({"a": {1.0: 0.5}}, path)
+  rows = list(csv.reader(path.open()))[1:]
+  assert rows == [["c", "3", "0.300000", "1"], ["a", "1", "0.500000", "1"]]
 
 
 def test_forgotten_positives_are_a_change_of_the_config():
