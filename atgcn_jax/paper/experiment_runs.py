@@ -23,6 +23,7 @@ from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.config import (
   SOUNDSCAPES,
+  config_from_json,
   config_with_overrides,
   contradictions,
   default_config,
@@ -32,7 +33,7 @@ from atgcn_jax.runs.config import (
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
-from atgcn_jax.runs.run import check_training_clips, run_with, store_of
+from atgcn_jax.runs.run import check_training_clips, run_with, store_of, training_store
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
@@ -129,7 +130,7 @@ def score_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) -> 
   """
   ended = [read_scores(run.scores, run.config, store, settings.step) for run in runs]
   missing = [run for run, scores in zip(runs, ended) if scores is None]
-  check_runs(missing, settings.out, store)
+  check_runs(missing, settings.out)
   done = []
   with held(settings.out) if missing else contextlib.nullcontext():
     for number, (run, scores) in enumerate(zip(runs, ended), 1):
@@ -161,7 +162,7 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
       f"--head-rates: {store.path} has no validation clips; set --config.data.validation_share"
     )
   missing = [run for run in runs if validation_map(run) is None]
-  check_runs(missing, settings.out, store)
+  check_runs(missing, settings.out)
   with held(settings.out) if missing else contextlib.nullcontext():
     for run in missing:
       train(run.config, run.workdir, f"[choice] {run.workdir.name}")
@@ -180,7 +181,7 @@ def validation_map(run: Wanted) -> float | None:
   return max((record["mAP"] or 0.0 for record in saved.history), default=None)
 
 
-def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -> None:
+def check_runs(missing: Sequence[Wanted], out: pathlib.Path) -> None:
   """Check that every missing run can be trained and scored, before the first one starts.
 
   The graph and the sizes of a system are checked for its first run. `start.run` is not checked,
@@ -189,7 +190,6 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
   Args:
     missing: The runs to train.
     out: Output folder of the reproduction.
-    store: Clip store of the runs.
 
   Raises:
     UserError: A run cannot be trained or scored; the message names the key, file or folder.
@@ -201,6 +201,7 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path, store: ClipStore) -
     check_config(run.config)
     layout_of(**run.config.sharding)
     check_workdir(run.workdir)
+    store = training_store(run.config)  # may have some of the labels only
     refuse_if_held(run.workdir)
     check_data(run.config, store)
     check_training_clips(run.config, store)
@@ -312,7 +313,8 @@ def read_scores(path: pathlib.Path, config: Any, store: ClipStore, step: str) ->
   if not path.is_file():
     return None
   with np.load(path) as saved:
-    old = json.loads(str(saved["config"]))
+    # A key that is younger than the file has its default.
+    old = plain_config(config_from_json(json.loads(str(saved["config"]))))
     finished = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
     same_step = str(saved.get("step", "latest")) == step  # older files have no step
     if not (finished and same_step) or contradictions(old, config):

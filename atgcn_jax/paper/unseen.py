@@ -244,7 +244,8 @@ def as_markdown(table: Sequence[UnseenRow], settings: Settings, draws: int) -> s
     )
   lines += [
     "",
-    f"{draws} draws of {LEFT_OUT} labels, {settings.seeds} seeds; intervals are over draws. "
+    f"{draws} draws of {LEFT_OUT} labels, {settings.seeds} seed{'s' * (settings.seeds > 1)}; "
+    "intervals are over draws. "
     f"Store: {pathlib.Path(settings.store).name}.",
   ]
   return "\n".join(lines) + "\n"
@@ -314,5 +315,6 @@ def draw_picture(
       axes.set_yticks(places, sizes)
       axes.invert_yaxis()
       axes.set(title=title, xlabel="mAP")
-    figure.axes[0].legend(frameon=False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=130, transparent=False)
