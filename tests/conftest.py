@@ -19,11 +19,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0",
   "--xla_llvm_disable_expensive_passes=true",
+  "--xla_cpu_use_fusion_emitters=false",
 )
-# The workers and the processes that tests start inherit these variables.
+# The workers and the processes that tests start inherit these variables. Temporary files are in one
+# folder, which is removed at the end, except those of `tmp_path`, which show why a test failed.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-  compiled = tempfile.TemporaryDirectory(prefix="atgcn-compiled-")
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+  os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+  session = tempfile.TemporaryDirectory(prefix="atgcn-tests-", ignore_cleanup_errors=True)
+  os.environ["TMPDIR"] = tempfile.tempdir = session.name
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(session.name, "compiled")
   # JAX locks the cache only where its size is limited.
   os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

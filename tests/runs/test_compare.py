@@ -53,9 +53,7 @@ def saved_run(workdir, config):
 @functools.cache
 def plain():
   """Return the read-only folder of an untrained CNN10."""
-  return saved_run(
-    pathlib.Path(HOME.name) / "plain", tiny_config(trained().parent, "model.head=linear")
-  )
+  return saved_run(HOME / "plain", tiny_config(trained().parent, "model.head=linear"))
 
 
 @functools.cache

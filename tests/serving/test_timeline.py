@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import threading
 import tracemalloc
 
@@ -327,23 +328,16 @@ def test_thresholds_have_the_highest_f1():
   assert best_thresholds(scores, labels)[0][0] == scores[30, 0]
 
 
-@pytest.fixture
-def place_of_thresholds():
-  """Return the path of the thresholds of the trained run, which exist during the test."""
-  path = trained() / "thresholds.json"
-  yield path
-  path.unlink(missing_ok=True)
-
-
-def test_thresholds_are_stored_with_the_run(place_of_thresholds, tagger, sounds, tmp_path, capsys):
-  assert cli.main(["thresholds", "--workdir", str(trained())]) == 0
+def test_thresholds_are_stored_with_the_run(tagger, sounds, tmp_path, capsys):
+  tuned = shutil.copytree(trained(), tmp_path / "run")
+  assert cli.main(["thresholds", "--workdir", str(tuned)]) == 0
   table = capsys.readouterr().out.splitlines()
   assert table[0].split() == ["threshold", "F1", "positives", "label"]
   assert max(map(len, table)) <= COLUMNS
-  kept = json.loads(place_of_thresholds.read_text())
+  kept = json.loads((tuned / "thresholds.json").read_text())
   assert kept["step"] == tagger.step == 30
   assert kept["clips"] == 15
-  with_them = Tagger.restore(trained())
+  with_them = Tagger.restore(tuned)
   thresholds = [kept["labels"][label]["threshold"] for label in VOCABULARY.ids]
   np.testing.assert_array_equal(with_them.thresholds, np.array(thresholds, float))
   for sound in sounds:
@@ -359,11 +353,11 @@ def test_thresholds_are_stored_with_the_run(place_of_thresholds, tagger, sounds,
   with pytest.raises(UserError, match="atgcn thresholds"):
     tagger.tag(sounds[0], above_threshold=True)
   path = wav(tmp_path / "a.wav", sounds[0])
-  assert tag("--above-threshold", "--json", path) == 0
+  assert tag("--above-threshold", "--json", path, workdir=tuned) == 0
   assert len(json.loads(capsys.readouterr().out)["tags"]) == len(
     with_them.tag(path, above_threshold=True)
   )
-  other = Tagger.restore(trained(), "best")
+  other = Tagger.restore(tuned, "best")
   if other.step != 30:
     with pytest.warns(UserWarning, match="tuned at step 30"):
       other.tag(sounds[0], above_threshold=True)
@@ -380,8 +374,8 @@ def test_a_file_without_thresholds(content, tmp_path):
 # The commands.
 
 
-def tag(*arguments):
-  return cli.main(["tag", "--workdir", str(trained()), *map(str, arguments)])
+def tag(*arguments, workdir=None):
+  return cli.main(["tag", "--workdir", str(workdir or trained()), *map(str, arguments)])
 
 
 def test_the_command_writes_a_timeline(tagger, sounds, tmp_path, capsys):

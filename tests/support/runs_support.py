@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training import sharding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-HOME = tempfile.TemporaryDirectory(prefix="atgcn-tests-")
+HOME = pathlib.Path(tempfile.gettempdir())  # in tests, the folder of the session (conftest.py)
 
 # One second of sound becomes 32 frames of 16 bands.
 FRONTEND = Frontend(
@@ -139,10 +140,16 @@ def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
 
 @functools.cache
 def trained() -> pathlib.Path:
-  """Return the read-only folder of a tiny run with its 30 steps, trained without interruption."""
-  folder = pathlib.Path(HOME.name) / "trained"
+  """Return the read-only folder of a tiny run with its 30 steps, trained without interruption.
+
+  The first process of the session that needs it trains it.
+  """
+  folder = HOME / "trained"
   folder.mkdir(exist_ok=True)
-  train(tiny_config(folder), folder / "run")
+  with filelock.FileLock(HOME / "trained.lock"):
+    if not (folder / "run").exists():
+      train(tiny_config(folder), folder / "unfinished")
+      (folder / "unfinished").rename(folder / "run")
   return folder / "run"
 
 
