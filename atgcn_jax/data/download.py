@@ -7,6 +7,7 @@ import http.client
 import os
 import pathlib
 import shutil
+import socket
 import sys
 import time
 import urllib.error
@@ -58,7 +59,10 @@ def download(
       if error.code not in RETRIED:
         break
     except (OSError, http.client.HTTPException) as error:
-      trouble = " ".join(str(getattr(error, "reason", None) or error or type(error)).split())
+      cause = getattr(error, "reason", None) or error
+      trouble = " ".join(str(cause or type(error)).split())
+      if isinstance(cause, socket.gaierror | ConnectionRefusedError):  # no network or no server
+        break
     else:
       trouble = wrong(part, headers)
       if not trouble:

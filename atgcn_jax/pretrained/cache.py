@@ -25,7 +25,7 @@ from tqdm import tqdm
 from atgcn_jax import __version__
 from atgcn_jax.data.audioset_files import is_web_address
 from atgcn_jax.data.download import download
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.pretrained.catalogue import Pretrained, find_model
 from atgcn_jax.runtime.buckets import path_of, write_whole
 from atgcn_jax.runtime.file_locks import lock_file
@@ -49,9 +49,8 @@ def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = Non
     mirror: Address of a folder that has the file, in place of the original one.
 
   Raises:
-    UserError: If the name is unknown, the cache cannot be written, or the network is not in the
-      cache and `offline` is set.
-    WorkFailed: If the weights cannot be fetched or the run cannot be written.
+    UserError: If the name is unknown, the weights cannot be fetched or are those of another
+      network, the cache cannot be written, or the network is not in the cache and `offline` is set.
   """
   model = find_model(name)
   cached = cached_run(model)
@@ -88,12 +87,15 @@ def write_pretrained_run(
     mirror: As for `pretrained_run`.
 
   Raises:
-    UserError, WorkFailed: As for `pretrained_run`, and if the directory holds a run.
+    UserError: As for `pretrained_run`, and if the directory holds a run or cannot be written.
   """
   model = find_model(name)
   with _locked_cache(model) as folder:
     path = _fetched(model, folder, offline=offline, mirror=mirror)
-    return _write(model, path_of(workdir), path, _import, mirror)
+    try:
+      return _write(model, path_of(workdir), path, _import, mirror)
+    except WorkFailed as error:  # the disk is full, for example
+      raise UserError(f"--out {error}") from error
 
 
 def cached_run(model: Pretrained) -> pathlib.Path | None:
@@ -227,7 +229,10 @@ def _fetched(
     raise UserError(
       f"{model.name}: is not in the cache ({folder}); run the same command without --offline once"
     )
-  download(model.url(mirror), path, functools.partial(fault_of_weights, model), advice=SPACE)
+  try:
+    download(model.url(mirror), path, functools.partial(fault_of_weights, model), advice=SPACE)
+  except WorkFailed as error:  # as for any file that a command needs and cannot read
+    raise UserError(str(error)) from error
   found = "as published" if model.checksum else "no checksum is published to compare it with"
   tqdm.write(
     f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {_digest(path, 'sha256')} "

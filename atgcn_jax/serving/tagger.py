@@ -172,9 +172,9 @@ class Tagger:
       strict: Whether to refuse incomplete sounds.
 
     Raises:
-      UserError: If the name is unknown, the cache cannot be written, or the network is not in the
-        cache and `offline` is set.
-      WorkFailed: If the weights cannot be fetched or converted.
+      UserError: If the name is unknown, the weights cannot be fetched or are not those of the
+        network, the cache cannot be written, or the network is not in the cache and `offline` is
+        set.
     """
     return cls.restore(pretrained_run(name, offline=offline, mirror=mirror), strict=strict)
 
