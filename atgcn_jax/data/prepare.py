@@ -25,7 +25,7 @@ from atgcn_jax.data.synthetic import soundscapes
 from atgcn_jax.errors import SoundWarning, UserError
 
 Path = str | os.PathLike
-SHORTEST, LONGEST = 0.1, 3600.0  # length of a clip, in seconds
+SHORTEST, LONGEST = 0.1, 60.0  # length of a clip, in seconds
 
 
 def prepare(
@@ -106,6 +106,8 @@ def prepare(
     raise UserError(f"--{'split-by' if split_by else 'stratify'}: needs --split 80/10/10")
   if split:
     parsed_shares(split)
+    if options["fold"]:
+      raise UserError("--fold: --split replaces all folds; leave one of the two out")
   if segment and layout == "events":
     raise UserError("--segment: --layout events cuts around events; use --background for the rest")
   options |= {
@@ -168,7 +170,7 @@ def with_seconds(settings: frontend.Frontend, seconds: float | None) -> frontend
   """Return a front end with another clip length in seconds, or as it is for None.
 
   Raises:
-    UserError: If the length is not between a tenth of a second and an hour.
+    UserError: If the length is not between a tenth of a second and a minute.
   """
   if seconds is None:
     return settings

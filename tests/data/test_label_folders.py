@@ -235,7 +235,8 @@ def test_the_command_splits_folders(tmp_path, capfd):
   for wrong, message in {
     "--split-by folder": "--split-by: needs --split 80/10/10",
     "--split 80/10/10 --split-by site": "--split-by site: --layout folders has no such column",
-    "--split 80/10/10 --seconds 0": "--seconds 0: must be 0.1 to 3600",
+    "--split 80/10/10 --fold x": "--fold: --split replaces all folds",
+    "--split 80/10/10 --seconds 0": "--seconds 0: must be 0.1 to 60",
     "--labels x.csv": "--labels: --layout folders does not support it",
   }.items():
     assert cli.main([*line[:-2], *wrong.split()]) == 2

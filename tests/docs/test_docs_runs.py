@@ -215,6 +215,7 @@ def digest(path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:--split 80/10/10")  # three clips of five labels
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page, False)], ids=name_of)
 def test_commands_run(page, home, mirror, tmp_path, monkeypatch):
   shutil.copytree(home, tmp_path / "home", symlinks=True)
