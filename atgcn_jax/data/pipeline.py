@@ -1,15 +1,17 @@
-"""tf.data input pipeline over a clip store. A function of the step selects the clips of a batch."""
+"""Input pipeline over a clip store. A function of the step selects the clips of a batch."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.tensorflow import import_tensorflow
+from atgcn_jax.runtime.tensorflow import has_tensorflow, import_tensorflow
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # number of pieces that are read ahead
@@ -35,10 +37,11 @@ def batches(
   stop: int,
   share: Share = Share(),
 ) -> Iterator[Batch]:
-  """Return an iterator over the batches of steps start … stop - 1, prefetched by tf.data.
+  """Return an iterator over the batches of steps start … stop - 1, which are read ahead.
 
   Each batch is a dict of this process's `log_mel` [b, T, F] (uint8, or float16 in dB), `peak_db`
-  float32[b] and `labels` uint8[b, K]. Small batches are read several at a time.
+  float32[b] and `labels` uint8[b, K]. Small batches are read several at a time. tf.data reads
+  ahead, or a thread if TensorFlow is not installed.
 
   Args:
     store: Store of the clips.
@@ -50,22 +53,53 @@ def batches(
   Raises:
     UserError: While iterating, if clips cannot be read or are not finite.
   """
+  size = len(share.of(clips_of(start))) if start < stop else 1
+  steps_at_once = max(1, PIECE // size)
+
+  def read(first: int) -> Batch:
+    steps = range(first, min(first + steps_at_once, stop))
+    return store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
+
+  firsts = range(start, stop, steps_at_once)
+  pieces = _with_tensorflow(store, read, firsts) if has_tensorflow() else _with_thread(read, firsts)
+  return (
+    {name: array[first : first + size] for name, array in piece.items()}
+    for piece in pieces
+    for first in range(0, len(piece["labels"]), size)
+  )
+
+
+def _with_thread(read: Callable[[int], Batch], firsts: range) -> Iterator[Batch]:
+  """Yield `read(first)` of each first step, read ahead by a thread."""
+  ahead: deque[Future[Batch]] = deque()
+  pool = ThreadPoolExecutor(1)
+  try:
+    for first in firsts:
+      ahead.append(pool.submit(read, first))
+      if len(ahead) > PREFETCH:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_tensorflow(
+  store: ClipStore, read: Callable[[int], Batch], firsts: range
+) -> Iterator[Batch]:
+  """Return an iterator over `read(first)` of each first step, read ahead by tf.data."""
   tf = import_tensorflow()
-  frames_and_bands = store.log_mel.shape[1:]
   signature = {
-    "log_mel": tf.TensorSpec((None, *frames_and_bands), store.log_mel.dtype),
+    "log_mel": tf.TensorSpec((None, *store.log_mel.shape[1:]), store.log_mel.dtype),
     "peak_db": tf.TensorSpec((None,), tf.float32),
     "labels": tf.TensorSpec((None, len(store.vocabulary)), tf.uint8),
   }
   names, specs = list(signature), list(signature.values())
-  size = len(share.of(clips_of(start))) if start < stop else 1
-  steps_at_once = max(1, PIECE // size)
   failures: list[UserError] = []
 
-  def read(first):
-    steps = range(first, min(first + steps_at_once, stop))
+  def arrays_of(first):
     try:
-      piece = store.read(np.concatenate([share.of(clips_of(step)) for step in steps]))
+      piece = read(int(first))
     except UserError as error:  # TensorFlow would log it and raise a different error.
       failures.append(error)
       return [np.empty((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in specs]
@@ -77,20 +111,16 @@ def batches(
     return piece
 
   def load(first):
-    arrays = tf.numpy_function(read, [first], [signature[name].dtype for name in names])
+    arrays = tf.numpy_function(arrays_of, [first], [signature[name].dtype for name in names])
     return {
       name: tf.ensure_shape(array, signature[name].shape) for name, array in zip(names, arrays)
     }
 
-  dataset = tf.data.Dataset.range(start, stop, steps_at_once)
+  dataset = tf.data.Dataset.range(firsts.start, firsts.stop, firsts.step)
   dataset = dataset.map(load, num_parallel_calls=1, deterministic=True).prefetch(PREFETCH)
   options = tf.data.Options()
   options.threading.private_threadpool_size = 2  # More threads would only spin.
-  return (
-    {name: array[first : first + size] for name, array in piece.items()}
-    for piece in map(checked, dataset.with_options(options).as_numpy_iterator())
-    for first in range(0, len(piece["labels"]), size)
-  )
+  return map(checked, dataset.with_options(options).as_numpy_iterator())
 
 
 def sequential(clips: np.ndarray, batch: int) -> tuple[Callable[[int], np.ndarray], int]:

@@ -26,7 +26,7 @@ from atgcn_jax.runs.run import Loaded, named_apart, store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole
-from atgcn_jax.runtime.tensorflow import import_tensorflow
+from atgcn_jax.runtime.tensorflow import has_tensorflow, import_tensorflow
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 
@@ -264,7 +264,8 @@ def score_labels(
       with contextlib.suppress(OSError):  # continue if the disk is full
         part.add((number,), rows.tobytes())
 
-  import_tensorflow()  # takes seconds, and would delay signals inside the block
+  if has_tensorflow():
+    import_tensorflow()  # takes seconds, and would delay signals inside the block
   with signals.deferred():
     scores, labels = score_clips(
       score_step,

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import sys
 from typing import Any
+
+
+def has_tensorflow() -> bool:
+  """Return whether TensorFlow is installed."""
+  return importlib.util.find_spec("tensorflow") is not None
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""tf.data batches: each is determined by its step, for any first step."""
+"""Batches: each is determined by its step, for any first step, with and without TensorFlow."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,11 @@ from atgcn_jax.data.sampling import clip_order
 
 CLIPS, BATCH = 23, 8
 SHUFFLED = clip_order.shuffled_sampler(np.arange(CLIPS), seed=5)
+
+
+@pytest.fixture(autouse=True, params=["tf.data", "thread"])
+def reader(request, monkeypatch):
+  monkeypatch.setattr(pipeline, "has_tensorflow", lambda: request.param == "tf.data")
 
 
 def clips_of(step):
