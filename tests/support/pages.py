@@ -20,6 +20,8 @@ ELSEWHERE = {
   r"tag recording\.wav$": "pretrained/test_pretrained.py",
   "models get": "pretrained/test_pretrained.py",
   ".* runs/mn10": "interop/test_import_torch.py",
+  ".* runs/mn04": "serving/test_own_length.py",
+  "prepare .*--clip-seconds": "data/test_prepare.py",
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 
