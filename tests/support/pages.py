@@ -23,6 +23,7 @@ ELSEWHERE = {
   "(tag|evaluate) .*--add-labels": "serving/test_added_labels.py",
   "tag .*--explain": "serving/test_explain.py",
   "reproduce (unseen|forgotten)": "paper/test_unseen.py",
+  ".* runs/mn04": "serving/test_own_length.py",
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 
