@@ -20,6 +20,7 @@ ELSEWHERE = {
   r"tag recording\.wav$": "pretrained/test_pretrained.py",
   "models get": "pretrained/test_pretrained.py",
   ".* runs/mn10": "interop/test_import_torch.py",
+  "prepare --frontend efficientat .*--seconds": "data/test_label_folders.py",
   "(tag|evaluate) .*--add-labels": "serving/test_added_labels.py",
   "tag .*--explain": "serving/test_explain.py",
   "reproduce (unseen|forgotten)": "paper/test_unseen.py",
