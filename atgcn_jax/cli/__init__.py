@@ -10,6 +10,7 @@ import traceback
 import warnings
 from typing import NoReturn
 
+from atgcn_jax import __version__
 from atgcn_jax.cli import data, pretrained, results, studies, tfds, training
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
@@ -165,6 +166,7 @@ def command_parser() -> argparse.ArgumentParser:
   parser = _Parser(
     prog="atgcn", description="Audio tagging with label graphs, in JAX.", allow_abbrev=False
   )
+  parser.add_argument("--version", action="version", version=f"atgcn_jax {__version__}")
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
   def verb(name, run, summary, epilog=None, takes_config=False):

@@ -21,6 +21,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runtime.buckets import check_output_folder
 
+FORMATS = ("csv", "jsonl", "raven", "audacity")
 FILES_HELP = "sound file of any length, sample rate and channel count, or a folder of such files"
 EXPORT_HELP = """
 Formats:
@@ -38,6 +39,7 @@ def add_result_verbs(verb: AddVerb) -> None:
   _add_evaluate(verb)
   _add_compare(verb)
   _add_tag(verb)
+  _add_detect(verb)
   _add_embed(verb)
   _add_thresholds(verb)
   _add_export(verb)
@@ -139,6 +141,54 @@ def _add_tag(verb: AddVerb) -> None:
   add_strict(tag)
   tag.add_argument("--json", action="store_true", help="print one JSON object per file")
   tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
+
+
+def _add_detect(verb: AddVerb) -> None:
+  detect = verb(
+    "detect",
+    _detect,
+    "write when each label sounds: spans with a start, an end and a score",
+    "Times are those of frames, or of windows for systems without frame scores. Raven selection "
+    "tables and Audacity label tracks are written to a file per sound.",
+  )
+  add_tagger(detect)
+  add_added_labels(detect)
+  detect.add_argument(
+    "--min-score",
+    metavar="S",
+    type=float,
+    help="score that a label must reach (default: the thresholds of `atgcn thresholds`, else 0.5)",
+  )
+  detect.add_argument(
+    "--release",
+    metavar="R",
+    type=float,
+    default=0.5,
+    help="a detection goes on while the score is at least this share of --min-score (default: 0.5)",
+  )
+  detect.add_argument(
+    "--min-seconds",
+    metavar="T",
+    type=float,
+    default=0.0,
+    help="shortest detection, in seconds (default: 0)",
+  )
+  detect.add_argument(
+    "--hop-seconds", metavar="SECONDS", type=float, help="score windows this far apart, see tag"
+  )
+  detect.add_argument(
+    "--format",
+    choices=FORMATS,
+    default="csv",
+    help="format of the output (default: csv)",
+  )
+  detect.add_argument(
+    "--out",
+    metavar="PATH",
+    help="file to write; for raven and audacity, folder (default: print csv and jsonl)",
+  )
+  add_strict(detect)
+  detect.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
 
 def _add_embed(verb: AddVerb) -> None:
@@ -276,6 +326,27 @@ def _tag(options) -> int:
     hop_seconds=options.hop_seconds,
     csv_file=options.csv,
     as_json=options.json,
+  )
+  return _left_out(options.verb, bad)
+
+
+def _detect(options) -> int:
+  from atgcn_jax.runtime.process_setup import keep_compiled_programs
+  from atgcn_jax.serving.detect_files import detect_files
+
+  keep_compiled_programs()
+  tagger = _tagger(options)
+  if options.add_labels:
+    tagger = tagger.with_labels(options.add_labels)
+  bad = detect_files(
+    tagger,
+    options.files,
+    kind=options.format,
+    out=options.out,
+    min_score=options.min_score,
+    release=options.release,
+    min_seconds=options.min_seconds,
+    hop_seconds=options.hop_seconds,
   )
   return _left_out(options.verb, bad)
 

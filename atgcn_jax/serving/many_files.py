@@ -77,11 +77,11 @@ def tag_files(
 
   if not csv_file:
     form = _json if as_json else _table
-    return _each(
+    return each_outcome(
       "tag",
       outcomes(sounds, True),
       bad,
-      lambda o: _say(form(o.source, _rows(o.value, chosen), timeline)),
+      lambda o: say(form(o.source, _rows(o.value, chosen), timeline)),
     )
 
   def finished(outcome: Outcome) -> tuple[bytes, str]:
@@ -91,7 +91,7 @@ def tag_files(
       for start, end, tags in rows
       for tag in tags
     ]
-    return _csv(table), _json(outcome.source, rows, timeline) if as_json else ""
+    return csv_bytes(table), _json(outcome.source, rows, timeline) if as_json else ""
 
   options = {
     "--top": None if above_threshold else top,
@@ -101,7 +101,7 @@ def tag_files(
     "--json": as_json,
     "--strict": tagger.strict,
   }
-  heading = _csv([CSV_COLUMNS])
+  heading = csv_bytes([CSV_COLUMNS])
   with _output("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
     bad, contents = _finish("tag", part, sounds, bad, outcomes, finished)
     with whole_file(path_of(csv_file)) as file:
@@ -141,10 +141,10 @@ def explain_files(
     if plot:
       draw_explanation(plot, outcome.value)
     form = explanation_json if as_json else explanation_text
-    _say(form(outcome.source, outcome.value))
+    say(form(outcome.source, outcome.value))
 
   find_label(tagger.vocabulary, label, "--explain")
-  return _each("tag", outcomes(), bad, use)
+  return each_outcome("tag", outcomes(), bad, use)
 
 
 def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
@@ -240,16 +240,16 @@ def _finish(
   rest = [file for file in files if keys[file] not in part]
   for file in files:
     if keys[file] in part and (text := part.note(keys[file])):
-      _say(text)
+      say(text)
 
   def use(outcome: Outcome) -> None:
     content, text = finished(outcome)
     part.add(keys[outcome.source], content, text)
     if text:
-      _say(text)
+      say(text)
 
   done = len(files) - len(rest)
-  bad = _each(verb, outcomes(rest, not done), bad, use, done)
+  bad = each_outcome(verb, outcomes(rest, not done), bad, use, done)
   return bad, ((file, part[keys[file]]) for file in files if keys[file] in part)
 
 
@@ -272,13 +272,14 @@ def _digest(thresholds: np.ndarray | None) -> str:
   return hashlib.sha256(np.asarray(thresholds, np.float64).tobytes()).hexdigest()[:16]
 
 
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
+  """Return rows as CSV."""
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)
   return text.getvalue().encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
 
 
-def _each(
+def each_outcome(
   verb: str,
   outcomes: Iterable[Outcome],
   bad: list[Exception],
@@ -362,6 +363,7 @@ def shortened(text: str, columns: int) -> str:
   return text if len(text) <= columns else text[: max(0, columns - 1)] + "…"
 
 
-def _say(text: str) -> None:
-  tqdm.write(text)  # above the progress bar
+def say(text: str) -> None:
+  """Print a text above the progress bar, at once."""
+  tqdm.write(text)
   sys.stdout.flush()

@@ -1,0 +1,141 @@
+"""Detections in many files, for `atgcn detect`, and their output."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.serving.detections import (
+  CSV_COLUMNS,
+  RAVEN_COLUMNS,
+  Detection,
+  Rules,
+  as_json_lines,
+  as_table,
+  detections,
+)
+from atgcn_jax.serving.many_files import csv_bytes, each_outcome, say
+from atgcn_jax.serving.sources import spread
+from atgcn_jax.serving.tagger import Outcome, Tagger
+
+ENDINGS = {"raven": ".selections.txt", "audacity": ".labels.txt"}  # one file per sound
+
+
+def detect_files(
+  tagger: Tagger,
+  files: Sequence[str],
+  *,
+  kind: str,
+  out: str | None,
+  min_score: float | None = None,
+  release: float = 0.5,
+  min_seconds: float = 0.0,
+  hop_seconds: float | None = None,
+) -> list[Exception]:
+  """Write the detections in sound files, or print them.
+
+  Args:
+    tagger: The tagger.
+    files: The files and folders.
+    kind: The format: `csv` or `jsonl`, one file for all sounds; `raven` or `audacity`, one file per
+      sound.
+    out: The file, or the folder for a file per sound. None prints `csv` and `jsonl`.
+    min_score: The score of a detection. By default the thresholds of the run, or .5 without them.
+    release: See `Rules`.
+    min_seconds: The least length of a detection, in seconds.
+    hop_seconds: See `Tagger.timeline`.
+
+  Returns:
+    The errors of the files that could not be used.
+
+  Raises:
+    UserError, WorkFailed: An option is invalid, the output cannot be written, or none of the files
+      could be used.
+  """
+  if kind in ENDINGS and out is None:
+    raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
+  rules = rules_of(tagger, min_score, release, min_seconds)
+  sounds, bad = spread(files)
+  highest = tagger.run.frontend.fmax
+  parts: list[tuple[str, list[Detection]]] = []
+  targets = targets_of(sounds, kind, out) if kind in ENDINGS and out else {}
+
+  def use(outcome: Outcome) -> None:
+    file, found = outcome.source, detections(outcome.value, tagger.vocabulary, rules)
+    if kind in ENDINGS:
+      rows = as_table(found, kind, file, highest)
+      heading = [list(RAVEN_COLUMNS)] if kind == "raven" else []
+      text = "".join("\t".join(row) + "\n" for row in [*heading, *rows])
+      write_output(targets[file], text.encode())
+    elif out is None:
+      if kind == "csv":
+        say(csv_bytes(as_table(found, kind, file, highest)).decode().rstrip("\n"))
+      else:
+        say(as_json_lines(found, file).rstrip("\n"))
+    else:
+      parts.append((file, found))
+
+  if out is None and kind == "csv":
+    say(csv_bytes([CSV_COLUMNS]).decode().rstrip("\n"))
+  bad = each_outcome("detect", tagger.timelines(sounds, hop_seconds=hop_seconds), bad, use)
+  if out is not None and kind == "csv":
+    tables = [row for file, found in parts for row in as_table(found, kind, file, highest)]
+    write_output(path_of(out), csv_bytes([CSV_COLUMNS, *tables]))
+  elif out is not None and kind == "jsonl":
+    write_output(path_of(out), "".join(as_json_lines(f, name) for name, f in parts).encode())
+  return bad
+
+
+def rules_of(tagger: Tagger, min_score: float | None, release: float, min_seconds: float) -> Rules:
+  """Return the rules of the options.
+
+  Raises:
+    UserError: An option is out of its range.
+  """
+  for option, value, most in (("--min-score", min_score, 1), ("--release", release, 1)):
+    if value is not None and not 0 < value <= most:
+      raise UserError(f"{option} {value:g}: must be above 0 and at most {most}")
+  if not 0 <= min_seconds < float("inf"):
+    raise UserError(f"--min-seconds {min_seconds:g}: must be at least 0")
+  least = tagger.thresholds if min_score is None else None
+  if least is None:
+    least = np.full(len(tagger.vocabulary), 0.5 if min_score is None else min_score)
+  return Rules(least, release, min_seconds)
+
+
+def targets_of(sounds: Sequence[str], kind: str, out: str) -> dict[str, pathlib.Path]:
+  """Return the output file of each sound; sounds of one name get the names of their folders too.
+
+  Raises:
+    UserError: The folder cannot be made.
+  """
+  try:
+    path_of(out).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--out {out}: cannot be made ({error.strerror}); name a folder") from error
+  names = [os.path.basename(sound) for sound in sounds]
+  targets = {}
+  for sound, name in zip(sounds, names):
+    if names.count(name) > 1:
+      name = os.path.normpath(sound).strip(os.sep).replace(os.sep, "_")
+    targets[sound] = path_of(out) / f"{name}{ENDINGS[kind]}"
+  return targets
+
+
+def write_output(path: pathlib.Path, content: bytes) -> None:
+  """Write a complete output file.
+
+  Raises:
+    UserError: It cannot be written.
+  """
+  try:
+    write_whole(path, content)
+  except OSError as error:
+    raise UserError(
+      f"--out {path}: cannot be written ({error.strerror or error}); name another place"
+    ) from error
