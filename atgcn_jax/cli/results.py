@@ -214,6 +214,17 @@ def _add_thresholds(verb: AddVerb) -> None:
     metavar="STORE",
     help="clip store or TFDS dataset (default: the one the run was trained on)",
   )
+  thresholds.add_argument(
+    "--floor", metavar="S", type=float, default=0.0, help="lowest threshold (default: 0)"
+  )
+  thresholds.add_argument(
+    "--min-precision",
+    metavar="P",
+    type=float,
+    default=0.0,
+    help="least precision on the validation clips; labels that do not reach it get no threshold "
+    "(default: 0)",
+  )
   thresholds.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
@@ -390,7 +401,13 @@ def _thresholds(options) -> None:
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
 
   keep_compiled_programs()
-  result = tune(options.workdir, step=options.step, store_path=options.store)
+  result = tune(
+    options.workdir,
+    step=options.step,
+    store_path=options.store,
+    floor=options.floor,
+    min_precision=options.min_precision,
+  )
   print(json.dumps(result) if options.json else thresholds_text(result))
 
 

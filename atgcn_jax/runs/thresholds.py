@@ -39,7 +39,9 @@ class Thresholds(NamedTuple):
       )
 
 
-def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_thresholds(
+  scores: np.ndarray, labels: np.ndarray, *, floor: float = 0.0, min_precision: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
   """Return the threshold with the highest F1 for each label, and that F1.
 
   A label is predicted if its score is at least the threshold. With the numbers of true positives
@@ -49,9 +51,12 @@ def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
   Args:
     scores: float[N, K].
     labels: [N, K], 1 or true where a clip has the label.
+    floor: Lower candidates are not considered.
+    min_precision: Nor are candidates with a lower precision.
 
   Returns:
-    Thresholds and F1, float64[K] each. Both are NaN for labels that no clip has.
+    Thresholds and F1, float64[K] each. Both are NaN for labels that no clip has, and for those
+    without a candidate.
   """
   from sklearn.metrics import precision_recall_curve  # takes a second; tagging does not need it
 
@@ -60,14 +65,22 @@ def best_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
     precision, recall, tried = precision_recall_curve(labels[:, k], scores[:, k])
     both = precision + recall
     values = 2 * precision * recall / np.where(both > 0, both, 1)
-    values = values[: len(tried)][::-1]  # the highest threshold first
+    allowed = (tried >= floor) & (precision[:-1] >= min_precision)
+    if not allowed.any():
+      continue
+    values = np.where(allowed, values[:-1], -1)[::-1]  # the highest threshold first
     best = int(values.argmax())
     thresholds[k], f1[k] = tried[::-1][best], values[best]
   return thresholds, f1
 
 
 def tune(
-  workdir: str | os.PathLike, *, step: str = "latest", store_path: str | None = None
+  workdir: str | os.PathLike,
+  *,
+  step: str = "latest",
+  store_path: str | None = None,
+  floor: float = 0.0,
+  min_precision: float = 0.0,
 ) -> dict[str, Any]:
   """Tune thresholds on the validation split and write them to `thresholds.json` in the run.
 
@@ -75,11 +88,13 @@ def tune(
     workdir: The run directory.
     step: A number, `latest` or `best`.
     store_path: The store; by default the one that the run was trained on.
+    floor: The lowest threshold, 0 to 1.
+    min_precision: The least precision on the validation clips, 0 to 1.
 
   Returns:
     `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, which maps
-    label ids to `name`, `positives`, `threshold` and `f1`. The last two are None for labels that no
-    clip has.
+    label ids to `name`, `positives`, `threshold` and `f1`. The last two are None for labels
+    without a threshold.
 
   Raises:
     UserError: If the run, step or store cannot be used, the run has no validation clips, or its
@@ -90,20 +105,31 @@ def tune(
   from atgcn_jax.runs.resumable_scores import kept_scores
   from atgcn_jax.runs.scoring import score_split
 
+  for option, value in (("--floor", floor), ("--min-precision", min_precision)):
+    if not 0 <= value <= 1:
+      raise UserError(f"{option} {value:g}: must be 0 to 1")
   check_output_folder(
     "--workdir", workdir, "thresholds are stored with the run; copy the run to another folder"
   )
   with kept_scores(workdir) as keep:
     scored = score_split(workdir, step, store_path, "validation", keep=keep)
     warn_if_test_clips(splits_of(scored.loaded.run.config), "the thresholds are tuned on the clips")
-    return _tuned(workdir, scored)
+    return _tuned(workdir, scored, floor, min_precision)
 
 
-def _tuned(workdir: str | os.PathLike, scored: Any) -> dict[str, Any]:
+def _tuned(
+  workdir: str | os.PathLike, scored: Any, floor: float, min_precision: float
+) -> dict[str, Any]:
   """Tune the thresholds on a ScoredSplit, write the file, and return the result of `tune`."""
-  thresholds, f1 = best_thresholds(scored.scores, scored.labels)
-  if not np.isfinite(thresholds).any():
+  if not scored.labels.any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")
+  thresholds, f1 = best_thresholds(
+    scored.scores, scored.labels, floor=floor, min_precision=min_precision
+  )
+  if not np.isfinite(thresholds).any():
+    raise UserError(
+      f"--min-precision {min_precision:g}, --floor {floor:g}: no label reaches them; lower them"
+    )
   ids, names = scored.vocabulary.ids, scored.vocabulary.names
   columns = zip(ids, names, scored.labels.sum(axis=0, dtype=int), thresholds, f1)
   result = {
@@ -141,7 +167,7 @@ def thresholds_text(result: dict[str, Any]) -> str:
   ]
   lines.append(
     f"step {result['step']}, {result['clips']} validation clips: mean F1 {result['mean_f1']:.4f} "
-    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} labels have no clip"
+    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} labels have no threshold"
   )
   return "\n".join(lines)
 

@@ -328,6 +328,19 @@ def test_thresholds_have_the_highest_f1():
   assert best_thresholds(scores, labels)[0][0] == scores[30, 0]
 
 
+def test_thresholds_keep_a_floor_and_a_precision():
+  scores = np.array([[0.9], [0.8], [0.7], [0.2], [0.1]], np.float32)
+  labels = np.array([[1], [0], [1], [1], [0]], np.uint8)
+  found = {
+    (floor, precision): best_thresholds(scores, labels, floor=floor, min_precision=precision)[0][0]
+    for floor, precision in ((0, 0), (0.3, 0), (0, 0.8), (0.95, 0))
+  }
+  assert found[0, 0] == scores[3, 0]  # F1 6/7
+  assert found[0.3, 0] == scores[2, 0]
+  assert found[0, 0.8] == scores[0, 0]  # the only one without a false positive
+  assert np.isnan(found[0.95, 0])
+
+
 def test_thresholds_are_stored_with_the_run(tagger, sounds, tmp_path, capsys):
   tuned = shutil.copytree(trained(), tmp_path / "run")
   assert cli.main(["thresholds", "--workdir", str(tuned)]) == 0
