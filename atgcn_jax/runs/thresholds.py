@@ -167,7 +167,7 @@ def thresholds_text(result: dict[str, Any]) -> str:
   ]
   lines.append(
     f"step {result['step']}, {result['clips']} validation clips: mean F1 {result['mean_f1']:.4f} "
-    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} labels have no threshold"
+    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} have no threshold"
   )
   return "\n".join(lines)
 
