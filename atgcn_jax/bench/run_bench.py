@@ -16,11 +16,15 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
   """
   what = options.what
   if what in ("train", "infer"):
+    from atgcn_jax.bench.operations import operation_table
     from atgcn_jax.bench.steps import bench
 
     result = bench(
       what, options.model, options.batch, options.steps, options.dtype, trace=options.trace
     )
+    if options.trace:
+      figures = {name: value for name, value in result.items() if name != "operations"}
+      return result, f"{_lines(figures)}\n\n{operation_table(result['operations'])}"
   elif what == "layers":
     from atgcn_jax.bench.layers import bench_layers, layer_table
 
@@ -60,4 +64,8 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
 
     result = compare_with_peers(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
     return result, peer_table(result)
-  return result, "\n".join(f"{name:24} {value}" for name, value in result.items())
+  return result, _lines(result)
+
+
+def _lines(figures: dict[str, Any]) -> str:
+  return "\n".join(f"{name:24} {value}" for name, value in figures.items())

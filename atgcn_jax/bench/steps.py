@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from atgcn_jax.audio.frontend import FRONTENDS, VGGISH_FEATURES
 from atgcn_jax.bench.flops import forward_flops, layer_flops, step_flops
+from atgcn_jax.bench.operations import longest_operations
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import with_constants
@@ -61,13 +62,14 @@ def bench(
     batch: Clips per step, over all devices.
     steps: Number of timed steps, after a first step that compiles.
     dtype: Compute type, `float32` or `bfloat16`.
-    trace: Folder for a profile of one more step, for TensorBoard or Perfetto.
+    trace: Folder for a profile of as many more steps, for TensorBoard or Perfetto.
 
   Returns:
     `seconds_per_step`; `clips_per_second`; `peak_bytes`, of the process on CPU and of the first
     device otherwise; `first_step_seconds`, including compilation; `start_to_first_step`, from the
     start of the process to the submission of the first step; `flops` of a step (a backward pass
-    counts as two forward passes) and `flops_per_second`; and the settings.
+    counts as two forward passes) and `flops_per_second`; with `trace` the `operations` that took
+    longest; and the settings.
   """
   system = system_of(model_name, dtype)
   state: Any = system.state
@@ -101,7 +103,9 @@ def bench(
     seconds.append(time.perf_counter() - start)
   if trace:
     with jax.profiler.trace(trace, profiler_options=trace_options()):
-      jax.block_until_ready(step(state))
+      for _ in range(steps):
+        state = step(state)
+      jax.block_until_ready(state)
   median = statistics.median(seconds[1:])
   flops = system.flops(what, batch)
   return {
@@ -119,6 +123,7 @@ def bench(
     "flops": flops,
     "flops_per_second": flops / median,
     "peak_bytes": peak_bytes(),
+    **({"operations": longest_operations(trace)} if trace else {}),
   }
 
 
@@ -192,9 +197,13 @@ def model_section(model_name: str, dtype: str) -> Any:
 
 
 def matrix_product_rate(dtype: str, repeats: int = 5) -> float:
-  """Measure the FLOP/s of a product of two large square matrices."""
+  """Measure the FLOP/s of a product of two large square random matrices.
+
+  The numbers are random because a GPU multiplies equal numbers faster than its power limit allows
+  for others.
+  """
   size = 3072 if jax.default_backend() == "cpu" else 8192
-  a = jnp.ones((size, size), dtype)
+  a = jax.random.normal(jax.random.key(0), (size, size), dtype)
   return 2 * size**3 / median_seconds(jax.jit(jnp.matmul), (a, a), repeats)
 
 

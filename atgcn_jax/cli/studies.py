@@ -199,7 +199,10 @@ def _add_bench(verb: AddVerb) -> None:
     help="script to compare with: PyTorch training for compare, a reference loader for data",
   )
   bench.add_argument(
-    "--trace", metavar="DIR", help="for train and infer, folder for a profiler trace of one step"
+    "--trace",
+    metavar="DIR",
+    help="for train and infer, folder for a profiler trace of as many more steps; the result lists "
+    "the longest operations",
   )
   bench.add_argument("--json", action="store_true", help=JSON_HELP)
 

@@ -25,7 +25,7 @@ from typing import NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # With one device, a step takes milliseconds, and most of the life of a process is its start.
-ENVIRONMENT = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+ENVIRONMENT = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": os.environ["JAX_PLATFORMS"]}
 
 from runs_support import records, same_bits, saved, start, tiny_config  # noqa: E402
 
@@ -52,6 +52,7 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> list[str
     "checkpoint.every": EVERY,
     "evaluation.every": 40,
     "data.placement": "device",
+    "deterministic": True,  # on a GPU, resumed runs have the same bits only with this
   }
   overrides = [f"--config.{key}={value}" for key, value in changes.items()]
   return ["train", "--config", str(folder / "config.py"), "--workdir", str(workdir), *overrides]
