@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.hints import about_columns, about_label
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.labels.label_files import has_controls, text_lines
 
 COLUMNS = ("index", "mid", "display_name")
 AUDIOSET = "audioset"  # stands for the 527 labels of AudioSet in place of a path
@@ -32,7 +32,8 @@ class Vocabulary:
 
   Raises:
     ValueError: The numbers of ids and names differ, or an id is repeated, empty, padded with
-      spaces or contains a comma (commas separate the ids of a clip in label files).
+      spaces or contains a comma (commas separate the ids of a clip in label files), or an id or
+      name contains control characters.
   """
 
   ids: tuple[str, ...]
@@ -43,7 +44,11 @@ class Vocabulary:
       raise ValueError(f"{len(self.ids)} ids but {len(self.names)} names")
     for label_id in self.ids:
       if not label_id or label_id != label_id.strip() or "," in label_id:
-        raise ValueError(f"label id {label_id!r} is empty, padded with spaces or contains a comma")
+        shown = printable(label_id, 40)
+        raise ValueError(f"label id {shown!r} is empty, padded with spaces or contains a comma")
+    for text in (*self.ids, *self.names):
+      if has_controls(text):
+        raise ValueError(f"{printable(text, 40)} contains control characters")
     if len(self.index) < len(self.ids):
       repeated = next(label_id for k, label_id in enumerate(self.ids) if self.index[label_id] != k)
       raise ValueError(f"label id {repeated} is repeated")
