@@ -15,14 +15,12 @@ def printable(text: object, most: int = MESSAGE) -> str:
     most: The maximum number of characters.
   """
   line = str(text)
-  # Escapes are longer than their characters, so that a cut before them is exact enough.
-  if len(line) > most:
-    end = most // 3
-    line = f"{line[: most - end - 1]}…{line[-end:]}"
-  if line.isprintable():
-    return line
-  escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
-  return "".join(escaped)
+  if len(line) > 2 * most:  # before the escapes, for texts of megabytes
+    line = line[:most] + line[-most:]
+  if not line.isprintable():
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+  end = most // 3
+  return line if len(line) <= most else f"{line[: most - end - 1]}…{line[-end:]}"
 
 
 def reason(error: BaseException) -> str:

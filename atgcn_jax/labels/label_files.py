@@ -17,7 +17,8 @@ from atgcn_jax.labels.sparse import unpacked
 from atgcn_jax.runtime.buckets import open_binary
 
 SHOWN = 40  # maximum length of a field of a file in a message
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Control characters, ends of lines, changes of the direction of writing, and the byte order mark.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -55,7 +56,7 @@ def encoding_fault(error: UnicodeDecodeError) -> str:
 
 
 def has_controls(text: str) -> bool:
-  """Return whether a text has control characters or separators of lines, which no name has."""
+  """Return whether a text has characters that control its display, which no name has."""
   return _CONTROLS.search(text) is not None
 
 
