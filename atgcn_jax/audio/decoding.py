@@ -20,6 +20,7 @@ from atgcn_jax.errors import UserError
 
 _SIZES = (1 << 18, 1 << 12, 1 << 6)  # frames decoded at a time: by default, and near damage
 _UNKNOWN = 1 << 62  # libsndfile returns a higher number of frames if the header states none
+SLOWEST_HZ = 100  # lowest sample rate of sound
 
 
 class Sound(NamedTuple):
@@ -151,6 +152,10 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
       converted, contents = opened
       streams = [stack.enter_context(_Stream(converted.fileno()))]
     rate = streams[0].samplerate
+    if rate < SLOWEST_HZ:  # at the rate of a front end, it would take thousands of times the space
+      raise UserError(
+        f"{name}: claims a sample rate of {rate} Hz; give sound of {SLOWEST_HZ} Hz on"
+      )
     same = [stream for stream in streams if stream.samplerate == rate]
     if len(same) < len(streams):
       fault = f"{len(streams) - len(same)} of its {len(streams)} streams differ in sample rate"

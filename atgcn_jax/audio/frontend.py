@@ -17,6 +17,27 @@ from atgcn_jax.audio.quantisation import RANGE_DB
 # fingerprints of stores and runs do not change.
 LATER = ("pre_emphasis", "window", "centre", "spread", "value_limit")
 
+# Settings that must be above 0, and their largest values, far above those of any front end in use.
+LIMITS = {
+  "sample_rate": 10_000_000,
+  "n_fft": 2**20,
+  "win_length": 2**24,
+  "hop": 2**24,
+  "n_mels": 2**14,
+  "fmax": 5_000_000,
+  "amin": 1,
+  "top_db": 1000,
+  "seconds": 86_400,
+  "log_offset": 1e6,
+  "value_limit": 1e6,
+}
+CHOICES = {
+  "pad_mode": ("constant", "reflect", "none"),
+  "power": (1, 2),
+  "mel_scale": ("slaney", "htk"),
+  "window": ("periodic", "symmetric"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Frontend:
@@ -48,6 +69,9 @@ class Frontend:
     value_limit: For embeddings of a network that this package does not have, the bound of their
       absolute values. `win_length`, `hop` and `n_mels` are then those of the embeddings: samples
       per embedding, samples between them, and their width. None for log-mels.
+
+  Raises:
+    ValueError: If a setting is out of range.
   """
 
   name: str
@@ -71,6 +95,20 @@ class Frontend:
   centre: float = 0.0
   spread: float = 1.0
   value_limit: float | None = None
+
+  def __post_init__(self) -> None:
+    for name, most in LIMITS.items():
+      value = getattr(self, name)
+      if value is not None and not 0 < value <= most:
+        raise ValueError(
+          f"the front end has {name} {value}, which must be above 0 and at most {most}"
+        )
+    for name, choices in CHOICES.items():
+      if getattr(self, name) not in choices:
+        named = ", ".join(map(str, choices))
+        raise ValueError(f"the front end has {name} {getattr(self, name)!r}, not one of {named}")
+    if not 0 <= self.fmin < self.fmax or not self.samples or self.spread == 0:
+      raise ValueError("the front end has no bands, no samples or no spread")
 
   @property
   def uint8_range(self) -> float:

@@ -10,7 +10,7 @@ import stat
 from typing import Any, BinaryIO
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.buckets import check_no_device, in_bucket, path_of
 
 Source = str | os.PathLike | bytes | BinaryIO
 
@@ -56,6 +56,7 @@ def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[
   """Return the open file and a memory map; None and bytes if it is not a regular file on disk."""
   if in_bucket(source):
     return None, path_of(source).read_bytes()
+  check_no_device(source)
   file = stack.enter_context(io.FileIO(source))
   status = os.fstat(file.fileno())
   # A pipe or an empty file cannot be mapped.

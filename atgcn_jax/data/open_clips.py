@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from atgcn_jax.data.store.clip_store import ClipStore, open_store
-from atgcn_jax.data.store.finite_clips import check_small
 from atgcn_jax.data.tfds.dataset import open_tfds
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import in_bucket
@@ -27,7 +26,5 @@ def open_clips(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
       f"{path}: a clip store must be on a disk; copy it to one, or write a TFDS dataset to the "
       "bucket with `atgcn tfds --file-format tfrecord --out gs://…`"
     )
-  store = open_tfds(path) if in_bucket(path) or os.path.isdir(path) else open_store(path)
-  if finite:
-    check_small(store.path, store.clip_ids, store.peak_db, store.normaliser)
-  return store
+  is_dataset = in_bucket(path) or os.path.isdir(path)
+  return (open_tfds if is_dataset else open_store)(path, finite=finite)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.labels.label_files import read_arrays, text_lines
+from atgcn_jax.errors import PART, UserError, printable
+from atgcn_jax.labels.label_files import SHOWN, has_controls, read_arrays, text_lines
 from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
 
@@ -161,7 +161,7 @@ def read_segments(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Segme
         unknown += 1
         reason = f"label {error} is not in the vocabulary"
       if len(examples) < EXAMPLES:
-        examples.append(f"line {number}: {reason}")
+        examples.append(f"line {number}: {printable(reason, PART)}")
       continue
     if clip_id in seen:
       repeated += 1
@@ -219,14 +219,17 @@ def parsed_segment(line: str) -> Segment:
     if len(fields) != 4:
       raise ValueError(f"{len(fields)} fields instead of 4, {SEGMENT_FORM}")
   clip_id = fields[0].strip()
-  if not clip_id:
-    raise ValueError("no id")
+  if not clip_id or has_controls(clip_id):
+    raise ValueError("no id, or one with control characters")
   try:
     start, end = float(fields[1]), float(fields[2])
   except ValueError:
-    raise ValueError(f"times {fields[1]!r} and {fields[2]!r} are not both numbers") from None
+    raise ValueError(
+      f"times {printable(fields[1], SHOWN)} and {printable(fields[2], SHOWN)} are not both numbers"
+    ) from None
   if not 0 <= start < end < math.inf:
-    raise ValueError(f"times {fields[1]} to {fields[2]} are negative or out of order")
+    times = " to ".join(printable(field, SHOWN) for field in fields[1:3])
+    raise ValueError(f"times {times} are negative or out of order")
   return Segment(clip_id, start, end, [label.strip() for label in fields[3].split(",")])
 
 

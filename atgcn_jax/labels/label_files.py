@@ -6,16 +6,19 @@ import codecs
 import gzip
 import io
 import os
-import zipfile
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable, reason
+from atgcn_jax.labels.npz import npz_arrays
 from atgcn_jax.labels.sparse import unpacked
 from atgcn_jax.runtime.buckets import open_binary
+
+SHOWN = 40  # maximum length of a field of a file in a message
+# Control characters, ends of lines, changes of the direction of writing, and the byte order mark.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -32,13 +35,16 @@ def text_lines(path: str | os.PathLike[str]) -> Iterator[str]:
       content: Any = gzip.GzipFile(fileobj=file) if os.fspath(path).endswith(".gz") else file
       # Only \n ends a line: words in a file of vectors and quoted CSV fields may contain \r.
       with io.TextIOWrapper(content, encoding="utf-8-sig", newline="\n") as text:
-        yield from text
+        for line in text:
+          if "\0" in line:
+            raise UserError(f"{path}: contains NUL characters; save it as UTF-8 text")
+          yield line
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
   except UnicodeDecodeError as error:
     raise UserError(f"{path}: {encoding_fault(error)}, or a .gz of it") from None
   except (OSError, EOFError, zlib.error) as error:
-    raise UserError(f"{path}: cannot be read ({_reason(error)}); check the file") from None
+    raise UserError(f"{path}: cannot be read ({reason(error)}); check the file") from None
 
 
 def encoding_fault(error: UnicodeDecodeError) -> str:
@@ -49,6 +55,25 @@ def encoding_fault(error: UnicodeDecodeError) -> str:
   return "not UTF-8 text; save it as UTF-8"
 
 
+def has_controls(text: str) -> bool:
+  """Return whether a text has characters that control its display, which no name has."""
+  return _CONTROLS.search(text) is not None
+
+
+def check_name(text: str, where: str) -> None:
+  """Refuse an id or a file name with control characters.
+
+  Args:
+    text: The id or name.
+    where: The file, and the position in it, for the message.
+
+  Raises:
+    UserError: If it has some.
+  """
+  if has_controls(text):
+    raise UserError(f"{where}: {printable(text, SHOWN)} has control characters; remove them")
+
+
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Return all arrays and sparse matrices of an .npz file by key. Pickled objects are not loaded.
 
@@ -57,24 +82,14 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
       `labels.sparse.pack_matrices`.
 
   Raises:
-    UserError: The file is missing, is not an .npz file, or contains Python objects.
+    UserError: The file is missing, is not an .npz file, contains Python objects, or is damaged.
   """
-  advice = "use a file of plain arrays written by numpy.savez"
   try:
     with open_binary(path) as file:
-      # NumPy reports any file that is neither .npz nor .npy as a pickle, which would mislead.
-      if not zipfile.is_zipfile(file):
-        raise UserError(f"{path}: not an .npz file; {advice}")
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as arrays:
-        return unpacked({key: np.asarray(arrays[key]) for key in arrays.files})
+      return unpacked(npz_arrays(file))
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
-  except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-    raise UserError(f"{path}: cannot be read ({_reason(error)}); {advice}") from None
-
-
-def _reason(error: Exception) -> str:
-  """Return the reason of an error on one line."""
-  text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-  return " ".join(text.split())
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{path}: cannot be read ({reason(error)}); use a file of plain arrays written by numpy.savez"
+    ) from None

@@ -8,15 +8,24 @@ import graphlib
 import json
 import os
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.csgraph
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.errors import UserError, printable, reason
+from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
 from atgcn_jax.labels.sparse import Matrix, csr, sized
+from atgcn_jax.runtime.schema import checked
+
+
+class Node(TypedDict):
+  """A category in `ontology.json`, which has further keys."""
+
+  id: str
+  name: str
+  child_ids: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +57,7 @@ def read_ontology(path: str | os.PathLike[str]) -> Ontology:
       an entry, or has a category among its own descendants.
   """
   try:
-    nodes = json.loads("".join(text_lines(path)))
+    nodes = checked(json.loads("".join(text_lines(path))), list[Node], "ontology")
     ontology = ontology_of(nodes)
     names, children = ontology.names, ontology.children
     if len(names) < len(nodes) or not nodes:
@@ -56,12 +65,16 @@ def read_ontology(path: str | os.PathLike[str]) -> Ontology:
         f"{path}: contains no category, or one twice; use the original file of the ontology"
       )
     unknown = {child for group in children.values() for child in group} - set(names)
-  except (KeyError, TypeError, ValueError, RecursionError):
+  except (ValueError, RecursionError) as error:
     raise UserError(
-      f"{path}: not an ontology; use a JSON list of objects with id, name and child_ids"
+      f"{path}: not an ontology ({reason(error)}); use a JSON list of objects with id, name and "
+      "child_ids"
     ) from None
+  for text in (*names, *names.values()):
+    check_name(text, os.fspath(path))
   if unknown:
-    raise UserError(f"{path}: child {min(unknown, key=str)} has no entry of its own; add the entry")
+    child = printable(min(unknown), SHOWN)
+    raise UserError(f"{path}: child {child} has no entry of its own; add the entry")
   try:
     graphlib.TopologicalSorter(children).prepare()
   except graphlib.CycleError as error:

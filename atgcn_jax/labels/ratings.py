@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import os
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.errors import UserError, printable, reason
+from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
 
 COLUMNS = ("label_id", "num_rated", "num_true")
 
@@ -22,6 +22,13 @@ def read_ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
     UserError: The file cannot be read, lacks a column or has no rows, or a row has invalid counts
       or repeats a label.
   """
+  try:
+    return _ratings(path)
+  except (csv.Error, ValueError) as error:  # numbers of more digits than Python converts
+    raise UserError(f"{path}: not CSV of counts ({reason(error)}); fix the file") from None
+
+
+def _ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
   rows = csv.DictReader(text_lines(path), skipinitialspace=True)
   if missing := [column for column in COLUMNS if column not in (rows.fieldnames or ())]:
     raise UserError(
@@ -32,12 +39,16 @@ def read_ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
     where = f"{path}, line {rows.line_num}"
     label, *numbers = (row[column] or "" for column in COLUMNS)
     if not all(number.isascii() and number.isdigit() for number in numbers):
-      raise UserError(f"{where}: {numbers[0]!r} and {numbers[1]!r} are not counts; fix the row")
+      shown = " and ".join(printable(number, SHOWN) for number in numbers)
+      raise UserError(f"{where}: {shown} are not counts; fix the row")
     rated, true = map(int, numbers)
     if true > rated:
       raise UserError(f"{where}: num_true {true} must be at most num_rated {rated}; fix the row")
+    check_name(label, where)
     if label in ratings:
-      raise UserError(f"{where}: label {label} is repeated; write one row per label")
+      raise UserError(
+        f"{where}: label {printable(label, SHOWN)} is repeated; write one row per label"
+      )
     ratings[label] = (rated, true)
   if not ratings:
     raise UserError(f"{path}: contains no label; write rows {','.join(COLUMNS)}")

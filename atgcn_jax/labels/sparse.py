@@ -131,9 +131,32 @@ def unpacked(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   for name in [key.removesuffix("_indptr") for key in arrays if key.endswith("_indptr")]:
     keys = [f"{name}_{part}" for part in PARTS]
     if all(key in arrays for key in keys):
-      data, indices, indptr = (np.asarray(restored.pop(key)) for key in keys)
-      matrix = scipy.sparse.csr_array((data, indices, indptr), shape=(indptr.size - 1,) * 2)
-      # An index outside the matrix would access invalid memory.
-      matrix.check_format(full_check=True)
-      restored[name] = matrix
+      restored[name] = _checked_csr(name, *(np.asarray(restored.pop(key)) for key in keys))
   return restored
+
+
+def _checked_csr(
+  name: str, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray
+) -> scipy.sparse.csr_array:
+  """Return a square sparse matrix.
+
+  Raises:
+    ValueError: The arrays do not form one. An index outside it would access invalid memory.
+  """
+  if data.dtype.kind not in "biuf" or any(x.dtype.kind not in "iu" for x in (indices, indptr)):
+    raise ValueError(f"the sparse matrix {name} has values or indices of the wrong type")
+  # SciPy's own check overlooks differences that overflow.
+  indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
+  labels = indptr.size - 1
+  if (
+    data.ndim != 1
+    or data.shape != indices.shape
+    or indptr.ndim != 1
+    or labels < 0
+    or (indptr[0], indptr[-1]) != (0, len(data))
+    or (indptr[1:] < indptr[:-1]).any()
+    or (indices < 0).any()
+    or (indices >= labels).any()
+  ):
+    raise ValueError(f"{name}_data, {name}_indices and {name}_indptr do not form a sparse matrix")
+  return scipy.sparse.csr_array((data, indices, indptr), shape=(labels, labels))

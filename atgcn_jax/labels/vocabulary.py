@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.hints import about_columns, about_label
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.labels.label_files import SHOWN, check_name, has_controls, text_lines
 
 COLUMNS = ("index", "mid", "display_name")
 AUDIOSET = "audioset"  # stands for the 527 labels of AudioSet in place of a path
@@ -32,7 +32,8 @@ class Vocabulary:
 
   Raises:
     ValueError: The numbers of ids and names differ, or an id is repeated, empty, padded with
-      spaces or contains a comma (commas separate the ids of a clip in label files).
+      spaces or contains a comma (commas separate the ids of a clip in label files), or an id or
+      name contains control characters.
   """
 
   ids: tuple[str, ...]
@@ -43,7 +44,11 @@ class Vocabulary:
       raise ValueError(f"{len(self.ids)} ids but {len(self.names)} names")
     for label_id in self.ids:
       if not label_id or label_id != label_id.strip() or "," in label_id:
-        raise ValueError(f"label id {label_id!r} is empty, padded with spaces or contains a comma")
+        shown = printable(label_id, 40)
+        raise ValueError(f"label id {shown!r} is empty, padded with spaces or contains a comma")
+    for text in (*self.ids, *self.names):
+      if has_controls(text):
+        raise ValueError(f"{printable(text, 40)} contains control characters")
     if len(self.index) < len(self.ids):
       repeated = next(label_id for k, label_id in enumerate(self.ids) if self.index[label_id] != k)
       raise ValueError(f"label id {repeated} is repeated")
@@ -104,8 +109,9 @@ class Vocabulary:
     try:
       return [self.index[label_id] for label_id in label_ids]
     except KeyError as error:
+      label = printable(error.args[0], SHOWN)
       raise UserError(
-        f"{where}: label {error.args[0]!r} is not among the {len(self)} labels of the vocabulary; "
+        f"{where}: label {label!r} is not among the {len(self)} labels of the vocabulary; "
         f"{about_label(self.ids, self.names, error.args[0])}"
       ) from None
 
@@ -138,8 +144,9 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
       if None in row or None in row.values():
         raise UserError(f"{where}: not as many fields as the first line; quote the names")
       position, label_id, name = (row[column] for column in COLUMNS)
-      if not (position.isascii() and position.isdigit()):
-        raise UserError(f"{where}: index {position!r} is not a number; count the labels from 0")
+      if not (position.isascii() and position.isdigit() and len(position) < 10):
+        shown = printable(position, SHOWN)
+        raise UserError(f"{where}: index {shown!r} is not a number; count the labels from 0")
       if int(position) in labels:
         raise UserError(f"{where}: index {position} is repeated; count the labels from 0")
       labels[int(position)] = (label_id.strip(), name)
@@ -183,6 +190,8 @@ def read_label_ids(path: str | os.PathLike[str]) -> list[str]:
     raise UserError(
       f"{path}: contains no label, or an empty id; write one id per line, or rows of a vocabulary"
     )
+  for label_id in ids:
+    check_name(label_id, os.fspath(path))
   return list(dict.fromkeys(ids))
 
 

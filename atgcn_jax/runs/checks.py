@@ -26,7 +26,7 @@ def check_config(config) -> None:
   Raises:
     UserError: If a setting is invalid. The message names the key and the valid values.
   """
-  configs.check_ranges(config)
+  configs.check_values(config)
   clips = augment.clips_per_example(augment.Augmentation(**config.augment))
   devices = jax.device_count()
   for key, size in (

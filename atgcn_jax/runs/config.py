@@ -9,7 +9,8 @@ import runpy
 from collections.abc import Callable
 from typing import Any
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import PART, UserError, printable, reason
+from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import AUDIOSET
 
 SOUNDSCAPES = "soundscapes"  # stands for the built-in data in place of a path
@@ -168,6 +169,11 @@ FREE_ON_RESUME = (
   "log",
 )
 
+# What Python's and ml_collections' parsers raise for values that are not of a key's type.
+OF_PARSING = (
+  *(TypeError, ValueError, SyntaxError, AttributeError, LookupError, ArithmeticError),
+  *(MemoryError, RecursionError),
+)
 
 AT_LEAST_1 = (
   "model.layers",
@@ -216,24 +222,59 @@ SHARES = (
 
 
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
-  (AT_LEAST_1, "at least 1", lambda x: x >= 1),
+  (AT_LEAST_1, "at least 1 and below 2**32", lambda x: 1 <= x < 2**32),
+  (("model.layers",), "at most 1000", lambda x: x <= 1000),
   (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
   (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
   (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
 )
 
 
-def check_ranges(config) -> None:
-  """Refuse numbers out of range.
+def check_values(config) -> None:
+  """Refuse values of another type than their defaults, and numbers out of range.
+
+  `ConfigDict` accepts None and True for a number, and tuples of anything.
 
   Raises:
-    UserError: If a value is out of range. The message names the key and the range.
+    UserError: If there is one. The message names the key and what the value may be.
   """
-  values = flat(config.to_dict())
+  values, defaults = flat(config.to_dict()), flat(DEFAULTS)
+  for key, value in values.items():
+    name, fits = _kind(key, defaults[key])
+    if not fits(value):
+      raise UserError(f"{key} must be {name}, got {_shown(value)}")
   for keys, rule, fits in RANGES:
     for key in keys:
       if not fits(values[key]):
-        raise UserError(f"{key} must be {rule}, got {values[key]}")
+        raise UserError(f"{key} must be {rule}, got {_shown(values[key])}")
+
+
+def _kind(key: str, default: Any) -> tuple[str, Callable[[Any], bool]]:
+  """Return what the value of a key must be, and a function that returns whether a value is that."""
+  if isinstance(default, tuple):
+    item, fits = ("numbers above 0", _is_count) if key.endswith("_units") else ("texts", _is_text)
+    return f"a tuple of {item}", lambda x: isinstance(x, tuple) and all(map(fits, x))
+  if isinstance(default, bool):
+    return "True or False", lambda x: isinstance(x, bool)
+  if isinstance(default, str):
+    return "a text without control characters", _is_text
+  if isinstance(default, float):
+    return "a finite number", lambda x: isinstance(x, float) and math.isfinite(x)
+  return "an integer", lambda x: isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and not has_controls(value)
+
+
+def _is_count(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32
+
+
+def _shown(value: Any) -> str:
+  # Large integers cannot be converted to decimal digits.
+  is_large = isinstance(value, int) and abs(value) >= 2**63
+  return "an integer of more than 64 bits" if is_large else printable(value, PART)
 
 
 def default_config():
@@ -267,17 +308,17 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     returned = runpy.run_path(file)["get_config"](*arguments)
     values = ml_collections.ConfigDict(returned).to_dict()
   except (Exception, SystemExit) as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    raise UserError(f"{path}: get_config() failed ({reason}); fix the config file") from error
+    text = f"{type(error).__name__}: {reason(error)}"
+    raise UserError(f"{path}: get_config() failed ({text}); fix the config file") from error
   config = ml_collections.ConfigDict(DEFAULTS)
   if unknown := sorted(flat(values).keys() - flat(DEFAULTS).keys()):
     raise UserError(
-      f"{path}: unknown config key {', '.join(unknown)}; known keys: {_known(unknown[0])}"
+      f"{path}: unknown config key {printable(unknown[0], 60)}; known keys: {_known(unknown[0])}"
     )
   try:
     config.update(values)
-  except (TypeError, ValueError) as error:
-    raise UserError(f"{path}: {' '.join(str(error).split())}; give a value of that type") from error
+  except (TypeError, ValueError, AttributeError, KeyError) as error:
+    raise UserError(f"{path}: {reason(error)}; give a value of that type") from error
   return config_with_overrides(config, overrides or [])
 
 
@@ -293,28 +334,38 @@ def config_with_overrides(config, overrides: list[str]):
   for argument in overrides:
     key = argument.removeprefix("--config.").partition("=")[0]
     if key not in flat(DEFAULTS):
-      raise UserError(f"--config.{key}: unknown config key; known keys: {_known(key)}")
+      raise UserError(
+        f"--config.{printable(key, 60)}: unknown config key; known keys: {_known(key)}"
+      )
   values = flags.FlagValues()
   argv = ["atgcn", *overrides]
   try:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     rest = values(argv)
-  except (flags.Error, TypeError, ValueError, SyntaxError, AttributeError) as error:
+  except (flags.Error, *OF_PARSING) as error:
     raise UserError(
-      f"{' '.join(overrides)}: {' '.join(str(error).split())}; write --config.KEY=VALUE"
+      f"{printable(' '.join(overrides), PART)}: {reason(error)}; write --config.KEY=VALUE"
     ) from error
   if len(rest) > 1:
-    raise UserError(f"{rest[1]}: not an option; write --config.KEY=VALUE")
-  check_ranges(values.config)
+    raise UserError(f"{printable(rest[1], PART)}: not an option; write --config.KEY=VALUE")
+  check_values(values.config)
   return values.config
 
 
 def config_from_json(saved: dict[str, Any]):
-  """Return the config stored in a checkpoint. Keys that it lacks take their defaults."""
+  """Return the config stored in a checkpoint. Keys that it lacks take their defaults.
+
+  Raises:
+    ValueError: If a value has the wrong type or is out of range.
+  """
   import ml_collections
 
   config = ml_collections.ConfigDict(DEFAULTS)
-  config.update({key: value for key, value in saved.items() if key in DEFAULTS})
+  try:
+    config.update({key: value for key, value in saved.items() if key in DEFAULTS})
+    check_values(config)
+  except (TypeError, AttributeError, KeyError, UserError) as error:
+    raise ValueError(f"config: {reason(error)}") from error
   return config
 
 

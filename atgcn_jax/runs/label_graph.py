@@ -180,7 +180,7 @@ def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary
   """Return the matrix of an `atgcn graph` file in the order of the vocabulary.
 
   Raises:
-    UserError: If the file has other labels, or a weight is not finite.
+    UserError: If the file has other labels, or a weight is negative or not finite.
   """
   rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
   propagation = arrays["propagation"]
@@ -196,8 +196,9 @@ def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary
     )
   with np.errstate(over="ignore"):  # values beyond float32 are refused below
     chosen = sized(selected(propagation, rows).astype(np.float32))
-  if not np.isfinite(chosen.data if scipy.sparse.issparse(chosen) else chosen).all():
+  weights = chosen.data if scipy.sparse.issparse(chosen) else chosen
+  if not (np.isfinite(weights).all() and (weights >= 0).all()):
     raise UserError(
-      f"{path}: a weight of the graph is NaN or infinite; make it again with `atgcn graph`"
+      f"{path}: a weight of the graph is negative or not finite; make it again with `atgcn graph`"
     )
   return chosen

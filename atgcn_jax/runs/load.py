@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.runs.config import config_from_json
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
+from atgcn_jax.runs.saved_form import checked_history
 from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import checkpoint, sharding
@@ -137,12 +137,11 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
     return _first_sound(workdir, steps[::-1], steps)
   if step == "best":
     newest = _first_sound(workdir, steps[::-1], steps)
-    description, _ = _guarded(checkpoint.read_description, workdir, newest)
+    saved = read_run(workdir, newest)
     warn_if_test_clips(
-      splits_of(config_from_json(description["config"])),
-      f"{workdir}: the best step is the one with the highest mAP",
+      splits_of(saved.run.config), f"{workdir}: the best step is the one with the highest mAP"
     )
-    best = best_step(description["history"], steps)
+    best = best_step(saved.history, steps)
     if best is None:
       raise UserError(
         f"{workdir}: no checkpoint has a validation mAP to select the best; use --step latest"
@@ -177,14 +176,24 @@ def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
   """Return a checkpoint without its state; `state` is None. All processes must call this.
 
   Raises:
-    UserError: If a checkpoint without checksums cannot be read, or a value is not finite.
+    UserError: If the checkpoint cannot be read or has other content, or a value is not finite.
   """
-  description, constants = _guarded(checkpoint.read_description, workdir, step)
   try:
-    run = run_from_saved(description, constants)
+    return _guarded(_described, workdir, step)
   except NotFinite as error:
     raise _not_finite(workdir, step, str(error)) from None
-  return Loaded(step, run, description["history"], None)
+
+
+def _described(workdir: str | os.PathLike, step: int) -> Loaded:
+  """Return a checkpoint without its state.
+
+  Raises:
+    NotFinite: If one of the constants has invalid values.
+    Exception: If the checkpoint is damaged. The type varies.
+  """
+  description, constants = checkpoint.read_description(workdir, step)
+  run = run_from_saved(description, constants)
+  return Loaded(step, run, checked_history(description.get("history")), None)
 
 
 def with_training_state(
@@ -231,18 +240,24 @@ def _guarded(read, workdir, step: int, *target):
   """Return the result of `read`.
 
   Raises:
-    UserError: If a checkpoint of an old version, without checksums, cannot be read.
+    NotFinite: As `read`.
+    UserError: If a checkpoint cannot be read. One with checksums is as it was written, but not by
+      this program or version.
   """
   try:
     return read(workdir, step, *target)
+  except (NotFinite, UserError):
+    raise
   except Exception as error:  # damaged files raise many types of errors
     if in_bucket(workdir):
       check_reachable(workdir)  # an unreachable file is not a damaged file
     if checkpoint.has_checksums(workdir, step):
-      raise
-    text = " ".join(str(error).split()) or type(error).__name__
+      raise UserError(
+        f"{workdir}: checkpoint {step} has other content than expected ({reason(error)}); use the "
+        "version that wrote it, or another --step"
+      ) from error
     raise UserError(
-      f"{workdir}: checkpoint {step} has no checksums and cannot be read ({text:.120}); move "
+      f"{workdir}: checkpoint {step} has no checksums and cannot be read ({reason(error)}); move "
       f"{checkpoint.FOLDER}/{step} away to use the previous one"
     ) from error
 

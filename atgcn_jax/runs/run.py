@@ -39,7 +39,9 @@ from atgcn_jax.runs.label_graph import (
   ontology_path,
 )
 from atgcn_jax.runs.parts import model_of, optimiser_of
+from atgcn_jax.runs.saved_form import Description, check_constants
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+from atgcn_jax.runtime.schema import checked
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
@@ -179,25 +181,29 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
 
   Raises:
     NotFinite: If one of the constants has invalid values.
+    ValueError: If an item has other content.
   """
+  saved = checked(description, Description, "run")
+  vocabulary = Vocabulary(tuple(saved["label_ids"]), tuple(saved["label_names"]))
+  frontend = saved["frontend"]
   if name := first_not_finite(constants):
     raise NotFinite(name)
-  if not (np.asarray(constants["deviation"]) > 0).all():
-    raise NotFinite("deviation")
   constants = unpacked(constants)
-  frontend = Frontend(**description["frontend"])
+  check_constants(constants, frontend.n_mels, len(vocabulary))
   mean, deviation = constants["mean"], constants["deviation"]
+  if not (np.asarray(deviation) > 0).all():
+    raise NotFinite("deviation")
   return Run(
-    config=config_from_json(description["config"]),
-    vocabulary=Vocabulary(tuple(description["label_ids"]), tuple(description["label_names"])),
+    config=config_from_json(saved["config"]),
+    vocabulary=vocabulary,
     frontend=frontend,
     normaliser=Normaliser(mean, deviation, frontend.uint8_range),
     propagation=constants.get("propagation"),
     label_embeddings=constants.get("label_embeddings"),
-    range_db=description["range_db"],
-    store_fingerprint=description["store_fingerprint"],
+    range_db=saved["range_db"],
+    store_fingerprint=saved["store_fingerprint"],
     relations={name: constants[name] for name in RELATIONS if name in constants},
-    draws_unlabelled=description.get("draws_unlabelled", False),
+    draws_unlabelled=saved.get("draws_unlabelled", False),
   )
 
 

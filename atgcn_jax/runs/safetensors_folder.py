@@ -10,8 +10,9 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
+from atgcn_jax.errors import UserError, reason
+from atgcn_jax.runs.run import Loaded, NotFinite, Run, run_from_saved
+from atgcn_jax.runs.saved_form import checked_export
 from atgcn_jax.training import checksums
 from atgcn_jax.training.finite import first_not_finite
 
@@ -58,20 +59,36 @@ def read_export(folder: str | os.PathLike) -> Loaded:
   from safetensors.numpy import load_file
 
   try:
-    config = json.loads(pathlib.Path(folder, "config.json").read_text(encoding="utf-8"))
+    text = pathlib.Path(folder, "config.json").read_text(encoding="utf-8")
+    config = checked_export(json.loads(text))
     tree = unflatten_dict(load_file(pathlib.Path(folder, FILE)), sep=".")
-    run = run_from_saved(config["run"], tree.pop(CONSTANTS))
-    step, history = config["step"], config["history"]
+    if not isinstance(constants := tree.pop(CONSTANTS, None), dict):
+      raise ValueError(f"{FILE} has no {CONSTANTS}")
+    run = run_from_saved(config["run"], constants)
   except NotFinite as error:
     raise _not_finite(folder, f"{CONSTANTS}.{error}") from None
-  except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    raise UserError(f"{folder}: cannot be read ({text:.120}); export the run again") from error
-  if not _is_as_written(folder) and _shapes(run.abstract_state().variables) != _shapes(tree):
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    raise UserError(f"{folder}: cannot be read ({reason(error)}); export the run again") from error
+  if not _is_as_written(folder) and _expected_shapes(folder, run) != _shapes(tree):
     raise UserError(f"{folder}: {FILE} does not match config.json; export the run again")
   if name := first_not_finite(tree):
     raise _not_finite(folder, name)
-  return Loaded(step, run, history, jax.device_put(tree))
+  history: Any = config["history"]
+  return Loaded(config["step"], run, history, jax.device_put(tree))
+
+
+def _expected_shapes(folder: str | os.PathLike, run: Run) -> dict[str, Any]:
+  """Return the shapes and types of the variables of a run.
+
+  Raises:
+    UserError: If the config describes no system.
+  """
+  try:
+    return _shapes(run.abstract_state().variables)
+  except Exception as error:  # settings that do not fit raise many types of errors in a module
+    raise UserError(
+      f"{folder}: config.json describes no system ({reason(error)}); export the run again"
+    ) from error
 
 
 def _is_as_written(folder: str | os.PathLike) -> bool:

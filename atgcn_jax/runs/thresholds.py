@@ -7,14 +7,16 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
+from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
+from atgcn_jax.runtime.schema import checked
 
 NAME = "thresholds.json"
 
@@ -172,6 +174,15 @@ def thresholds_text(result: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
+class _Entry(TypedDict):
+  threshold: float | None
+
+
+class _Stored(TypedDict):
+  step: int
+  labels: dict[str, _Entry]
+
+
 def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
   """Return the thresholds stored with a run, or None.
 
@@ -182,16 +193,19 @@ def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
   if not path.exists():
     return None
   try:
-    stored = json.loads(path.read_bytes())
+    stored = checked(json.loads(path.read_bytes()), _Stored, "thresholds")
     by_label = {
-      label: float(entry["threshold"])
+      label: value
       for label, entry in stored["labels"].items()
-      if entry["threshold"] is not None
+      if (value := entry["threshold"]) is not None
     }
-    if not np.isfinite(list(by_label.values())).all():
-      raise ValueError("a threshold is NaN or infinite")
-    return Thresholds(int(stored["step"]), by_label)
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    if stored["step"] < 0 or not all(0 <= value <= 1 for value in by_label.values()):
+      raise ValueError("the step or a threshold is out of range")
+    if bad := [label for label in by_label if has_controls(label)]:
+      raise ValueError(f"label {bad[0]} has control characters")
+    return Thresholds(stored["step"], by_label)
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(
-      f"{path}: cannot be read as thresholds; move it away or run `atgcn thresholds`"
+      f"{path}: cannot be read as thresholds ({reason(error)}); move it away or run `atgcn "
+      "thresholds`"
     ) from error

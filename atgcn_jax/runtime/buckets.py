@@ -14,6 +14,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import stat
 import urllib.parse
 from collections.abc import Iterator
 from typing import IO, Any
@@ -55,10 +56,25 @@ def open_binary(place: str | os.PathLike) -> io.BufferedIOBase:
   """Open a file for reading. A file in a bucket is read into memory.
 
   Raises:
-    UserError: If the bucket cannot be read.
+    UserError: If the bucket cannot be read, or the file is a device.
     OSError: As for `open`.
   """
-  return io.BytesIO(path_of(place).read_bytes()) if in_bucket(place) else open(place, "rb")
+  if in_bucket(place):
+    return io.BytesIO(path_of(place).read_bytes())
+  check_no_device(place)
+  return open(place, "rb")
+
+
+def check_no_device(path: str | os.PathLike) -> None:
+  """Refuse a device such as /dev/zero, which would be read for ever.
+
+  Raises:
+    UserError: If the path is one.
+    OSError: As for `os.stat`.
+  """
+  mode = os.stat(path).st_mode
+  if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+    raise UserError(f"{path}: is a device; name a file")
 
 
 @contextlib.contextmanager

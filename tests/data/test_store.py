@@ -245,3 +245,72 @@ def test_a_store_can_be_opened_several_times(tmp_path, opened):
 def test_an_open_store_holds_no_lock(opened):
   with open(opened.path, "rb+") as file:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_store_whose_end_was_lost_is_refused(tmp_path):
+  path = tmp_path / "s.h5"
+  small_store.write(path, small_store.decibels(300))
+  data = path.read_bytes()
+  end = data.rindex(b"GCOL") + 400  # within a collection of texts
+  path.write_bytes(data[:end] + bytes(len(data) - end))
+  # Without the check, the HDF5 library loops for ever.
+  assert "a collection of texts is damaged" in complaint(path)
+
+
+WRONG = {
+  "clip_ids": [
+    ["a"] * 5,
+    ["a"] * 3,
+    ["a\x1b[0m", "b", "c", "d"],
+    ["", "b", "c", "d"],
+    ["x" * 5000] * 4,
+  ],
+  "folds": [["a"] * 5, ["a"] * 3],
+  "label_indices": [[0, 2, 3, 0, 1, 2, 4], [-1, 2, 3, 0, 1, 2, 3]],
+  "label_offsets": [[0, 2, 2, 3], [1, 2, 2, 3, 7], [0, 3, 2, 3, 7], [0, 2, 2, 3, 8]],
+  "peak_db": [np.zeros((4, 1), np.float32), np.zeros(4, np.float64)],
+  "normaliser": [np.ones((2, 4), np.float32), np.ones(5, np.float32)],
+  "seconds": [np.full(4, -1, np.float32), np.zeros(3, np.float32)],
+  "log_mel": [np.zeros((4, 9, 5), np.uint8), np.zeros((4, 21, 5), np.int8), np.zeros(4, np.uint8)],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in WRONG.items() for v in vs])
+def test_arrays_that_do_not_fit_are_refused(tmp_path, name, value):
+  path = tmp_path / "s.h5"
+  small_store.write(path, small_store.decibels(4))
+  with h5py.File(path, "r+") as file:
+    dtype = file[name].dtype if isinstance(value, list) else None
+    if name in file:
+      del file[name]
+    file.create_dataset(name, data=value, dtype=dtype)
+  message = complaint(path)
+  assert name in message
+  assert len(message.removeprefix(str(path))) < 250
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("peak_db", np.full(4, np.nan, np.float32)), ("normaliser", np.zeros((2, 5), np.float32))],
+)
+def test_values_that_are_not_finite_are_refused(tmp_path, name, value):
+  path = tmp_path / "s.h5"
+  small_store.write(path, small_store.decibels(4))
+  with h5py.File(path, "r+") as file:
+    if name in file:
+      del file[name]
+    file[name] = value
+  with pytest.raises(UserError, match=r"s\.h5: the (peak of clip|normaliser)"):
+    clip_store.open_store(path)
+  assert getattr(clip_store.open_store(path, finite=False), name).shape == value.shape
+
+
+@pytest.mark.parametrize("name", ["peak_db", "clip_ids", "log_mel"])
+def test_a_claim_of_a_terabyte_is_refused(tmp_path, name):
+  path = tmp_path / "s.h5"
+  small_store.write(path, small_store.decibels(4))
+  with h5py.File(path, "r+") as file:
+    dtype, shape = file[name].dtype, (2**40, *file[name].shape[1:])
+    del file[name]
+    file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]))
+  assert ("declares" in complaint(path)) or "chunks" in complaint(path)

@@ -41,8 +41,17 @@ def test_vocabulary_refuses_invalid_ids(ids, names):
     Vocabulary(ids, names)
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\0", "\x1b[31m", "a\x7f", "a\u2028b"])
+def test_vocabulary_refuses_control_characters(text):
+  with pytest.raises(ValueError, match="control characters") as caught:
+    Vocabulary(("a",), (text,))
+  assert str(caught.value).isprintable()
+  with pytest.raises(ValueError, match="control characters"):
+    Vocabulary((text,), ("a",))
+
+
 def test_round_trip(tmp_path):
-  names = ("Male speech, man speaking", 'the "odd" one', "  padded ", "", "Gesäß", "two\nlines")
+  names = ("Male speech, man speaking", 'the "odd" one', "  padded ", "", "Gesäß")
   vocabulary = Vocabulary(tuple(f"/m/{k}" for k in range(len(names))), names)
   write_vocabulary(tmp_path / "labels.csv", vocabulary)
   assert read_vocabulary(tmp_path / "labels.csv") == vocabulary

@@ -247,7 +247,7 @@ def test_a_graph_file(tmp_path):
   ids = small_store.VOCABULARY.ids
   propagation[2, 1] = NAN
   np.savez(tmp_path / "graph.npz", propagation=propagation[:4, :4], mids=np.array(ids))
-  with pytest.raises(UserError, match=r"graph\.npz: a weight of the graph is NaN or infinite"):
+  with pytest.raises(UserError, match=r"graph\.npz: a weight of the graph is negative or not"):
     label_graph(config, small_store.VOCABULARY, None)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import Listing, Row, check_audio_folder, load_file, make_listing
-from atgcn_jax.errors import UserError
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.errors import UserError, printable
+from atgcn_jax.labels.label_files import SHOWN, text_lines
 from atgcn_jax.labels.ontology import Ontology, ancestors
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -105,7 +105,8 @@ def list_esc50(
   def rows() -> Iterator[Row]:
     for number, (name, fold, category, in_esc10) in _table(table):
       if category not in widened:
-        raise UserError(f"{table}, line {number}: no category {category!r} in ESC-50; fix the row")
+        shown = printable(category, SHOWN)
+        raise UserError(f"{table}, line {number}: no category {shown!r} in ESC-50; fix the row")
       if not esc10 or in_esc10 == "True":
         yield Row(name, fold, name, widened[category], f"{table}, line {number}")
 

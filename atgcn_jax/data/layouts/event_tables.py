@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from atgcn_jax.data.layouts.tables import read_table
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.hints import EMPTY
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
 
 # Names of each column, in lower case; the first one that a table has is used.
 NAMES = {
@@ -128,12 +128,15 @@ def _event(file: str, fields: Sequence[str], fold: str, group: str, where: str) 
     return Event(file, math.nan, math.nan, "", fold, group, where)
   start, stop = _number(onset), _number(offset)
   if not 0 <= start <= stop < math.inf:
+    onset, offset = printable(onset, SHOWN), printable(offset, SHOWN)
     raise UserError(
       f"{where}: an event from {onset!r} to {offset!r}; write onset and offset in seconds, such as "
       "1.5"
     )
   if not label or label in EMPTY:
     raise UserError(f"{where}: the event has no label; add it or remove the row")
+  for text in (file, label):
+    check_name(text, where)
   return Event(file, start, stop, label, fold, group, where)
 
 

@@ -20,6 +20,7 @@ from atgcn_jax.audio.windows import resampled
 from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.label_files import check_name
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 NOT_THERE = "not there"
@@ -106,13 +107,16 @@ def make_listing(
     root: `Listing.root`.
 
   Raises:
-    UserError: If a label is not in the vocabulary, or there is none and a label has a comma.
+    UserError: If a label is not in the vocabulary, or there is none and a label has a comma, or an
+      id, fold or label has control characters.
   """
   clip_ids, folds, sources, groups = [], [], [], []
   offsets, indices = array.array("q", [0]), array.array("i")
   known_folds: dict[str, str] = {}  # one shared string per fold, to save memory
   met: dict[str, int] = {}
   for row in rows:
+    for text in (row.clip_id, row.fold):
+      check_name(text, row.where)
     clip_ids.append(row.clip_id)
     folds.append(known_folds.setdefault(row.fold, row.fold))
     # Share one string if both are equal, to save memory.
@@ -131,6 +135,8 @@ def make_listing(
         f"{root}: label {comma!r}: commas separate labels; rename it, or give a vocabulary with "
         "this name"
       )
+    for label in ids:
+      check_name(label, root)
     position = {label: k for k, label in enumerate(ids)}
     numbers = np.array([position[label] for label in met], np.int32)[numbers] if ids else numbers
     vocabulary = Vocabulary(ids, ids)

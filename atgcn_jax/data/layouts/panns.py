@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio import folders, sound_files
+from atgcn_jax.audio.decoding import SLOWEST_HZ
 from atgcn_jax.audio.findings import Meter, fault_of, first_unusable
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.layouts.listing import (
@@ -25,12 +26,14 @@ from atgcn_jax.data.layouts.listing import (
   repeat_remarks,
 )
 from atgcn_jax.data.store import hdf5
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable, reason
+from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 KEYS = ("audio_name", "waveform", "target")
 SUFFIXES = (".h5", ".hdf5")
 CLIP_SECONDS = 10.0  # length to which PANNs cut or pad each clip
+FASTEST_HZ = 10_000_000  # highest sample rate of sound
 BLOCK = 1024  # number of rows of names and targets that are read at a time
 
 
@@ -65,9 +68,9 @@ def list_packed(
       try:
         with h5py.File(path, "r") as file:
           _check(file, len(vocabulary))
-          yield from _rows(file, path, fold_of(path, fold), vocabulary, absent)
-      except (OSError, ValueError, KeyError) as error:
-        unreadable.append((path, " ".join(str(error).split())))
+          yield from _rows(file, path, fold_of(path, fold), vocabulary, absent, unreadable)
+      except hdf5.FAULTS as error:
+        unreadable.append((path, reason(error)))
 
   named = first_of_each(rows(), repeated)
   listing = make_listing(named, vocabulary, functools.partial(load_packed, settings), "")
@@ -97,8 +100,8 @@ def packed_files(audio: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
       raise UserError(f"{place}: no such file or folder; give {suffixes[0]} files to --audio")
     found = folders.contents(place, suffixes) if place.is_dir() else None
     paths += [str(place)] if found is None else [str(place / name) for name in found.files]
-    for name, reason in found.faults if found else ():
-      raise UserError(f"{place / name}: is {reason}; restore it or remove it")
+    for name, fault in found.faults if found else ():
+      raise UserError(f"{place / name}: is {fault}; restore it or remove it")
   if not paths:
     raise UserError(f"{audio[0]}: contains no {suffixes[0]} file; give a folder of them to --audio")
   return paths
@@ -130,9 +133,16 @@ def sample_rate(file: h5py.File) -> int:
   """Return the sample rate of a packed file in Hz.
 
   The rate is the attribute `sample_rate`. Without it, clips are assumed to be 10 s long.
+
+  Raises:
+    ValueError: If the rate is not one of sound.
   """
   rate = hdf5.attribute(file, "sample_rate")
-  return round(file["waveform"].shape[1] / CLIP_SECONDS) if rate is None else int(rate)
+  if rate is None:
+    rate = round(file["waveform"].shape[1] / CLIP_SECONDS)
+  if not isinstance(rate, int | float | np.number) or not SLOWEST_HZ <= rate <= FASTEST_HZ:
+    raise ValueError(f"sample_rate is {printable(rate, 40)}, not {SLOWEST_HZ} to {FASTEST_HZ} Hz")
+  return int(rate)
 
 
 @functools.lru_cache(maxsize=4)
@@ -155,6 +165,11 @@ def _check(file: h5py.File, labels: int) -> None:
     raise ValueError(f"{len(names)} names, {len(waveform)} waveforms and {len(target)} targets")
   if target.shape[1] != labels:
     raise ValueError(f"target has {target.shape[1]} labels, but the vocabulary has {labels}")
+  if waveform.dtype.kind not in "if" or target.dtype.kind not in "biuf":
+    raise ValueError(f"waveform is {waveform.dtype} and target {target.dtype}, not numbers")
+  if names.dtype.kind not in "SO":
+    raise ValueError(f"audio_name is {names.dtype}, not texts")
+  sample_rate(file)
 
 
 def _rows(
@@ -163,6 +178,7 @@ def _rows(
   fold: str,
   vocabulary: Vocabulary,
   absent: list[tuple[str, str]],
+  unreadable: list[tuple[str, str]],
 ) -> Iterator[Row]:
   for start in range(0, len(file["target"]), BLOCK):
     names = file["audio_name"][start : start + BLOCK]
@@ -170,7 +186,9 @@ def _rows(
     for row, (name, target) in enumerate(zip(names, targets), start):
       source = f"{path}:{row}"
       text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-      if text:
+      if has_controls(text):
+        unreadable.append((source, "its name has control characters"))
+      elif text:
         labels = [vocabulary.ids[k] for k in np.flatnonzero(target)]
         yield Row(text, fold, source, labels, source)
       else:

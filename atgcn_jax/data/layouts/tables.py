@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.label_files import encoding_fault
+from atgcn_jax.runtime.buckets import check_no_device
 
 SEPARATORS = ",;\t"
 
@@ -58,10 +59,13 @@ def read_table(path: str | os.PathLike, what: str, known: Collection[str] = ()) 
 def _rows(path: str | os.PathLike, what: str, known: Collection[str]) -> Iterator[tuple[int, Any]]:
   """Yield the list of columns in place of a row, then the rows."""
   try:
+    check_no_device(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
       separator = separator_of(file.readline())
       file.seek(0)
-      reader = csv.DictReader(file, delimiter=separator, skipinitialspace=separator != "\t")
+      reader = csv.DictReader(
+        _without_nul(path, file), delimiter=separator, skipinitialspace=separator != "\t"
+      )
       header = [name.strip() for name in reader.fieldnames or ()]
       columns = [name.lower() if name.lower() in known else name for name in header]
       reader.fieldnames = columns
@@ -78,4 +82,14 @@ def _rows(path: str | os.PathLike, what: str, known: Collection[str]) -> Iterato
   except UnicodeDecodeError as error:
     raise UserError(f"{path}: {encoding_fault(error)} (CSV)") from None
   except (OSError, csv.Error) as error:
-    raise UserError(f"{path}: cannot be read as a {what} ({error}); give a CSV file") from error
+    raise UserError(
+      f"{path}: cannot be read as a {what} ({reason(error)}); give a CSV file"
+    ) from error
+
+
+def _without_nul(path: str | os.PathLike, lines: Iterable[str]) -> Iterator[str]:
+  """Yield lines, and refuse NUL characters, which CSV readers take for text."""
+  for line in lines:
+    if "\0" in line:
+      raise UserError(f"{path}: contains NUL characters; save it as UTF-8 text")
+    yield line

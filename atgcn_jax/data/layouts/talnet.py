@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 import os
 import pathlib
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,21 +31,15 @@ from atgcn_jax.data.layouts.listing import (
 )
 from atgcn_jax.data.layouts.panns import packed_files
 from atgcn_jax.data.store import hdf5
-from atgcn_jax.errors import UserError
+from atgcn_jax.data.store.hdf5_text import LONGEST
+from atgcn_jax.errors import UserError, reason
+from atgcn_jax.labels.label_files import has_controls
+from atgcn_jax.labels.npz import npz_arrays
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 NORMALISER = "normalizer.pkl"
-BAD_FILE = (
-  OSError,
-  ValueError,
-  OverflowError,
-  KeyError,
-  TypeError,
-  NotImplementedError,
-  MemoryError,
-  zlib.error,
-  scipy.io.matlab.MatReadError,
-)
+# What SciPy and h5py raise for damaged files.
+BAD_FILE = (*hdf5.FAULTS, EOFError, struct.error, zlib.error, scipy.io.matlab.MatReadError)
 
 
 def list_talnet(
@@ -81,7 +77,7 @@ def list_talnet(
       try:
         labels, hashes = _labels(path, settings, len(vocabulary))
       except BAD_FILE as error:
-        unreadable.append((path, " ".join(str(error).split())))
+        unreadable.append((path, reason(error)))
         continue
       where = fold_of(path, fold)
       for row, (name, target) in enumerate(zip(hashes, labels)):
@@ -131,8 +127,9 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
   path = pathlib.Path(path)
   try:
     if path.suffix == ".npz":
-      with np.load(path, allow_pickle=False) as arrays:
-        pair = [arrays["mu"], arrays["sigma"]]
+      with path.open("rb") as file:
+        arrays = npz_arrays(file)
+      pair = [arrays["mu"], arrays["sigma"]]
     elif path.suffix == ".mat":
       pair = list(_read_mat(path, ("mu", "sigma")).values())
     else:
@@ -142,9 +139,9 @@ def read_normaliser(path: str | os.PathLike, bands: int) -> np.ndarray:
     found = np.stack([mean, deviation])
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; give TALNet's normaliser to --normaliser") from None
-  except (*BAD_FILE, EOFError) as error:
-    reason = " ".join(str(error).split())
-    raise UserError(f"{path}: no pair of mean and deviation ({reason}); use TALNet's") from None
+  except BAD_FILE as error:
+    text = reason(error)
+    raise UserError(f"{path}: no pair of mean and deviation ({text}); use TALNet's") from None
   if found.shape[1] != bands or not np.isfinite(found).all() or (found[1] <= 0).any():
     raise UserError(
       f"{path}: not a finite mean and a positive deviation of {bands} bands; use TALNet's"
@@ -164,6 +161,10 @@ def _labels(path: str, settings: Frontend, count: int) -> tuple[np.ndarray, list
     raise ValueError(f"feat is {_times(shapes['feat'])}, not {_times(wanted)}")
   if labels.shape != (len(hashes), count):
     raise ValueError(f"labels are {_times(labels.shape)}, not {_times((len(hashes), count))}")
+  if labels.dtype.kind not in "biuf":
+    raise ValueError(f"labels are {labels.dtype}, not numbers")
+  if not all(hashes) or has_controls(" ".join(hashes)):
+    raise ValueError("a hash is empty or has control characters")
   return labels > 0, hashes
 
 
@@ -181,13 +182,20 @@ def _shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
   """Return the shape of each array in a .mat file."""
   if h5py.is_hdf5(path):
     with h5py.File(path, "r") as file:
-      return {key: file[key].shape for key in file if isinstance(file[key], h5py.Dataset)}
-  return {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+      found = {key: file[key] for key in file}
+      return {key: x.shape or () for key, x in found.items() if isinstance(x, h5py.Dataset)}
+  shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+  most = hdf5.RATIO * os.path.getsize(path)
+  for name, shape in shapes.items():
+    if math.prod(map(int, shape)) > most:
+      raise ValueError(f"{name} declares {_times(shape)} values, more than the file can have")
+  return shapes
 
 
 def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
   """Read arrays of a .mat file, of version 7.3 (HDF5, axes reversed) or earlier."""
   if not h5py.is_hdf5(path):
+    _shapes(path)  # checks the sizes before anything is allocated
     arrays = scipy.io.loadmat(path, variable_names=list(keys))
     return {key: arrays[key] for key in keys}
   with h5py.File(path, "r") as file:
@@ -198,15 +206,27 @@ def _hdf5_array(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
   values = np.asarray(dataset[()])
   if dataset.dtype == h5py.ref_dtype:  # a cell array: each cell is a separate dataset
     cells = (hdf5.plain_dataset(file, file[cell].name)[()] for cell in values.ravel())
-    return np.array(["".join(map(chr, cell.ravel())) for cell in cells])
+    return np.array([_text(cell) for cell in cells])
   return values.T
+
+
+def _text(codes: np.ndarray) -> str:
+  """Return the text of character codes.
+
+  Raises:
+    ValueError: If they are not codes, or the text is too long for a name.
+  """
+  codes = np.asarray(codes)
+  if codes.dtype.kind not in "ui" or codes.size > LONGEST:
+    raise ValueError(f"a text is {codes.dtype}{list(codes.shape)}, not a few character codes")
+  return "".join(map(chr, codes.ravel()))
 
 
 def _texts(values: np.ndarray) -> list[str]:
   """Convert a list of strings, of cells with one string each, or of rows of character codes."""
   values = np.asarray(values)
   if values.dtype.kind in "ui" and values.ndim == 2 and min(values.shape) > 1:
-    return ["".join(map(chr, row)).strip() for row in values]
+    return [_text(row).strip() for row in values]
   flat = [np.asarray(value).ravel() for value in values.ravel()]
   texts = [value[0] if value.size else "" for value in flat]
   return [str(t.decode() if isinstance(t, bytes) else t).strip() for t in texts]

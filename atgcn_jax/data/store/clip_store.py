@@ -17,16 +17,23 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.store import hdf5
-from atgcn_jax.data.store.finite_clips import check_log_mels
-from atgcn_jax.errors import UserError
+from atgcn_jax.data.store import hdf5, hdf5_text
+from atgcn_jax.data.store.finite_clips import check_log_mels, check_small
+from atgcn_jax.data.store.schema import (
+  ARRAYS,
+  OF_FILES,
+  OPTIONAL,
+  RULES,
+  TEXT,
+  check_form,
+  check_log_mel,
+  check_values,
+  from_settings,
+)
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 FORMAT = "atgcn_jax clip store 1"
-ARRAYS = ("log_mel", "peak_db", "label_offsets", "label_indices", "clip_ids", "folds")
-OF_FILES = ("seconds", "rate_hz", "findings", "missing_seconds")  # not in the fingerprint
-OPTIONAL = (*OF_FILES, "normaliser")
-DTYPES = ("uint8", "float16")
 
 
 class LogMels(Protocol):
@@ -184,47 +191,66 @@ class ClipStore:
     }
 
 
-def open_store(path: str | os.PathLike) -> ClipStore:
-  """Open a store: memory-map its log-mels and read all other arrays.
+def open_store(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
+  """Open a store: memory-map its log-mels, and read and check all other arrays.
+
+  Args:
+    path: Path of the store.
+    finite: Whether to check that the peaks and the normaliser are finite.
 
   Raises:
-    UserError: If the file is missing, is not a clip store, or is cut short.
+    UserError: If the file is missing, is not a clip store, is cut short or damaged, or has values
+      that are not finite.
   """
   if not pathlib.Path(path).is_file():
     raise UserError(f"{path}: no such clip store; create one with `atgcn prepare`")
   try:
-    with h5py.File(path, "r") as file:
-      if hdf5.attribute(file, "format") != FORMAT or any(name not in file for name in ARRAYS):
-        raise UserError(f"{path}: not a clip store of this version; create it with `atgcn prepare`")
-      log_mel = hdf5.plain_dataset(file, "log_mel")
-      if log_mel.dtype not in DTYPES:
-        raise ValueError(f"log_mel is {log_mel.dtype}, not {' or '.join(DTYPES)}")
-      present = [name for name in OPTIONAL if name in file]
-      names = ("peak_db", "label_offsets", "label_indices", *present)
-      small = {name: hdf5.plain_dataset(file, name)[()] for name in names}
-      # The file may have unused rows after those of the clips.
-      shape = (len(small["peak_db"]), *log_mel.shape[1:])
-      offset, dtype = log_mel.id.get_offset(), log_mel.dtype
-      texts = {
-        name: hdf5.plain_dataset(file, name).asstr()[()].astype(str)
-        for name in ("clip_ids", "folds")
-      }
-      settings = json.loads(hdf5.attribute(file, "settings"))
-      fingerprint = hdf5.attribute(file, "fingerprint")
-    mapped = np.memmap(path, dtype, "r", offset, shape)
-  except (OSError, ValueError, TypeError, KeyError) as error:
+    store = _read(path)
+  except hdf5.FAULTS as error:
     raise UserError(
-      f"{path}: cannot be read as a clip store, it may be cut short ({error}); "
+      f"{path}: cannot be read as a clip store, it may be cut short ({reason(error)}); "
       "create it again with `atgcn prepare`"
     ) from error
-  return ClipStore(
-    path=str(path),
-    log_mel=mapped,
-    **small,
-    **texts,
-    **from_settings(settings),
-    fingerprint=fingerprint,
-  )
+  if finite:
+    check_small(store.path, store.clip_ids, store.peak_db, store.normaliser)
+  return store
+
+
+def _read(path: str | os.PathLike) -> ClipStore:
+  """Return the store in a file.
+
+  Raises:
+    UserError: If the file has another format.
+    Exception: One of hdf5.FAULTS if the file is damaged.
+  """
+  with h5py.File(path, "r") as file:
+    if "format" not in file.attrs or any(name not in file for name in ("log_mel", *ARRAYS)):
+      raise _other_format(path)
+    # The file may have unused rows after those of the clips.
+    log_mel = hdf5.plain_dataset(file, "log_mel")
+    begin, rows, dtype = log_mel.id.get_offset(), log_mel.shape, log_mel.dtype
+    if begin is None:
+      raise ValueError("log_mel is compressed or in chunks")
+    hdf5_text.check_collections(path, (begin, begin + log_mel.id.get_storage_size()))
+    if hdf5.text_attribute(file, "format") != FORMAT:
+      raise _other_format(path)
+    common = from_settings(json.loads(hdf5.text_attribute(file, "settings")))
+    fingerprint = hdf5.text_attribute(file, "fingerprint")
+    check_log_mel(dtype, rows, common["frontend"])
+    present = [name for name in OPTIONAL if name in file]
+    found = {name: hdf5.plain_dataset(file, name) for name in (*ARRAYS, *present)}
+    check_form(found, rows[0], common["frontend"])
+    arrays: dict[str, Any] = {
+      name: hdf5_text.read_texts(dataset) if RULES[name].dtype == TEXT else dataset[()]
+      for name, dataset in found.items()
+    }
+  check_values(arrays, common["vocabulary"])
+  mapped = np.memmap(path, dtype, "r", begin, (len(arrays["peak_db"]), *rows[1:]))
+  return ClipStore(path=str(path), log_mel=mapped, **arrays, **common, fingerprint=fingerprint)
+
+
+def _other_format(path: str | os.PathLike) -> UserError:
+  return UserError(f"{path}: not a clip store of this version; create it with `atgcn prepare`")
 
 
 def write_store(
@@ -301,8 +327,8 @@ def report_store_write_failures(
   try:
     yield
   except OSError as error:  # HDF5 messages have many lines, but the error number is set.
-    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-    raise UserError(f"{path}: cannot be written ({reason}); {fix}") from error
+    text = os.strerror(error.errno) if error.errno else reason(error)
+    raise UserError(f"{path}: cannot be written ({text}); {fix}") from error
 
 
 def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str) -> int:
@@ -350,7 +376,7 @@ def complete(
 
   Args:
     path: Path of the file that `create_rows` created.
-    arrays: All of ARRAYS except the log-mels, and any of OPTIONAL.
+    arrays: All of ARRAYS, and any of OPTIONAL.
     vocabulary: Labels of the store.
     frontend: Settings of the log-mels.
     digests: Concatenated `row_digest` of all clips.
@@ -372,14 +398,6 @@ def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:
     "label_ids": list(vocabulary.ids),
     "label_names": list(vocabulary.names),
     "frontend": frontend.as_json(),
-  }
-
-
-def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
-  """Return the `vocabulary` and `frontend` of a `ClipStore` from the result of `as_settings`."""
-  return {
-    "vocabulary": Vocabulary(tuple(settings["label_ids"]), tuple(settings["label_names"])),
-    "frontend": Frontend(**settings["frontend"]),
   }
 
 

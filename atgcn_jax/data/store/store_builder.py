@@ -25,13 +25,13 @@ from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_audio
 from atgcn_jax.data.store import unfinished
 from atgcn_jax.data.store.clip_store import (
   FORMAT,
-  OF_FILES,
   complete,
   report_store_write_failures,
   row_digest,
 )
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
+from atgcn_jax.data.store.schema import OF_FILES
 from atgcn_jax.data.store.unfinished import Encoded
 from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError

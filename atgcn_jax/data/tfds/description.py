@@ -11,7 +11,7 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -31,6 +31,15 @@ NUMBERS: dict[str, Any] = {
   "findings": np.uint8,
   "missing_seconds": np.float32,
 }
+
+
+class Metadata(TypedDict):
+  """Content of `metadata.json` in addition to the settings of the store."""
+
+  format: str
+  dtype: str
+  fingerprint: str
+  shard_bytes: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)

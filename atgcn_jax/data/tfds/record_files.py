@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 BLOCK = 128  # number of clips per read of a TFRecord file
@@ -25,18 +25,30 @@ class RandomRecords:
   """Log-mels [N, T, F] in array_record files, with random access.
 
   Attributes:
+    path: Folder of the dataset, for messages.
     source: TFDS data source of undecoded records.
     shape: (N, T, F).
     dtype: Type of the log-mels.
   """
 
+  path: str
   source: Any
   shape: tuple[int, ...]
   dtype: np.dtype
 
   def __getitem__(self, clips: np.ndarray) -> np.ndarray:
-    """Return the log-mels [B, T, F] of the given clips, in the given order."""
-    return decoded(self.source.__getitems__(np.asarray(clips).tolist()), self.shape[1:], self.dtype)
+    """Return the log-mels [B, T, F] of the given clips, in the given order.
+
+    Raises:
+      UserError: If a record is damaged.
+    """
+    try:
+      records = self.source.__getitems__(np.asarray(clips).tolist())
+      return decoded(records, self.shape[1:], self.dtype)
+    except (ValueError, RuntimeError, OSError) as error:
+      raise UserError(
+        f"{self.path}: a record cannot be read ({reason(error)}); copy or write the dataset again"
+      ) from error
 
 
 @dataclass(frozen=True)
@@ -178,5 +190,5 @@ def every_record(path: str, file_format: str) -> Iterator[bytes]:
 
 def damaged(path: str, error: Exception) -> UserError:
   """Return the error for a record file that cannot be read."""
-  reason = " ".join(str(getattr(error, "message", error)).split())
-  return UserError(f"{path}: this shard cannot be read ({reason}); copy or write the dataset again")
+  text = reason(ValueError(getattr(error, "message", error)))
+  return UserError(f"{path}: this shard cannot be read ({text}); copy or write the dataset again")
