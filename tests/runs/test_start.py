@@ -12,6 +12,7 @@ from runs_support import FRONTEND, VOCABULARY, make_store, saved, tiny_config, t
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.models import NORMALISING
 from atgcn_jax.runs import start
 from atgcn_jax.runs.carry_over import carried_over
 from atgcn_jax.runs.load import load_run
@@ -93,18 +94,17 @@ def test_a_linear_head_starts_with_the_labels_of_the_same_name(tmp_path):
   assert carried_over(graph, Loaded(0, source, [], known))[1] == ""
 
 
-@pytest.mark.parametrize(
-  ("encoder", "frozen", "kept"),
-  [("cnn10", False, False), ("cnn10", True, True), ("mobilenet", False, True)],
-)
-def test_whose_normaliser_a_run_has(tmp_path, monkeypatch, encoder, frozen, kept):
-  changes = (f"model.encoder={encoder}", "model.head=linear", f"model.freeze_encoder={frozen}")
-  run, variables = run_and_variables(tmp_path, *changes)
+def test_whose_normaliser_a_run_has(tmp_path, monkeypatch):
+  assert "cnn10" in NORMALISING
+  assert "mobilenet" not in NORMALISING
+  run, variables = run_and_variables(tmp_path, "model.head=linear")
   theirs = run.normaliser._replace(mean=run.normaliser.mean + 1)
   source = Loaded(0, dataclasses.replace(run, normaliser=theirs), [], variables)
   monkeypatch.setattr(start, "load_either", lambda *_: source)
-  begun, _, _ = start.start_run(run, sharding.Layout(sharding.data_mesh()))
-  assert begun.normaliser is (theirs if kept else run.normaliser)
+  layout = sharding.Layout(sharding.data_mesh())
+  assert start.start_run(run, layout)[0].normaliser is run.normaliser
+  monkeypatch.setattr(start, "NORMALISING", ())
+  assert start.start_run(run, layout)[0].normaliser is theirs
 
 
 def test_another_front_end_is_refused(tmp_path):
