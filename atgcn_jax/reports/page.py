@@ -16,6 +16,7 @@ from atgcn_jax.reports import page_figures
 from atgcn_jax.runtime.buckets import path_of, write_whole
 
 TABLE_EDGES = 20
+NEAREST = 3  # neighbours per label in the table of labels
 
 CSS = """
 :root { color-scheme: light; }
@@ -115,7 +116,7 @@ def write_report(
       raise ValueError(f"{name} {array.shape} does not fit a vocabulary of {K} labels")
   sections = {
     "Learning curves": _curves(records),
-    "Labels": _classes(vocabulary, positives, average_precision, auc),
+    "Labels": _classes(vocabulary, positives, average_precision, auc, summary, propagation),
     "Label graph": _graph(vocabulary.names, propagation, average_precision, seed),
     "Label vectors": _map(vocabulary.names, label_vectors, positives, average_precision, seed),
     "Settings": _settings(config),
@@ -167,13 +168,23 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _classes(
-  vocabulary: Vocabulary, positives: np.ndarray, average_precision: np.ndarray, auc: np.ndarray
+  vocabulary: Vocabulary,
+  positives: np.ndarray,
+  average_precision: np.ndarray,
+  auc: np.ndarray,
+  summary: dict[str, Any],
+  propagation: Matrix | None,
 ) -> str:
   """Return the bars, then the table of all labels with the best first and the undefined last."""
   defined = np.isfinite(average_precision)
   parts = []
   if defined.any():
     parts.append(_figure(page_figures.class_bars(vocabulary.names, average_precision)))
+    if clips := summary.get("clips"):
+      chance = float(positives[defined].mean()) / clips
+      parts.append(
+        _note(f"Random scores have an mAP of about {chance:.4f}, the share of positives.")
+      )
   if not defined.all():
     parts.append(
       _note(
@@ -181,15 +192,37 @@ def _classes(
         "they require clips with the label and clips without it. The means exclude these labels."
       )
     )
+  head = ["Label", "Id", "Clips", "AP", "AUC"]
+  near = _neighbours(vocabulary.names, propagation, average_precision)
+  if near:
+    head.append("Neighbours in the graph, with their AP")
   rows = [
     (
       *(vocabulary.names[k], vocabulary.ids[k], f"{int(positives[k])}"),
       *(_value(float(average_precision[k])), _value(float(auc[k]))),
+      *([near[k]] if near else []),
     )
     for k in np.argsort(-average_precision, kind="stable")
   ]
-  table = _table(("Label", "Id", "Clips", "AP", "AUC"), rows, numbers=(2, 3, 4), ranked=3)
+  table = _table(head, rows, numbers=(2, 3, 4), ranked=3)
   return "\n".join([*parts, f'<div class="long" tabindex="0">{table}</div>'])
+
+
+def _neighbours(
+  names: Sequence[str], propagation: Matrix | None, average_precision: np.ndarray
+) -> list[str]:
+  """Return the labels that each label receives most from, with their AP; empty without a graph."""
+  if propagation is None:
+    return []
+  senders: list[list[tuple[float, int]]] = [[] for _ in names]
+  for receiver, sender, weight in zip(*edges_of(propagation)):
+    senders[receiver].append((-weight, sender))
+  return [
+    ", ".join(
+      f"{names[j]} {_value(float(average_precision[j]))}" for _, j in sorted(near)[:NEAREST]
+    )
+    for near in senders
+  ]
 
 
 def _graph(
@@ -275,7 +308,7 @@ def _table(
     ranked: The index of the column by which the rows are sorted, largest first. If given, the
       reader can sort by any column.
   """
-  kind = [' class="number"' if column in numbers else "" for column in range(5)]
+  kind = [' class="number"' if column in numbers else "" for column in range(len(head) or 5)]
   lines = ["<table>"]
   if head:
     cells = []
@@ -292,9 +325,11 @@ def _table(
 
 
 def _value(value: Any) -> str:
-  """Return a value as text: floats with four decimals, a dash if undefined, lists with commas."""
+  """Return a value as text: floats with four decimals, a dash if undefined, commas in between."""
   if isinstance(value, list):
     return ", ".join(map(_value, value))
+  if isinstance(value, dict):
+    return ", ".join(f"{key}: {_value(one)}" for key, one in value.items())
   if value is None or (isinstance(value, float) and np.isnan(value)):
     return "–"
   return f"{value:.4f}" if isinstance(value, float) else str(value)

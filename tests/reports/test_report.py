@@ -14,7 +14,7 @@ from atgcn_jax.reports.page import write_report
 
 NASTY = (
   *("Rock & roll", "<b>Bold</b>", 'A "quoted" one', "$x^2$ {y} %s", "犬の鳴き声", "O'Clock"),
-  *('url(#dots) id="x"', "</script><script>alert(1)</script>", "two\nlines", "g" * 50),
+  *('url(#dots) id="x"', "</script><script>alert(1)</script>", "two  words", "g" * 50),
 )
 VOID = {"meta", "link", "br", "image"}
 
@@ -111,7 +111,7 @@ def test_all_names_escaped(tmp_path):
   tips = [html.unescape(tip) for tip in re.findall(r"<title>(.*?)</title>", drawn, re.DOTALL)]
   assert tips == list(NASTY)
   labels = [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", drawn)]
-  assert {"Rock & roll", "$x^2$ {y} %s", "犬の鳴き声", "two lines", "g" * 31 + "…"} <= {*labels}
+  assert {"Rock & roll", "$x^2$ {y} %s", "犬の鳴き声", "two words", "g" * 31 + "…"} <= {*labels}
   assert 'url(#dots) id="x"' in labels
   assert "<graph>" in "".join(page.all("pre"))
   assert "</pre>" in "".join(page.all("pre"))
@@ -122,7 +122,7 @@ def test_values(tmp_path):
   auc = np.array([0.75, np.nan, 0.99996, 0.5])
   positives = np.array([3, 0, 12345, 7])
   source = written(tmp_path, 4, average_precision=precision, auc=auc, positives=positives)
-  assert [row[2:] for row in cells(source)] == [
+  assert [row[2:5] for row in cells(source)] == [
     ["12345", "1.0000", "1.0000"],
     ["7", "0.5000", "0.5000"],
     ["3", "0.2500", "0.7500"],
@@ -133,6 +133,17 @@ def test_values(tmp_path):
   assert "<td>mAP</td><td>0.1235</td>" in source
   assert "<td>d_prime</td><td>–</td>" in source
   assert "best 0.375 at step 150" in source
+
+
+def test_each_label_has_its_strongest_neighbours(tmp_path):
+  precision = np.array([0.25, np.nan, 1.0, 0.5, 0.125])
+  graph = np.eye(5)
+  graph[0, [1, 2, 3, 4]] = 0.1, 0.4, 0.3, 0.2
+  source = written(tmp_path, 5, average_precision=precision, propagation=graph)
+  near = {row[0]: row[5] for row in cells(source)}
+  assert near[NASTY[0]] == f"{NASTY[2]} 1.0000, {NASTY[3]} 0.5000, {NASTY[4]} 0.1250"
+  assert near[NASTY[1]] == ""
+  assert "Random scores have an mAP of about" in source
 
 
 @pytest.mark.parametrize("K", [1, 2, 3])
