@@ -50,8 +50,8 @@ class GraphConvolution(nn.Module):
       (nodes_KxE.shape[-1], self.features),
       nodes_KxE.dtype,
     )
-    # What each node passes on; read by `serving.explain`, and removed by XLA elsewhere.
-    self.sow("intermediates", "messages", nodes_KxE @ weight)
+    if self.is_mutable_collection("intermediates") and not self.is_initializing():
+      self.sow("intermediates", "messages", nodes_KxE @ weight)  # for `serving.explain`
     if isinstance(propagation_KxK, SparseProduct) and nodes_KxE.shape[-1] < self.features:
       # The product is the same. Propagation is faster where the nodes have fewer channels.
       return (propagation_KxK @ nodes_KxE) @ weight
