@@ -7,7 +7,6 @@ a `TypedDict` or a dataclass of these.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -63,7 +62,7 @@ def _is_plain(value: Any, kind: Any) -> bool:
   if kind in (None, types.NoneType):
     return value is None
   if kind is float:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 2.0**1000
+    return type(value) in (int, float) and abs(value) < 2.0**1000  # so NaN and infinity are not
   if kind is int:
     return type(value) is int and -(2**63) <= value < 2**63
   return kind in (bool, str) and type(value) is kind

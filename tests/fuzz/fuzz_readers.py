@@ -348,8 +348,8 @@ def make_tfds(path: pathlib.Path) -> None:
   make_store(store)
   made = path.with_suffix(".made")
   write_tfds(str(made), file_format="tfrecord", shards=2, store=str(store))
-  (metadata,) = made.rglob("metadata.json")
-  shutil.move(metadata.parent, path)
+  (columns,) = made.rglob("clips.npz")
+  shutil.move(columns.parent, path)
 
 
 def change_tfds(path: pathlib.Path, rng: Random) -> None:

@@ -124,6 +124,8 @@ def _event(file: str, fields: Sequence[str], fold: str, group: str, where: str) 
     UserError: If they are not an event.
   """
   onset, offset, label = (field.strip() for field in fields)
+  for text in (file, label):
+    check_name(text, where)
   if all(not field or field in EMPTY for field in (onset, offset, label)):
     return Event(file, math.nan, math.nan, "", fold, group, where)
   start, stop = _number(onset), _number(offset)
@@ -135,8 +137,6 @@ def _event(file: str, fields: Sequence[str], fold: str, group: str, where: str) 
     )
   if not label or label in EMPTY:
     raise UserError(f"{where}: the event has no label; add it or remove the row")
-  for text in (file, label):
-    check_name(text, where)
   return Event(file, start, stop, label, fold, group, where)
 
 

@@ -17,7 +17,7 @@ from atgcn_jax.data.layouts.listing import (
   load_file,
   make_listing,
 )
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -49,9 +49,12 @@ def list_sonyc(
   """
   root = str(check_audio_folder(audio))
   columns, rows = _recordings(annotations)
-  vocabulary = Vocabulary(
-    tuple(match[1] for match in columns), tuple(match[3] for match in columns)
-  )
+  try:
+    vocabulary = Vocabulary(
+      tuple(match[1] for match in columns), tuple(match[3] for match in columns)
+    )
+  except ValueError as error:
+    raise UserError(f"{annotations}: {reason(error)}; fix the first line") from None
   paths: dict[str, str] = {}
   found = folders.contents(root)
   for path in found.files:

@@ -231,7 +231,7 @@ def _read(path: str | os.PathLike) -> ClipStore:
     begin, rows, dtype = log_mel.id.get_offset(), log_mel.shape, log_mel.dtype
     if begin is None:
       raise ValueError("log_mel is compressed or in chunks")
-    hdf5_text.check_collections(path, (begin, begin + log_mel.id.get_storage_size()))
+    collections = hdf5_text.collections_in(path, (begin, begin + log_mel.id.get_storage_size()))
     if hdf5.text_attribute(file, "format") != FORMAT:
       raise _other_format(path)
     common = from_settings(json.loads(hdf5.text_attribute(file, "settings")))
@@ -241,7 +241,7 @@ def _read(path: str | os.PathLike) -> ClipStore:
     found = {name: hdf5.plain_dataset(file, name) for name in (*ARRAYS, *present)}
     check_form(found, rows[0], common["frontend"])
     arrays: dict[str, Any] = {
-      name: hdf5_text.read_texts(dataset) if RULES[name].dtype == TEXT else dataset[()]
+      name: hdf5_text.read_texts(dataset, collections) if RULES[name].dtype == TEXT else dataset[()]
       for name, dataset in found.items()
     }
   check_values(arrays, common["vocabulary"])

@@ -21,10 +21,12 @@ MOST_BYTES = 2**28
 _SIGNATURE = b"GCOL\x01\0\0\0"  # of version 1, the only one
 _LENGTH = struct.Struct("<8xQ")  # of a collection, in its first 16 bytes
 _OBJECT = struct.Struct("<H6xQ")  # index and length, before each object; the index 0 is free space
+# Of a text, in the data of a dataset: its length and the address of its collection.
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 
 
-def check_collections(path: str | os.PathLike, without: tuple[int, int]) -> None:
-  """Refuse a file with a damaged collection of texts.
+def collections_in(path: str | os.PathLike, without: tuple[int, int]) -> list[int]:
+  """Return the addresses of all collections of texts in a file, after a check of each.
 
   Args:
     path: Path of the HDF5 file.
@@ -36,13 +38,15 @@ def check_collections(path: str | os.PathLike, without: tuple[int, int]) -> None
   """
   with open(path, "rb") as file:
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-  for start in (*_found(data, 0, without[0]), *_found(data, without[1], len(data))):
+  starts = [*_found(data, 0, without[0]), *_found(data, without[1], len(data))]
+  for start in starts:
     length = _LENGTH.unpack_from(data, start)[0] if start + _LENGTH.size <= len(data) else 0
     if not _LENGTH.size <= length <= len(data) - start:
       raise ValueError("a collection of texts is cut short")
     # Objects start at multiples of 8 bytes. Without a length of 0, there is no endless loop.
     if not np.frombuffer(data, "<u8", length // 8, start).all():
       _walk(data, start + _LENGTH.size, start + length)
+  return starts
 
 
 def _found(data: mmap.mmap, begin: int, end: int) -> Iterator[int]:
@@ -62,8 +66,12 @@ def _walk(data: mmap.mmap, position: int, end: int) -> None:
       raise ValueError("a collection of texts is damaged")
 
 
-def read_texts(dataset: h5py.Dataset) -> np.ndarray:
+def read_texts(dataset: h5py.Dataset, collections: list[int]) -> np.ndarray:
   """Return a list of texts, str[N].
+
+  Args:
+    dataset: A dataset whose size `hdf5.plain_dataset` has checked.
+    collections: The addresses of all collections of texts in the file.
 
   Raises:
     ValueError: If the dataset is not a list of texts in UTF-8, or a text is too long.
@@ -71,9 +79,24 @@ def read_texts(dataset: h5py.Dataset) -> np.ndarray:
   name = str(dataset.name).strip("/")
   if dataset.ndim != 1 or h5py.check_string_dtype(dataset.dtype) is None:
     raise ValueError(f"{name} is not a list of texts")
+  if dataset.id.get_type().is_variable_str():
+    _check_references(dataset, name, collections)
   texts = dataset.asstr()[()]
   longest = max(map(len, texts), default=0)
   most = max(MOST_BYTES, 16 * dataset.file.id.get_filesize())
   if longest > LONGEST or 4 * longest * len(texts) > most:
     raise ValueError(f"{name} has a text of {longest} characters, which is too long")
   return texts.astype(str)
+
+
+def _check_references(dataset: h5py.Dataset, name: str, collections: list[int]) -> None:
+  """Refuse references to texts that are too long or in none of the collections."""
+  offset = dataset.id.get_offset()
+  if not dataset.size:
+    return
+  if offset is None or dataset.id.get_storage_size() != dataset.size * _REFERENCE.itemsize:
+    raise ValueError(f"{name} is not stored in one piece")
+  found = np.fromfile(dataset.file.filename, _REFERENCE, dataset.size, offset=offset)
+  found = found[found["length"] > 0]
+  if (found["length"] > 4 * LONGEST).any() or not np.isin(found["address"], collections).all():
+    raise ValueError(f"{name} refers to texts that are not in the file")

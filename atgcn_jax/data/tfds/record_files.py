@@ -40,10 +40,12 @@ class RandomRecords:
     """Return the log-mels [B, T, F] of the given clips, in the given order.
 
     Raises:
+      IndexError: If a clip is out of bounds.
       UserError: If a record is damaged.
     """
+    _check_bounds(clips := np.asarray(clips), self.shape[0])
     try:
-      records = self.source.__getitems__(np.asarray(clips).tolist())
+      records = self.source.__getitems__(clips.tolist())
       return decoded(records, self.shape[1:], self.dtype)
     except (ValueError, RuntimeError, OSError) as error:
       raise UserError(
@@ -87,9 +89,7 @@ class SequentialRecords:
       IndexError: If a clip is out of bounds.
       UserError: If a file is missing or damaged.
     """
-    clips = np.asarray(clips)
-    if len(clips) and not 0 <= clips.min() <= clips.max() < self.shape[0]:
-      raise IndexError(f"clips {clips.min()} … {clips.max()} out of bounds: {self.shape[0]}")
+    _check_bounds(clips := np.asarray(clips), self.shape[0])
     shards = np.searchsorted(self.shard_starts, clips, side="right") - 1
     blocks, within = np.divmod(clips - self.shard_starts[shards], BLOCK)
     needed = list(dict.fromkeys(zip(shards.tolist(), blocks.tolist())))
@@ -129,6 +129,11 @@ class SequentialRecords:
       return decoded(contents, self.shape[1:], self.dtype)
     except (tf.errors.OpError, ValueError, IndexError) as error:
       raise damaged(path, error) from error
+
+
+def _check_bounds(clips: np.ndarray, count: int) -> None:
+  if len(clips) and not 0 <= clips.min() <= clips.max() < count:
+    raise IndexError(f"clips {clips.min()} … {clips.max()} out of bounds: {count}")
 
 
 def decoded(records: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
