@@ -26,13 +26,13 @@ def longest_operations(folder: str | os.PathLike, count: int = 20) -> list[dict[
     seconds of all operations. An operation that contains others, such as a loop, includes them.
   """
   newest = max(pathlib.Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-  seconds: dict[tuple[str, str], float] = collections.defaultdict(float)
+  seconds: collections.defaultdict[tuple[str, str], float] = collections.defaultdict(float)
   for operation, duration in _timed(ProfileData.from_file(str(newest))):
     seconds[operation] += duration / 1e9
   total = sum(seconds.values())
   return [
     {"name": name, "kernel": kernel, "seconds": taken, "share": taken / total}
-    for (name, kernel), taken in sorted(seconds.items(), key=lambda one: -one[1])[:count]
+    for (name, kernel), taken in sorted(seconds.items(), key=lambda item: -item[1])[:count]
   ]
 
 
