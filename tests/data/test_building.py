@@ -82,7 +82,7 @@ def test_unreadable_clips_are_left_out(tmp_path):
   assert opened.log_mel.shape == (len(kept), FRONTEND.frames, FRONTEND.n_mels)
   assert (np.asarray(opened.log_mel).max(axis=(1, 2)) == 255).all()
   rows = list(csv.reader(unfinished.report_path(out).open()))
-  assert rows == [["file", "reason"], *([str(i), "is bad, really; fix it"] for i in BAD)]
+  assert rows == [["file", "reason"], *([str(i), "is bad,\\nreally; fix it"] for i in BAD)]
 
 
 class Stop(BaseException):

@@ -80,7 +80,7 @@ def test_label_outside_the_ontology(small):
     ("", "JSON"),
     ("[", "JSON"),
     ("[]", "no category"),
-    ("{}", "no category"),
+    ("{}", "not an ontology"),
     ('{"id": 1}', "JSON"),
     ("3", "JSON"),
     ('[{"id": "a", "name": "A"}]', "child_ids"),

@@ -221,8 +221,8 @@ def test_label_quality(tmp_path):
   [
     ("a,b\n", "no column label_id, num_rated, num_true"),
     ("label_id,num_rated,num_true\n", "no label"),
-    ("label_id,num_rated,num_true\n/m/a,few,1\n", "line 2: 'few'"),
-    ("label_id,num_rated,num_true\n/m/a,3\n", "line 2: '3' and ''"),
+    ("label_id,num_rated,num_true\n/m/a,few,1\n", "line 2: few and 1 are not counts"),
+    ("label_id,num_rated,num_true\n/m/a,3\n", "line 2: 3 and  are not counts"),
     ("label_id,num_rated,num_true\n/m/a,3,4\n", "line 2: num_true 4 must be at most num_rated 3"),
     ("label_id,num_rated,num_true\n/m/a,3,2\n/m/a,3,2\n", "line 3: label /m/a"),
   ],
@@ -248,7 +248,7 @@ def test_the_files(tmp_path):
 
 def test_tables_are_complete(tmp_path):
   """Each row of a table has as many cells as its header, for any names."""
-  vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c\nd", "e", "f"))
+  vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c d", "e", "f"))
   text = card_markdown(data_card(make(tmp_path / "store.h5", vocabulary=vocabulary)))
   table: list[str] = []
   for line in [*text.splitlines(), ""]:

@@ -95,7 +95,8 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
   with pytest.raises(UserError, match=r"s\.h5: the (peak|log-mel) of clip clip 3 ü is NaN"):
     list(examples_of(*planned(types.SimpleNamespace(store=str(tmp_path / "s.h5"), audio=""))))
   # Written as by a version without these checks.
-  monkeypatch.setattr("atgcn_jax.data.open_clips.check_small", lambda *_: None)
+  for module in ("tfds.dataset", "store.clip_store"):
+    monkeypatch.setattr(f"atgcn_jax.data.{module}.check_small", lambda *_: None)
   monkeypatch.setattr("atgcn_jax.data.store.clip_store.check_log_mels", lambda *_: None)
   made = write_tfds(str(tmp_path / "d"), file_format=file_format, store=str(tmp_path / "s.h5"))
   monkeypatch.undo()
@@ -105,7 +106,8 @@ def test_tfds_datasets(tmp_path, monkeypatch, file_format, dtype):
 
 def test_a_store_with_a_normaliser(tmp_path):
   path = make_store(tmp_path / "s.h5", clips=8)
-  for bad in ([[0, NAN], [1, 1]], [[0, 0], [1, 0]], [[0, 0], [1, np.inf]]):
+  for mean, deviation in ((NAN, 1), (0, 0), (0, np.inf)):
+    bad = [[0] * 15 + [mean], [1] * 15 + [deviation]]
     with small_store.h5py.File(path, "r+") as file:
       if "normaliser" in file:
         del file["normaliser"]

@@ -104,7 +104,7 @@ def test_one_process_does_not_hold_a_folder_twice(tmp_path):
 def test_the_lock_is_released_however_training_ends(tmp_path, monkeypatch, fault):
   def fail(*_, **__):
     assert (tmp_path / NAME).exists()
-    raise fault
+    raise fault("stopped")
 
   monkeypatch.setattr(training_loop, "train_to_end", fail)
   with pytest.raises(fault):
