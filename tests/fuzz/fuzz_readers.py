@@ -311,6 +311,7 @@ def make_checkpoint(path: pathlib.Path) -> None:
 
   loaded = new_loaded()
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), loaded.run.abstract_state())
+  state = state.replace(step=np.array(loaded.step, np.int32))
   description = loaded.run.description() | {"history": loaded.history}
   with checkpoint.open_manager(path) as manager:
     checkpoint.start_save(manager, state, loaded.run.constants(), description, 0.25)
@@ -335,7 +336,7 @@ def read_checkpoint(path: pathlib.Path) -> Any:
   from atgcn_jax.runs.load import load_run
   from atgcn_jax.training import sharding
 
-  return load_run(path, "best" if path.stat().st_ino % 2 else "latest", sharding.data_mesh())
+  return load_run(path, "best", sharding.data_mesh())
 
 
 # TFDS folders.

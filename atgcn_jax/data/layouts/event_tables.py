@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from atgcn_jax.data.layouts.tables import read_table
-from atgcn_jax.errors import UserError, printable
+from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.hints import EMPTY
 from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
 
@@ -95,7 +95,7 @@ def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
     what = needed[0]
     raise UserError(
       f"{path}: no column of the {what}, such as {' or '.join(NAMES[what][:3])}; its columns are "
-      f"{', '.join(filter(None, columns))}"
+      f"{printable(', '.join(filter(None, columns)), PART)}"
     )
   if group and group not in columns:
     raise UserError(f"--split-by {group}: {path} has no such column; name one of its columns")
