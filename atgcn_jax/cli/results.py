@@ -164,7 +164,8 @@ def _add_detect(verb: AddVerb) -> None:
     metavar="R",
     type=float,
     default=0.5,
-    help="a detection goes on while the score is at least this share of --min-score (default: 0.5)",
+    help="a detection continues while its score is at least this share of --min-score (default: "
+    "0.5)",
   )
   detect.add_argument(
     "--min-seconds",

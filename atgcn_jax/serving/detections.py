@@ -33,7 +33,7 @@ class Rules(NamedTuple):
 
   Attributes:
     least: float64[K], the score that each label must reach. NaN for labels that are not detected.
-    release: A detection goes on while the score is at least this share of `least`.
+    release: A detection continues while the score is at least this share of `least`.
     seconds: The least length of a detection.
   """
 
