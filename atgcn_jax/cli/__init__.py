@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
       print(f"{program}: the work was complete before the stop signal arrived", file=sys.stderr)
       return 128 + stop.signal_number
     except KeyboardInterrupt as error:
+      signals.acknowledge()
       by = f" by {error}" if isinstance(error, signals.Interrupted) else ""
       notes = "; ".join(getattr(error, "__notes__", ()))
       notes = f"; {notes}; the same command continues" if notes else ""

@@ -85,6 +85,16 @@ def command(*, ends_process: bool) -> Iterator[StopRequest]:
       _command = StopRequest()
 
 
+def acknowledge() -> None:
+  """End the retries, because the command has caught `Interrupted`.
+
+  To be called while it is handled: a retry after that would raise it again, in the cleanup.
+  """
+  global _ended
+  _ended = True
+  signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _on_signal(number: int, frame: types.FrameType | None) -> None:
   if _command.signal_number is None:
     _command.signal_number = number

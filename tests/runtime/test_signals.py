@@ -166,3 +166,14 @@ def test_ignored_signals_stay_ignored():
       assert stop.signal_number is None
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_caught_signal_is_not_raised_in_the_cleanup(soon_again):
+  with signals.command(ends_process=False):
+    try:
+      send()
+      wait()
+    except signals.Interrupted:
+      signals.acknowledge()
+    time.sleep(0.2)  # where a retry would raise
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
