@@ -33,6 +33,7 @@ def run_step(step, limit, work, variables):
   """
   began = time.monotonic()
   path = work / "output.txt"
+  path.unlink(missing_ok=True)  # a process of an earlier run may still write to it
   with path.open("wb") as file:
     process = subprocess.Popen(
       step.command,
@@ -57,6 +58,12 @@ def run_step(step, limit, work, variables):
     record["reason"] = f"limit of {limit:.0f} s" if cut else last_line(output, process.returncode)
   record["seconds"] = round(time.monotonic() - began, 1)
   return record | {"exit": process.returncode, "result": result_of(output)}, output
+
+
+def stop(*_):
+  """Exit, which ends the process of the step too; a second SIGTERM does not disturb this."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  sys.exit(143)
 
 
 def end(process):
@@ -198,5 +205,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the process of the step, too
+  signal.signal(signal.SIGTERM, stop)
   sys.exit(main(sys.argv[1:]))

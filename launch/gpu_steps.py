@@ -77,7 +77,7 @@ SMALL = Sizes(
   table2=("--rows", "graph_none"),
   ablation=("--rows", "atgcn_2"),
   overrides=tuple(f"--config.{change}" for change in (*TINY, "data.batch_size=4")),
-  patience=4,
+  patience=10,
 )
 
 
