@@ -86,7 +86,7 @@ def commands_of_the_readme():
 def test_the_commands_of_the_readme_are_valid():
   commands = commands_of_the_readme()
   assert {command.split()[0] for command in commands} == {
-    *("gpu.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
+    *("gpu.sh", "gpu_check.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
   }
   for command in commands:
     assert dry_run(*re.sub("each", "each --gpus 2", command).split())
