@@ -14,6 +14,7 @@ from gpu_summary import summary
 
 GRACE = 10  # seconds that a process has to end after SIGTERM
 LEAST = 20  # seconds for which a postponed step is still started
+PATIENCE = 10  # factor of the time limits in a rehearsal
 # Two devices have the same form of the models as a GPU. Compilation is quick rather than good.
 REHEARSAL = {
   "JAX_NUM_CPU_DEVICES": "2",
@@ -33,6 +34,7 @@ def run_step(step, limit, work, variables):
   """
   began = time.monotonic()
   path = work / "output.txt"
+  path.unlink(missing_ok=True)  # a process of an earlier run may still write to it
   with path.open("wb") as file:
     process = subprocess.Popen(
       step.command,
@@ -57,6 +59,12 @@ def run_step(step, limit, work, variables):
     record["reason"] = f"limit of {limit:.0f} s" if cut else last_line(output, process.returncode)
   record["seconds"] = round(time.monotonic() - began, 1)
   return record | {"exit": process.returncode, "result": result_of(output)}, output
+
+
+def stop(*_):
+  """Exit, which ends the process of the step too; a second SIGTERM does not disturb this."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  sys.exit(143)
 
 
 def end(process):
@@ -111,7 +119,7 @@ class Book:
     print(f"{record['name']}: {record['status']}{seconds} {record.get('reason', '')}", flush=True)
 
 
-def run_steps(steps, seconds, work, variables, book):
+def run_steps(steps, seconds, work, variables, book, patience=1):
   """Run the steps part by part, and those that had no time in their part at the end.
 
   Args:
@@ -120,6 +128,7 @@ def run_steps(steps, seconds, work, variables, book):
     work: Folder for the output file of the process.
     variables: Environment variables of all steps.
     book: The records.
+    patience: Factor of the steps' time limits.
   """
   start = time.monotonic()
   for step in steps:
@@ -134,7 +143,7 @@ def run_steps(steps, seconds, work, variables, book):
     """Run a step if so many seconds are left, and return whether it was run."""
     if deadline - time.monotonic() < least:
       return False
-    limit = min(step.seconds, start + seconds - GRACE - time.monotonic())
+    limit = min(patience * step.seconds, start + seconds - GRACE - time.monotonic())
     book.add(*run_step(step, max(1, limit), work, variables), step.command)
     return True
 
@@ -189,7 +198,7 @@ def main(arguments):
   }
   title = "Rehearsal on the CPU, at small sizes" if options.rehearse else "GPU check"
   book = Book(out, title)
-  run_steps(steps, 60 * options.minutes, work, variables, book)
+  run_steps(steps, 60 * options.minutes, work, variables, book, PATIENCE if options.rehearse else 1)
   if book.records[-1].get("exit") == 2 and not book.records[-1]["part"]:
     reason = book.records[-1]["reason"]
     print(f"gpu_check.sh: {reason}; use --rehearse to run on the CPU", file=sys.stderr)
@@ -198,5 +207,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the process of the step, too
+  signal.signal(signal.SIGTERM, stop)
   sys.exit(main(sys.argv[1:]))

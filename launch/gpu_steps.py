@@ -51,7 +51,6 @@ class Sizes(NamedTuple):
   table2: tuple[str, ...] = ()
   ablation: tuple[str, ...] = ("--rows", "atgcn_2,graph_identity,graph_author")
   overrides: tuple[str, ...] = ()
-  patience: int = 1  # factor of the time limits
 
 
 TINY = (
@@ -77,7 +76,6 @@ SMALL = Sizes(
   table2=("--rows", "graph_none"),
   ablation=("--rows", "atgcn_2"),
   overrides=tuple(f"--config.{change}" for change in (*TINY, "data.batch_size=4")),
-  patience=4,
 )
 
 
@@ -89,14 +87,13 @@ def steps_of(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[Ste
     shared: Folder of the shared data.
     work: Folder of stores, runs and profiles.
   """
-  steps = [
+  return [
     Step("machine", "", 60, (PYTHON, "launch/gpu_machine.py")),
     *correctness(sizes, shared, work),
     *speed(sizes, shared),
     *profile(sizes, work),
     *results(sizes, shared, work),
   ]
-  return [step._replace(seconds=sizes.patience * step.seconds) for step in steps]
 
 
 def correctness(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[Step]:

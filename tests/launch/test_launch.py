@@ -87,7 +87,7 @@ def test_the_commands_of_the_readme_are_valid():
   # test_gpu_check.py tests the script that has no dry run.
   commands = [one for one in commands_of_the_readme() if not one.startswith("gpu_check.sh")]
   assert {command.split()[0] for command in commands} == {
-    *("gpu.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
+    *("gpu.sh", "gpu_check.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
   }
   for command in commands:
     assert dry_run(*re.sub("each", "each --gpus 2", command).split())
