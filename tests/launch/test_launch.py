@@ -84,8 +84,7 @@ def commands_of_the_readme():
 
 
 def test_the_commands_of_the_readme_are_valid():
-  # test_gpu_check.py tests the script that has no dry run.
-  commands = [one for one in commands_of_the_readme() if not one.startswith("gpu_check.sh")]
+  commands = commands_of_the_readme()
   assert {command.split()[0] for command in commands} == {
     *("gpu.sh", "gpu_check.sh", "jobset.sh", "local_hosts.sh", "tpu.sh"),
   }
