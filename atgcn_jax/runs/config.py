@@ -122,6 +122,9 @@ DEFAULTS: dict[str, Any] = {
     "laplacian": 0.0,  # Weight of training.losses.laplacian_penalty.
     # Weight of training.losses.hierarchical_loss. Requires graph.ontology.
     "hierarchy": 0.0,
+    # Weight of training.losses.neighbour_penalty, which draws a label's vector to those of labels
+    # that make it likely.
+    "neighbours": 0.0,
   },
   "sharding": {
     # Shard parameters and optimiser state over the devices instead of replicating them.
@@ -210,6 +213,7 @@ NOT_NEGATIVE = (
   "optim.clip_norm",
   "loss.laplacian",
   "loss.hierarchy",
+  "loss.neighbours",
 )
 SHARES = (
   "model.dropout.block",
