@@ -46,9 +46,7 @@ def add_result_verbs(verb: AddVerb) -> None:
 
 
 def _add_evaluate(verb: AddVerb) -> None:
-  evaluate = verb(
-    "evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write its report.html"
-  )
+  evaluate = verb("evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write a page")
   add_run(evaluate)
   add_clips(evaluate)
   add_added_labels(evaluate)
@@ -59,6 +57,11 @@ def _add_evaluate(verb: AddVerb) -> None:
   )
   evaluate.add_argument(
     "--out",
+  evaluate.add_argument(
+    "--audio",
+    metavar="DIR",
+    help="folder of the sounds, as given to prepare, to hear the mistakes on the page",
+  )
     metavar="DIR",
     help="folder of the output files (default: the run directory; no files if it is read-only)",
   )
@@ -269,6 +272,7 @@ def _evaluate(options) -> int:
   status = 1 if options.out and page is None else 0
   if not is_first():
     return status
+    audio=options.audio,
   if options.json:
     print(json.dumps(result))
     return status
