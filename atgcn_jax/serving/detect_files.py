@@ -127,15 +127,15 @@ def targets_of(sounds: Sequence[str], kind: str, out: str) -> dict[str, pathlib.
   return targets
 
 
-def write_output(path: pathlib.Path, content: bytes) -> None:
-  """Write a complete output file.
+def write_output(path: str | os.PathLike, content: bytes, option: str = "--out") -> None:
+  """Write a complete output file, which an option named.
 
   Raises:
     UserError: It cannot be written.
   """
   try:
-    write_whole(path, content)
+    write_whole(path_of(path), content)
   except OSError as error:
     raise UserError(
-      f"--out {path}: cannot be written ({error.strerror or error}); name another place"
+      f"{option} {path}: cannot be written ({error.strerror or error}); name another place"
     ) from error
