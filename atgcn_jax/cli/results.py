@@ -188,6 +188,26 @@ def _add_detect(verb: AddVerb) -> None:
     metavar="PATH",
     help="file to write; for raven and audacity, folder (default: print csv and jsonl)",
   )
+  detect.add_argument(
+    "--score",
+    metavar="TABLE",
+    action="append",
+    default=[],
+    help="score the detections against annotated events: an Audacity label track, a Raven "
+    "selection table, a CSV with onset and offset, or a folder of these; may be repeated. Prints "
+    "F1 by segments and by events instead of the detections",
+  )
+  detect.add_argument(
+    "--collar",
+    metavar="SECONDS",
+    type=float,
+    default=0.2,
+    help="with --score, how far the onset of a detection may be from that of the event (default: "
+    "0.2)",
+  )
+  detect.add_argument(
+    "--json", action="store_true", help="with --score, print the scores as one JSON object"
+  )
   add_strict(detect)
   detect.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
@@ -331,6 +351,8 @@ def _tag(options) -> int:
 
 
 def _detect(options) -> int:
+  if options.json and not options.score:
+    raise UserError("--json: only valid with --score; for detections use --format jsonl")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.detect_files import detect_files
 
@@ -347,6 +369,9 @@ def _detect(options) -> int:
     release=options.release,
     min_seconds=options.min_seconds,
     hop_seconds=options.hop_seconds,
+    tables=options.score,
+    collar=options.collar,
+    as_json=options.json,
   )
   return left_out(options.verb, bad)
 
