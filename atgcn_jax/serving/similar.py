@@ -102,11 +102,10 @@ def find_rows(embedded: Embedded, clip: str) -> np.ndarray:
 
 
 def _rows_named(embedded: Embedded, name: str) -> np.ndarray:
-  exact = np.flatnonzero(embedded.file == name)
-  if len(exact):
-    return exact
-  files = np.unique(embedded.file)
-  matching = [file for file in files if os.path.basename(file) == name]
+  files = np.unique(embedded.file).tolist()
+  path = os.path.abspath(name)
+  matching = [file for file in files if file == name or os.path.abspath(file) == path][:1]
+  matching = matching or [file for file in files if os.path.basename(file) == name]
   if len(matching) > 1:
     raise UserError(
       f"{printable(name, SHOWN)}: {len(matching)} embedded files have this name, such as "

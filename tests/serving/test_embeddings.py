@@ -74,6 +74,7 @@ def test_the_nearest_have_the_highest_cosine():
 
 def test_embedded_files_are_found_by_path_or_name():
   assert find_rows(EMBEDDED, "a/1.wav").tolist() == [0]
+  assert find_rows(EMBEDDED, "./a/../a/1.wav").tolist() == [0]
   assert find_rows(EMBEDDED, "2.wav").tolist() == [1]
   assert find_rows(EMBEDDED, "other.wav").tolist() == []
   assert find_rows(EMBEDDED, "2.wav@1").tolist() == []  # no windows
