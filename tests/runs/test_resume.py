@@ -166,12 +166,19 @@ def test_an_extended_run_equals_a_longer_one(tmp_path, config):
 def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   command.append("--config.optim.steps=12")
+  capsys.readouterr()  # discard the output of the run that the tests share
   with monkeypatch.context() as patch:
     interrupt(patch, 10, number)
     assert cli.main(command) == status
-  assert "saved step 10" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "saved step 10" in said
+  assert "resumed" not in said
+  assert "next: " not in said
   assert checkpoint.saved_steps(tmp_path / "run")[-1] == 10
   assert cli.main(command) == 0
+  said = capsys.readouterr().err
+  assert "resumed from step 10 of 12\n" in said
+  assert f"next: atgcn evaluate --workdir {tmp_path / 'run'}\n" in said
   # The undisturbed run also has a checkpoint of step 12, because it is the best.
   other = read_run(trained(), 12)
   other = with_training_state(other, trained(), sharding.Layout(sharding.data_mesh()))
