@@ -321,7 +321,7 @@ def _tag(options) -> int:
   from atgcn_jax.serving.many_files import explain_files, tag_files
 
   keep_compiled_programs()
-  tagger = _tagger(options)
+  tagger = tagger_of(options)
   if options.add_labels:
     tagger = tagger.with_labels(options.add_labels)
   if options.explain:
@@ -347,7 +347,7 @@ def _detect(options) -> int:
   from atgcn_jax.serving.detect_files import detect_files
 
   keep_compiled_programs()
-  tagger = _tagger(options)
+  tagger = tagger_of(options)
   if options.add_labels:
     tagger = tagger.with_labels(options.add_labels)
   bad = detect_files(
@@ -368,12 +368,12 @@ def _embed(options) -> int:
   from atgcn_jax.serving.many_files import embed_files
 
   keep_compiled_programs()
-  files, bad = embed_files(_tagger(options), options.files, options.out)
+  files, bad = embed_files(tagger_of(options), options.files, options.out)
   print(f"{options.out}: {files} files")
   return _left_out(options.verb, bad)
 
 
-def _tagger(options):
+def tagger_of(options):
   """Return the tagger of the run or of the pretrained model that the options select."""
   from atgcn_jax.serving.tagger import Tagger
 
