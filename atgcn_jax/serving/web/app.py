@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import mimetypes
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -37,9 +37,10 @@ class OneAtATime:
   def __init__(self, waiting: int):
     self._most, self._admitted = waiting + 1, 0
     self._thread = concurrent.futures.ThreadPoolExecutor(1, "inference")
+    self._stopping = asyncio.Event()
 
   @contextlib.contextmanager
-  def admitted(self):
+  def admitted(self) -> Iterator[None]:
     """Hold one of the places, from the start of an upload to its answer.
 
     Raises:
@@ -54,11 +55,22 @@ class OneAtATime:
       self._admitted -= 1
 
   async def run(self, work: Callable[[], T]) -> T:
-    """Return the result of a function, which is called in the thread."""
-    return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    """Return the result of a function, which is called in the thread.
+
+    Raises:
+      Refused: `stop` was called.
+    """
+    stopping = asyncio.create_task(self._stopping.wait())
+    result = asyncio.get_running_loop().run_in_executor(self._thread, work)
+    await asyncio.wait((result, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if self._stopping.is_set():
+      raise Refused(503, "The server is stopping.")
+    return await result
 
   def stop(self) -> None:
-    """Start nothing more."""
+    """Start nothing more, and wait for nothing more."""
+    self._stopping.set()
     self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -97,16 +109,18 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
     )
 
   async def add_sound(request: Request) -> Response:
-    uploads.check_type(request)
-    rules, name = _rules(request, analysis), uploads.name_in(request)
-    with worker.admitted():
-      body = await uploads.body_of(request, limits)
+    async with uploads.reading_refused(request):
+      uploads.check_type(request)
+      rules, name = _rules(request, analysis), uploads.name_in(request)
+      with worker.admitted():
+        body = await uploads.body_of(request, limits)
 
-      def work() -> bytes:
-        result = analysis.result_of(name, body)
-        return json.dumps(analysis.result_json(results.add(result), result, rules)).encode()
+        def work() -> bytes:
+          result, spectrogram = analysis.result_of(name, body)
+          own = {"id": results.add(result), "spectrogram": spectrogram}
+          return json.dumps(own | analysis.result_json(result, rules)).encode()
 
-      return Response(await worker.run(work), 201, media_type="application/json")
+        return Response(await worker.run(work), 201, media_type="application/json")
 
   def detections(request: Request) -> Response:
     result = results.get(request.path_params["id"])
@@ -128,7 +142,7 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
   async def openapi(request: Request) -> Response:
     return JSONResponse(description)
 
-  return Starlette(
+  app = Starlette(
     routes=[
       *_pages(),
       Route("/api/openapi.json", openapi),
@@ -141,6 +155,8 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
     exception_handlers={Refused: _refused, HTTPException: _no_such_page, Exception: _failed},
     lifespan=lifespan,
   )
+  app.state.worker = worker
+  return app
 
 
 def _pages() -> list[Route]:

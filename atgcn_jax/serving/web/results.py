@@ -28,6 +28,7 @@ from atgcn_jax.serving.web.limits import KEPT_BYTES, Limits, Refused
 from atgcn_jax.serving.web.spectrogram import spectrogram_json
 from atgcn_jax.serving.web.uploads import decoded
 
+OVERHEAD = 4096  # bytes of a result besides its arrays
 LABELS = 30  # number of labels with scores over time
 ROWS = 1200  # maximum number of scores over time of a label
 IN_GRAPH, NEIGHBOURS = 12, 4  # number of labels found in the graph, and of neighbours of each
@@ -47,14 +48,12 @@ class Result(NamedTuple):
     seconds: Its length.
     line: Its timeline.
     remarks: What is wrong with the sound.
-    spectrogram: See `spectrogram_json`.
   """
 
   name: str
   seconds: float
   line: Timeline
   remarks: list[str]
-  spectrogram: dict[str, Any]
 
 
 class Results:
@@ -89,7 +88,7 @@ class Results:
 
 
 def _bytes_of(result: Result) -> int:
-  return sum(array.nbytes for array in result.line)
+  return OVERHEAD + sum(array.nbytes for array in result.line)
 
 
 class Analysis:
@@ -116,21 +115,17 @@ class Analysis:
     for samples in (size, 2 * size):
       self._line(np.zeros(samples, np.float32))
 
-  def result_of(self, name: str, body: bytes) -> Result:
-    """Return the result of the bytes of a sound file.
+  def result_of(self, name: str, body: bytes) -> tuple[Result, dict[str, Any]]:
+    """Return the result of the bytes of a sound file, and its spectrogram as JSON.
 
     Raises:
       Refused: They cannot be used.
     """
     frontend = self.tagger.run.frontend
     sound = decoded(name, body, frontend.sample_rate, self.limits)
-    return Result(
-      name,
-      len(sound.waveform) / frontend.sample_rate,
-      self._line(sound.waveform),
-      sound.remarks,
-      spectrogram_json(sound.waveform, frontend),
-    )
+    seconds = len(sound.waveform) / frontend.sample_rate
+    result = Result(name, seconds, self._line(sound.waveform), sound.remarks)
+    return result, spectrogram_json(sound.waveform, frontend)
 
   def _line(self, waveform: np.ndarray) -> Timeline:
     (outcome,) = self.tagger.timelines([waveform], hop_seconds=self.hop_seconds)
@@ -151,14 +146,12 @@ class Analysis:
     """Return the detections in a sound."""
     return detections(result.line, self.tagger.vocabulary, rules)
 
-  def result_json(self, key: str, result: Result, rules: Rules) -> dict[str, Any]:
+  def result_json(self, result: Result, rules: Rules) -> dict[str, Any]:
     """Return all of a result as JSON."""
     return {
-      "id": key,
       "name": result.name,
       "seconds": result.seconds,
       "remarks": result.remarks,
-      "spectrogram": result.spectrogram,
       "timeline": self._timeline_json(result.line),
     } | self.detections_json(result, rules)
 

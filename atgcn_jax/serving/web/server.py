@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import sys
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -59,6 +61,16 @@ def address_of(listening: socket.socket, host: str) -> str:
   return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
+class _Server(uvicorn.Server):
+  """A server that does not wait for sounds that are being scored when it ends."""
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    """End the requests."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # connections that are cut
+    cast(Starlette, self.config.app).state.worker.stop()
+    await super().shutdown(sockets)
+
+
 def serve(app: Starlette, listening: socket.socket) -> None:
   """Serve an application until a signal ends the command.
 
@@ -72,11 +84,12 @@ def serve(app: Starlette, listening: socket.socket) -> None:
     loop="asyncio",
     lifespan="on",
     log_config=None,  # errors go to stderr, requests nowhere
+    log_level="error",
     access_log=False,
     server_header=False,
     timeout_graceful_shutdown=ENDING_SECONDS,
   )
-  uvicorn.Server(config).run(sockets=[listening])
+  _Server(config).run(sockets=[listening])
 
 
 def announce(title: str, labels: int, address: str, host: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from atgcn_jax.audio import decoding, windows
 from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.errors import UserError, printable
+from atgcn_jax.runtime import signals
 from atgcn_jax.serving.web.limits import (
   MOST_CHANNELS,
   MOST_HZ,
+  REFUSED_SECONDS,
   SILENT_SECONDS,
   Limits,
   Refused,
@@ -53,6 +57,23 @@ def check_type(request: Request) -> None:
       f"{what} is not accepted; send the bytes of the sound file as the body, with Content-Type "
       "application/octet-stream.",
     )
+
+
+@contextlib.asynccontextmanager
+async def reading_refused(request: Request) -> AsyncIterator[None]:
+  """Read the rest of a body that is refused: closing earlier would reset the connection.
+
+  The client would then report this instead of the reason.
+  """
+  try:
+    yield
+  except Refused:
+    # RuntimeError: the body has been read.
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
+      async with asyncio.timeout(REFUSED_SECONDS):
+        async for _ in request.stream():
+          pass
+    raise
 
 
 async def body_of(request: Request, limits: Limits) -> bytes:
@@ -113,6 +134,7 @@ def decoded(name: str, body: bytes, rate: int, limits: Limits) -> Upload:
         )
       sound = windows.resampled(decoding.sound_of(reader), rate)
       for block in sound.blocks:
+        signals.raise_if_stopped()
         blocks.append(block)
         samples += len(block)
         if samples > limits.seconds * rate:

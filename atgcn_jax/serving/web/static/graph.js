@@ -19,7 +19,7 @@ function layout(count, edges) {
   });
   const ideal = 0.8 / Math.sqrt(Math.max(count, 1));
   for (let step = 0; step < STEPS; step++) {
-    const moves = places.map(([x, y]) => [-0.8 * x, -0.8 * y]);
+    const moves = places.map(([x, y]) => [-2 * x, -2 * y]);
     const push = (i, j, force) => {
       const [dx, dy] = [places[i][0] - places[j][0], places[i][1] - places[j][1]];
       const distance = Math.max(1e-3, Math.hypot(dx, dy));
@@ -30,7 +30,7 @@ function layout(count, edges) {
       moves[j][1] -= dy * size;
     };
     for (let i = 0; i < count; i++) for (let j = 0; j < i; j++) push(i, j, (d) => (ideal * ideal) / d);
-    for (const [i, j] of edges) push(i, j, (d) => (-d * d) / ideal);
+    for (const [i, j] of edges) push(i, j, (d) => (-0.25 * d * d) / ideal);
     const most = 0.1 * (1 - step / STEPS);
     places.forEach((place, i) => {
       const length = Math.max(1e-6, Math.hypot(...moves[i]));
