@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from atgcn_jax.cli.arguments import AddVerb, add_tagger
 from atgcn_jax.cli.results import tagger_of
@@ -72,7 +73,7 @@ def _serve(options) -> None:
     keep_compiled_programs()
     analysis = Analysis(tagger_of(options), limits, options.hop_seconds)
     analysis.prepare()
-    title = options.workdir or options.model or DEFAULT
+    title = os.path.basename(os.path.abspath(options.workdir or options.model or DEFAULT))
     app = make_app(analysis, title, server.names_of(options.host))
     address = server.address_of(listening, options.host)
     server.announce(title, len(analysis.tagger.vocabulary), address, options.host)

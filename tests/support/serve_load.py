@@ -133,7 +133,7 @@ def main() -> None:
     watch.look()
   finally:
     server.terminate()
-  status = server.wait(60)
+  status = server.wait(600)
   times = np.array(answers) if answers else np.zeros(1)
   print(
     json.dumps(

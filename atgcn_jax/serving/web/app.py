@@ -162,7 +162,8 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
 def _pages() -> list[Route]:
   """Return the routes of the files of the page, which are read here and never again."""
   folder = importlib.resources.files("atgcn_jax.serving.web") / "static"
-  contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+  files = [file for file in folder.iterdir() if not file.name.endswith(".json")]
+  contents = {file.name: file.read_bytes() for file in files}
   paths = PAGES | {f"/static/{name}": name for name in contents if name not in PAGES.values()}
 
   async def answer(request: Request, content: bytes, media_type: str) -> Response:

@@ -121,7 +121,7 @@ def decoded(name: str, body: bytes, rate: int, limits: Limits) -> Upload:
     Refused: It is not sound, or too long.
   """
   source = io.BytesIO(body)
-  source.name = name  # type: ignore[attr-defined] # for messages
+  source.name = name  # for messages
   blocks, samples = [], 0
   try:
     with decoding.reading(source, most_seconds=limits.seconds) as reader:
