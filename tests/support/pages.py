@@ -25,6 +25,7 @@ ELSEWHERE = {
   "tag .*--explain": "serving/test_explain.py",
   "reproduce (unseen|few|forgotten)": "paper/test_unseen.py",
   ".* runs/mn04": "serving/test_own_length.py",
+  "serve ": "serving/test_serve.py",  # until a signal ends it
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 
