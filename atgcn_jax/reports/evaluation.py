@@ -33,8 +33,9 @@ from atgcn_jax.runs.log import finite_or_none, read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.resumable_scores import kept_scores
 from atgcn_jax.runs.scoring import ScoredSplit, score_split
-from atgcn_jax.runtime.buckets import check_output_folder, in_bucket, path_of, write_whole
+from atgcn_jax.runtime.buckets import check_output_folder, in_bucket, path_of
 from atgcn_jax.runtime.processes import first_only
+from atgcn_jax.runtime.whole_files import write_whole
 
 FOLDER = "evaluation"
 

@@ -13,7 +13,8 @@ import numpy as np
 from atgcn_jax.labels.sparse import Matrix, edges_of
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.reports import page_figures
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 TABLE_EDGES = 20
 NEAREST = 3  # neighbours per label in the table of labels
