@@ -41,6 +41,11 @@ def pytest_addoption(parser):
   parser.addoption("--all", action="store_true", help="also run the slow tests")
 
 
+def pytest_configure(config):
+  """Leave the state of random generators to the tests where pytest-randomly shuffles them."""
+  config.option.randomly_reset_seed = False
+
+
 # Started first, so that no worker still runs one of them when the others have finished.
 LONGEST = (
   *("test_processes", "test_systems", "test_torch_weights", "test_finetune", "test_unlabelled"),

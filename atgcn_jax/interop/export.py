@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from atgcn_jax import __version__
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import UserError, WorkFailed, reason
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.exported_function import sound_scores
 from atgcn_jax.runs.load import load_run
@@ -60,7 +60,8 @@ def export(
     part.chmod(0o777 & ~_umask())
     put(part, place)
   except OSError as error:
-    raise WorkFailed(f"--out {out}: could not be written ({error}); free disk space") from error
+    text = f"--out {out}: could not be written ({reason(error)})"
+    raise WorkFailed(f"{text}; free disk space") from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
 

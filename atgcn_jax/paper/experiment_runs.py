@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import json
 import os
 import pathlib
@@ -17,7 +18,8 @@ import numpy as np
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
@@ -37,6 +39,7 @@ from atgcn_jax.runs.run import check_training_clips, run_with, store_of, trainin
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
+from atgcn_jax.runtime.whole_files import write_result
 from atgcn_jax.training.step import Normaliser
 
 
@@ -309,17 +312,30 @@ def read_scores(path: pathlib.Path, config: Any, store: ClipStore, step: str) ->
 
   Returns:
     None if the file does not exist, or has another config, store or kind of step.
+
+  Raises:
+    UserError: The file is damaged.
   """
   if not path.is_file():
     return None
-  with np.load(path) as saved:
+  saved = read_arrays(path)
+  try:
     # A key that is younger than the file has its default.
     old = plain_config(config_from_json(json.loads(str(saved["config"]))))
-    finished = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
-    same_step = str(saved.get("step", "latest")) == step  # older files have no step
-    if not (finished and same_step) or contradictions(old, config):
-      return None
-    return saved["scores"], saved["labels"], tuple(saved["names"].tolist())
+    names, scores, labels = (saved[name] for name in ("names", "scores", "labels"))
+    if (scores.dtype, scores.ndim, labels.shape) != (np.float32, 2, scores.shape):
+      raise ValueError("the arrays are not scores and labels")
+    if names.dtype.kind != "U" or names.shape != scores.shape[1:] or not np.isfinite(scores).all():
+      raise ValueError("the names do not fit the scores, or a score is not finite")
+    of_store, of_step = str(saved["store"]), str(saved.get("step", "latest"))  # older: no step
+  except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(
+      f"{path}: cannot be read as scores ({reason(error)}); remove it, and the run is scored again"
+    ) from error
+  finished = old["optim"]["steps"] == config.optim.steps and of_store == store.fingerprint
+  if not (finished and of_step == step) or contradictions(old, config):
+    return None
+  return scores, labels, tuple(names.tolist())
 
 
 def score_and_write(
@@ -335,10 +351,9 @@ def score_and_write(
   last = str(config.optim.steps)
   scored = score_split(workdir, last if step == "latest" else step, None, "test")
   names = scored.vocabulary.names
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".tmp.npz")
+  content = io.BytesIO()
   np.savez_compressed(
-    temporary,
+    content,
     scores=scored.scores,
     labels=scored.labels,
     clip_ids=scored.clip_ids,
@@ -347,5 +362,5 @@ def score_and_write(
     store=np.array(store.fingerprint),
     step=np.array(step),
   )
-  temporary.replace(path)
+  write_result(path, content.getvalue())
   return scored.scores, scored.labels, names

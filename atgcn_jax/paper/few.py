@@ -7,7 +7,6 @@ used does not count for that label.
 
 from __future__ import annotations
 
-import csv
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import counts_of
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 POSITIVES = (0, 1, 2, 5, 10, 20, None)  # None for all
 STRENGTHS = (20.0, 80.0)  # candidates for the weight of the distance from the centre
@@ -105,7 +105,7 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
         print(f"seed {seed}, {positives} positives, {title}: mAP {found[-1]:.4f}", flush=True)
       precisions.setdefault(title, []).append(found)
   text = as_markdown(precisions, strengths, settings)
-  (settings.out / "few.md").write_text(text, encoding="utf-8")
+  write_result(settings.out / "few.md", text.encode())
   write_csv(settings.out / "few.csv", precisions)
   draw_curves(settings.out / "few.png", precisions)
   return text
@@ -171,14 +171,13 @@ def _named(positives: int | None) -> str:
 
 def write_csv(path: pathlib.Path, precisions: Mapping[str, Sequence[Sequence[float]]]) -> None:
   """Write the table as CSV, one row per classifier, seed and number of positives."""
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["classifier", "seed", "positives", "mAP"])
-    for title, of_seeds in precisions.items():
-      for seed, values in enumerate(of_seeds):
-        writer.writerows(
-          [title, seed, _named(n), f"{value:.6f}"] for n, value in zip(POSITIVES, values)
-        )
+  table = [
+    [title, seed, _named(n), f"{value:.6f}"]
+    for title, of_seeds in precisions.items()
+    for seed, values in enumerate(of_seeds)
+    for n, value in zip(POSITIVES, values)
+  ]
+  write_result(path, csv_bytes([["classifier", "seed", "positives", "mAP"], *table]))
 
 
 def draw_curves(path: pathlib.Path, precisions: Mapping[str, Sequence[Sequence[float]]]) -> None:

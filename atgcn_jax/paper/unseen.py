@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -35,11 +34,12 @@ from atgcn_jax.paper.experiment_runs import (
   wanted_runs,
 )
 from atgcn_jax.paper.experiments import Experiment
-from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing
+from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
 from atgcn_jax.runs.added_labels import DEFAULTS, added_to
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import counts_of, ontology_at, ontology_path
 from atgcn_jax.runs.scoring import open_split, score_labels
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 from atgcn_jax.training import sharding
 
 LEFT_OUT = 60  # labels per draw, of AudioSet's 527
@@ -119,8 +119,7 @@ def unseen(
     precisions.append({title: np.array(values) for title, values in rows.items()})
   table = table_of(precisions)
   text = as_markdown(table, settings, draws)
-  settings.out.mkdir(parents=True, exist_ok=True)
-  (settings.out / "unseen.md").write_text(text, encoding="utf-8")
+  write_result(settings.out / "unseen.md", text.encode())
   write_labels(settings.out / "unseen.csv", drawn, precisions, store.vocabulary)
   tops = top_categories(ontology, store.vocabulary.ids)
   names = np.array([ontology.names[top[0]] for top in tops])
@@ -262,14 +261,13 @@ def write_labels(
   vocabulary: Vocabulary,
 ) -> None:
   """Write the average precision of each left-out label under each estimate, as CSV."""
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    titles = list(precisions[0])
-    writer.writerow(["draw", "mid", "display_name", *titles])
-    for number, (draw, rows) in enumerate(zip(drawn, precisions)):
-      for i, k in enumerate(draw.new):
-        values = [f"{rows[title][:, i].mean():.6f}" for title in titles]
-        writer.writerow([number, vocabulary.ids[k], vocabulary.names[k], *values])
+  titles = list(precisions[0])
+  table: list[list[object]] = [["draw", "mid", "display_name", *titles]]
+  for number, (draw, rows) in enumerate(zip(drawn, precisions)):
+    for i, k in enumerate(draw.new):
+      values = [f"{rows[title][:, i].mean():.6f}" for title in titles]
+      table.append([number, vocabulary.ids[k], vocabulary.names[k], *values])
+  write_result(path, csv_bytes(table))
 
 
 def strong_neighbours(counts: Counts) -> np.ndarray:
@@ -321,4 +319,4 @@ def draw_picture(
       axes.set(title=title, xlabel="mAP")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130, transparent=False)
+    write_result(path, picture(figure, path.name, 130))

@@ -26,7 +26,8 @@ from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.scoring import ScoredSplit
 from atgcn_jax.runs.thresholds import read_thresholds
-from atgcn_jax.runtime.buckets import in_bucket, path_of, write_whole
+from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 FOLDER = "evaluation"
 MISTAKES = 8  # number of clips in each list of mistakes

@@ -202,6 +202,19 @@ def short(name: str) -> str:
   return name if len(name) <= 32 else f"{name[:31]}…"
 
 
+def picture(figure: Figure, kind: str, dpi: int) -> bytes:
+  """Return the content of a picture file.
+
+  Args:
+    figure: The figure.
+    kind: The format, such as `png`, `svg` or `pdf`, or a file name with this suffix.
+    dpi: The resolution in dots per inch.
+  """
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format=kind.rpartition(".")[2], dpi=dpi, transparent=False)
+  return buffer.getvalue()
+
+
 def svg(figure: Figure, name: str, alt: str, tips: Sequence[str] = ()) -> str:
   """Return the figure as an `<svg>` element for an HTML page with several figures.
 

@@ -30,7 +30,8 @@ from atgcn_jax.reports.page_labels import (
   precision_recall_html,
 )
 from atgcn_jax.reports.page_mistakes import Example, confusions_html, mistakes_html
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 # The table at the top: names, and the keys of the result with the value and its interval.
 HEADLINE = (

@@ -224,17 +224,22 @@ SHARES = (
   "model.dropout.pooled",
   "model.dropout.embedding",
   "data.validation_share",
+  "data.forgotten_positives",
   "optim.b1",
   "optim.b2",
 )
-
+WITHIN_1 = ("graph.threshold", "graph.neighbour_weight")
 
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
   (AT_LEAST_1, "at least 1 and below 2**32", lambda x: 1 <= x < 2**32),
   (("model.layers",), "at most 1000", lambda x: x <= 1000),
-  (ABOVE_0, "finite and above 0", lambda x: 0 < x < math.inf),
+  # Parameters and arithmetic are float32, whose range ends near 1e38.
+  (ABOVE_0, "from 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30),
+  (("model.width",), "at most 1000", lambda x: x <= 1000),
+  (("model.negative_slope",), "from -1000 to 1000", lambda x: -1000 <= x <= 1000),
   (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
   (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
+  (WITHIN_1, "from 0 to 1", lambda x: 0 <= x <= 1),
 )
 
 
@@ -261,7 +266,9 @@ def _kind(key: str, default: Any) -> tuple[str, Callable[[Any], bool]]:
   """Return what the value of a key must be, and a function that returns whether a value is that."""
   if isinstance(default, tuple):
     item, fits = ("numbers above 0", _is_count) if key.endswith("_units") else ("texts", _is_text)
-    return f"a tuple of {item}", lambda x: isinstance(x, tuple) and all(map(fits, x))
+    least = 1 if key == "data.train_folds" else 0
+    name = f"a tuple of {item}" + (", at least one" if least else "")
+    return name, lambda x: isinstance(x, tuple) and len(x) >= least and all(map(fits, x))
   if isinstance(default, bool):
     return "True or False", lambda x: isinstance(x, bool)
   if isinstance(default, str):
@@ -337,7 +344,6 @@ def config_with_overrides(config, overrides: list[str]):
     UserError: If a key is unknown, or a value has the wrong type or is out of range.
   """
   from absl import flags
-  from ml_collections import config_flags
 
   for argument in overrides:
     key = argument.removeprefix("--config.").partition("=")[0]
@@ -345,19 +351,40 @@ def config_with_overrides(config, overrides: list[str]):
       raise UserError(
         f"--config.{printable(key, 60)}: unknown config key; known keys: {_known(key)}"
       )
-  values = flags.FlagValues()
-  argv = ["atgcn", *overrides]
   try:
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    rest = values(argv)
+    changed, rest = _parsed(config, overrides)
   except (flags.Error, *OF_PARSING) as error:
-    raise UserError(
-      f"{printable(' '.join(overrides), PART)}: {reason(error)}; write --config.KEY=VALUE"
-    ) from error
+    raise UserError(_fault(config, overrides, error)) from error
   if len(rest) > 1:
     raise UserError(f"{printable(rest[1], PART)}: not an option; write --config.KEY=VALUE")
-  check_values(values.config)
-  return values.config
+  check_values(changed)
+  return changed
+
+
+def _parsed(config, overrides: list[str]):
+  """Return the config with overrides applied, and the arguments that are no overrides."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  values, argv = flags.FlagValues(), ["atgcn", *overrides]
+  config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+  rest = values(argv)
+  return values.config, rest
+
+
+def _fault(config, overrides: list[str], error: Exception) -> str:
+  """Return the message on overrides that cannot be parsed: the first key, and what it may be."""
+  defaults = flat(DEFAULTS)
+  for argument in overrides:
+    key, equals, value = argument.removeprefix("--config.").partition("=")
+    try:
+      _parsed(config, [argument])
+    except Exception:
+      if not equals:
+        return f"--config.{key}: has no value; write --config.{key}=VALUE"
+      name, _ = _kind(key, defaults[key])
+      return f"{key} must be {name}, got {printable(value, PART) or 'nothing'}"
+  return f"{printable(' '.join(overrides), PART)}: {reason(error)}; write --config.KEY=VALUE"
 
 
 def config_from_json(saved: dict[str, Any]):

@@ -39,9 +39,8 @@ from atgcn_jax.runs.label_graph import (
   ontology_path,
 )
 from atgcn_jax.runs.parts import model_of, optimiser_of
-from atgcn_jax.runs.saved_form import Description, check_constants
+from atgcn_jax.runs.saved_form import FORMAT, check_constants, checked_description
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
-from atgcn_jax.runtime.schema import checked
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
@@ -150,6 +149,7 @@ class Run:
   def description(self) -> dict[str, Any]:
     """Return the other values that a checkpoint stores, as JSON."""
     return {
+      "format": FORMAT,
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
@@ -183,7 +183,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     NotFinite: If one of the constants has invalid values.
     ValueError: If an item has other content.
   """
-  saved = checked(description, Description, "run")
+  saved = checked_description(description)
   vocabulary = Vocabulary(tuple(saved["label_ids"]), tuple(saved["label_names"]))
   frontend = saved["frontend"]
   if name := first_not_finite(constants):

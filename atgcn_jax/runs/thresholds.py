@@ -15,8 +15,9 @@ from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
-from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
+from atgcn_jax.runtime.buckets import check_output_folder, path_of
 from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runtime.whole_files import write_whole
 
 NAME = "thresholds.json"
 

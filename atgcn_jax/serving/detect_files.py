@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, write_whole
 from atgcn_jax.serving.detection_scores import (
   COLLAR_SECONDS,
   Reference,
@@ -27,7 +28,7 @@ from atgcn_jax.serving.detections import (
   as_table,
   detections,
 )
-from atgcn_jax.serving.many_files import csv_bytes, each_outcome, say
+from atgcn_jax.serving.many_files import each_outcome, say
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tagger
 
@@ -75,6 +76,8 @@ def detect_files(
   """
   if kind in ENDINGS and out is None and not tables:
     raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
+  if kind not in ENDINGS and out is not None:
+    check_regular(path_of(out))
   rules = rules_of(tagger, min_score, release, min_seconds)
   if not 0 <= collar < float("inf"):
     raise UserError(f"--collar {collar:g}: must be at least 0")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 import stat
@@ -23,7 +21,8 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.summary import find_label
 from atgcn_jax.runs.resumable_results import Key, PartialResults, partial_results
 from atgcn_jax.runtime import signals
-from atgcn_jax.runtime.buckets import in_bucket, path_of, whole_file
+from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, whole_file
 from atgcn_jax.serving.explain import draw_explanation, explanation_json, explanation_text
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
@@ -163,6 +162,7 @@ def output_of(
   try:
     if path_of(out).is_dir():
       raise UserError(f"{option} {out}: must be a file, but is a folder; name a file")
+    check_regular(path_of(out))
     identity = {"command": verb} | identity
     with partial_results(out, identity, total=len(files), unit="files", heading=heading) as part:
       yield part
@@ -229,13 +229,6 @@ def _key(file: str) -> Key:
 
 def _digest(thresholds: np.ndarray | None) -> str:
   return hashlib.sha256(np.asarray(thresholds, np.float64).tobytes()).hexdigest()[:16]
-
-
-def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
-  """Return rows as CSV."""
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(rows)
-  return text.getvalue().encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
 
 
 def each_outcome(

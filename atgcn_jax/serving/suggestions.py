@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import path_of, whole_file
-from atgcn_jax.serving.many_files import csv_bytes, each_outcome, finish_files, output_of, say
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import csv_bytes, whole_file
+from atgcn_jax.serving.many_files import each_outcome, finish_files, output_of, say
 from atgcn_jax.serving.similar import unit_rows
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger

@@ -138,7 +138,8 @@ def make_train_step(
 
   def loss_by_label(logits, labels, vectors):
     by_label = sharding.by_label(mesh)
-    return plain_loss(*jax.lax.with_sharding_constraint((logits, labels), by_label), vectors)
+    logits, labels = jax.lax.with_sharding_constraint((logits, labels), by_label)
+    return plain_loss(logits, labels, vectors)
 
   if mesh.shape["label"] > 1:
     loss = loss_by_label

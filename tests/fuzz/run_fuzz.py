@@ -134,6 +134,6 @@ def main():
 
 
 if __name__ == "__main__":
-  for part in (ROOT, ROOT / "tests/support", ROOT / "tests/fuzz"):
+  for part in (ROOT, *(ROOT / "tests" / name for name in ("support", "fuzz", "interop"))):
     sys.path.insert(0, str(part))
   main()

@@ -11,6 +11,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.sparse import edges_of
+from atgcn_jax.runtime.whole_files import csv_bytes
 from atgcn_jax.serving.detections import (
   CSV_COLUMNS,
   RAVEN_COLUMNS,
@@ -21,7 +22,6 @@ from atgcn_jax.serving.detections import (
   detections,
   nearest_spans,
 )
-from atgcn_jax.serving.many_files import csv_bytes
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.serving.timeline import Timeline
 from atgcn_jax.serving.web.limits import KEPT_BYTES, Limits, Refused
