@@ -192,4 +192,4 @@ def test_the_command_suggests(tagger, folder, tmp_path, capsys):
   assert float(rows[0]["uncertainty_bits"]) == pytest.approx(found[0]["uncertainty_bits"], abs=1e-3)
   assert [path.name for path in tmp_path.iterdir()] == ["next.csv"]
   assert run(*command, folder) == 0
-  assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == expected
+  assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == expected
