@@ -144,6 +144,7 @@ def assert_same(out, whole):
       assert found[name] == content, name
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_full_disk(tmp_path, inputs, undisturbed, capsys, verb):
   whole, again = undisturbed(verb), command(verb, inputs, tmp_path / "out")
