@@ -37,7 +37,8 @@ class Reference:
     labels: The positions of the labels in the tables.
     events: The events of each sound that the tables name, by label.
     unknown: The labels in the tables that are not in the vocabulary.
-    absent: The files in the tables that are not among the sounds.
+    absent: The files in the tables that are not among the sounds, and the tables that name no file
+      and that no sound is named like.
   """
 
   def __init__(self, tables: Sequence[str], sounds: Sequence[str], vocabulary: Vocabulary):
@@ -56,16 +57,12 @@ class Reference:
     self.unknown: collections.Counter[str] = collections.Counter()
     self.absent: dict[str, None] = {}
     self._sounds, self._vocabulary = sounds, vocabulary
+    self._named = _named_like(sounds)
     self._known: dict[str, int | None] = {}
     self._places: dict[str, str | None] = {}
     for path in _table_files(tables):
-      own = _sound_of(path, sounds)
-      for event in read_events(path, own or "?"):
-        if event.file == "?":
-          raise UserError(
-            f"{path}: names no file, and no sound has the name that it starts with; name it like "
-            "its sound, such as a.labels.txt for a.wav, or add a column of files"
-          )
+      own = _sound_of(path, self._named)
+      for event in read_events(path, own or os.path.basename(path)):
         self._add(event)
     self.labels = sorted({k for found in self.events.values() for k in found})
     if not self.labels:
@@ -77,7 +74,7 @@ class Reference:
 
   def _add(self, event: Event) -> None:
     if event.file not in self._places:
-      self._places[event.file] = _matching(event.file, self._sounds)
+      self._places[event.file] = _matching(event.file, self._named)
     sound = self._places[event.file]
     if sound is None:
       self.absent[event.file] = None
@@ -217,31 +214,39 @@ def _table_files(tables: Sequence[str]) -> list[str]:
   return files
 
 
-def _sound_of(table: str, sounds: Sequence[str]) -> str | None:
-  """Return the sound whose name, perhaps without suffix, starts the name of a table."""
-  stem = os.path.basename(table)
+def _named_like(sounds: Sequence[str]) -> dict[str, list[str]]:
+  """Return the sounds by the last part of their path, with and without suffix."""
+  named: dict[str, list[str]] = {}
+  for sound in sounds:
+    name = os.path.basename(sound)
+    for key in {name, os.path.splitext(name)[0]}:
+      named.setdefault(key, []).append(sound)
+  return named
+
+
+def _sound_of(table: str, named: dict[str, list[str]]) -> str | None:
+  """Return the sound whose name, perhaps without suffix, starts the name of a table.
+
+  If there are several, that in the folder of the table counts.
+  """
+  folder, stem = os.path.split(os.path.abspath(table))
   while "." in stem:
     stem = os.path.splitext(stem)[0]
-    same = [
-      sound
-      for sound in sounds
-      if stem in (os.path.basename(sound), os.path.splitext(os.path.basename(sound))[0])
-    ]
-    if len(same) == 1:
-      return same[0]
+    same = named.get(stem, [])
+    near = [sound for sound in same if os.path.dirname(os.path.abspath(sound)) == folder]
+    found = near if len(near) == 1 else same
+    if len(found) == 1:
+      return found[0]
   return None
 
 
-def _matching(name: str, sounds: Sequence[str]) -> str | None:
+def _matching(name: str, named: dict[str, list[str]]) -> str | None:
   """Return the sound that a table names, by its path or by the end of it."""
-  name = os.path.normpath(name.replace("\\", "/"))
-  ends = [
-    sound for sound in sounds if f"/{os.path.normpath(sound)}".endswith(f"/{name.lstrip('/')}")
-  ]
-  if len(ends) == 1:
-    return ends[0]
-  same = [sound for sound in sounds if os.path.basename(sound) == os.path.basename(name)]
-  return same[0] if len(same) == 1 else None
+  name = os.path.normpath(name.replace("\\", "/")).lstrip("/")
+  same = named.get(os.path.basename(name), [])
+  ends = [sound for sound in same if f"/{os.path.normpath(sound)}".endswith(f"/{name}")]
+  found = ends if len(ends) == 1 else same
+  return found[0] if len(found) == 1 else None
 
 
 def _position(vocabulary: Vocabulary, label: str) -> int | None:

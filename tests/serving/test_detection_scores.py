@@ -89,8 +89,17 @@ def test_tables_without_files_belong_to_the_sound_of_their_name(tmp_path):
   assert not found.remarks()
 
 
+def test_of_sounds_of_one_name_that_in_the_folder_of_the_table_counts(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for folder in ("x", "y"):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.txt").write_text("0.5\t1.5\tHum\n")
+  found = Reference(["y", "x/a.txt"], ["x/a.wav", "y/a.wav"], VOCABULARY)
+  assert found.events.keys() == {"x/a.wav", "y/a.wav"}
+
+
 def test_tables_that_cannot_be_used(tmp_path):
-  with pytest.raises(UserError, match=r"d\.txt: names no file, and no sound has the name"):
+  with pytest.raises(UserError, match=r"no event of a known label .*; other files: d\.txt"):
     reference(tmp_path, "0.5\t1.5\tHum\n", "d.txt")
   with pytest.raises(UserError, match=r"no event of a known label .*; unknown labels: Bark"):
     reference(tmp_path, "filename,onset,offset,label\na.wav,0,1,Bark\n")
