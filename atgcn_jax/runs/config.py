@@ -198,7 +198,6 @@ AT_LEAST_1 = (
   "log.every",
 )
 ABOVE_0 = (
-  "model.width",
   "optim.learning_rate",
   "optim.eps",
   "optim.plateau_factor",
@@ -235,7 +234,7 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
   (("model.layers",), "at most 1000", lambda x: x <= 1000),
   # Parameters and arithmetic are float32, whose range ends near 1e38.
   (ABOVE_0, "from 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30),
-  (("model.width",), "at most 1000", lambda x: x <= 1000),
+  (("model.width",), "above 0 and at most 1000", lambda x: 0 < x <= 1000),
   (("model.negative_slope",), "from -1000 to 1000", lambda x: -1000 <= x <= 1000),
   (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
   (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
