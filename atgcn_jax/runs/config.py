@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -366,7 +367,10 @@ def _parsed(config, overrides: list[str]):
   from ml_collections import config_flags
 
   values, argv = flags.FlagValues(), ["atgcn", *overrides]
-  config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+  # The overrides are applied in place.
+  config_flags.DEFINE_config_dict(
+    "config", copy.deepcopy(config), flag_values=values, sys_argv=argv
+  )
   rest = values(argv)
   return values.config, rest
 
