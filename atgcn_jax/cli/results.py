@@ -1,11 +1,10 @@
-"""Verbs that use a trained run: evaluate, compare, tag, embed, thresholds, export."""
+"""Verbs that use a trained run: evaluate, compare, tag, detect, thresholds, export."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 
 from atgcn_jax.cli.arguments import (
   JSON_HELP,
@@ -17,12 +16,11 @@ from atgcn_jax.cli.arguments import (
   add_strict,
   add_tagger,
 )
+from atgcn_jax.cli.taggers import FILES_HELP, left_out, tagger_of
 from atgcn_jax.errors import UserError
-from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runtime.buckets import check_output_folder
 
 FORMATS = ("csv", "jsonl", "raven", "audacity")
-FILES_HELP = "sound file of any length, sample rate and channel count, or a folder of such files"
 EXPORT_HELP = """
 Formats:
   stablehlo    model.stablehlo, for jax.export.deserialize on CPUs, NVIDIA GPUs and TPUs
@@ -40,15 +38,12 @@ def add_result_verbs(verb: AddVerb) -> None:
   _add_compare(verb)
   _add_tag(verb)
   _add_detect(verb)
-  _add_embed(verb)
   _add_thresholds(verb)
   _add_export(verb)
 
 
 def _add_evaluate(verb: AddVerb) -> None:
-  evaluate = verb(
-    "evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write its report.html"
-  )
+  evaluate = verb("evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write a page")
   add_run(evaluate)
   add_clips(evaluate)
   add_added_labels(evaluate)
@@ -61,6 +56,11 @@ def _add_evaluate(verb: AddVerb) -> None:
     "--out",
     metavar="DIR",
     help="folder of the output files (default: the run directory; no files if it is read-only)",
+  )
+  evaluate.add_argument(
+    "--audio",
+    metavar="DIR",
+    help="folder of the sounds, as given to prepare, to hear the mistakes on the page",
   )
   evaluate.add_argument("--json", action="store_true", help=JSON_HELP)
   add_processes(evaluate)
@@ -188,21 +188,28 @@ def _add_detect(verb: AddVerb) -> None:
     metavar="PATH",
     help="file to write; for raven and audacity, folder (default: print csv and jsonl)",
   )
+  detect.add_argument(
+    "--score",
+    metavar="TABLE",
+    action="append",
+    default=[],
+    help="score the detections against annotated events: an Audacity label track, a Raven "
+    "selection table, a CSV with onset and offset, or a folder of these; may be repeated. Prints "
+    "F1 by segments and by events instead of the detections",
+  )
+  detect.add_argument(
+    "--collar",
+    metavar="SECONDS",
+    type=float,
+    default=0.2,
+    help="with --score, how far the onset of a detection may be from that of the event (default: "
+    "0.2)",
+  )
+  detect.add_argument(
+    "--json", action="store_true", help="with --score, print the scores as one JSON object"
+  )
   add_strict(detect)
   detect.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-
-
-def _add_embed(verb: AddVerb) -> None:
-  embed = verb("embed", _embed, "write one embedding vector per sound file to an .npz file")
-  add_tagger(embed)
-  embed.add_argument(
-    "--out",
-    metavar="FILE",
-    required=True,
-    help="output .npz with the arrays embedding, float32[N, C], and file, str[N]",
-  )
-  add_strict(embed)
-  embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
 
 def _add_thresholds(verb: AddVerb) -> None:
@@ -265,6 +272,7 @@ def _evaluate(options) -> int:
     options.out,
     options.add_labels,
     options.ontology,
+    audio=options.audio,
   )
   status = 1 if options.out and page is None else 0
   if not is_first():
@@ -321,14 +329,14 @@ def _tag(options) -> int:
   from atgcn_jax.serving.many_files import explain_files, tag_files
 
   keep_compiled_programs()
-  tagger = _tagger(options)
+  tagger = tagger_of(options)
   if options.add_labels:
     tagger = tagger.with_labels(options.add_labels)
   if options.explain:
     bad = explain_files(
       tagger, options.files, options.explain, as_json=options.json, plot=options.plot
     )
-    return _left_out(options.verb, bad)
+    return left_out(options.verb, bad)
   bad = tag_files(
     tagger,
     options.files,
@@ -339,15 +347,17 @@ def _tag(options) -> int:
     csv_file=options.csv,
     as_json=options.json,
   )
-  return _left_out(options.verb, bad)
+  return left_out(options.verb, bad)
 
 
 def _detect(options) -> int:
+  if options.json and not options.score:
+    raise UserError("--json: only valid with --score; for detections use --format jsonl")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.detect_files import detect_files
 
   keep_compiled_programs()
-  tagger = _tagger(options)
+  tagger = tagger_of(options)
   if options.add_labels:
     tagger = tagger.with_labels(options.add_labels)
   bad = detect_files(
@@ -359,42 +369,11 @@ def _detect(options) -> int:
     release=options.release,
     min_seconds=options.min_seconds,
     hop_seconds=options.hop_seconds,
+    tables=options.score,
+    collar=options.collar,
+    as_json=options.json,
   )
-  return _left_out(options.verb, bad)
-
-
-def _embed(options) -> int:
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs
-  from atgcn_jax.serving.many_files import embed_files
-
-  keep_compiled_programs()
-  files, bad = embed_files(_tagger(options), options.files, options.out)
-  print(f"{options.out}: {files} files")
-  return _left_out(options.verb, bad)
-
-
-def _tagger(options):
-  """Return the tagger of the run or of the pretrained model that the options select."""
-  from atgcn_jax.serving.tagger import Tagger
-
-  if options.workdir is not None:
-    return Tagger.restore(options.workdir, options.step, options.strict)
-  name = options.model
-  if name is None:
-    name = DEFAULT
-    print(
-      f"atgcn {options.verb}: pretrained model {name}; give another --model of `atgcn models`, or "
-      "the --workdir of a run",
-      file=sys.stderr,
-    )
-  return Tagger.load(name, offline=options.offline, mirror=options.mirror, strict=options.strict)
-
-
-def _left_out(verb: str, bad: list[Exception]) -> int:
-  """Print why some files could not be used, and return the exit status."""
-  for error in bad:
-    print(f"atgcn {verb}: {error}", file=sys.stderr)
-  return 1 if bad else 0
+  return left_out(options.verb, bad)
 
 
 def _thresholds(options) -> None:

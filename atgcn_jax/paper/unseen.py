@@ -78,7 +78,12 @@ def unseen(
   store = open_experiment_store(settings)
   if len(store.vocabulary) <= LEFT_OUT:
     raise UserError(f"--store {store.path}: has {len(store.vocabulary)} labels, at most {LEFT_OUT}")
-  drawn = [draw_labels(store.vocabulary, number, settings.out) for number in range(draws)]
+  drawn = [
+    draw_labels(
+      store.vocabulary, number, LEFT_OUT, settings.out / "vocabularies" / f"draw{number}.csv"
+    )
+    for number in range(draws)
+  ]
   config = experiment_config(graph, settings, store, "", 0)
   ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "unseen")
   counts = counts_of(config, store.vocabulary, store)
@@ -91,7 +96,7 @@ def unseen(
   complete = score_runs(wanted_runs([linear], settings, store), settings, store)
   precisions: list[dict[str, np.ndarray]] = []  # by row, [seeds, new labels], of each draw
   for number, draw in enumerate(drawn):
-    systems = [without(experiment, draw, number) for experiment in (linear, plain, graph)]
+    systems = [without(experiment, draw, f"draw{number}") for experiment in (linear, plain, graph)]
     scored = score_runs(wanted_runs(systems, settings, store), settings, store)
     of_linear, of_plain, of_graph = (
       scored[i * settings.seeds : (i + 1) * settings.seeds] for i in range(len(systems))
@@ -122,20 +127,19 @@ def unseen(
   return text
 
 
-def draw_labels(vocabulary: Vocabulary, number: int, out: pathlib.Path) -> Draw:
+def draw_labels(vocabulary: Vocabulary, number: int, left_out: int, path: pathlib.Path) -> Draw:
   """Return a random set of left-out labels, the same for the same number, and write its file."""
   order = np.random.default_rng([20, number]).permutation(len(vocabulary))
-  new, known = np.sort(order[:LEFT_OUT]), np.sort(order[LEFT_OUT:])
-  path = out / "vocabularies" / f"draw{number}.csv"
+  new, known = np.sort(order[:left_out]), np.sort(order[left_out:])
   path.parent.mkdir(parents=True, exist_ok=True)
   write_vocabulary(path, vocabulary.part(known))
   return Draw(known, new, path.absolute())
 
 
-def without(experiment: Experiment, draw: Draw, number: int) -> Experiment:
+def without(experiment: Experiment, draw: Draw, name: str) -> Experiment:
   """Return an experiment that trains without the left-out labels of a draw."""
   return experiment._replace(
-    name=f"{experiment.name}_draw{number}",
+    name=f"{experiment.name}_{name}",
     changes=(*experiment.changes, f"data.vocabulary={draw.path}"),
   )
 
@@ -214,12 +218,12 @@ def table_of(precisions: Sequence[Mapping[str, np.ndarray]]) -> list[UnseenRow]:
     for title in precisions[0]
   }
   return [
-    UnseenRow(title, *_mean_interval(values), *_mean_interval(values / means[TRAINED]))
+    UnseenRow(title, *mean_interval(values), *mean_interval(values / means[TRAINED]))
     for title, values in means.items()
   ]
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
   """Return the mean and its 95 % interval of Student's t; NaN limits for one value."""
   mean = float(values.mean())
   if len(values) < 2:

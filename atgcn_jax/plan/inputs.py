@@ -140,7 +140,7 @@ def relations_of(config: Any, data: Data) -> Mapping[str, Any]:
   Raises:
     UserError: The loss needs labels or a file that the config does not name.
   """
-  if not (config.loss.laplacian or config.loss.hierarchy):
+  if not any(config.loss.values()):
     return {}
   if data.vocabulary is None:
     raise UserError("data.vocabulary: the config's loss needs the labels; name a CSV or a store")

@@ -21,7 +21,8 @@ from matplotlib.patches import FancyArrowPatch
 FEW = 60  # maximum number of labels for which each one has a name and a bar
 NAMED = 40  # number of named labels in figures with more labels
 
-BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#333333"  # distinguishable for colour-blind readers
+# Distinguishable for colour-blind readers.
+BLUE, ORANGE, GREEN, DARK = "#0072B2", "#D55E00", "#009E73", "#333333"
 STYLE = {
   "axes.spines.right": False,
   "axes.spines.top": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -20,19 +21,18 @@ SOUNDSCAPES = "soundscapes"  # stands for the built-in data in place of a path
 DEFAULTS: dict[str, Any] = {
   "seed": 0,  # Random seed of the initial parameters, clip order, augmentation and dropout.
   "model": {
-    "encoder": "cnn10",  # Acoustic encoder, one of models.ENCODERS.
+    "encoder": "cnn10",  # Acoustic encoder; CONTRIBUTING.md explains how to add one.
     "depth": 50,  # Number of layers of the encoder `deepres`, 34 or 50.
     "frame_units": (),  # Units of each layer on frames, of the encoder `vectors`.
     "clip_units": (1024, 1024),  # Units of each layer after pooling, of the encoder `vectors`.
-    # Pooling of frame scores, one of models.pooling.POOLINGS, for encoders with frame outputs; or
-    # of features (`max_mean`, `feature_attention`), for `vectors`. Empty selects the default of
-    # the encoder.
+    # Pooling of frame scores, for encoders with frame outputs; or of features (`max_mean`,
+    # `feature_attention`), for `vectors`. Empty selects the default of the encoder.
     "pooling": "",
     "head": "graph",  # `graph` (AT-GCN) or `linear` (CNN10).
     # Train only the head. The encoder runs in inference mode and keeps its parameters.
     "freeze_encoder": False,
     "width": 1.0,  # Multiplier of the channels of the encoder and of the hidden graph layers.
-    "dtype": "float32",  # Compute type. Parameters stay float32 when it is bfloat16.
+    "dtype": "float32",  # Compute type, float32 or bfloat16. Parameters are float32 with both.
     # Batch norm statistics in training: `global` over the batch, `local` over each device's clips.
     "batch_norm": "global",
     "dropout": {
@@ -62,7 +62,9 @@ DEFAULTS: dict[str, Any] = {
     "embedding_size": 300,
   },
   "data": {
-    "root": "",  # Folder that relative paths in the sections data and graph start from.
+    # Folder that relative paths in the sections data and graph start from. Empty stands for the
+    # current folder of each command.
+    "root": "",
     # File of `atgcn prepare`, folder of `atgcn tfds`, or `soundscapes` (built-in data).
     "store": "soundscapes",
     "soundscape_clips": 2000,  # Number of clips of the built-in data.
@@ -73,8 +75,8 @@ DEFAULTS: dict[str, Any] = {
     "ontology_targets": False,
     # Share of all labels of clips that are removed at random before training (a study of noise).
     "forgotten_positives": 0.0,
-    # Front end, one of audio.frontend.FRONTENDS. Only used by `import-torch`; empty stands for
-    # `talnet`. If set, the store must have the same front end.
+    # Front end. Only used by `import-torch`; empty stands for `talnet`. If set, the store must have
+    # the same front end.
     "frontend": "",
     "train_folds": ("train",),  # Names of the folds to train on.
     "validation_folds": ("validation",),  # Names of the folds to validate on.
@@ -119,9 +121,15 @@ DEFAULTS: dict[str, Any] = {
     "plateau_patience": 3,  # Number of evaluations without improvement before the rule applies.
   },
   "loss": {
-    "laplacian": 0.0,  # Weight of training.losses.laplacian_penalty.
-    # Weight of training.losses.hierarchical_loss. Requires graph.ontology.
+    # Weight of a penalty on different scores of labels that the graph links
+    # (training.losses.laplacian_penalty).
+    "laplacian": 0.0,
+    # Weight of the loss of the categories above the labels (training.losses.hierarchical_loss).
+    # Requires graph.ontology.
     "hierarchy": 0.0,
+    # Weight of training.losses.neighbour_penalty, which draws a label's vector to those of labels
+    # that make it likely.
+    "neighbours": 0.0,
   },
   "sharding": {
     # Shard parameters and optimiser state over the devices instead of replicating them.
@@ -209,6 +217,7 @@ NOT_NEGATIVE = (
   "optim.clip_norm",
   "loss.laplacian",
   "loss.hierarchy",
+  "loss.neighbours",
 )
 SHARES = (
   "model.dropout.block",
@@ -358,7 +367,10 @@ def _parsed(config, overrides: list[str]):
   from ml_collections import config_flags
 
   values, argv = flags.FlagValues(), ["atgcn", *overrides]
-  config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+  # The overrides are applied in place.
+  config_flags.DEFINE_config_dict(
+    "config", copy.deepcopy(config), flag_values=values, sys_argv=argv
+  )
   rest = values(argv)
   return values.config, rest
 

@@ -99,6 +99,7 @@ def check_constants(constants: Mapping[str, Any], bands: int, labels: int) -> No
     "deviation": (bands,),
     "propagation": (labels, labels),
     "similarity": (labels, labels),
+    "neighbours": (labels, labels),
   }
   for name, shape in shapes.items():
     if name in constants and constants[name].shape != shape:

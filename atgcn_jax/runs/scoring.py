@@ -91,6 +91,7 @@ class ScoredSplit(NamedTuple):
   Attributes:
     loaded: The checkpoint.
     store: The store of the clips.
+    clips: int64[N], the numbers of the clips in the store.
     clip_ids: str[N].
     folds: str[N].
     vocabulary: The K labels, all or some of the labels of the run and those added to it, in their
@@ -102,6 +103,7 @@ class ScoredSplit(NamedTuple):
 
   loaded: Loaded
   store: ClipStore
+  clips: np.ndarray
   clip_ids: np.ndarray
   folds: np.ndarray
   vocabulary: Vocabulary
@@ -294,6 +296,7 @@ def score_labels(
   return ScoredSplit(
     loaded,
     store,
+    clips,
     clip_ids,
     store.folds[clips],
     vocabulary.part(columns),

@@ -18,6 +18,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.banner import closing, opening, split_sizes
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
@@ -104,12 +105,15 @@ def train(
       checkpoints = Checkpoints(run, manager, still_held)
       checkpoints.save(state, history)
       log = open_log(workdir, start, schedule.steps, examples, title)
+      clips = split_sizes(store, splits)
+      if not title:
+        log.say(opening(run, workdir, clips, start=start, steps=schedule.steps))
       if remark:
         log.say(remark)
       telemetry = Telemetry(log, trace, stop, layout.mesh, start=start, batch=examples)
       try:
         programs = compiled_programs(run, state, layout, feed.batch_of, validation, telemetry.beat)
-        return train_to_end(
+        state = train_to_end(
           programs,
           state,
           history,
@@ -121,6 +125,9 @@ def train(
       finally:
         trace.close()
         log.close()
+      if not title:
+        log.say(closing(workdir, clips))
+      return state
 
 
 def train_to_end(

@@ -1,4 +1,4 @@
-"""Tagging and embedding of many files, for `atgcn tag` and `atgcn embed`, and their output."""
+"""Tagging of many files, for `atgcn tag`, and what all commands on many files share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import os
 import stat
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -101,8 +100,8 @@ def tag_files(
     "--strict": tagger.strict,
   }
   heading = csv_bytes([CSV_COLUMNS])
-  with _output("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
-    bad, contents = _finish("tag", part, sounds, bad, outcomes, finished)
+  with output_of("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
+    bad, contents = finish_files("tag", part, sounds, bad, outcomes, finished)
     with whole_file(path_of(csv_file)) as file:
       file.write(heading)
       file.writelines(content for _, content in contents)
@@ -146,48 +145,8 @@ def explain_files(
   return each_outcome("tag", outcomes(), bad, use)
 
 
-def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
-  """Write the embeddings of sound files to an .npz file.
-
-  The file has `embedding` float32[N, C] and `file` str[N].
-
-  Args:
-    tagger: The tagger.
-    files: The files and folders.
-    out: The .npz file to write. It is written atomically. Embeddings of finished files are stored,
-      so that the same call continues after an interruption (see `partial_results`).
-
-  Returns:
-    N, and the errors of the files that could not be used.
-
-  Raises:
-    UserError, WorkFailed: If none of the files could be used. This is the last error, and nothing
-      is written.
-  """
-  sounds, bad = spread(files)
-
-  def finished(outcome: Outcome) -> tuple[bytes, str]:
-    return outcome.value.astype(np.float32).tobytes(), ""
-
-  def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
-    return tagger.embeddings(files, alone=alone)
-
-  with _output(
-    "embed", "--out", out, {"--strict": tagger.strict} | tagger.identity(), sounds
-  ) as part:
-    bad, contents = _finish("embed", part, sounds, bad, outcomes, finished)
-    names, vectors = zip(*contents)
-    # np.savez cannot write an array named `file`, which is one of its own parameters.
-    with whole_file(path_of(out)) as file, zipfile.ZipFile(file, "w") as archive:
-      embedding = np.stack([np.frombuffer(vector, np.float32) for vector in vectors])
-      for name, array in {"embedding": embedding, "file": np.array(names)}.items():
-        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-          np.lib.format.write_array(member, array)
-  return len(names), bad
-
-
 @contextlib.contextmanager
-def _output(
+def output_of(
   verb: str,
   option: str,
   out: str,
@@ -214,7 +173,7 @@ def _output(
     raise UserError(f"{option} {out}: cannot be written ({reason}); name another file") from error
 
 
-def _finish(
+def finish_files(
   verb: str,
   part: PartialResults,
   files: Sequence[str],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from atgcn_jax.audio import windows
@@ -35,7 +36,7 @@ from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.runs.window_outputs import check_takes_sound, window_features, window_outputs
 from atgcn_jax.serving import batches, sources
 from atgcn_jax.serving.explain import Contribution, Explanation, vector_parts
-from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
+from atgcn_jax.serving.timeline import embeddings_of_windows, of_clip, of_frames, of_windows
 from atgcn_jax.training import sharding
 from atgcn_jax.training.finite import first_not_finite
 
@@ -259,6 +260,20 @@ class Tagger:
       lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line
     )
 
+  def embed_windows(
+    self, source: Any, rate: int | None = None, hop_seconds: float | None = None
+  ) -> Any:
+    """Return the embeddings of the windows of a sound, as `WindowEmbeddings`.
+
+    The last window ends with the sound. See `timeline` for the arguments and errors.
+    """
+    return self._answer(
+      lambda given, rate: self.window_embeddings(given, rate, hop_seconds),
+      source,
+      rate,
+      lambda windows: windows,
+    )
+
   def explain(self, source: Any, label: str, rate: int | None = None) -> Explanation:
     """Return why a label has its score in one sound.
 
@@ -331,6 +346,10 @@ class Tagger:
     """Return the values that determine the results, as JSON: checkpoint, devices, versions."""
     return {"step": self.step, "added": self._added} | identity(self.run, self._variables)
 
+  def checkpoint(self) -> str:
+    """Return a hash of the system and its weights, equal on all devices."""
+    return identity(self.run, self._trained)["checkpoint"]
+
   # The following methods yield an Outcome for each of many sounds, in order, including sounds that
   # cannot be used. With `alone=False`, the values have the same bits as among other sounds.
 
@@ -347,6 +366,31 @@ class Tagger:
     """Yield the embeddings of complete sounds, float32[C] each."""
     return self._whole(given, rate, "embedding", lambda spans, v: v.mean(axis=0), alone)
 
+  def window_embeddings(
+    self,
+    given: Sequence[Any],
+    rate: int | None = None,
+    hop_seconds: float | None = None,
+    *,
+    alone: bool = True,
+  ) -> Iterator[Outcome]:
+    """Yield the `WindowEmbeddings` of each sound. See `timeline` for the arguments."""
+    hertz, cutting = self.run.frontend.sample_rate, {"at_end": True}
+    finish = functools.partial(embeddings_of_windows, rate=hertz)
+    return self._outcomes(given, rate, "embedding", self._hop(hop_seconds), cutting, finish, alone)
+
+  def scores_and_embeddings(
+    self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
+  ) -> Iterator[Outcome]:
+    """Yield the scores float32[K] and the embedding float32[C] of complete sounds, as a pair."""
+    K = len(self.vocabulary)
+
+    def finish(spans: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+      return mean[:K], mean[K:]
+
+    return self._whole(given, rate, ("clip", "embedding"), finish, alone)
+
   def timelines(
     self,
     given: Sequence[Any],
@@ -360,26 +404,33 @@ class Tagger:
     size, hertz = frontend.samples, frontend.sample_rate
     pooled = frames_pooled(self.run.config.model.encoder, frontend.frames)
     if pooled is None or hop_seconds is not None:
-      seconds = HOP_SECONDS if hop_seconds is None else hop_seconds
-      hop = round(min(seconds, frontend.seconds) * hertz) if seconds == seconds else 0
-      if hop < 1 or (hop_seconds is not None and seconds > frontend.seconds):
-        raise UserError(
-          f"--hop-seconds {seconds:g}: must be above 0 and at most {frontend.seconds:g}"
-        )
-      return self._outcomes(
-        given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz), alone
-      )
+      hop, finish = self._hop(hop_seconds), functools.partial(of_windows, rate=hertz)
+      return self._outcomes(given, rate, "clip", hop, {"at_end": True}, finish, alone)
     step = pooled * frontend.hop
     hop = min(size, self._shape("frames")[1] * step)
     finish = functools.partial(of_frames, step=step, hop=hop, rate=hertz)
     return self._outcomes(given, rate, "frames", hop, {}, finish, alone)
+
+  def _hop(self, hop_seconds: float | None) -> int:
+    """Return the hop between windows, in samples.
+
+    Raises:
+      UserError: If it is not above 0 and at most the length of a window.
+    """
+    frontend = self.run.frontend
+    seconds = HOP_SECONDS if hop_seconds is None else hop_seconds
+    longest = frontend.seconds
+    hop = round(min(seconds, longest) * frontend.sample_rate) if seconds == seconds else 0
+    if hop < 1 or (hop_seconds is not None and seconds > longest):
+      raise UserError(f"--hop-seconds {seconds:g}: must be above 0 and at most {longest:g}")
+    return hop
 
   def _shape(self, what: str) -> tuple[int, ...]:
     one = jax.ShapeDtypeStruct((1, self.run.frontend.samples), np.float32)
     return jax.eval_shape(self._score, self._variables, one)[what].shape
 
   def _whole(
-    self, given, rate: int | None, what: str, finish: Callable, alone: bool
+    self, given, rate: int | None, what: str | tuple[str, ...], finish: Callable, alone: bool
   ) -> Iterator[Outcome]:
     size = self.run.frontend.samples
     return self._outcomes(
@@ -390,7 +441,7 @@ class Tagger:
     self,
     given,
     rate: int | None,
-    what: str,
+    what: str | tuple[str, ...],
     hop: int,
     cutting: dict[str, Any],
     finish: Callable,
@@ -408,7 +459,10 @@ class Tagger:
         yield from sound.findings
 
     def score(waveforms):
-      return self._score(self._variables, waveforms)[what]
+      outputs = self._score(self._variables, waveforms)
+      if isinstance(what, str):
+        return outputs[what]
+      return jnp.concatenate([outputs[name] for name in what], axis=-1)
 
     size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
     for scored in batches.scored(given, pieces_of, score, size, alone=alone):
@@ -422,7 +476,7 @@ class Tagger:
       value = finish(np.array(scored.spans), values)
       yield Outcome(scored.source, value, None, scored.findings)
 
-  def _not_finite(self, source: Any, what: str) -> WorkFailed:
+  def _not_finite(self, source: Any, what: Any) -> WorkFailed:
     values = "embedding is" if what == "embedding" else "scores are"
     return WorkFailed(
       f"{name_of(source)}: the {values} NaN or infinite at step {self.step} of the run; use "

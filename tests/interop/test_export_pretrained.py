@@ -86,8 +86,13 @@ def recordings(shared):
   return found
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("name", ["small", slow("published")])
+# The other formats are tested each time in test_export.py, with CNN10.
+@pytest.mark.parametrize(
+  ("name", "format_"),
+  [("small", "Hugging Face")]
+  + [slow("small", other) for other in FORMATS[:3]]
+  + [slow("published", other) for other in FORMATS],
+)
 def test_exports_give_the_scores_of_the_tagger(name, format_, request, tmp_path):
   python = []
   if format_ == "ONNX":

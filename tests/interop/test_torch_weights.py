@@ -127,7 +127,8 @@ def formula_model(head):
 
 
 @pytest.mark.parametrize(
-  ("head", "placement"), [("linear", TWO), ("graph", ONE), slow("linear", ONE), slow("graph", TWO)]
+  ("head", "placement"),
+  [("graph", ONE), slow("linear", TWO), slow("linear", ONE), slow("graph", TWO)],
 )
 def test_fingerprint(head, placement):
   clip, frame, band = np.ogrid[1:5, :48, :32]

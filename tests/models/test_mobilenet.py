@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from marks import slow
 from test_torch_weights import noise
 
 from atgcn_jax import models
@@ -20,7 +21,7 @@ from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
 
 # On one CPU, the convolutions have a separate implementation.
-FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
+FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), slow(Placement(2, "cpu"))])
 QUICK = {"xla_backend_optimization_level": 0}
 STAGES = ("stem", *(f"block{i}" for i in range(1, 16)), "last")
 NARROW, LABELS = 0.15, 5

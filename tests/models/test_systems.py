@@ -141,9 +141,9 @@ def features_of(encoder, head):
 @pytest.mark.parametrize("head", ["linear", "graph"])
 @pytest.mark.parametrize(
   "encoder",
-  # Those that compile longest; tests/models/test_mobilenet.py has further tests of the last.
+  # Those that compile longest; test_mobilenet.py and test_torch_weights.py test two of them again.
   [
-    slow(name) if name in ("deepres", "google_cnn", "mobilenet") else name
+    slow(name) if name in ("cnn14", "deepres", "google_cnn", "mobilenet", "talnet") else name
     for name in models.ENCODERS
   ],
 )

@@ -187,7 +187,7 @@ def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypat
   def full(path, content):
     raise OSError(28, os.strerror(28))
 
-  monkeypatch.setattr("atgcn_jax.reports.evaluation.write_whole", full)
+  monkeypatch.setattr("atgcn_jax.reports.evaluation_files.write_whole", full)
   status, printed, (line,) = called(capfd, "evaluate", "--workdir", run, "--out", tmp_path / "o")
   assert status == 1
   assert "No space left on device" in line

@@ -164,11 +164,12 @@ class Small(nn.Module):
   """A minimal system for the training step."""
 
   @nn.compact
-  def __call__(self, x, *, train, after_norm=None, placement=None):
+  def __call__(self, x, *, train, return_features=False, after_norm=None, placement=None):
     x = nn.BatchNorm(use_running_average=not train)(x)
     x = x if after_norm is None else after_norm(x)
     x = nn.relu(nn.Dense(16)(x.reshape(len(x), -1)))
-    return nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
+    logits = nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
+    return {"logits": logits} if return_features else logits
 
 
 @pytest.mark.parametrize("balanced", [True, slow(False)])

@@ -122,7 +122,8 @@ def test_a_killed_run_equals_an_undisturbed_one(tmp_path):
   met, _, errors = run_until_done(train_command(folder, workdir), conditions)
   assert met == 2
   # Messages of libraries do not reach the terminal.
-  assert [line for line in errors.splitlines() if not line.startswith("step ")] == []
+  own = ("step ", "AT-GCN with ", "clips: ", "results: ", "resumed from step ", "next: ")
+  assert [line for line in errors.splitlines() if not line.startswith(own)] == []
   assert_as_undisturbed(workdir)
 
 
@@ -166,12 +167,19 @@ def test_an_extended_run_equals_a_longer_one(tmp_path, config):
 def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   command.append("--config.optim.steps=12")
+  capsys.readouterr()  # discard the output of the run that the tests share
   with monkeypatch.context() as patch:
     interrupt(patch, 10, number)
     assert cli.main(command) == status
-  assert "saved step 10" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "saved step 10" in said
+  assert "resumed" not in said
+  assert "next: " not in said
   assert checkpoint.saved_steps(tmp_path / "run")[-1] == 10
   assert cli.main(command) == 0
+  said = capsys.readouterr().err
+  assert "resumed from step 10 of 12\n" in said
+  assert f"next: atgcn evaluate --workdir {tmp_path / 'run'}\n" in said
   # The undisturbed run also has a checkpoint of step 12, because it is the best.
   other = read_run(trained(), 12)
   other = with_training_state(other, trained(), sharding.Layout(sharding.data_mesh()))
@@ -234,7 +242,7 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   command = train_command(trained().parent, tmp_path / "run")
   # The learning rate is multiplied by this factor once the validation mAP decreases.
-  overrides = ["optim.plateau_factor=1e35", "checkpoint.every=1", "evaluation.every=1"]
+  overrides = ["optim.plateau_factor=1e30", "checkpoint.every=1", "evaluation.every=1"]
   changes = [f"--config.{override}" for override in overrides]
   assert cli.main([*map(str, command), *changes]) == 1
   lines = capsys.readouterr().err.splitlines()
