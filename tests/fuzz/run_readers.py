@@ -25,8 +25,8 @@ def new_loaded() -> Any:
   from atgcn_jax.data.store.clip_store import open_store
   from atgcn_jax.runs.run import Loaded, new_run
 
-  folder = pathlib.Path(runs_support.HOME.name) / "fuzzed"
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = runs_support.HOME / "fuzzed"
+  folder.mkdir(exist_ok=True)
   config = runs_support.tiny_config(folder)
   run = new_run(config, open_store(config.data.store))
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), run.abstract_state().variables)
