@@ -108,9 +108,7 @@ def correctness(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[
 
   # placement0 is the form for one CPU.
   golden = "(authors_code or efficientats_code) and not placement0"
-  which = (
-    f"test_fingerprint or ({golden})" if sizes.slow_tests else "fingerprint and graph"
-  )
+  which = f"test_fingerprint or ({golden})" if sizes.slow_tests else "fingerprint and graph"
   folder = work / "kills"
   kills = ("--kills", str(sizes.kills), "--seed", "1", "--steps", str(10 * sizes.kills + 20))
   sweep = (PYTHON, "tests/support/kill_sweep.py", *kills, "--folder", str(folder))
