@@ -80,6 +80,12 @@ def _add_suggest(verb: AddVerb) -> None:
     "--top", metavar="N", type=int, default=20, help="number of files (default: 20)"
   )
   suggest.add_argument(
+    "--labels",
+    metavar="FILE",
+    help="leave out the files that this table of labels names, in the form that `atgcn prepare` "
+    "takes",
+  )
+  suggest.add_argument(
     "--csv",
     metavar="FILE",
     help="write a CSV file instead of printing a table; after an interruption the same command "
@@ -134,6 +140,7 @@ def _suggest(options) -> int:
     tagger_of(options),
     options.files,
     top=options.top,
+    labels=options.labels,
     csv_file=options.csv,
     as_json=options.json,
   )

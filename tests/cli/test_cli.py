@@ -262,6 +262,7 @@ MISTAKES = {
   "suggest --workdir {run} --top 0 {file}": "--top 0",
   "suggest --workdir {run} {file}": "file",
   "suggest --workdir {run} --csv {below} {file}": "--csv",
+  "suggest --workdir {run} --labels {missing} {file}": "missing",
   "evaluate --workdir {run} --audio {missing}": "missing",
   "thresholds": "--workdir",
   "thresholds --workdir {missing}": "no run",

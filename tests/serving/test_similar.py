@@ -193,3 +193,33 @@ def test_the_command_suggests(tagger, folder, tmp_path, capsys):
   assert [path.name for path in tmp_path.iterdir()] == ["next.csv"]
   assert run(*command, folder) == 0
   assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == expected
+
+
+def test_labelled_files_are_not_suggested(folder, tmp_path, capsys, monkeypatch):
+  labels = tmp_path / "labels.csv"
+  command = ("suggest", "--workdir", trained(), "--json", "--labels", labels)
+
+  def suggested(*files):
+    capsys.readouterr()
+    assert run(*command, *files) == 0
+    printed = capsys.readouterr()
+    found = {json.loads(line)["file"] for line in printed.out.splitlines()}
+    return found, printed.err.splitlines()[-1]
+
+  # Names relative to the folder, to the current folder, and absolute; an empty field is a label.
+  monkeypatch.chdir(folder.parent)
+  names = ("1.wav", f"{folder.name}/./2.wav", folder / "long.wav", "absent.wav")
+  labels.write_text("filename;positive_labels\n" + "".join(f"{name};\n" for name in names))
+  expected = {str(folder / f"{k}.wav") for k in (0, 3, 4)}
+  report = f"atgcn suggest: {labels}: 3 of 6 files are labelled and left out"
+  assert suggested(folder) == (expected, report)
+  relative = [f"{folder.name}/{name}" for name in ("0.wav", "1.wav")]
+  assert suggested(*relative)[0] == {relative[0]}
+  labels.write_text("filename,positive_labels\nother/1.wav,dog\n")
+  found, report = suggested(folder)
+  assert len(found) == 6
+  assert "0 of 6 files" in report
+  assert "relative to a folder" in report
+  labels.write_text("filename,positive_labels\n1.wav,dog\n")
+  assert run(*command, folder / "1.wav") == 2
+  assert "names every file" in capsys.readouterr().err
