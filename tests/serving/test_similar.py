@@ -1,13 +1,15 @@
 """Embeddings of windows, nearest clips, and suggestions for labelling."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from runs_support import FRONTEND, trained, wav, waveforms
+from runs_support import FRONTEND, make_store, trained, wav, waveforms
 
 from atgcn_jax import Tagger, cli
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.embed_files import Embedded, read_embedded, write_embedded
 from atgcn_jax.serving.similar import find_rows, nearest
@@ -131,11 +133,52 @@ def test_similar_to_what_cannot_be_embedded(vectors, folder, capsys):
   command = ("similar", "--embeddings", vectors)
   for words, reason in (
     ((folder / "0.wav",), "give the --workdir or --model"),
-    (("nothing.wav",), "neither a file in"),
+    (("nothing.wav",), "neither in"),
     (("--workdir", trained(), "--step", "best", folder / "0.wav"), "made with another checkpoint"),
   ):
     capsys.readouterr()
     assert run(*command, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  """Return a store whose clips have the waveforms of the sound files."""
+  return make_store(tmp_path_factory.mktemp("store") / "clips.h5", clips=9)
+
+
+def test_similar_clips_of_a_store(store, tagger, tmp_path, capsys):
+  sounds, _ = waveforms(9, 0)
+  path = wav(tmp_path / "new.wav", sounds[4])
+  # The clips of the store are quantised to 8 bits.
+  vectors = tagger.embed_clips(open_store(store))
+  np.testing.assert_allclose(vectors, tagger.embed(list(sounds)), rtol=0.05, atol=0.02)
+  command = ("similar", "--store", store, "--workdir", trained(), "--top", 3, "--json")
+  capsys.readouterr()
+  assert run(*command, "clip4", path) == 0
+  clip, file = map(json.loads, capsys.readouterr().out.splitlines())
+  cosines = vectors @ vectors[4] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[4])
+  order = [f"clip{k}" for k in np.argsort(-cosines)]
+  assert order[0] == "clip4"
+  assert [one["file"] for one in clip["similar"]] == order[1:4]
+  assert file["similar"][0]["file"] == "clip4"
+  assert file["similar"][0]["similarity"] == pytest.approx(1, abs=1e-2)
+
+
+def test_similar_in_stores_that_do_not_fit(store, tmp_path, capsys):
+  other = dataclasses.replace(FRONTEND, fmin=100.0, name="other")
+  unfit = make_store(tmp_path / "unfit.h5", clips=4, frontend=other)
+  broken = make_store(tmp_path / "broken.h5", clips=4, dtype="float16", broken=True)
+  for options, status, reason in (
+    (("--store", store), 2, "needs the --workdir or --model"),
+    (("--store", unfit, "--workdir", trained()), 2, "front end other, but the run needs tiny"),
+    (("--store", broken, "--workdir", trained()), 2, "broken.h5"),
+    (("--store", tmp_path / "none.h5", "--workdir", trained()), 2, "no such clip store"),
+    (("--store", store, "--workdir", trained()), 2, "x: neither in"),
+  ):
+    capsys.readouterr()
+    assert run("similar", *options, "x") == status
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
 
