@@ -32,7 +32,8 @@ def clip_embeddings(run: Run, variables: Any, store: ClipStore, batch: int) -> n
   @jax.jit
   def embed(variables: Any, clips: Any) -> Any:
     inputs = normalised_log_mel(clips, normaliser)
-    return model.apply(variables, inputs, train=False, return_features=True)["embedding"]
+    features: Any = model.apply(variables, inputs, train=False, return_features=True)
+    return features["embedding"]
 
   rows = []
   with tqdm(total=len(store), unit="clip", desc="clips", delay=1, leave=False, disable=None) as bar:
