@@ -57,6 +57,7 @@ TINY = (
   "optim.steps=2",
   "optim.warmup_steps=0",
   "evaluation.every=2",
+  "evaluation.batch_size=4",
   "checkpoint.every=2",
   "model.dtype=float32",
 )
@@ -110,7 +111,7 @@ def correctness(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[
   golden = "(authors_code or efficientats_code) and not placement0"
   which = f"test_fingerprint or ({golden})" if sizes.slow_tests else "fingerprint and graph"
   folder = work / "kills"
-  kills = ("--kills", str(sizes.kills), "--seed", "1", "--steps", str(10 * sizes.kills + 20))
+  kills = ("--kills", str(sizes.kills), "--seed", "1", "--steps", str(10 * sizes.kills + 5))
   sweep = (PYTHON, "tests/support/kill_sweep.py", *kills, "--folder", str(folder))
   files = ("tests/interop/test_torch_weights.py", "tests/models/test_mobilenet.py")
   return [

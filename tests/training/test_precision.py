@@ -122,7 +122,7 @@ def losses(variables, width, dtype, steps):
 @WIDTHS
 def test_losses_in_bfloat16_follow_float32(record_property, width):
   variables = variables_of(width)
-  plain, half = (losses(variables, width, dtype, 20) for dtype in ("float32", "bfloat16"))
+  plain, half = (losses(variables, width, dtype, 10) for dtype in ("float32", "bfloat16"))
   ratio = half / plain
   record_property("mean of bfloat16 / float32", float(ratio.mean()))
   record_property("largest deviation", float(np.abs(ratio - 1).max()))
