@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from atgcn_jax.cli.arguments import AddVerb, add_strict, add_tagger
 from atgcn_jax.cli.taggers import FILES_HELP, left_out, tagger_of
 from atgcn_jax.errors import UserError
@@ -45,13 +47,18 @@ def _add_similar(verb: AddVerb) -> None:
   similar = verb(
     "similar",
     _similar,
-    "find the embedded files that are nearest to a clip",
+    "find the embedded files, or the clips of a store, that are nearest to a clip",
     "The similarity is the cosine of two embeddings. The file of the clip itself is left out. A "
     "clip with several windows stands for their mean.",
   )
   add_tagger(similar)
-  similar.add_argument(
-    "--embeddings", metavar="FILE", required=True, help=".npz file of `atgcn embed`"
+  among = similar.add_mutually_exclusive_group(required=True)
+  among.add_argument("--embeddings", metavar="FILE", help=".npz file of `atgcn embed`")
+  among.add_argument(
+    "--store",
+    metavar="STORE",
+    help="clip store or TFDS dataset, whose clips the --workdir or --model embeds; needs no sound "
+    "files",
   )
   similar.add_argument(
     "--top", metavar="N", type=int, default=10, help="number of neighbours (default: 10)"
@@ -62,8 +69,9 @@ def _add_similar(verb: AddVerb) -> None:
     "clips",
     nargs="+",
     metavar="CLIP",
-    help="embedded file, by its path or name; FILE@SECONDS for one of its windows; or another "
-    "sound file, which needs the --workdir or --model of the embeddings",
+    help="embedded file, by its path or name; FILE@SECONDS for one of its windows; a clip of the "
+    "store, by its id; or another sound file, which needs the --workdir or --model of the "
+    "embeddings",
   )
 
 
@@ -78,6 +86,12 @@ def _add_suggest(verb: AddVerb) -> None:
   add_tagger(suggest)
   suggest.add_argument(
     "--top", metavar="N", type=int, default=20, help="number of files (default: 20)"
+  )
+  suggest.add_argument(
+    "--labels",
+    metavar="FILE",
+    help="leave out the files that this table of labels names, in the form that `atgcn prepare` "
+    "takes",
   )
   suggest.add_argument(
     "--csv",
@@ -109,16 +123,29 @@ def _embed(options) -> int:
 
 
 def _similar(options) -> None:
+  is_named = options.workdir is not None or options.model is not None
+  if options.top < 1:
+    raise UserError(f"--top {options.top}: must be at least 1")
+  if options.store is not None and not is_named:
+    raise UserError(
+      f"--store {options.store}: needs the --workdir or --model that embeds its clips"
+    )
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
+  from atgcn_jax.serving.embed_files import embed_store, read_embedded
   from atgcn_jax.serving.similar import similar_clips
 
   keep_compiled_programs()
   options.strict = False
-  is_named = options.workdir is not None or options.model is not None
+  tagger = functools.cache(lambda: tagger_of(options))
+  if options.store is not None:
+    embedded = embed_store(tagger(), options.store)
+  else:
+    embedded = read_embedded(options.embeddings)
   similar_clips(
-    options.embeddings,
+    embedded,
+    options.store or options.embeddings,
     options.clips,
-    (lambda: tagger_of(options)) if is_named else None,
+    tagger if is_named else None,
     top=options.top,
     csv_file=options.csv,
     as_json=options.json,
@@ -134,6 +161,7 @@ def _suggest(options) -> int:
     tagger_of(options),
     options.files,
     top=options.top,
+    labels=options.labels,
     csv_file=options.csv,
     as_json=options.json,
   )

@@ -219,6 +219,25 @@ def named_apart(needed: Frontend, other: Frontend) -> tuple[str, str, str]:
   )
 
 
+def check_front_end(run: Run, store: ClipStore, name: str) -> None:
+  """Refuse a store whose clips are no inputs of a run.
+
+  Args:
+    run: The run.
+    store: The store.
+    name: What the message calls the run, such as `the run runs/demo`.
+
+  Raises:
+    UserError: If the store has another front end.
+  """
+  if not run.takes(store.frontend):
+    needed, found, option = named_apart(run.frontend, store.frontend)
+    raise UserError(
+      f"{store.path}: has the front end {found}, but {name} needs {needed}; prepare the "
+      f"store with {option}"
+    )
+
+
 def new_run(config, store: ClipStore) -> Run:
   """Return a new run of a config on a store.
 

@@ -22,7 +22,7 @@ from atgcn_jax.runs.config import SOUNDSCAPES, data_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
-from atgcn_jax.runs.run import Loaded, named_apart, store_of, whole_store_of
+from atgcn_jax.runs.run import Loaded, check_front_end, store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole
@@ -164,12 +164,7 @@ def open_split(
   loaded = load_run(workdir, step, mesh)
   run = loaded.run
   store = open_clips(store_path) if store_path else own_store(run.config, workdir, all_labels)
-  if not run.takes(store.frontend):
-    needed, found, option = named_apart(run.frontend, store.frontend)
-    raise UserError(
-      f"{store.path}: has the front end {found}, but the run {workdir} needs {needed}; prepare the "
-      f"store with {option}"
-    )
+  check_front_end(run, store, f"the run {workdir}")
   clips = split_clips(store, splits_of(run.config), split)
   if not len(clips):
     raise UserError(f"--split {split}: {store.path} has no clip in this split; name another split")

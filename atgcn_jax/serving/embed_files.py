@@ -1,4 +1,4 @@
-"""Embeddings of many files, for `atgcn embed`, and the reader of its files."""
+"""Embeddings of many files, for `atgcn embed`, the reader of its files, and those of stores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.npz import npz_arrays
 from atgcn_jax.runtime.buckets import path_of
@@ -88,6 +89,17 @@ def embed_files(
       embedded = embedded._replace(start_s=None, end_s=None)
     write_embedded(out, embedded)
   return len(names), bad
+
+
+def embed_store(tagger: Tagger, path: str | os.PathLike) -> Embedded:
+  """Return the embeddings of the clips of a store, whose ids are the names of the files.
+
+  Raises:
+    UserError, WorkFailed: See `open_clips` and `Tagger.embed_clips`.
+  """
+  store = open_clips(path)
+  names = np.array(store.clip_ids, str)
+  return Embedded(tagger.embed_clips(store), names, checkpoint=tagger.checkpoint())
 
 
 def _arrays(content: bytes) -> list[np.ndarray]:

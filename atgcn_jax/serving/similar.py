@@ -13,7 +13,7 @@ from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.label_files import SHOWN
 from atgcn_jax.runtime.whole_files import csv_bytes
 from atgcn_jax.serving.detect_files import write_output
-from atgcn_jax.serving.embed_files import Embedded, read_embedded
+from atgcn_jax.serving.embed_files import Embedded
 from atgcn_jax.serving.many_files import say
 from atgcn_jax.serving.tagger import Tagger
 
@@ -30,6 +30,7 @@ class Neighbour(NamedTuple):
 
 
 def similar_clips(
+  embedded: Embedded,
   path: str | os.PathLike,
   clips: Sequence[str],
   tagger_of: Callable[[], Tagger] | None,
@@ -41,7 +42,8 @@ def similar_clips(
   """Print the nearest embedded files of clips, or write them to a CSV file.
 
   Args:
-    path: The file of `atgcn embed`.
+    embedded: The embedded files, or clips of a store.
+    path: Where they are from: the file of `atgcn embed`, or the store.
     clips: Embedded files, by path or name, or other sound files. `FILE@SECONDS` stands for one
       window, where windows are embedded.
     tagger_of: A function that returns the tagger of the embeddings, for clips that are other sound
@@ -51,11 +53,8 @@ def similar_clips(
     as_json: Whether to print one JSON object per clip instead of a table.
 
   Raises:
-    UserError: If an option, the file or a clip cannot be used.
+    UserError: If a clip cannot be used.
   """
-  if top < 1:
-    raise UserError(f"--top {top}: must be at least 1")
-  embedded = read_embedded(path)
   rows_of = {clip: find_rows(embedded, clip) for clip in clips}
   others = [clip for clip in clips if not len(rows_of[clip])]
   vectors = _embedded_now(path, embedded, others, tagger_of)
@@ -163,8 +162,8 @@ def _embedded_now(
   for clip in clips:
     if not os.path.isfile(clip):
       raise UserError(
-        f"{printable(clip, SHOWN)}: neither a file in {os.fspath(path)} nor a sound file; name "
-        f"one, such as {embedded.file[0]}"
+        f"{printable(clip, SHOWN)}: neither in {os.fspath(path)} nor a sound file; name one, "
+        f"such as {embedded.file[0]}"
       )
   if tagger_of is None:
     raise UserError(

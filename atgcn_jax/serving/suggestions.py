@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from atgcn_jax.data.layouts.label_list import read_label_list
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import csv_bytes, whole_file
 from atgcn_jax.serving.many_files import each_outcome, finish_files, output_of, say
 from atgcn_jax.serving.similar import unit_rows
-from atgcn_jax.serving.sources import spread
+from atgcn_jax.serving.sources import is_folder, spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
 
 CSV_COLUMNS = ("file", "uncertainty_bits", "distance")
@@ -70,6 +73,7 @@ def suggest_files(
   files: Sequence[str],
   *,
   top: int,
+  labels: str | None = None,
   csv_file: str | None = None,
   as_json: bool = False,
 ) -> list[Exception]:
@@ -79,6 +83,7 @@ def suggest_files(
     tagger: The tagger.
     files: The files and folders.
     top: The number of suggestions.
+    labels: A label list, whose files are left out (see `without_labelled`).
     csv_file: The CSV file to write instead of printing a table. Results of finished files are
       stored, so that the same call continues after an interruption (see `partial_results`).
     as_json: Whether to print one JSON object per suggestion instead of a table.
@@ -92,6 +97,8 @@ def suggest_files(
   if top < 1:
     raise UserError(f"--top {top}: must be at least 1")
   sounds, bad = spread(files)
+  if labels is not None and sounds:
+    sounds = without_labelled(sounds, files, labels)
   K = len(tagger.vocabulary)
 
   def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
@@ -125,6 +132,37 @@ def suggest_files(
   if as_json:
     _report(tagger, names, both, top, as_json)
   return bad
+
+
+def without_labelled(sounds: Sequence[str], given: Sequence[str], labels: str) -> list[str]:
+  """Return the sound files that a label list does not name, and print how many it names.
+
+  A row names a file by a path that is absolute, or relative to the current folder, to one of the
+  given folders, or to the folder of a given file.
+
+  Args:
+    sounds: The sound files.
+    given: The files and folders on the command line that they come from.
+    labels: The label list, see `read_label_list`.
+
+  Raises:
+    UserError: If the list cannot be read, or names all the files.
+  """
+  folders = {"", *(file if is_folder(file) else os.path.dirname(file) for file in given)}
+  rows = read_label_list(labels, folds=False)
+  named = {
+    os.path.abspath(os.path.join(folder, row.filename)) for folder in folders for row in rows
+  }
+  left = [sound for sound in sounds if os.path.abspath(sound) not in named]
+  if not left:
+    raise UserError(f"--labels {labels}: names every file; give recordings without labels")
+  count = len(sounds) - len(left)
+  hint = "" if count else "; the names must be relative to a folder on the command line"
+  print(
+    f"atgcn suggest: {labels}: {count} of {len(sounds)} files are labelled and left out{hint}",
+    file=sys.stderr,
+  )
+  return left
 
 
 def _report(

@@ -16,6 +16,7 @@ import numpy as np
 from atgcn_jax.audio import windows
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
 from atgcn_jax.labels.summary import find_label
@@ -29,7 +30,8 @@ from atgcn_jax.runs.added_labels import (
   counts_at_hand,
   read_calibrations,
 )
-from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.clip_embeddings import clip_embeddings
+from atgcn_jax.runs.run import Run, check_front_end
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
@@ -239,6 +241,17 @@ class Tagger:
     CNN10 has C = 512, mn04 384.
     """
     return self._answer(self.embeddings, source, rate, lambda embedding: embedding)
+
+  def embed_clips(self, store: ClipStore) -> np.ndarray:
+    """Return the embeddings float32[N, C] of the clips of a store, which needs no sound files.
+
+    Raises:
+      UserError: If the store has another front end, or a clip cannot be read.
+      WorkFailed: If an embedding is not finite.
+    """
+    check_front_end(self.run, store, "the run")
+    size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
+    return clip_embeddings(self.run, self._variables, store, size)
 
   def timeline(self, source: Any, rate: int | None = None, hop_seconds: float | None = None) -> Any:
     """Return the scores of a sound over time, as a `Timeline`.

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import stat
@@ -198,6 +199,33 @@ def test_tagging_by_name(server, tmp_path, capsys):
   first = json.loads(said)["tags"][0]
   best = Tagger.load("mn01", offline=True).tag(tmp_path / "a.wav")[0]
   assert (first["name"], first["score"]) == (best.name, pytest.approx(best.score, abs=1e-6))
+
+
+def test_serving_by_name(server, monkeypatch, capsys):
+  web_server = pytest.importorskip("atgcn_jax.serving.web.server", reason="needs the extra serve")
+  from starlette.testclient import TestClient
+
+  random, body, answers = np.random.default_rng(0), io.BytesIO(), []
+  soundfile.write(body, random.uniform(-0.5, 0.5, 16_000), 16_000, format="WAV")
+
+  def served(app, listening):
+    headers = {"Content-Type": "application/octet-stream"}
+    with TestClient(app, "http://localhost") as client:
+      answers.append(client.get("/api/model").json())
+      answers.append(client.post("/api/sounds", content=body.getvalue(), headers=headers).json())
+
+  monkeypatch.setattr(web_server, "serve", served)
+  words = ["serve", "--model", "mn01", "--port", "0"]
+  assert cli.main([*words, "--mirror", address(server)]) == 0
+  assert capsys.readouterr().out.startswith("mn01, 527 labels: open http://127.0.0.1:")
+  model, result = answers
+  assert (model["title"], model["labels"]) == ("mn01", 527)
+  assert result["seconds"] == pytest.approx(1)
+  best, *others = (label["highest"] for label in result["timeline"]["labels"])
+  assert 1 > best >= max(others) > 0
+  assert cli.main([*words[:2], "mn02", "--offline", "--port", "0"]) == 2
+  assert "mn02: is not in the cache" in capsys.readouterr().err
+  assert server.asked == [(TINY.file, None)]
 
 
 def test_the_default_is_named(server, tmp_path, capsys):

@@ -1,13 +1,15 @@
 """Embeddings of windows, nearest clips, and suggestions for labelling."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from runs_support import FRONTEND, trained, wav, waveforms
+from runs_support import FRONTEND, make_store, trained, wav, waveforms
 
 from atgcn_jax import Tagger, cli
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.embed_files import Embedded, read_embedded, write_embedded
 from atgcn_jax.serving.similar import find_rows, nearest
@@ -131,11 +133,52 @@ def test_similar_to_what_cannot_be_embedded(vectors, folder, capsys):
   command = ("similar", "--embeddings", vectors)
   for words, reason in (
     ((folder / "0.wav",), "give the --workdir or --model"),
-    (("nothing.wav",), "neither a file in"),
+    (("nothing.wav",), "neither in"),
     (("--workdir", trained(), "--step", "best", folder / "0.wav"), "made with another checkpoint"),
   ):
     capsys.readouterr()
     assert run(*command, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  """Return a store whose clips have the waveforms of the sound files."""
+  return make_store(tmp_path_factory.mktemp("store") / "clips.h5", clips=9)
+
+
+def test_similar_clips_of_a_store(store, tagger, tmp_path, capsys):
+  sounds, _ = waveforms(9, 0)
+  path = wav(tmp_path / "new.wav", sounds[4])
+  # The clips of the store are quantised to 8 bits.
+  vectors = tagger.embed_clips(open_store(store))
+  np.testing.assert_allclose(vectors, tagger.embed(list(sounds)), rtol=0.05, atol=0.02)
+  command = ("similar", "--store", store, "--workdir", trained(), "--top", 3, "--json")
+  capsys.readouterr()
+  assert run(*command, "clip4", path) == 0
+  clip, file = map(json.loads, capsys.readouterr().out.splitlines())
+  cosines = vectors @ vectors[4] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[4])
+  order = [f"clip{k}" for k in np.argsort(-cosines)]
+  assert order[0] == "clip4"
+  assert [one["file"] for one in clip["similar"]] == order[1:4]
+  assert file["similar"][0]["file"] == "clip4"
+  assert file["similar"][0]["similarity"] == pytest.approx(1, abs=1e-2)
+
+
+def test_similar_in_stores_that_do_not_fit(store, tmp_path, capsys):
+  other = dataclasses.replace(FRONTEND, fmin=100.0, name="other")
+  unfit = make_store(tmp_path / "unfit.h5", clips=4, frontend=other)
+  broken = make_store(tmp_path / "broken.h5", clips=4, dtype="float16", broken=True)
+  for options, status, reason in (
+    (("--store", store), 2, "needs the --workdir or --model"),
+    (("--store", unfit, "--workdir", trained()), 2, "front end other, but the run needs tiny"),
+    (("--store", broken, "--workdir", trained()), 2, "broken.h5"),
+    (("--store", tmp_path / "none.h5", "--workdir", trained()), 2, "no such clip store"),
+    (("--store", store, "--workdir", trained()), 2, "x: neither in"),
+  ):
+    capsys.readouterr()
+    assert run("similar", *options, "x") == status
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
 
@@ -193,3 +236,33 @@ def test_the_command_suggests(tagger, folder, tmp_path, capsys):
   assert [path.name for path in tmp_path.iterdir()] == ["next.csv"]
   assert run(*command, folder) == 0
   assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == expected
+
+
+def test_labelled_files_are_not_suggested(folder, tmp_path, capsys, monkeypatch):
+  labels = tmp_path / "labels.csv"
+  command = ("suggest", "--workdir", trained(), "--json", "--labels", labels)
+
+  def suggested(*files):
+    capsys.readouterr()
+    assert run(*command, *files) == 0
+    printed = capsys.readouterr()
+    found = {json.loads(line)["file"] for line in printed.out.splitlines()}
+    return found, printed.err.splitlines()[-1]
+
+  # Names relative to the folder, to the current folder, and absolute; an empty field is a label.
+  monkeypatch.chdir(folder.parent)
+  names = ("1.wav", f"{folder.name}/./2.wav", folder / "long.wav", "absent.wav")
+  labels.write_text("filename;positive_labels\n" + "".join(f"{name};\n" for name in names))
+  expected = {str(folder / f"{k}.wav") for k in (0, 3, 4)}
+  report = f"atgcn suggest: {labels}: 3 of 6 files are labelled and left out"
+  assert suggested(folder) == (expected, report)
+  relative = [f"{folder.name}/{name}" for name in ("0.wav", "1.wav")]
+  assert suggested(*relative)[0] == {relative[0]}
+  labels.write_text("filename,positive_labels\nother/1.wav,dog\n")
+  found, report = suggested(folder)
+  assert len(found) == 6
+  assert "0 of 6 files" in report
+  assert "relative to a folder" in report
+  labels.write_text("filename,positive_labels\n1.wav,dog\n")
+  assert run(*command, folder / "1.wav") == 2
+  assert "names every file" in capsys.readouterr().err
