@@ -38,9 +38,8 @@ def clip_embeddings(run: Run, variables: Any, store: ClipStore, batch: int) -> n
   rows = []
   with tqdm(total=len(store), unit="clip", desc="clips", delay=1, leave=False, disable=None) as bar:
     for start in range(0, len(store), batch):
-      clips = np.arange(start, start + batch).clip(
-        max=len(store) - 1
-      )  # repeats fill the last batch
+      # Repeats of the last clip fill the last batch.
+      clips = np.minimum(np.arange(start, start + batch), len(store) - 1)
       read = store.read(clips)
       rows.append(np.asarray(embed(variables, {k: read[k] for k in ("log_mel", "peak_db")})))
       bar.update(min(batch, len(store) - start))
