@@ -15,9 +15,17 @@ from runs_support import (
   make_store,
   tiny_config,
   trained,
-  trained_cnn10,
 )
-from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds  # noqa: F401
+from test_export import (  # noqa: F401
+  SNIPPETS,
+  STEP,
+  assert_scores_of,
+  outside,
+  run,
+  sounds,
+  tagger,
+  workdir,
+)
 
 from atgcn_jax import Tagger
 from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
@@ -36,22 +44,22 @@ def python():
 
 
 @pytest.fixture(scope="module")
-def exported(python, tmp_path_factory):
+def exported(python, workdir, tmp_path_factory):  # noqa: F811
   """Return the folder that contains the export `demo-onnx`."""
   folder = tmp_path_factory.mktemp("onnx")
-  arguments = ["--workdir", trained_cnn10(), "--out", folder / "demo-onnx", "--step", STEP]
+  arguments = ["--workdir", workdir, "--out", folder / "demo-onnx", "--step", STEP]
   assert run("--to", "onnx", *arguments) == 0
   return folder
 
 
-def test_exports_give_the_scores_of_the_tagger(exported, python, sounds):  # noqa: F811
+def test_exports_give_the_scores_of_the_tagger(exported, python, sounds, tagger):  # noqa: F811
   sounds = {**sounds, "one sample": sounds["one"][:, :1]}
   size = FRONTEND.samples
   tail = -(-size // 10)
   for samples in (size + tail - 1, size + tail, 2 * size):
     sounds[f"{samples} samples"] = np.tile(sounds["three"], 2)[:, :samples]
   found = outside(SNIPPETS["ONNX"], exported, sounds, python)
-  assert_scores_of(Tagger.restore(trained_cnn10(), STEP), sounds, found)
+  assert_scores_of(tagger, sounds, found)
 
 
 def test_the_folder_holds_the_model_and_its_labels(exported):
@@ -95,10 +103,10 @@ check_scores(model, lambda windows: scores(windows) + 1e-3, {FRONTEND.samples}, 
 def test_a_missing_environment_is_reported_with_the_command_that_creates_it(
   tmp_path, monkeypatch, capfd
 ):
-  workdir = trained()
+  trained()
   capfd.readouterr()  # discard the output of training
   monkeypatch.setenv("ATGCN_ONNX", str(tmp_path / "nowhere"))
-  assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 2
+  assert run("--to", "onnx", "--workdir", trained(), "--out", tmp_path / "out") == 2
   (error,) = capfd.readouterr().err.splitlines()
   assert "./launch/onnx.sh" in error
   assert str(tmp_path / "nowhere") in error
@@ -111,9 +119,9 @@ def test_a_failing_converter_leaves_no_files(tmp_path, monkeypatch, capfd):
   (place / "python").write_text("#!/bin/sh\necho 'ValueError: no such operator' >&2\nexit 1\n")
   (place / "python").chmod(0o755)
   monkeypatch.setenv("ATGCN_ONNX", str(place.parent))
-  workdir = trained()
+  trained()
   capfd.readouterr()  # discard the output of training
-  assert run("--to", "onnx", "--workdir", workdir, "--out", tmp_path / "out") == 1
+  assert run("--to", "onnx", "--workdir", trained(), "--out", tmp_path / "out") == 1
   (error,) = capfd.readouterr().err.splitlines()
   assert "vectors could not be converted" in error
   assert "no such operator" in error
