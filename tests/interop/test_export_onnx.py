@@ -19,7 +19,8 @@ from runs_support import (
 from test_export import SNIPPETS, STEP, assert_scores_of, outside, run, sounds, tagger  # noqa: F401
 
 from atgcn_jax import Tagger
-from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.audio.spectrogram import spectrogram
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
 from atgcn_jax.runs.training_loop import train
