@@ -11,7 +11,17 @@ import warnings
 from typing import NoReturn
 
 from atgcn_jax import __version__
-from atgcn_jax.cli import data, embeddings, pretrained, results, serve, studies, tfds, training
+from atgcn_jax.cli import (
+  data,
+  embeddings,
+  pretrained,
+  results,
+  serve,
+  sounds,
+  studies,
+  tfds,
+  training,
+)
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.runtime import signals
@@ -180,6 +190,7 @@ def command_parser() -> argparse.ArgumentParser:
 
   training.add_training_verbs(verb)
   results.add_result_verbs(verb)
+  sounds.add_sound_verbs(verb)
   embeddings.add_embedding_verbs(verb)
   serve.add_serve_verb(verb)
   pretrained.add_pretrained_verb(verb)
