@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict
 
-from atgcn_jax.data.store.clip_store import write_at
+from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 from atgcn_jax.runtime.buckets import in_bucket
