@@ -24,7 +24,6 @@ from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.config import (
-  SOUNDSCAPES,
   config_from_json,
   config_with_overrides,
   contradictions,
@@ -32,6 +31,7 @@ from atgcn_jax.runs.config import (
   load_config,
   plain_config,
 )
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run

@@ -23,13 +23,8 @@ from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import (
-  SOUNDSCAPES,
-  config_from_json,
-  data_path,
-  plain_config,
-  vocabulary_path,
-)
+from atgcn_jax.runs.config import config_from_json, data_path, plain_config, vocabulary_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import (
   RELATIONS,
