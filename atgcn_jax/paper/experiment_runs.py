@@ -35,7 +35,8 @@ from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
-from atgcn_jax.runs.run import check_training_clips, run_with, store_of, training_store
+from atgcn_jax.runs.run import check_training_clips, run_with
+from atgcn_jax.runs.run_store import store_of, training_store
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train

@@ -22,7 +22,7 @@ from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.parts import model_of
-from atgcn_jax.runs.run import store_of
+from atgcn_jax.runs.run_store import store_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
 EDGES = 30  # edges per label of a random graph

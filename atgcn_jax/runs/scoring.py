@@ -23,7 +23,8 @@ from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
-from atgcn_jax.runs.run import Loaded, named_apart, store_of, whole_store_of
+from atgcn_jax.runs.run import Loaded, named_apart
+from atgcn_jax.runs.run_store import store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole

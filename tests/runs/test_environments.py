@@ -21,6 +21,7 @@ from atgcn_jax.cli import streams
 from atgcn_jax.data import prepare
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import run as run_module
+from atgcn_jax.runs import run_store
 from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runtime import process_setup
 
@@ -135,7 +136,7 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   (tmp_path / "atgcn_jax").mkdir()
   path = make_store(tmp_path / "atgcn_jax" / f"soundscapes-{version}-8.h5", clips=8)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
-  assert run_module.store_of(config).path == str(path)
+  assert run_store.store_of(config).path == str(path)
   assert not recwarn
 
 
