@@ -26,6 +26,10 @@ from atgcn_jax.runtime.schema import checked
 Key = tuple[str | int, ...]
 
 
+class InUse(UserError):  # noqa: N818 (a state of an output)
+  """Another process makes the same output."""
+
+
 class _Record(TypedDict):
   key: list[str | int]
   size: int
@@ -157,7 +161,8 @@ def partial_results(
     The finished items.
 
   Raises:
-    UserError: If another process holds the items, or they belong to another command.
+    InUse: If another process holds the items.
+    UserError: If they belong to another command.
     OSError: If the files cannot be written.
   """
   place = place_of(out)
@@ -165,7 +170,7 @@ def partial_results(
     try:
       stack.enter_context(journal.locked(journal_of(place), wait=False))
     except journal.Busy:
-      raise UserError(
+      raise InUse(
         f"{out}: another process is writing this file; wait for it or name another file"
       ) from None
     _check(place, identity)
