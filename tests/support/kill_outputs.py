@@ -95,7 +95,7 @@ def watch(out: pathlib.Path | None, kill: Kill, counter: int) -> None:
 
 def visible(files: dict[str, bytes]) -> dict[str, bytes]:
   """Return files without those that a kill may leave."""
-  return {name: content for name, content in files.items() if not name.endswith(".tmp")}
+  return {name: files[name] for name in files if ".tmp/" not in f"{name}/"}
 
 
 def sweep(verb: str, inputs: pathlib.Path, folder: pathlib.Path, most: int) -> dict[str, int]:
