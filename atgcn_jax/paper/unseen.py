@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
+from scipy.special import stdtrit
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
@@ -222,7 +222,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
   mean = float(values.mean())
   if len(values) < 2:
     return mean, float("nan"), float("nan")
-  half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+  half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
   return mean, mean - float(half), mean + float(half)
 
 

@@ -148,6 +148,7 @@ def test_labels_and_metrics_need_no_jax():
   python(script, *names("labels", "metrics", "errors"))
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_does_not_import_keras():
   script = (
     "import sys\n"

@@ -77,7 +77,7 @@ def formula_clips():
   return (noise(7, (4, 48, 32)) + waves).astype(np.float32)
 
 
-@FORMS
+@pytest.mark.parametrize("placement", [slow(Placement(1, "cpu")), Placement(2, "cpu")])
 def test_fingerprint_in_inference(placement):
   model, variables = (
     models.build(config_of(), num_classes=LABELS),
@@ -244,6 +244,7 @@ def test_gradients_of_both_forms_agree():
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1e-2, np.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32():
   variables = convert(formula_state(), config_of())
   model = models.build(config_of(dtype="bfloat16"), num_classes=LABELS)

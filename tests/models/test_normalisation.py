@@ -205,6 +205,7 @@ def test_local_on_eight_devices_is_the_mean_of_eight_batches(state):
   )
 
 
+@pytest.mark.slow
 def test_the_training_step_passes_the_placement_to_the_model(state):
   mesh = data_mesh()
   step = make_train_step(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from file_server import Server, address, cut_off, sends_other_bytes, serving
+from marks import slow
 from runs_support import REPOSITORY
 from test_torch_files import mapping, saved, tensor
 from test_torch_weights import noise
@@ -120,24 +121,36 @@ def test_a_model_is_fetched_and_converted_once(server, folder, weights, capsys):
   assert capsys.readouterr() == ("", "")
 
 
-def test_a_damaged_run_is_converted_again(server, folder):
+def cut(whole):
+  return whole[:-20]
+
+
+def zeros(whole):
+  return bytes(len(whole))
+
+
+def of_another_version(whole):
+  return whole.replace(b'"version": "', b'"version": "0.')
+
+
+@pytest.mark.parametrize("damaged", [cut, slow(zeros), slow(of_another_version)])
+def test_a_damaged_run_is_converted_again(server, folder, damaged):
   run = run_of(server)
   content = {path.name: path.read_bytes() for path in run.iterdir()}
   assert {"config.json", "model.safetensors", cache.RECORD, cache.CHECKSUMS} <= content.keys()
   for name, whole in content.items():
-    other_version = whole.replace(b'"version": "', b'"version": "0.')
-    for damaged in (whole[:-20], bytes(len(whole)), other_version):
-      if damaged != whole:
-        (run / name).write_bytes(damaged)
-        with pytest.warns(UserWarning, match="mn01: is damaged or of another version; the weights"):
-          run_of(server, offline=True)
-        assert {path.name: path.read_bytes() for path in run.iterdir()} == content
+    if damaged(whole) != whole:
+      (run / name).write_bytes(damaged(whole))
+      with pytest.warns(UserWarning, match="mn01: is damaged or of another version; the weights"):
+        run_of(server, offline=True)
+      assert {path.name: path.read_bytes() for path in run.iterdir()} == content
   (run / cache.CHECKSUMS).unlink()  # as after a conversion that was interrupted
   run_of(server, offline=True)
   assert {path.name: path.read_bytes() for path in run.iterdir()} == content
   assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_cached_run_is_loaded_without_tracing_or_orbax(server, monkeypatch):
   run = run_of(server)
   script = (

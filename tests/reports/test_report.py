@@ -213,6 +213,7 @@ def test_the_area_below_a_curve_is_the_average_precision():
   assert many[0][-1] == 1
 
 
+@pytest.mark.slow
 def test_mistakes(tmp_path):
   source = written(tmp_path, 12)
   section = source.partition("<h2>Worst mistakes</h2>")[2].partition("</section>")[0]
@@ -310,6 +311,7 @@ def test_a_graph_without_edges(tmp_path):
   assert "edges: 2; labels: 6; labels without a neighbour: 4." in source
 
 
+@pytest.mark.slow
 def test_same_bytes(tmp_path):
   first = written(tmp_path, 24)
   with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
@@ -385,6 +387,7 @@ def test_an_older_page_survives_a_failure(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
 
 
+@pytest.mark.slow
 def test_the_map_shows_the_most_frequent_labels(tmp_path, monkeypatch):
   assert "The map shows" not in written(tmp_path, 12)
   monkeypatch.setattr(page_figures, "MAPPED", 5)

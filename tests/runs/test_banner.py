@@ -18,7 +18,7 @@ def test_the_first_lines_name_system_devices_clips_steps_and_folder(tmp_path):
   run = new_run(config, open_store(config.data.store))
   lines = opening(run, "runs/one", CLIPS, start=0, steps=30).splitlines()
   assert lines == [
-    f"AT-GCN with 6 labels on 8 devices ({jax.devices()[0].device_kind})",
+    f"vectors with a label graph with 6 labels on 8 devices ({jax.devices()[0].device_kind})",
     "clips: train 30, validation 15, test 15; 30 steps of 8 clips",
     "results: runs/one",
   ]

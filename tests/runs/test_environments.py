@@ -232,6 +232,7 @@ def test_what_a_read_only_run_refuses(read_only, command, advice, capfd):
 # Paths in the config of a run.
 
 
+@pytest.mark.slow
 def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch, capfd):
   monkeypatch.chdir(tmp_path)
   store = make_store(tmp_path / "clips.h5")
@@ -412,6 +413,7 @@ def test_an_error_of_another_pipe_is_reported():
     main()
 
 
+@pytest.mark.slow
 def test_streams_that_are_closed_from_the_start(tmp_path):
   sound = wav(tmp_path / "sound.wav", TONE)
   shell = 'exec "$@" <&- >&- 2>&-'

@@ -28,7 +28,7 @@ CLIPS, BATCH = 41, 8
 CHOSEN = np.flatnonzero(np.arange(CLIPS) % 7 != 3)
 
 
-@pytest.fixture(scope="module", params=["uint8", "float16"])
+@pytest.fixture(scope="module", params=["uint8", slow("float16")])
 def store(request, tmp_path_factory):
   return small_store.make(tmp_path_factory.mktemp("feed") / "s.h5", CLIPS, request.param)
 
@@ -175,6 +175,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize("balanced", [True, slow(False)])
 def test_on_one_device_training_gives_the_same_bits(store, balanced):
   mesh, config = mesh_of(1), default_config()
+  config.augment.mixup_alpha = 0.0  # its distribution takes seconds to compile
   config.augment.time_width, config.augment.band_width = 4, 2
   normaliser = Normaliser(np.full(5, -40.0, "f"), np.linspace(10, 20, 5, dtype="f"))
   adam = optimiser_of(config.optim)
@@ -244,7 +245,8 @@ def test_the_log_has_the_input_wait():
   lines = map(json.loads, (trained() / "metrics.jsonl").read_text().splitlines())
   waits = [line["input_wait"] for line in lines if "loss" in line]
   assert len(waits) == 30
-  assert all(0 < wait < 1 for wait in waits)
+  assert all(0 <= wait <= 1 for wait in waits)
+  assert any(0 < wait < 1 for wait in waits)
 
 
 def test_a_finished_run_places_nothing(tmp_path, config, monkeypatch):

@@ -202,6 +202,7 @@ def test_invalid_arguments(store, tmp_path, capsys):
   assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_start_is_not_changed(store, tmp_path, capsys):
   source = shutil.copytree(trained(), tmp_path / "source")
   out = tmp_path / "run"

@@ -191,7 +191,7 @@ def spoilt_run(folder, name, value=NAN):
 
 
 BAD_ARRAYS = [
-  ("params.encoder.fc1.kernel", NAN),
+  ("params.encoder.clip1.kernel", NAN),
   ("batch_stats.encoder.bn0.var", np.inf),
   slow("mean", -np.inf),
   ("deviation", 0),
@@ -226,7 +226,7 @@ def test_an_export(tmp_path, capsys):
   command = ["export", "--workdir", trained(), "--to", "huggingface", "--out", hub]
   assert cli.main([*map(str, command)]) == 0
   arrays = load_file(hub / "model.safetensors")
-  for name in ("params.encoder.fc1.bias", "constants.mean"):
+  for name in ("params.encoder.clip1.kernel", "constants.mean"):
     spoilt = {key: array.copy() for key, array in arrays.items()}
     spoilt[name][0] = NAN
     save_file(spoilt, hub / "model.safetensors")

@@ -79,7 +79,7 @@ def clips(kind, count, labels):
 
 CASES = [
   # clips, their number, labels, share of positives, graph, type, head
-  ("silence", 1, 1, 1, "isolated", "float32", "graph"),
+  slow("silence", 1, 1, 1, "isolated", "float32", "graph"),
   ("loudest", 4, 40, 0, "hub", "bfloat16", "graph"),
   slow("noise", 8, 1, 1, "paper", "float32", "graph"),
   slow("noise", 1, 4, 1, "paper", "float32", "graph"),
