@@ -211,7 +211,7 @@ def _add_bench(verb: AddVerb) -> None:
 
 
 def _reproduce(options) -> int:
-  from atgcn_jax.paper.experiment_runs import Settings
+  from atgcn_jax.paper.experiment_configs import Settings
   from atgcn_jax.paper.reproduce import reproduce
   from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.runtime.signals import Stopped

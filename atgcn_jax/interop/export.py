@@ -50,7 +50,7 @@ def export(
   check_takes_sound(loaded.run, workdir)
   place = pathlib.Path(out).absolute()
   try:
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    part = pathlib.Path(tempfile.mkdtemp(".tmp", f".{place.name}.", place.parent))
   except OSError as error:
     raise UserError(
       f"--out {out}: cannot be created ({error.strerror}); choose another folder"
@@ -139,7 +139,7 @@ def description(loaded: Loaded, to: str) -> dict[str, Any]:
 def put(part: pathlib.Path, place: pathlib.Path) -> None:
   """Move a finished folder to its place, then delete the export that was there before."""
   if place.is_dir() and any(place.iterdir()):
-    before = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    before = pathlib.Path(tempfile.mkdtemp(".tmp", f".{place.name}.", place.parent))
     place.rename(before)
     part.rename(place)
     shutil.rmtree(before)

@@ -20,13 +20,8 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiment_runs import (
-  Settings,
-  experiment_config,
-  open_experiment_store,
-  score_runs,
-  wanted_runs,
-)
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_runs import score_runs, wanted_runs
 from atgcn_jax.paper.experiments import Experiment
 from atgcn_jax.paper.few_heads import (
   GRAPH,

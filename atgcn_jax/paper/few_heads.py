@@ -20,7 +20,8 @@ from atgcn_jax.labels.estimates import (
   regression_weights,
   weighted_sums,
 )
-from atgcn_jax.paper.experiment_runs import ScoredRun, Settings
+from atgcn_jax.paper.experiment_configs import Settings
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.few_fits import (
   Examples,
   cross_entropy,

@@ -9,7 +9,8 @@ import numpy as np
 
 from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiment_runs import ScoredRun, Settings, open_experiment_store
+from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import CNN10, Experiment
 from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.runs.label_graph import ontology_at

@@ -12,12 +12,8 @@ from atgcn_jax.audio.frontend import VGGISH_FEATURES
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  experiment_config,
-  open_experiment_store,
-)
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,

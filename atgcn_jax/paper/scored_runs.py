@@ -9,14 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  open_experiment_store,
-  score_runs,
-  validate_runs,
-  wanted_runs,
-)
+from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, validate_runs, wanted_runs
 from atgcn_jax.paper.experiments import BASELINE, HEAD_RATE, Experiment, with_head_rate
 from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 

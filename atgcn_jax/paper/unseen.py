@@ -25,14 +25,8 @@ from atgcn_jax.labels.ontology import label_edges, top_categories
 from atgcn_jax.labels.sparse import dense
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  experiment_config,
-  open_experiment_store,
-  score_runs,
-  wanted_runs,
-)
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, wanted_runs
 from atgcn_jax.paper.experiments import Experiment
 from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
 from atgcn_jax.runs.added_labels import DEFAULTS, added_to

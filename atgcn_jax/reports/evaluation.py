@@ -21,7 +21,7 @@ from atgcn_jax.ontology_metrics import map_by_level, ontology_map
 from atgcn_jax.reports.evaluation_files import FOLDER, Place, store_name, write_files
 from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
-from atgcn_jax.runs.config import SOUNDSCAPES
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.log import finite_or_none
 from atgcn_jax.runs.resumable_scores import kept_scores

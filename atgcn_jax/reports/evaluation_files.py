@@ -21,7 +21,8 @@ from atgcn_jax.reports.clip_media import sound_address, spectrogram_address
 from atgcn_jax.reports.confusions import Mistake, worst_mistakes
 from atgcn_jax.reports.page import write_report
 from atgcn_jax.reports.page_mistakes import Example
-from atgcn_jax.runs.config import SOUNDSCAPES, plain_config
+from atgcn_jax.runs.config import plain_config
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.scoring import ScoredSplit

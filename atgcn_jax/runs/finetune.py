@@ -7,12 +7,8 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
-from atgcn_jax.runs.config import (
-  DEFAULTS,
-  SOUNDSCAPES,
-  config_with_overrides,
-  data_path,
-)
+from atgcn_jax.runs.config import config_with_overrides, data_path
+from atgcn_jax.runs.config_defaults import DEFAULTS, SOUNDSCAPES
 from atgcn_jax.runs.label_graph import ontology_path
 from atgcn_jax.runs.load import find_checkpoints, read_run, sound_step
 from atgcn_jax.runs.safetensors_folder import is_safetensors_export, read_export

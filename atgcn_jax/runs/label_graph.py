@@ -28,7 +28,8 @@ from atgcn_jax.labels.ontology import (
 )
 from atgcn_jax.labels.sparse import Matrix, selected, sized
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 
 RELATIONS = ("similarity", "neighbours", "members")

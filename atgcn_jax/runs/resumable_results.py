@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict
 
-from atgcn_jax.data.store.clip_store import write_at
+from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 from atgcn_jax.runtime.buckets import in_bucket
@@ -24,6 +24,10 @@ from atgcn_jax.runtime.process_setup import cache_folder
 from atgcn_jax.runtime.schema import checked
 
 Key = tuple[str | int, ...]
+
+
+class InUse(UserError):  # noqa: N818 (a state of an output)
+  """Another process makes the same output."""
 
 
 class _Record(TypedDict):
@@ -157,7 +161,8 @@ def partial_results(
     The finished items.
 
   Raises:
-    UserError: If another process holds the items, or they belong to another command.
+    InUse: If another process holds the items.
+    UserError: If they belong to another command.
     OSError: If the files cannot be written.
   """
   place = place_of(out)
@@ -165,7 +170,7 @@ def partial_results(
     try:
       stack.enter_context(journal.locked(journal_of(place), wait=False))
     except journal.Busy:
-      raise UserError(
+      raise InUse(
         f"{out}: another process is writing this file; wait for it or name another file"
       ) from None
     _check(place, identity)

@@ -18,11 +18,13 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.runs.added_labels import AddedLabels
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
-from atgcn_jax.runs.run import Loaded, check_front_end, store_of, whole_store_of
+from atgcn_jax.runs.run import Loaded, check_front_end
+from atgcn_jax.runs.run_store import store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole

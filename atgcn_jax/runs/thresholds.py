@@ -202,8 +202,8 @@ def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
     }
     if stored["step"] < 0 or not all(0 <= value <= 1 for value in by_label.values()):
       raise ValueError("the step or a threshold is out of range")
-    if bad := [label for label in by_label if has_controls(label)]:
-      raise ValueError(f"label {bad[0]} has control characters")
+    if bad := [label for label in by_label if not label or has_controls(label)]:
+      raise ValueError(f"label {bad[0]!r} is empty or has control characters")
     return Thresholds(stored["step"], by_label)
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(

@@ -29,8 +29,9 @@ from atgcn_jax.serving.detections import (
   detections,
 )
 from atgcn_jax.serving.many_files import each_outcome, say
+from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
-from atgcn_jax.serving.tagger import Outcome, Tagger
+from atgcn_jax.serving.tagger import Tagger
 
 ENDINGS = {"raven": ".selections.txt", "audacity": ".labels.txt"}  # one file per sound
 

@@ -16,8 +16,9 @@ from atgcn_jax.labels.npz import npz_arrays
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import whole_file
 from atgcn_jax.serving.many_files import finish_files, output_of
+from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
-from atgcn_jax.serving.tagger import Outcome, Tagger
+from atgcn_jax.serving.tagger import Tagger
 
 
 class Embedded(NamedTuple):

@@ -24,8 +24,9 @@ from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket, path_of
 from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, whole_file
 from atgcn_jax.serving.explain import draw_explanation, explanation_json, explanation_text
+from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
-from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
+from atgcn_jax.serving.tagger import Tag, Tagger
 from atgcn_jax.serving.timeline import Timeline
 
 COLUMNS = 100  # maximum width of printed lines

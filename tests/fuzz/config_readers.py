@@ -14,7 +14,7 @@ def make_override(path: pathlib.Path) -> None:
 
 
 def change_override(path: pathlib.Path, rng: Random) -> None:
-  from atgcn_jax.runs.config import DEFAULTS, flat
+  from atgcn_jax.runs.config_defaults import DEFAULTS, flat
 
   keys = sorted(flat(DEFAULTS))
   key = keys[rng.integers(len(keys))]
@@ -44,13 +44,13 @@ def read_override(path: pathlib.Path) -> Any:
 
 
 def make_config(path: pathlib.Path) -> None:
-  from atgcn_jax.runs.config import DEFAULTS
+  from atgcn_jax.runs.config_defaults import DEFAULTS
 
   path.write_text(f"def get_config():\n  return {DEFAULTS!r}\n")
 
 
 def change_config(path: pathlib.Path, rng: Random) -> None:
-  from atgcn_jax.runs.config import DEFAULTS
+  from atgcn_jax.runs.config_defaults import DEFAULTS
 
   if rng.random() < 0.2:
     change_text(path, rng)
@@ -66,7 +66,7 @@ def read_config(path: pathlib.Path) -> Any:
 
 
 def config_faults(config: Any) -> str:
-  from atgcn_jax.runs.config import DEFAULTS, flat
+  from atgcn_jax.runs.config_defaults import DEFAULTS, flat
 
   defaults = flat(DEFAULTS)
   for key, value in flat(config.to_dict()).items():

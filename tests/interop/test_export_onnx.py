@@ -28,7 +28,8 @@ from test_export import (  # noqa: F401
 )
 
 from atgcn_jax import Tagger
-from atgcn_jax.audio.frontend import FRONTENDS, spectrogram
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.audio.spectrogram import spectrogram
 from atgcn_jax.errors import UserError
 from atgcn_jax.interop import onnx
 from atgcn_jax.runs.training_loop import train

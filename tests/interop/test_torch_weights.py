@@ -15,7 +15,7 @@ from atgcn_jax import models
 from atgcn_jax.interop.importing import read_state_dict
 from atgcn_jax.interop.torch_weights import convert, state_dict_of
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh

@@ -14,7 +14,7 @@ from narrow_system import norm
 
 from atgcn_jax import models
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, loss_and_gradients

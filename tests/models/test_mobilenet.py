@@ -16,7 +16,7 @@ from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.interop.torch_weights import convert, state_dict_of
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.mobilenet import MobileNet, in_eights
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
 

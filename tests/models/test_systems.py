@@ -17,7 +17,8 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
 from atgcn_jax.reports.evaluation import evaluate
-from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger

@@ -105,6 +105,6 @@ def test_the_table_has_a_column_per_number_of_positives(settings):
 
 @pytest.fixture
 def settings(tmp_path):
-  from atgcn_jax.paper.experiment_runs import Settings
+  from atgcn_jax.paper.experiment_configs import Settings
 
   return Settings("s.h5", tmp_path, None, 2, (), ())

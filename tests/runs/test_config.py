@@ -10,13 +10,8 @@ from runs_support import REPOSITORY, tiny_config
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.config import (
-  DEFAULTS,
-  config_from_json,
-  contradictions,
-  load_config,
-  plain_config,
-)
+from atgcn_jax.runs.config import config_from_json, contradictions, load_config, plain_config
+from atgcn_jax.runs.config_defaults import DEFAULTS, flat
 
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
 
@@ -135,7 +130,7 @@ def test_numbers_out_of_range(small, override):
 )
 def test_odd_values_of_every_number_are_refused_by_name(kind, value):
   config = configs.default_config()
-  for key, default in configs.flat(DEFAULTS).items():
+  for key, default in flat(DEFAULTS).items():
     if type(default) is not kind:
       continue
     with pytest.raises(UserError) as error:

@@ -261,6 +261,14 @@ def test_thresholds(tmp_path, value):
     read_thresholds(tmp_path)
 
 
+@pytest.mark.parametrize("label", ["", "a\nb"])
+def test_thresholds_of_a_label_without_a_name(tmp_path, label):
+  text = json.dumps({"step": 3, "labels": {label: {"threshold": 0.5}}})
+  (tmp_path / "thresholds.json").write_text(text)
+  with pytest.raises(UserError, match=r"label '.*' is empty or has control characters"):
+    read_thresholds(tmp_path)
+
+
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   config = tiny_config(trained().parent)
   run = new_run(config, open_store(config.data.store))

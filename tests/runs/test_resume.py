@@ -24,7 +24,7 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
-from atgcn_jax.runs import run, run_checkpoints, training_loop
+from atgcn_jax.runs import run, run_checkpoints, run_store, training_loop, training_programs
 from atgcn_jax.runs.load import read_run, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
@@ -207,20 +207,20 @@ def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
 def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, capsys):
   workdir = tmp_path / "run"
   short = config("optim.steps=5")
-  score_clips = training_loop.score_clips
+  score_clips = training_programs.score_clips
 
   def and_signal(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     return score_clips(*args, **kwargs)
 
   with monkeypatch.context() as patch:
-    patch.setattr(training_loop, "score_clips", and_signal)
+    patch.setattr(training_programs, "score_clips", and_signal)
     for step in (4, 5):
       with pytest.raises(Stopped):
         training_loop.train(short, workdir)
       assert checkpoint.saved_steps(workdir)[-1] == step
       if step == 4:
-        patch.setattr(training_loop, "score_clips", score_clips)
+        patch.setattr(training_programs, "score_clips", score_clips)
         interrupt(patch, 5)
   training_loop.train(short, workdir)
   once = contents(workdir)
@@ -269,7 +269,7 @@ def test_a_store_with_nan_is_refused(tmp_path, config):
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
   monkeypatch.setattr(
-    training_loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None)
+    training_programs, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None)
   )
   with pytest.raises(
     WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"
@@ -341,7 +341,7 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
   part = VOCABULARY.part([4, 1, 2])
   write_vocabulary(tmp_path / "labels.csv", part)
   made = config(f"data.vocabulary={tmp_path / 'labels.csv'}")
-  store, whole = run.store_of(made), run.whole_store_of(made)
+  store, whole = run_store.store_of(made), run_store.whole_store_of(made)
   clips = np.arange(len(whole))
   np.testing.assert_array_equal(store.labels(clips), whole.labels(clips)[:, [4, 1, 2]])
   assert store.vocabulary == part
@@ -350,7 +350,7 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
 
 
 def test_ontology_targets_add_the_labels_above(config):
-  plain = run.store_of(config())
+  plain = run_store.store_of(config())
   carried = plain.carried_up([[], [0], [], [0, 2], [], []])
   clips = np.arange(len(plain))
   expected = plain.labels(clips)
@@ -360,7 +360,7 @@ def test_ontology_targets_add_the_labels_above(config):
   np.testing.assert_array_equal(np.diff(carried.label_offsets), expected.sum(axis=1))
   made = config("data.ontology_targets=True")
   with pytest.raises(UserError, match=r"graph\.ontology: data\.ontology_targets needs the path"):
-    run.training_store(made)
+    run_store.training_store(made)
 
 
 def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):

@@ -25,7 +25,7 @@ import soundfile
 from atgcn_jax.audio.frontend import Frontend, log_mel
 from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import store_builder
-from atgcn_jax.data.store.clip_store import write_store
+from atgcn_jax.data.store.store_writing import write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import (

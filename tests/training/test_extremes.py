@@ -12,7 +12,7 @@ from test_step import FAST_COMPILE, NORMALISER, fresh_state
 
 from atgcn_jax import models
 from atgcn_jax.labels.adjacency import METHODS, propagation_matrix
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training import augment
 from atgcn_jax.training.losses import loss_of
 from atgcn_jax.training.sharding import data_mesh

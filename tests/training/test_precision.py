@@ -12,7 +12,7 @@ import pytest
 
 from atgcn_jax import models
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh

@@ -23,15 +23,11 @@ from atgcn_jax.audio.findings import INCOMPLETE
 from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_audio_folder, only
 from atgcn_jax.data.store import unfinished
-from atgcn_jax.data.store.clip_store import (
-  FORMAT,
-  complete,
-  report_store_write_failures,
-  row_digest,
-)
+from atgcn_jax.data.store.clip_store import FORMAT
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
 from atgcn_jax.data.store.schema import OF_FILES
+from atgcn_jax.data.store.store_writing import complete, report_store_write_failures, row_digest
 from atgcn_jax.data.store.unfinished import Encoded
 from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError
