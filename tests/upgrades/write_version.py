@@ -20,6 +20,9 @@ from typing import Any
 HERE = pathlib.Path(__file__).parent
 STEPS = 6
 CHANGES = (
+  "model.encoder=cnn10",
+  "model.clip_units=(1024, 1024)",
+  "augment.mixup_alpha=0.2",
   f"optim.steps={STEPS}",
   "checkpoint.every=3",
   "checkpoint.keep=1",
