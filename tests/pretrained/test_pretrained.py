@@ -222,7 +222,7 @@ def test_serving_by_name(server, monkeypatch, capsys):
   assert (model["title"], model["labels"]) == ("mn01", 527)
   assert result["seconds"] == pytest.approx(1)
   best, *others = (label["highest"] for label in result["timeline"]["labels"])
-  assert 1 > best >= max(others) > 0
+  assert 1 >= best >= max(others) > 0
   assert cli.main([*words[:2], "mn02", "--offline", "--port", "0"]) == 2
   assert "mn02: is not in the cache" in capsys.readouterr().err
   assert server.asked == [(TINY.file, None)]

@@ -32,6 +32,7 @@ from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_checkpoints import save_checkpoint
 from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
+from atgcn_jax.serving import sound_scorer
 from atgcn_jax.serving import tagger as tagging
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
@@ -300,7 +301,7 @@ def test_arrays_in_parts():
 @pytest.fixture
 def of_nan(monkeypatch):
   """Make runs return NaN for sounds that start with a sample of full scale."""
-  made = tagging.window_outputs
+  made = sound_scorer.window_outputs
 
   def window_outputs(run):
     def outputs(variables, windows):
@@ -310,7 +311,7 @@ def of_nan(monkeypatch):
 
     return outputs
 
-  monkeypatch.setattr(tagging, "window_outputs", window_outputs)
+  monkeypatch.setattr(sound_scorer, "window_outputs", window_outputs)
 
 
 def test_scores_and_embeddings(tmp_path, capsys, of_nan):

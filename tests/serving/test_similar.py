@@ -153,7 +153,7 @@ def test_similar_clips_of_a_store(store, tagger, tmp_path, capsys):
   path = wav(tmp_path / "new.wav", sounds[4])
   # The clips of the store are quantised to 8 bits.
   vectors = tagger.embed_clips(open_store(store))
-  np.testing.assert_allclose(vectors, tagger.embed(list(sounds)), rtol=0.05, atol=0.02)
+  np.testing.assert_allclose(vectors, tagger.embed(list(sounds)), rtol=0.05, atol=0.1)
   command = ("similar", "--store", store, "--workdir", trained(), "--top", 3, "--json")
   capsys.readouterr()
   assert run(*command, "clip4", path) == 0
