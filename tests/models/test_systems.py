@@ -209,7 +209,8 @@ def test_settings_of_the_encoder_of_vectors_are_checked(changes, message):
     build(config_of("vectors", **changes))
 
 
-@pytest.mark.parametrize("encoder", ["talnet", slow("google_cnn"), slow("deepres")])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["talnet", "google_cnn", "deepres"])
 def test_the_clip_is_the_pooling_of_its_frames(encoder):
   _, found, _ = features_of(encoder, "linear")
   frames = 1 / (1 + np.exp(-np.asarray(found["frame_logits"], np.float64)))

@@ -14,7 +14,6 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from marks import slow
 from runs_support import (
   REPOSITORY,
   contents,
@@ -428,9 +427,10 @@ def test_streams_that_are_closed_from_the_start(tmp_path):
 # Devices.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("platform", "reason", "extra"),
-  [("cuda", "JAX finds no such device", "cuda"), slow("nonsense", "'nonsense' is not in", "cuda")],
+  [("cuda", "JAX finds no such device", "cuda"), ("nonsense", "'nonsense' is not in", "cuda")],
 )
 def test_a_missing_device(platform, reason, extra, tmp_path):
   processes = [

@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
-from marks import slow
 from test_step import FAST_COMPILE, NORMALISER, fresh_state
 
 from atgcn_jax import models
@@ -79,16 +78,17 @@ def clips(kind, count, labels):
 
 CASES = [
   # clips, their number, labels, share of positives, graph, type, head
-  slow("silence", 1, 1, 1, "isolated", "float32", "graph"),
+  ("silence", 1, 1, 1, "isolated", "float32", "graph"),
   ("loudest", 4, 40, 0, "hub", "bfloat16", "graph"),
-  slow("noise", 8, 1, 1, "paper", "float32", "graph"),
-  slow("noise", 1, 4, 1, "paper", "float32", "graph"),
-  slow("silence", 4, 4, 0, "isolated", "float32", "graph"),
-  slow("silence", 4, 4, 1, "never", "bfloat16", "graph"),
-  slow("loudest", 1, 1, 0, "never", "float32", "linear"),
+  ("noise", 8, 1, 1, "paper", "float32", "graph"),
+  ("noise", 1, 4, 1, "paper", "float32", "graph"),
+  ("silence", 4, 4, 0, "isolated", "float32", "graph"),
+  ("silence", 4, 4, 1, "never", "bfloat16", "graph"),
+  ("loudest", 1, 1, 0, "never", "float32", "linear"),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count", "labels", "positive", "graph", "dtype", "head"), CASES)
 def test_training_and_scoring(kind, count, labels, positive, graph, dtype, head):
   model = system(graph, labels, dtype, head)
