@@ -1,4 +1,4 @@
-"""The configuration of a run: config files, overrides, checks on resume."""
+"""The config of a run: files, overrides, the comparison on resume, and the paths of its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All keys of a configuration and their defaults."""
+"""All keys of a config and their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that each key of a configuration may have."""
+"""The types and ranges of the values that each key of a config may have."""
 
 from __future__ import annotations
 

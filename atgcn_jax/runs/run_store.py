@@ -1,4 +1,4 @@
-"""The clip store of a run, with the labels to train on."""
+"""Opening of the clip store that a config names, with the labels to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled functions of a training."""
+"""The compiled functions of a training: its step, and the scores of the validation clips."""
 
 from __future__ import annotations
 

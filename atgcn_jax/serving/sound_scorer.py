@@ -1,4 +1,4 @@
-"""The scores and embeddings of many sounds, which share batches."""
+"""Scoring and embedding of many sounds in shared batches: the base class of `Tagger`."""
 
 from __future__ import annotations
 

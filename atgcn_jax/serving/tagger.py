@@ -1,4 +1,4 @@
-"""The tagger: a trained run applied to sounds."""
+"""The tagger: a trained run applied to sounds, as tags, timelines, embeddings and explanations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clip store: one HDF5 file of log-mels and labels. The log-mels are memory-mapped."""
+"""Reader of clip stores: HDF5 files of labels and of log-mels, which are memory-mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a clip store: its rows first, then the small arrays and the fingerprint."""
+"""Writer of clip stores: the rows first, then the small arrays and the fingerprint."""
 
 from __future__ import annotations
 
