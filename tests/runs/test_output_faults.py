@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -123,9 +124,8 @@ def no_space():
 
 def complaint(captured):
   """Return the only line that does not report progress."""
-  (line,) = [
-    line for line in captured.err.splitlines() if not line.startswith(("step ", "preparing", "["))
-  ]
+  progress = re.compile(r"step |preparing|\[\d+/\d+\] \S+: (mAP|$)")
+  (line,) = [line for line in captured.err.splitlines() if not progress.match(line)]
   return line
 
 
