@@ -99,7 +99,18 @@ def visible(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def sweep(verb: str, inputs: pathlib.Path, folder: pathlib.Path, most: int) -> dict[str, int]:
-  """Kill one command at most of its changes, and return what was found."""
+  """Kill a command at some of its changes, repeat it each time, and count the faults.
+
+  Args:
+    verb: The command.
+    inputs: Folder of its inputs.
+    folder: Folder of its outputs.
+    most: Largest number of changes at which it is killed.
+
+  Returns:
+    The numbers of changes, of kills, of files that were half-written, and of commands that failed
+    when they were repeated.
+  """
   import test_output_faults as faults
   from runs_support import contents
 
