@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
+from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runs.lock_holder import (
   NAME,
@@ -117,7 +118,7 @@ class _DiskLock:
     self._content = own_record(has_system_lock=has_system_lock)
     with report_write_failures(workdir, NAME):
       os.ftruncate(self._descriptor, 0)
-      os.pwrite(self._descriptor, self._content, 0)
+      write_at(self._descriptor, self._content, 0)
       os.fsync(self._descriptor)
       if not has_system_lock:  # if two processes write at once, only the last one holds the lock
         time.sleep(POLL_SECONDS)

@@ -7,7 +7,6 @@ import datetime
 import json
 import math
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -15,20 +14,18 @@ from typing import Any, TypedDict
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
+from atgcn_jax.runs.growing_files import growing_file
 from atgcn_jax.runs.tensorboard import open_scalars, write_scalars
-from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.schema import checked
-from atgcn_jax.runtime.whole_files import write_whole
 from atgcn_jax.training.checkpoint import report_write_failures
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 TELL_EVERY = 60  # seconds between two progress lines
 FLUSH_SECONDS = 30  # between two flushes of the TensorBoard file, which may be on slow storage
-BUCKET_SECONDS = 30  # between two writes of a file in a bucket
 
 
 class _Record(TypedDict):
@@ -67,51 +64,6 @@ def metrics_text(values: Mapping[str, float | None], clips: int) -> str:
   return f"{', '.join(others)} and {last} are undefined: {why}"
 
 
-class _Rewritten:
-  """A growing file in a bucket. Objects cannot be appended to, so each flush rewrites the file."""
-
-  def __init__(self, path: str | os.PathLike, content: bytes = b""):
-    """Continue a file that already has this content."""
-    self._path, self._content = path_of(path), bytearray(content)
-    self._written, self._written_at = len(content), time.monotonic()
-
-  def write(self, content: bytes) -> None:
-    """Add content. The file is rewritten if the last write was BUCKET_SECONDS ago."""
-    self._content += content
-    if time.monotonic() - self._written_at > BUCKET_SECONDS:
-      self.flush()
-
-  def flush(self) -> None:
-    """Write the added content."""
-    if self._written < len(self._content):
-      write_whole(self._path, bytes(self._content))
-      self._written, self._written_at = len(self._content), time.monotonic()
-
-  def close(self) -> None:
-    """Write the remaining content."""
-    self.flush()
-
-
-class _EventFiles:
-  """The file system that tensorboardX uses for files in a bucket."""
-
-  def open(self, path: str) -> _Rewritten:
-    return _Rewritten(path)
-
-  def directory_check(self, path: str) -> None:
-    """Do nothing: a bucket needs no folders."""
-
-
-register_writer_factory("gs", _EventFiles())
-
-
-def _growing(path: pathlib.Path, text: str) -> Any:
-  """Return a binary file with this content, open for appending."""
-  if not path.is_file() or path.read_bytes() != text.encode():
-    write_whole(path, text.encode())
-  return _Rewritten(path, text.encode()) if in_bucket(path) else path.open("ab", buffering=0)
-
-
 class RunLog:
   """The log of a run, from one start or resume to its end."""
 
@@ -136,7 +88,7 @@ class RunLog:
     records = [record for record in read_records(workdir) if record["step"] <= start]
     text = "".join(json.dumps(record) + "\n" for record in records)
     with report_write_failures(workdir, METRICS):
-      self._file = _growing(path_of(workdir) / METRICS, text)
+      self._file = growing_file(path_of(workdir) / METRICS, text)
     self._tensorboard_folder = str(path_of(workdir) / TENSORBOARD)
     self._tensorboard: EventsWriter | None = None
     self._flushed = 0.0

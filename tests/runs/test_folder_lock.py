@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from runs_support import REPOSITORY, contents, saved, tiny_config, trained
+from runs_support import REPOSITORY, contents, no_space, saved, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
@@ -199,3 +199,10 @@ def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
   with pytest.raises(training_loop.Stopped):
     training_loop.train(tiny_config(trained().parent), tmp_path)
   assert not (tmp_path / NAME).exists()
+
+
+def test_a_lock_for_which_there_is_no_space(tmp_path):
+  """The system writes the first bytes without an error, as on a disk that is nearly full."""
+  with no_space(), pytest.raises(WorkFailed, match="training.lock could not be written: File too"):
+    FolderLock(tmp_path)
+  FolderLock(tmp_path).release()

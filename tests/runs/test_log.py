@@ -3,10 +3,11 @@
 import io
 
 import pytest
-from runs_support import trained
+from runs_support import no_space, trained
 from tqdm import tqdm
 
 from atgcn_jax.runs import log
+from atgcn_jax.runs.growing_files import growing_file
 from atgcn_jax.runs.log import RunLog, metrics_text, read_records
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
@@ -83,3 +84,10 @@ def test_undefined_metrics_are_reported_with_their_reason():
   assert metrics_text(nothing, 3) == (
     "mAP, mAUC and d_prime are undefined: each label is in all or in none of the 3 validation clips"
   )
+
+
+def test_a_line_that_fits_only_in_part_is_a_failure(tmp_path):
+  file = growing_file(tmp_path / "lines", "a\n")
+  with no_space(), pytest.raises(OSError, match="File too large"):
+    file.write(b"b" * 30)
+  file.close()

@@ -4,12 +4,10 @@
 `tests/data/test_building.py` kills `prepare` at many points.
 """
 
-import contextlib
 import functools
 import os
 import pathlib
 import re
-import resource
 import shutil
 import signal
 import sys
@@ -17,7 +15,16 @@ import sys
 import numpy as np
 import pytest
 from marks import slow
-from runs_support import VOCABULARY, contents, make_store, prepare_here, trained, wav, waveforms
+from runs_support import (
+  VOCABULARY,
+  contents,
+  make_store,
+  no_space,
+  prepare_here,
+  trained,
+  wav,
+  waveforms,
+)
 from test_environments import closed_pipe
 from test_prepare import make_sounds
 from test_reproduce import SMALL
@@ -109,17 +116,6 @@ def undisturbed(inputs, tmp_path_factory):
     return contents(out)
 
   return of
-
-
-@contextlib.contextmanager
-def no_space():
-  """Make every write to a file fail after some bytes, as on a full disk."""
-  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def complaint(captured):

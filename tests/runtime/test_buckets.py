@@ -24,7 +24,7 @@ from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
-from atgcn_jax.runs import folder_lock, lock_holder, log, training_loop
+from atgcn_jax.runs import folder_lock, growing_files, lock_holder, log, training_loop
 from atgcn_jax.runtime import buckets
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint, sharding
@@ -229,13 +229,13 @@ def test_label_files_are_read_from_a_bucket(service, tmp_path):
 
 def test_a_growing_file_is_written_periodically(service, monkeypatch):
   path = buckets.path_of("gs://bucket/grown/lines")
-  file = log._growing(path, "a\n")
+  file = growing_files.growing_file(path, "a\n")
   assert path.read_text() == "a\n"
   file.write(b"b\n")
   assert path.read_text() == "a\n"
   file.flush()
   assert path.read_text() == "a\nb\n"
-  monkeypatch.setattr(log, "BUCKET_SECONDS", 0)
+  monkeypatch.setattr(growing_files, "BUCKET_SECONDS", 0)
   file.write(b"c\n")
   assert path.read_text() == "a\nb\nc\n"
   file.close()

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import socket
 import subprocess
 import sys
@@ -184,6 +185,17 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
     yield from map(work, chunks)
 
   monkeypatch.setattr(store_builder, "in_processes", in_processes)
+
+
+@contextlib.contextmanager
+def no_space():
+  """Make every write to a file fail after some bytes, as on a full disk."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def same_bits(one: Any, other: Any) -> bool:
