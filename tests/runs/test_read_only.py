@@ -8,8 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from runs_support import prepare_here, trained
-from test_output_faults import COMMANDS, VERBS, command, complaint, inputs  # noqa: F401
+from marks import slow
+from runs_support import CONFIG, prepare_here, trained
+from test_output_faults import COMMANDS, QUICK, VERBS, command, complaint, inputs  # noqa: F401
 from test_write_faults import mount
 
 from atgcn_jax import cli
@@ -52,11 +53,34 @@ def test_an_evaluation_without_files(disk, capsys):
   assert json.loads(captured.out.splitlines()[-1])["mAP"] > 0
 
 
-ELSEWHERE = {verb: words for verb, words in COMMANDS.items() if "TRAINED" in words.split()}
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+  "words",
+  [
+    "train --config IN/config.py --workdir OUT/new",
+    "finetune --from OUT/run --store IN/store.h5 --workdir OUT/new",
+    "embed --store IN/store.h5 --workdir OUT/run --out OUT/new.npz",
+    "metadata --out OUT/metadata --mirror http://127.0.0.1:9",
+  ],
+)
+def test_commands_that_write_only(disk, inputs, capsys, words):  # noqa: F811
+  (inputs / "config.py").write_text(CONFIG.format(store=str(inputs / "store.h5")))
+  words = words.replace("IN/", f"{inputs}/").replace("OUT/", f"{disk}/out/").split()
+  assert cli.main(words) in (1, 2)
+  captured = capsys.readouterr()
+  assert not captured.out
+  assert str(disk / "out") in complaint(captured)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if getattr(verb, "values", [verb])[0] in ELSEWHERE])
-def test_outputs_of_a_read_only_run_elsewhere(disk, inputs, tmp_path, monkeypatch, capsys, verb):  # noqa: F811
+READING = [
+  verb if verb in QUICK else slow(verb)
+  for verb, words in COMMANDS.items()
+  if "TRAINED" in words.split()
+]
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_a_read_only_run_is_used(disk, inputs, tmp_path, monkeypatch, capsys, verb):  # noqa: F811
   monkeypatch.setattr("test_output_faults.trained", lambda: disk / "out" / "run")
   again = command(verb, inputs, tmp_path / "out")
   capsys.readouterr()

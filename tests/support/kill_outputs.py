@@ -116,12 +116,14 @@ def sweep(verb: str, inputs: pathlib.Path, folder: pathlib.Path, most: int) -> d
 
   log = folder / f"{verb}.log"
 
-  def work(out):
-    faults.prepare_here(pytest.MonkeyPatch())
-    return faults.command(verb, inputs, out)()
-
   def run(out, kill=None):
-    return in_child(lambda: work(out), log, out, kill)
+    again = faults.command(verb, inputs, out)  # copies the run that is changed, unwatched
+
+    def work():
+      faults.prepare_here(pytest.MonkeyPatch())
+      return again()
+
+    return in_child(work, log, out, kill)
 
   whole_folder = folder / f"{verb}-whole"
   status, changes = run(whole_folder)
@@ -154,7 +156,13 @@ def sweep(verb: str, inputs: pathlib.Path, folder: pathlib.Path, most: int) -> d
 
 def main(options: argparse.Namespace) -> int:
   """Sweep over the commands and print a table."""
+  import matplotlib.pyplot  # noqa: F401 (these imports save each fork their time)
+  import sklearn.metrics  # noqa: F401
   import test_output_faults as faults
+
+  import atgcn_jax.interop.export
+  import atgcn_jax.reports.comparison
+  import atgcn_jax.reports.evaluation  # noqa: F401
 
   bad, inputs = 0, options.folder / "inputs"
   shutil.rmtree(inputs, ignore_errors=True)
