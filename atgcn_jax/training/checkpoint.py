@@ -27,6 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
 from atgcn_jax.runtime.file_owners import accept_unnamed_owners
+from atgcn_jax.runtime.tensorstore_counters import hidden_counters
 from atgcn_jax.training import checksums
 from atgcn_jax.training.checksums import Damaged
 from atgcn_jax.training.state import TrainState
@@ -66,15 +67,16 @@ def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.Chec
   )
   with report_write_failures(workdir, "the folder of checkpoints"):
     manager = ocp.CheckpointManager(folder_of(workdir), options=options, item_handlers=_handlers())
-  try:
-    yield manager
-  finally:
+  with hidden_counters():
     try:
-      wait_until_saved(manager)
+      yield manager
     finally:
-      reported = isinstance(sys.exception(), WorkFailed)  # Closing may report the same save again.
-      with contextlib.suppress(Exception) if reported else contextlib.nullcontext():
-        manager.close()
+      try:
+        wait_until_saved(manager)
+      finally:
+        reported = isinstance(sys.exception(), WorkFailed)  # Closing may report the save again.
+        with contextlib.suppress(Exception) if reported else contextlib.nullcontext():
+          manager.close()
 
 
 def _handlers() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Checkpoints: which are preserved, found, and skipped when they are damaged."""
 
+import gc
 import json
 import shutil
 
@@ -74,6 +75,19 @@ def test_the_newest_and_the_best_are_preserved(tmp_path):
   assert checkpoint.saved_steps(tmp_path) == [2, 7, 8]
   save_all(tmp_path, {9: 0.95, 10: None, 11: None}, keep=1)
   assert checkpoint.saved_steps(tmp_path) == [9, 11]
+
+
+def lists():
+  """Return the number of lists in this process."""
+  gc.collect()
+  return sum(type(thing) is list for thing in gc.get_objects())
+
+
+def test_saves_leave_no_objects_behind(tmp_path):
+  save_all(tmp_path, {0: None})
+  before = lists()
+  save_all(tmp_path, dict.fromkeys(range(1, 11)))
+  assert lists() < before + 20
 
 
 def test_without_validation_the_newest_are_preserved(tmp_path):
