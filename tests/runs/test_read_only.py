@@ -59,7 +59,6 @@ def test_an_evaluation_without_files(disk, capsys):
   [
     "train --config IN/config.py --workdir OUT/new",
     "finetune --from OUT/run --store IN/store.h5 --workdir OUT/new",
-    "embed --store IN/store.h5 --workdir OUT/run --out OUT/new.npz",
     "metadata --out OUT/metadata --mirror http://127.0.0.1:9",
   ],
 )

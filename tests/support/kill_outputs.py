@@ -94,8 +94,10 @@ def watch(out: pathlib.Path | None, kill: Kill, counter: int) -> None:
 
 
 def visible(files: dict[str, bytes]) -> dict[str, bytes]:
-  """Return files without those that a kill may leave."""
-  return {name: files[name] for name in files if ".tmp/" not in f"{name}/"}
+  """Return files without those that a kill may leave; TFDS names its folders `incomplete.…`."""
+  return {
+    name: files[name] for name in files if ".tmp/" not in f"{name}/" and "/incomplete." not in name
+  }
 
 
 def sweep(verb: str, inputs: pathlib.Path, folder: pathlib.Path, most: int) -> dict[str, int]:
