@@ -203,6 +203,6 @@ def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
 
 def test_a_lock_for_which_there_is_no_space(tmp_path):
   """The system writes the first bytes without an error, as on a disk that is nearly full."""
-  with no_space(), pytest.raises(WorkFailed, match="training.lock could not be written: File too"):
+  with no_space(), pytest.raises(WorkFailed, match=r"training.lock could not be written: File too"):
     FolderLock(tmp_path)
   FolderLock(tmp_path).release()
