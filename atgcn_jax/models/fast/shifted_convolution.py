@@ -29,16 +29,38 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
   if kernel.shape[0] == 1:
     return _product(x, kernel)
   if x.shape[-1] == 1:
-    taps = _taps(_padded(x, kernel), kernel.shape[0], stride, _size(x, stride))
-    return _product(jnp.concatenate(taps, axis=-1), kernel)
+    return of_one_channel(x, kernel, stride)
   return depthwise(x, kernel, stride)
 
 
 def _product(x, kernel):
-  """Return the products of vectors x [..., C] with a kernel of as many weights per channel."""
-  matrix = kernel.reshape(-1, kernel.shape[-1])
+  """Return the convolution with a 1x1 kernel."""
   # As a product of two matrices, the gradient of the kernel needs no transposed copy of x.
-  return (x.reshape(-1, len(matrix)) @ matrix).reshape(*x.shape[:-1], -1)
+  return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def of_one_channel(x_BxHxWx1: Array, kernel_KxKx1xD: Array, stride: int) -> Array:
+  """Return the convolution of one channel of `convolve`."""
+  padded = _padded(x_BxHxWx1, kernel_KxKx1xD)
+  wide = jnp.broadcast_to(padded, (*padded.shape[:-1], kernel_KxKx1xD.shape[-1]))
+  return _weighted_sum(wide, kernel_KxKx1xD, stride, _size(x_BxHxWx1, stride))
+
+
+def _one_forward(x, kernel, stride):
+  return of_one_channel(x, kernel, stride), (x, kernel)
+
+
+def _one_backward(stride, residuals, dy):
+  x, kernel = residuals
+  size, channels = kernel.shape[0], kernel.shape[-1]
+  taps = jnp.stack(_taps(_padded(x, kernel), size, stride, dy.shape[1:3]))
+  dkernel = taps.reshape(size * size, -1) @ dy.reshape(-1, channels)
+  dx = _input_gradient(dy, kernel, stride, x.shape[1:3]).sum(axis=-1, keepdims=True)
+  return dx, dkernel.reshape(kernel.shape)
+
+
+of_one_channel.defvjp(_one_forward, _one_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
