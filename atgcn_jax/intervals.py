@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtrit
 
 from atgcn_jax.metrics import map_blocks
 
@@ -178,7 +177,7 @@ def interval(
       return value, value
     share = 1 - tail ** (1 / seeds[0].clips)
     return value - share * (value - lowest), value + share * (1 - value)
-  quantile = np.average(scipy.stats.t.isf(tail, freedoms), weights=variances)
+  quantile = np.average(-stdtrit(freedoms, tail), weights=variances)
   place = (value - lowest) / (1 - lowest)
   half = quantile * np.sqrt(variance) / (1 - lowest) / (place * (1 - place))
   low, high = lowest + (1 - lowest) * expit(logit(place) + np.array([-half, half]))

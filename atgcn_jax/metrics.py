@@ -116,6 +116,7 @@ def _columns(values: np.ndarray, first: int) -> np.ndarray:
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-  """Return the mean of the values that are not NaN; NaN if there are none."""
+  """Return the mean of the values that are not NaN; NaN if there are none, or ∞ and -∞."""
   present = values[~np.isnan(values)]
-  return float(present.mean()) if len(present) else float("nan")
+  with np.errstate(invalid="ignore"):
+    return float(present.mean()) if len(present) else float("nan")

@@ -66,20 +66,27 @@ need_number() {
   [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: must be a positive integer, got '$2'"
 }
 
-# install EXTRAS: creates or updates .venv; does nothing if it is up to date.
+# install EXTRAS: creates or updates .venv; does nothing if it is up to date. Without extras and with [test], every
+# file is compared with its hash; other extras have the versions of constraints.txt only.
 install() {
-  local extras=$1 venv=$root/.venv wanted
-  local stamp=$venv/installed-$extras
+  local extras=$1 venv=$root/.venv wanted hashed
+  local stamp=$venv/installed-$extras pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "PYTHON: $PYTHON must be Python 3.11 or later; set PYTHON to another interpreter"
-  wanted=$(cat "$root/setup.cfg" "$root/launch/constraints.txt" | cksum)
+  hashed=$root/launch/requirements${extras/\[test]/-test}.txt
+  [ -f "$hashed" ] || hashed=$root/launch/constraints.txt
+  wanted=$(cat "$root/setup.cfg" "$hashed" | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     return
   fi
   [ "$dry_run" ] || echo "installing into .venv (a minute or two) …"
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || run "$PYTHON" -m venv --clear "$venv"
-  run "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
-    --constraint "$root/launch/constraints.txt" --editable "$root$extras"
+  if [ "$hashed" = "$root/launch/constraints.txt" ]; then
+    run "${pip[@]}" --constraint "$hashed" --editable "$root$extras"
+  else
+    run "${pip[@]}" --require-hashes --requirement "$hashed"
+    run "${pip[@]}" --no-deps --no-build-isolation --editable "$root"
+  fi
   [ "$dry_run" ] || echo "$wanted" >"$stamp"
 }
 

@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
   dtype: str = "bfloat16"
   mobilenets: tuple[str, ...] = ("mn10", "mn04")
   clips: int = 200_000
-  slow_tests: bool = True
+  all_tests: bool = True
   kills: int = 2
   seeds: int = 5
   mixtures: int = 3000
@@ -57,6 +57,7 @@ TINY = (
   "optim.steps=2",
   "optim.warmup_steps=0",
   "evaluation.every=2",
+  "evaluation.batch_size=4",
   "checkpoint.every=2",
   "model.dtype=float32",
 )
@@ -66,7 +67,7 @@ SMALL = Sizes(
   dtype="float32",
   mobilenets=("mn04",),
   clips=64,
-  slow_tests=False,
+  all_tests=False,
   kills=1,
   seeds=1,
   mixtures=20,
@@ -98,28 +99,27 @@ def steps_of(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[Ste
 
 def correctness(sizes: Sizes, shared: pathlib.Path, work: pathlib.Path) -> list[Step]:
   """Return the steps of part a."""
-  slow = ("--all",) if sizes.slow_tests else ()
   # The tests start processes of their own, which need memory of the GPU too.
   careful = (("XLA_PYTHON_CLIENT_PREALLOCATE", "false"), ("ATGCN_SHARED", str(shared)))
   exact = (*careful, ("JAX_DEFAULT_MATMUL_PRECISION", "highest"))
 
   def tests(name: str, seconds: int, *words: str, variables=careful) -> Step:
-    return Step(name, "a", seconds, (*TESTS, *slow, *words), (), variables)
+    return Step(name, "a", seconds, (*TESTS, "--all", *words), (), variables)
 
   # placement0 is the form for one CPU.
   golden = "(authors_code or efficientats_code) and not placement0"
-  which = (
-    f"test_fingerprint or ({golden})" if sizes.slow_tests else "fingerprint and graph-placement1"
-  )
+  which, width = f"test_fingerprint or ({golden})", ""
+  if not sizes.all_tests:
+    which, width = "fingerprint and graph and placement0", " and 0.125"
   folder = work / "kills"
-  kills = ("--kills", str(sizes.kills), "--seed", "1", "--steps", str(10 * sizes.kills + 20))
+  kills = ("--kills", str(sizes.kills), "--seed", "1", "--steps", str(10 * sizes.kills + 5))
   sweep = (PYTHON, "tests/support/kill_sweep.py", *kills, "--folder", str(folder))
   files = ("tests/interop/test_torch_weights.py", "tests/models/test_mobilenet.py")
   return [
     tests("parity", 60, *files, "-k", which, variables=exact),
-    tests("gradients", 40, "tests/training/test_precision.py", "-k", "gradients"),
+    tests("gradients", 40, "tests/training/test_precision.py", "-k", f"gradients{width}"),
     Step("resume", "a", 90, sweep, (), careful),
-    tests("bfloat16", 40, "tests/training/test_precision.py", "-k", "bfloat16"),
+    tests("bfloat16", 40, "tests/training/test_precision.py", "-k", f"bfloat16{width}"),
   ]
 
 
@@ -164,7 +164,7 @@ def speed(sizes: Sizes, shared: pathlib.Path) -> list[Step]:
 def profile(sizes: Sizes, work: pathlib.Path) -> list[Step]:
   """Return the step of part c."""
   options = ("--model", "cnn10", "--batch", str(sizes.batches[0]), "--dtype", sizes.dtype)
-  count = ("--steps", "10" if sizes.slow_tests else "1")
+  count = ("--steps", "10" if sizes.all_tests else "1")
   trace = ("--trace", str(work / "profile"))
   return [Step("profile", "c", 90, (*ATGCN, "bench", "train", "--json", *options, *count, *trace))]
 

@@ -41,12 +41,17 @@ def pytest_addoption(parser):
   parser.addoption("--all", action="store_true", help="also run the slow tests")
 
 
+def pytest_configure(config):
+  """Leave the state of random generators to the tests where pytest-randomly shuffles them."""
+  config.option.randomly_reset_seed = False
+
+
 # Started first, so that no worker still runs one of them when the others have finished.
 LONGEST = (
-  *("test_processes", "test_systems", "test_torch_weights", "test_finetune", "test_unlabelled"),
-  *("test_frontend", "test_workers", "test_resume", "test_normalisation", "test_export"),
-  *("test_docs_runs", "test_tfds", "test_stops", "test_compare", "test_start", "test_evaluation"),
-  *("test_reproduce", "test_docs_studies", "test_notebooks", "test_hosts", "test_buckets"),
+  *("test_resume", "test_processes", "test_export_onnx", "test_evaluation", "test_systems"),
+  *("test_frontend", "test_export", "test_workers", "test_pretrained", "test_report"),
+  *("test_stops", "test_augment", "test_torch_weights", "test_output_faults", "test_mobilenet"),
+  *("test_docs_runs", "test_docs_studies", "test_notebooks", "test_reproduce", "test_buckets"),
 )
 
 

@@ -114,11 +114,13 @@ def open_sound(source: inputs.Source, *, strict: bool = False) -> Iterator[Sound
 
 
 @contextlib.contextmanager
-def reading(source: inputs.Source) -> Iterator[Reader]:
+def reading(source: inputs.Source, *, most_seconds: float = math.inf) -> Iterator[Reader]:
   """Open a file for decoding.
 
   Args:
     source: The path of a file, its bytes, or a binary file object.
+    most_seconds: A length after which the rest of a file may be left out. Files that libsndfile
+      does not read are otherwise decoded completely here, into a temporary file.
 
   Yields:
     The open file.
@@ -142,7 +144,9 @@ def reading(source: inputs.Source) -> Iterator[Reader]:
     except soundfile.SoundFileError as error:
       if contents.fault:
         raise _damaged(name, contents.fault) from None
-      opened = other_formats.decoded(name, data, stack) if other_formats.INSTALLED else None
+      opened = None
+      if other_formats.INSTALLED:
+        opened = other_formats.decoded(name, data, stack, most_seconds=most_seconds)
       if opened is None:
         advice = "give an intact wav, flac, ogg or mp3 file"
         if not other_formats.INSTALLED and other_formats.is_other(data):

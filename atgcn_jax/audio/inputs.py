@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import check_no_device, in_bucket, path_of
 
+MOST_OF_A_PIPE = 2**32  # bytes
+
 Source = str | os.PathLike | bytes | BinaryIO
 
 
@@ -56,13 +58,23 @@ def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[
   """Return the open file and a memory map; None and bytes if it is not a regular file on disk."""
   if in_bucket(source):
     return None, path_of(source).read_bytes()
-  check_no_device(source)
+  check_no_device(source, pipes=True)
   file = stack.enter_context(io.FileIO(source))
   status = os.fstat(file.fileno())
   # A pipe or an empty file cannot be mapped.
   if not stat.S_ISREG(status.st_mode) or not status.st_size:
-    return None, file.read()
+    return None, _read_pipe(file)
   return file, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _read_pipe(file: io.FileIO) -> bytes:
+  """Return the content of a pipe, which may be endless."""
+  content = bytearray()
+  while part := file.read(2**20):
+    content += part
+    if len(content) > MOST_OF_A_PIPE:
+      raise ValueError(f"the pipe has more than {MOST_OF_A_PIPE / 2**30:g} GiB")
+  return bytes(content)
 
 
 def name_of(source: Any) -> str:

@@ -22,6 +22,8 @@ _MAGIC = (
   *((0, b"\xff\xf1"), (0, b"\xff\xf9"), (0, b"caff")),
 )
 _STATING = ("mov", "matroska")  # formats whose duration is stated; others estimate it
+# A list of files, such as an ffconcat script, could otherwise read any file as sound.
+_NO_OTHER_FILES = {"protocol_whitelist": "none"}
 _SLACK = 0.1  # seconds that a container may state in excess of its sound
 
 
@@ -30,7 +32,9 @@ def is_other(data: Bytes) -> bool:
   return any(data[at : at + len(magic)] == magic for at, magic in _MAGIC)
 
 
-def decoded(name: str, data: Bytes, stack: contextlib.ExitStack) -> tuple[Any, Contents] | None:
+def decoded(
+  name: str, data: Bytes, stack: contextlib.ExitStack, *, most_seconds: float = math.inf
+) -> tuple[Any, Contents] | None:
   """Decode the first audio stream of a file into a temporary file that libsndfile reads.
 
   The temporary file has float32 samples of all channels, and has no name on the disk.
@@ -39,6 +43,7 @@ def decoded(name: str, data: Bytes, stack: contextlib.ExitStack) -> tuple[Any, C
     name: Name of the file, for messages.
     data: All bytes of the file.
     stack: Stack that closes the temporary file.
+    most_seconds: The rest of a sound that is longer is left out, after at least this length.
 
   Returns:
     The temporary file and the faults of the sound; None if FFmpeg does not know the format.
@@ -51,10 +56,10 @@ def decoded(name: str, data: Bytes, stack: contextlib.ExitStack) -> tuple[Any, C
   target = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
   source = PartFile(data, Part(b"", 0, len(data)))
   try:
-    with av.open(source) as container:
+    with av.open(source, options=_NO_OTHER_FILES) as container:
       if not container.streams.audio:
         raise UserError(f"{name}: has no sound; leave it out")
-      return target, _write(container, target)
+      return target, _write(container, target, most_seconds)
   except av.FFmpegError:
     return None
   except (OSError, soundfile.SoundFileError) as error:
@@ -64,8 +69,8 @@ def decoded(name: str, data: Bytes, stack: contextlib.ExitStack) -> tuple[Any, C
     ) from None
 
 
-def _write(container: Any, target: Any) -> Contents:
-  """Write the sound of an open container and return its faults."""
+def _write(container: Any, target: Any, most_seconds: float) -> Contents:
+  """Write the sound of an open container and return its faults. See `decoded` for the arguments."""
   stream, faults = container.streams.audio[0], list[Exception]()
   is_stated = any(name in container.format.name for name in _STATING)
   stated = (container.duration or 0) / 1e6 if is_stated else 0.0
@@ -75,6 +80,8 @@ def _write(container: Any, target: Any) -> Contents:
       if sound is None:
         sound = soundfile.SoundFile(target, "w", rate, block.shape[1], "FLOAT", format="W64")
       sound.write(block)
+      if sound.frames > most_seconds * rate:
+        break
     seconds = sound.frames / sound.samplerate if sound is not None else 0.0
   finally:
     if sound is not None:

@@ -21,7 +21,8 @@ from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.bench.graph import made_up_clips
 from atgcn_jax.bench.steps import BANDS, CLASSES, FRAMES, NORMALISER, run_json
 from atgcn_jax.data.sampling import clip_order
-from atgcn_jax.data.store.clip_store import ClipStore, open_store, write_store
+from atgcn_jax.data.store.clip_store import ClipStore, open_store
+from atgcn_jax.data.store.store_writing import write_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.step_inputs import host_feed

@@ -20,7 +20,7 @@ from atgcn_jax.runtime.process_setup import peak_bytes
 def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) -> dict[str, Any]:
   """Measure a training step fed with a constant batch, by the host, and from the device's memory.
 
-  Rounds of the three feeds are run in turn.
+  Rounds of the three feeds are run in turn: five, but no more than a round has steps.
 
   Args:
     clips: Number of clips in the store, which is temporary.
@@ -42,7 +42,8 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
     raise UserError(f"--model {model_name}: feed has clips for cnn10 and atgcn; choose one of them")
   with made_up_store(clips) as store:
     system = system_of(model_name, dtype)
-    count = steps * (ROUNDS + 1)
+    rounds = min(ROUNDS, steps)
+    count = steps * (rounds + 1)
     arguments = store, np.arange(clips), system.mesh, range(1 + count), batch, 0
     host, device = (make(*arguments, balanced=True) for make in (host_feed, device_feed))
     constant = Feed(iter([next(host.given)] * count), host.batch_of)
@@ -52,13 +53,13 @@ def bench_feed(clips: int, model_name: str, batch: int, steps: int, dtype: str) 
     train_steps = {"constant": by_host, "host": by_host, "device": by_device}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in feeds}
     state = system.state
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
       for name, feed in feeds.items():
         state, seconds, waited = _fed(train_steps[name], state, feed.given, steps)
         taken[name].append((seconds, waited / seconds))
   median = {
-    name: tuple(statistics.median(values) for values in zip(*rounds[1:]))  # the first compiles
-    for name, rounds in taken.items()
+    name: tuple(statistics.median(values) for values in zip(*times[1:]))  # the first compiles
+    for name, times in taken.items()
   }
   base = median["constant"][0] / steps
   result: dict[str, Any] = {

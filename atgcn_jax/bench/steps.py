@@ -25,7 +25,7 @@ from atgcn_jax.bench.operations import longest_operations
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import with_constants
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.runs.parts import model_of
 from atgcn_jax.runs.telemetry import trace_options
 from atgcn_jax.runtime.process_setup import peak_bytes

@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from typing import NoReturn
 
 from atgcn_jax import __version__
-from atgcn_jax.cli import data, pretrained, results, studies, tfds, training
+from atgcn_jax.cli import (
+  data,
+  embeddings,
+  pretrained,
+  results,
+  serve,
+  sounds,
+  studies,
+  tfds,
+  training,
+)
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.runtime import signals
@@ -114,10 +125,13 @@ def _which_process() -> str:
 
 def _what_is_missing(error: Exception) -> str:
   """Return a message if the cause is a missing user name or device, otherwise an empty string."""
-  if isinstance(error, KeyError) and "uid not found" in str(error):  # etils calls `pwd`
+  # Raised by `pwd` and `grp`, which libraries call.
+  unnamed = re.search(r"(uid|gid) not found: '?(\d+)", str(error))
+  if isinstance(error, KeyError) and unnamed:
+    who, file = ("user", "/etc/passwd") if unnamed[1] == "uid" else ("group", "/etc/group")
     return (
-      f"user id {os.getuid()} has no name on this machine, which this command needs; add it to "
-      "/etc/passwd"
+      f"{who} id {unnamed[2]} has no name on this machine, which this command needs; add it to "
+      f"{file}"
     )
   if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
     return ""
@@ -180,6 +194,9 @@ def command_parser() -> argparse.ArgumentParser:
 
   training.add_training_verbs(verb)
   results.add_result_verbs(verb)
+  sounds.add_sound_verbs(verb)
+  embeddings.add_embedding_verbs(verb)
+  serve.add_serve_verb(verb)
   pretrained.add_pretrained_verb(verb)
   data.add_data_verbs(verb)
   tfds.add_tfds_verb(verb)

@@ -1,11 +1,10 @@
-"""Verbs that use a trained run: evaluate, compare, tag, embed, thresholds, export."""
+"""Verbs that use a trained run: evaluate, compare, thresholds, export."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 
 from atgcn_jax.cli.arguments import (
   JSON_HELP,
@@ -14,15 +13,9 @@ from atgcn_jax.cli.arguments import (
   add_clips,
   add_processes,
   add_run,
-  add_strict,
-  add_tagger,
 )
-from atgcn_jax.errors import UserError
-from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runtime.buckets import check_output_folder
 
-FORMATS = ("csv", "jsonl", "raven", "audacity")
-FILES_HELP = "sound file of any length, sample rate and channel count, or a folder of such files"
 EXPORT_HELP = """
 Formats:
   stablehlo    model.stablehlo, for jax.export.deserialize on CPUs, NVIDIA GPUs and TPUs
@@ -38,17 +31,12 @@ def add_result_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
   _add_evaluate(verb)
   _add_compare(verb)
-  _add_tag(verb)
-  _add_detect(verb)
-  _add_embed(verb)
   _add_thresholds(verb)
   _add_export(verb)
 
 
 def _add_evaluate(verb: AddVerb) -> None:
-  evaluate = verb(
-    "evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write its report.html"
-  )
+  evaluate = verb("evaluate", _evaluate, "compute mAP, mAUC and d' of a run, and write a page")
   add_run(evaluate)
   add_clips(evaluate)
   add_added_labels(evaluate)
@@ -61,6 +49,11 @@ def _add_evaluate(verb: AddVerb) -> None:
     "--out",
     metavar="DIR",
     help="folder of the output files (default: the run directory; no files if it is read-only)",
+  )
+  evaluate.add_argument(
+    "--audio",
+    metavar="DIR",
+    help="folder of the sounds, as given to prepare, to hear the mistakes on the page",
   )
   evaluate.add_argument("--json", action="store_true", help=JSON_HELP)
   add_processes(evaluate)
@@ -87,122 +80,6 @@ def _add_compare(verb: AddVerb) -> None:
     "--out", metavar="DIR", help="folder of the output files (default: RUN_B/compare)"
   )
   compare.add_argument("--json", action="store_true", help=JSON_HELP)
-
-
-def _add_tag(verb: AddVerb) -> None:
-  tag = verb(
-    "tag",
-    _tag,
-    "print the labels of sound files, for each file or over time",
-    "A pretrained model is fetched when it is first used.",
-  )
-  add_tagger(tag)
-  add_added_labels(tag)
-  choice = tag.add_mutually_exclusive_group()
-  choice.add_argument(
-    "--top",
-    metavar="N",
-    type=int,
-    default=5,
-    help="number of labels per file, or per row of a timeline (default: 5)",
-  )
-  choice.add_argument(
-    "--above-threshold",
-    action="store_true",
-    help="print all labels whose score reaches the threshold set by `atgcn thresholds`",
-  )
-  choice.add_argument(
-    "--explain",
-    metavar="LABEL",
-    help="print why this label (a name or an id) has its score: when it sounded, and which labels "
-    "its vector came from",
-  )
-  tag.add_argument(
-    "--plot", metavar="FILE", help="with --explain, also draw it for one sound: .png, .svg or .pdf"
-  )
-  tag.add_argument(
-    "--timeline",
-    action="store_true",
-    help="print labels over time: per frame, or per window if the system has no frame scores",
-  )
-  tag.add_argument(
-    "--hop-seconds",
-    metavar="SECONDS",
-    type=float,
-    help="with --timeline, score windows this far apart, in seconds, instead of frames (default: "
-    "1 if the system has no frame scores)",
-  )
-  tag.add_argument(
-    "--csv",
-    metavar="FILE",
-    help="write a CSV file instead of printing a table; after an interruption the same command "
-    "continues",
-  )
-  add_strict(tag)
-  tag.add_argument("--json", action="store_true", help="print one JSON object per file")
-  tag.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-
-
-def _add_detect(verb: AddVerb) -> None:
-  detect = verb(
-    "detect",
-    _detect,
-    "write when each label sounds: spans with a start, an end and a score",
-    "Times are those of frames, or of windows for systems without frame scores. Raven selection "
-    "tables and Audacity label tracks are written to a file per sound.",
-  )
-  add_tagger(detect)
-  add_added_labels(detect)
-  detect.add_argument(
-    "--min-score",
-    metavar="S",
-    type=float,
-    help="score that a label must reach (default: the thresholds of `atgcn thresholds`, else 0.5)",
-  )
-  detect.add_argument(
-    "--release",
-    metavar="R",
-    type=float,
-    default=0.5,
-    help="a detection continues while its score is at least this share of --min-score (default: "
-    "0.5)",
-  )
-  detect.add_argument(
-    "--min-seconds",
-    metavar="T",
-    type=float,
-    default=0.0,
-    help="shortest detection, in seconds (default: 0)",
-  )
-  detect.add_argument(
-    "--hop-seconds", metavar="SECONDS", type=float, help="score windows this far apart, see tag"
-  )
-  detect.add_argument(
-    "--format",
-    choices=FORMATS,
-    default="csv",
-    help="format of the output (default: csv)",
-  )
-  detect.add_argument(
-    "--out",
-    metavar="PATH",
-    help="file to write; for raven and audacity, folder (default: print csv and jsonl)",
-  )
-  add_strict(detect)
-  detect.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-
-
-def _add_embed(verb: AddVerb) -> None:
-  embed = verb("embed", _embed, "write one embedding vector per sound file to an .npz file")
-  add_tagger(embed)
-  embed.add_argument(
-    "--out",
-    metavar="FILE",
-    required=True,
-    help="output .npz with the arrays embedding, float32[N, C], and file, str[N]",
-  )
-  add_strict(embed)
-  embed.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
 
 
 def _add_thresholds(verb: AddVerb) -> None:
@@ -265,6 +142,7 @@ def _evaluate(options) -> int:
     options.out,
     options.add_labels,
     options.ontology,
+    audio=options.audio,
   )
   status = 1 if options.out and page is None else 0
   if not is_first():
@@ -308,93 +186,6 @@ def _compare(options) -> None:
     print(json.dumps(as_json(comparison) | {"files": paths}))
     return
   print("\n".join([comparison_text(comparison), "", *paths]))
-
-
-def _tag(options) -> int:
-  if options.top < 1:
-    raise UserError(f"--top {options.top}: must be at least 1")
-  if options.hop_seconds is not None and not options.timeline:
-    raise UserError("--hop-seconds: only valid with --timeline; add it or leave this out")
-  if options.plot and (not options.explain or len(options.files) > 1):
-    raise UserError("--plot: only valid with --explain and one sound")
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs
-  from atgcn_jax.serving.many_files import explain_files, tag_files
-
-  keep_compiled_programs()
-  tagger = _tagger(options)
-  if options.add_labels:
-    tagger = tagger.with_labels(options.add_labels)
-  if options.explain:
-    bad = explain_files(
-      tagger, options.files, options.explain, as_json=options.json, plot=options.plot
-    )
-    return _left_out(options.verb, bad)
-  bad = tag_files(
-    tagger,
-    options.files,
-    top=options.top,
-    above_threshold=options.above_threshold,
-    timeline=options.timeline,
-    hop_seconds=options.hop_seconds,
-    csv_file=options.csv,
-    as_json=options.json,
-  )
-  return _left_out(options.verb, bad)
-
-
-def _detect(options) -> int:
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs
-  from atgcn_jax.serving.detect_files import detect_files
-
-  keep_compiled_programs()
-  tagger = _tagger(options)
-  if options.add_labels:
-    tagger = tagger.with_labels(options.add_labels)
-  bad = detect_files(
-    tagger,
-    options.files,
-    kind=options.format,
-    out=options.out,
-    min_score=options.min_score,
-    release=options.release,
-    min_seconds=options.min_seconds,
-    hop_seconds=options.hop_seconds,
-  )
-  return _left_out(options.verb, bad)
-
-
-def _embed(options) -> int:
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs
-  from atgcn_jax.serving.many_files import embed_files
-
-  keep_compiled_programs()
-  files, bad = embed_files(_tagger(options), options.files, options.out)
-  print(f"{options.out}: {files} files")
-  return _left_out(options.verb, bad)
-
-
-def _tagger(options):
-  """Return the tagger of the run or of the pretrained model that the options select."""
-  from atgcn_jax.serving.tagger import Tagger
-
-  if options.workdir is not None:
-    return Tagger.restore(options.workdir, options.step, options.strict)
-  name = options.model
-  if name is None:
-    name = DEFAULT
-    print(
-      f"atgcn {options.verb}: pretrained model {name}; give another --model of `atgcn models`, or "
-      "the --workdir of a run",
-      file=sys.stderr,
-    )
-  return Tagger.load(name, offline=options.offline, mirror=options.mirror, strict=options.strict)
-
-
-def _left_out(verb: str, bad: list[Exception]) -> int:
-  """Print why some files could not be used, and return the exit status."""
-  for error in bad:
-    print(f"atgcn {verb}: {error}", file=sys.stderr)
-  return 1 if bad else 0
 
 
 def _thresholds(options) -> None:

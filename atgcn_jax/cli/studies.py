@@ -51,9 +51,12 @@ def _add_reproduce(verb: AddVerb) -> None:
   )
   reproduce.add_argument(
     "what",
-    choices=("table1", "table2", "figure3", "figure4", "ablation", "unseen", "forgotten"),
-    help="table or figure to write; unseen estimates labels without a training clip, forgotten "
-    "trains with positives removed at random",
+    choices=(
+      *("table1", "table2", "figure3", "figure4", "ablation"),
+      *("unseen", "few", "forgotten"),
+    ),
+    help="table or figure to write; unseen estimates labels without a training clip, few trains "
+    "half of the labels with few of their clips, forgotten trains with positives removed at random",
   )
   reproduce.add_argument(
     "--store",
@@ -208,7 +211,7 @@ def _add_bench(verb: AddVerb) -> None:
 
 
 def _reproduce(options) -> int:
-  from atgcn_jax.paper.experiment_runs import Settings
+  from atgcn_jax.paper.experiment_configs import Settings
   from atgcn_jax.paper.reproduce import reproduce
   from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.runtime.signals import Stopped

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from atgcn_jax import __version__
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import UserError, WorkFailed, reason
 from atgcn_jax.interop import huggingface, onnx, savedmodel, stablehlo
 from atgcn_jax.interop.exported_function import sound_scores
 from atgcn_jax.runs.load import load_run
@@ -50,7 +50,7 @@ def export(
   check_takes_sound(loaded.run, workdir)
   place = pathlib.Path(out).absolute()
   try:
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    part = pathlib.Path(tempfile.mkdtemp(".tmp", f".{place.name}.", place.parent))
   except OSError as error:
     raise UserError(
       f"--out {out}: cannot be created ({error.strerror}); choose another folder"
@@ -60,7 +60,8 @@ def export(
     part.chmod(0o777 & ~_umask())
     put(part, place)
   except OSError as error:
-    raise WorkFailed(f"--out {out}: could not be written ({error}); free disk space") from error
+    text = f"--out {out}: could not be written ({reason(error)})"
+    raise WorkFailed(f"{text}; free disk space") from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
 
@@ -138,7 +139,7 @@ def description(loaded: Loaded, to: str) -> dict[str, Any]:
 def put(part: pathlib.Path, place: pathlib.Path) -> None:
   """Move a finished folder to its place, then delete the export that was there before."""
   if place.is_dir() and any(place.iterdir()):
-    before = pathlib.Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    before = pathlib.Path(tempfile.mkdtemp(".tmp", f".{place.name}.", place.parent))
     place.rename(before)
     part.rename(place)
     shutil.rmtree(before)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.hints import nearest
-from atgcn_jax.labels.label_files import text_lines
+from atgcn_jax.labels.label_files import check_name, text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
 # Names can contain commas, as in 0.6 Crying, sobbing, 0.3 Baby.
@@ -58,6 +58,8 @@ def read_added_labels(path: str | os.PathLike[str], known: Vocabulary) -> list[A
     added = [_label(f"{path}: {name}", name, entry, known) for name, entry in _entries(path)]
   taken = {label.casefold() for label in (*known.ids, *known.names)}
   for label in added:
+    check_name(label.id, os.fspath(path))
+    check_name(label.name, os.fspath(path))
     if label.id.casefold() in taken or label.name.casefold() in taken:
       raise UserError(
         f"{path}: label {label.name!r} is repeated, or one of the run's {len(known)} labels; "

@@ -70,6 +70,18 @@ def conditional_weights(counts: Counts, neighbours: int = 3) -> np.ndarray:
   return np.where(given >= least, given, 0)
 
 
+def neighbour_weights(counts: Counts, known: np.ndarray, new: np.ndarray) -> np.ndarray:
+  """Return P(k | j) of each new label k and known label j, scaled to sum to 1 for k, float64[A, K].
+
+  Args:
+    counts: Counts of all labels.
+    known: int[K], positions of the known labels.
+    new: int[A], positions of the new labels.
+  """
+  together = label_pairs(counts)
+  return scaled_to_one(together[np.ix_(new, known)] / np.maximum(counts.occurrences[known], 1))
+
+
 def word_weights(new: np.ndarray, known: np.ndarray) -> np.ndarray:
   """Return weights from the cosine similarity of word vectors, to the fourth power, float64[A, K].
 

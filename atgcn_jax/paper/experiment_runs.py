@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import json
-import os
 import pathlib
 import sys
 import time
@@ -17,55 +17,27 @@ import numpy as np
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
+from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, run_name
+from atgcn_jax.paper.experiments import Experiment
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.config import (
-  SOUNDSCAPES,
   config_from_json,
-  config_with_overrides,
   contradictions,
-  default_config,
-  load_config,
   plain_config,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
-from atgcn_jax.runs.run import check_training_clips, run_with, store_of, training_store
+from atgcn_jax.runs.run import check_training_clips, run_with
+from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
+from atgcn_jax.runtime.whole_files import write_result
 from atgcn_jax.training.step import Normaliser
-
-
-class Settings(NamedTuple):
-  """The settings that all runs of a reproduction share.
-
-  Attributes:
-    store: Clip store, or `soundscapes`.
-    out: Output folder.
-    configs: Folder of the systems' config files. None for that of the store's kind.
-    seeds: Number of seeds per system.
-    folds: Folds to test on in turn, each time training on all other folds. If empty, there is one
-      split, by the names of the folds.
-    overrides: Arguments of the form --config.KEY=VALUE.
-    step: Checkpoint to test, `latest` or `best` (on the validation clips).
-    head_rates: Learning rates of the head, relative to the other parameters, from which each
-      experiment takes the best on the validation clips. If empty, that of its config.
-    baseline: Name of the baseline's runs, from which other experiments may start.
-  """
-
-  store: str
-  out: pathlib.Path
-  configs: pathlib.Path | None
-  seeds: int
-  folds: tuple[str, ...]
-  overrides: tuple[str, ...]
-  step: str = "latest"
-  head_rates: tuple[float, ...] = ()
-  baseline: str = BASELINE
 
 
 class ScoredRun(NamedTuple):
@@ -218,108 +190,35 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path) -> None:
       built.add(run.experiment.name)
 
 
-def open_experiment_store(settings: Settings) -> ClipStore:
-  """Open the store of a reproduction; the built-in soundscapes are generated if they are named."""
-  store = settings.store if settings.store == SOUNDSCAPES else os.path.abspath(settings.store)
-  sizes = [change for change in settings.overrides if change.startswith("--config.data.soundscape")]
-  return store_of(config_with_overrides(default_config(), [f"--config.data.store={store}", *sizes]))
-
-
-def run_name(experiment: str, fold: str, seed: int) -> str:
-  """Return the name of a run of an experiment, which its files have."""
-  return f"{experiment}{f'-fold{fold}' if fold else ''}-seed{seed}"
-
-
-def experiment_config(
-  experiment: Experiment, settings: Settings, store: ClipStore, fold, seed
-) -> Any:
-  """Return the config of a run.
-
-  The config file of the system is changed by the settings of the store, then by the user's
-  overrides, then by the changes of the experiment.
-
-  Args:
-    experiment: The experiment.
-    settings: Settings of the reproduction.
-    store: Clip store of the runs.
-    fold: Fold to test on, or an empty string.
-    seed: Seed of the run.
-
-  Raises:
-    UserError: The config file does not exist, or a fold or override is invalid.
-  """
-  system, *recipe = experiment.config.split(":")
-  assert settings.configs is not None
-  file = settings.configs / f"{system}.py"
-  if not file.is_file():
-    raise UserError(
-      f"--configs {settings.configs}: has no {file.name}; name the folder configs/table1"
-    )
-  baseline = settings.out.absolute() / "runs" / run_name(settings.baseline, fold, seed)
-  own = [change.replace(BEGUN_WITH, f"start.run={baseline}") for change in experiment.changes]
-  # As in Eq. 5, the counts are those of the training clips, unless the user names a file. With an
-  # empty data.root, relative paths start from the current folder.
-  first = ["data.root=", "data.vocabulary=", "graph.source=store", "graph.embeddings=builtin"]
-  name = settings.store
-  if name == SOUNDSCAPES:
-    first.append("graph.ontology=soundscapes")
-  else:
-    name = os.path.abspath(name)
-  # The last override of a key takes effect.
-  changes = [
-    f"--config.{change}" for change in [*first, *split_of(store, fold), f"data.store={name}"]
-  ]
-  own = [f"--config.{change}" for change in [*own, f"seed={seed}"]]
-  return load_config(":".join([str(file), *recipe]), [*changes, *settings.overrides, *own])
-
-
-def split_of(store: ClipStore, fold: str) -> list[str]:
-  """Return the config changes that name the folds to train, validate and test on.
-
-  Args:
-    store: The clip store.
-    fold: Fold to test on, with all others for training. If empty, the folds must be named train
-      and eval, or train, validation and test, or as the parts of AudioSet's features.
-
-  Raises:
-    UserError: The store does not have the fold, or its folds have other names.
-  """
-  present = sorted(set(store.folds.tolist()))
-  split: tuple[tuple[str, ...], ...]
-  if fold:
-    if fold not in present:
-      raise UserError(f"--folds: {store.path} has no fold {fold}; it has {', '.join(present)}")
-    split = tuple(name for name in present if name != fold), (), (fold,)
-  elif present == ["eval", "train"]:
-    split = ("train",), (), ("eval",)
-  elif present in (["bal_train", "eval"], ["bal_train", "eval", "unbal_train"]):  # AudioSet's names
-    split = tuple(name for name in present if name != "eval"), (), ("eval",)
-  elif present == ["test", "train", "validation"]:
-    split = ("train",), ("validation",), ("test",)
-  else:
-    raise UserError(
-      f"{store.path}: has the folds {', '.join(present)}; name the folds to test on with --folds"
-    )
-  keys = ("train_folds", "validation_folds", "test_folds")
-  return [f"data.{key}={folds!r}" for key, folds in zip(keys, split)]
-
-
 def read_scores(path: pathlib.Path, config: Any, store: ClipStore, step: str) -> tuple | None:
   """Read the scores, labels and label names of a run that finished under a config.
 
   Returns:
     None if the file does not exist, or has another config, store or kind of step.
+
+  Raises:
+    UserError: The file is damaged.
   """
   if not path.is_file():
     return None
-  with np.load(path) as saved:
+  saved = read_arrays(path)
+  try:
     # A key that is younger than the file has its default.
     old = plain_config(config_from_json(json.loads(str(saved["config"]))))
-    finished = old["optim"]["steps"] == config.optim.steps and saved["store"] == store.fingerprint
-    same_step = str(saved.get("step", "latest")) == step  # older files have no step
-    if not (finished and same_step) or contradictions(old, config):
-      return None
-    return saved["scores"], saved["labels"], tuple(saved["names"].tolist())
+    names, scores, labels = (saved[name] for name in ("names", "scores", "labels"))
+    if (scores.dtype, scores.ndim, labels.shape) != (np.float32, 2, scores.shape):
+      raise ValueError("the arrays are not scores and labels")
+    if names.dtype.kind != "U" or names.shape != scores.shape[1:] or not np.isfinite(scores).all():
+      raise ValueError("the names do not fit the scores, or a score is not finite")
+    of_store, of_step = str(saved["store"]), str(saved.get("step", "latest"))  # older: no step
+  except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    raise UserError(
+      f"{path}: cannot be read as scores ({reason(error)}); remove it, and the run is scored again"
+    ) from error
+  finished = old["optim"]["steps"] == config.optim.steps and of_store == store.fingerprint
+  if not (finished and of_step == step) or contradictions(old, config):
+    return None
+  return scores, labels, tuple(names.tolist())
 
 
 def score_and_write(
@@ -335,10 +234,9 @@ def score_and_write(
   last = str(config.optim.steps)
   scored = score_split(workdir, last if step == "latest" else step, None, "test")
   names = scored.vocabulary.names
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".tmp.npz")
+  content = io.BytesIO()
   np.savez_compressed(
-    temporary,
+    content,
     scores=scored.scores,
     labels=scored.labels,
     clip_ids=scored.clip_ids,
@@ -347,5 +245,5 @@ def score_and_write(
     store=np.array(store.fingerprint),
     step=np.array(step),
   )
-  temporary.replace(path)
+  write_result(path, content.getvalue())
   return scored.scores, scored.labels, names

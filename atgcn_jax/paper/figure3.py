@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from atgcn_jax.paper.experiments import FIGURE3
-from atgcn_jax.reports.figure_style import BLUE, DARK, ORANGE, drawing
+from atgcn_jax.reports.figure_style import BLUE, DARK, ORANGE, drawing, picture
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 Points = Sequence[tuple[float, Sequence[float]]]  # (value of the setting, mAP of each seed)
 
@@ -45,7 +46,7 @@ def draw_figure3(
       axes.grid(color="#E5E5E5")
     panels[0].set_ylabel("mAP")
     panels[0].legend(frameon=False)
-    figure.savefig(path, dpi=150, transparent=False)
+    write_result(pathlib.Path(path), picture(figure, os.fspath(path), 150))
 
 
 def write_figure3_csv(
@@ -61,14 +62,13 @@ def write_figure3_csv(
     baseline: mAP of CNN10 for each seed.
     path: File to write.
   """
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["setting", "value", "mAP", "mAP_deviation", "seeds"])
-    rows = [
-      (about.key, f"{value:g}", seeds)
-      for about, points in zip(FIGURE3, curves)
-      for value, seeds in points
-    ]
-    for setting, value, seeds in [*rows, ("cnn10", "", baseline)]:
-      deviation = f"{np.std(seeds, ddof=1):.6f}" if len(seeds) > 1 else ""
-      writer.writerow([setting, value, f"{np.mean(seeds):.6f}", deviation, len(seeds)])
+  of_curves = [
+    (about.key, f"{value:g}", seeds)
+    for about, points in zip(FIGURE3, curves)
+    for value, seeds in points
+  ]
+  rows: list[Sequence[object]] = [("setting", "value", "mAP", "mAP_deviation", "seeds")]
+  for setting, value, seeds in [*of_curves, ("cnn10", "", baseline)]:
+    deviation = f"{np.std(seeds, ddof=1):.6f}" if len(seeds) > 1 else ""
+    rows.append((setting, value, f"{np.mean(seeds):.6f}", deviation, len(seeds)))
+  write_result(pathlib.Path(path), csv_bytes(rows))

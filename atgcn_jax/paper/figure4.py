@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 
-from atgcn_jax.reports.figure_style import DARK, drawing, embedded, write_names
+from atgcn_jax.reports.figure_style import DARK, drawing, embedded, picture, write_names
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 NEIGHBOURS = 10
 # The labels that the paper's text names, and three more, of categories that it does not mention.
@@ -133,7 +134,7 @@ def draw_figure4(
       for kind, colour, marker in _styles(kinds)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=120, transparent=False)
+    write_result(pathlib.Path(path), picture(figure, os.fspath(path), 120))
 
 
 def _styles(kinds: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -164,10 +165,8 @@ def write_figure4(spaces: Mapping[str, LabelSpace], path: str | os.PathLike) -> 
     ),
     ("the same of all labels", [space.chance for space in spaces.values()]),
   ]
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["figure", *spaces])
-    writer.writerows([name, *(f"{x:.6f}" for x in values)] for name, values in rows)
+  numbers = [[name, *(f"{x:.6f}" for x in values)] for name, values in rows]
+  write_result(pathlib.Path(path), csv_bytes([["figure", *spaces], *numbers]))
   lines = [f"| | {' | '.join(spaces)} |", "|---" * (len(spaces) + 1) + "|"]
   lines += [f"| {name} | {' | '.join(f'{x:.3f}' for x in values)} |" for name, values in rows]
   return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Sequence
 
@@ -10,10 +9,12 @@ import numpy as np
 
 from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiment_runs import ScoredRun, Settings, open_experiment_store
+from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import CNN10, Experiment
 from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.runs.label_graph import ontology_at
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 SHARES = (0.0, 0.1, 0.3, 0.5)
 VARIANTS = (
@@ -61,7 +62,6 @@ def forgotten(settings: Settings, systems: Sequence[Experiment], ontology: str, 
         for name in (with_forgotten(system, share).name for share in SHARES)
       ]
       rows.append((system.title, targets, values))
-  settings.out.mkdir(parents=True, exist_ok=True)
   _write_csv(settings.out / "forgotten.csv", rows)
   heads = " | ".join(f"{share:.0%} removed" for share in SHARES)
   lines = [
@@ -74,7 +74,7 @@ def forgotten(settings: Settings, systems: Sequence[Experiment], ontology: str, 
     cells = " | ".join(f"{value:.3f}" for value in values)
     lines.append(f"| {title} | {'carried up' if targets else 'as they are'} | {cells} |")
   text = "\n".join([*lines, "", f"mAP, {settings.seeds} seeds. {note}"]) + "\n"
-  (settings.out / "forgotten.md").write_text(text, encoding="utf-8")
+  write_result(settings.out / "forgotten.md", text.encode())
   return text
 
 
@@ -88,8 +88,10 @@ def _map(run: ScoredRun, above: Sequence[Sequence[int]] | None) -> float:
 
 def _write_csv(path: pathlib.Path, rows: Sequence[tuple[str, bool, Sequence[float]]]) -> None:
   """Write the table as CSV, one row per system, kind of test labels and share."""
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["system", "labels_carried_up", "removed_share", "mAP"])
-    for title, targets, values in rows:
-      writer.writerows([title, int(targets), f"{s:g}", f"{v:.6f}"] for s, v in zip(SHARES, values))
+  table = [
+    [title, int(targets), f"{share:g}", f"{value:.6f}"]
+    for title, targets, values in rows
+    for share, value in zip(SHARES, values)
+  ]
+  head = ["system", "labels_carried_up", "removed_share", "mAP"]
+  write_result(path, csv_bytes([head, *table]))

@@ -12,12 +12,8 @@ from atgcn_jax.audio.frontend import VGGISH_FEATURES
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  experiment_config,
-  open_experiment_store,
-)
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -33,6 +29,7 @@ from atgcn_jax.paper.experiments import (
   on_features,
   with_graph,
 )
+from atgcn_jax.paper.few import few
 from atgcn_jax.paper.forgotten import VARIANTS, forgotten
 from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.paper.unseen import unseen
@@ -55,7 +52,7 @@ def reproduce(
   """Train the missing runs of a table or figure and write its files to `settings.out`.
 
   Args:
-    what: `table1`, `table2`, `ablation`, `figure3`, `figure4`, `unseen` or `forgotten`.
+    what: `table1`, `table2`, `ablation`, `figure3`, `figure4`, `unseen`, `few` or `forgotten`.
     settings: Settings of the reproduction.
     rows: Names of the rows of a table; empty for all.
     points: Points of the curves of Figure 3; empty for `POINTS`.
@@ -93,6 +90,8 @@ def reproduce(
     )
     ontology = ontology_path(config.data.root, config.graph.ontology)
     return forgotten(settings, systems, ontology, note(settings))
+  if what == "few":
+    return few(settings, adapt(CNN10), adapt(AT_GCN[2]))
   if what == "unseen":
     plain = with_graph("identity", "graph head, no graph")
     return unseen(settings, draws, adapt(CNN10), adapt(plain), adapt(AT_GCN[2]))

@@ -9,15 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  open_experiment_store,
-  score_runs,
-  validate_runs,
-  wanted_runs,
-)
+from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, validate_runs, wanted_runs
 from atgcn_jax.paper.experiments import BASELINE, HEAD_RATE, Experiment, with_head_rate
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 Tried = dict[float, float]  # validation mAP by the rate of the head
 
@@ -84,15 +79,14 @@ def write_head_rates(tried: Mapping[str, Tried], path: pathlib.Path) -> None:
 
   Rows of other experiments, such as those of another table, stay in the file.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
   others: list[list[str]] = []
   if path.is_file():
     with open(path, newline="", encoding="utf-8") as file:
       others = [row for row in list(csv.reader(file))[1:] if row and row[0] not in tried]
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["name", "head_rate", "validation_mAP", "chosen"])
-    writer.writerows(others)
-    for name, found in tried.items():
-      for rate, value in found.items():
-        writer.writerow([name, f"{rate:g}", f"{value:.6f}", int(value == max(found.values()))])
+  rows = [
+    [name, f"{rate:g}", f"{value:.6f}", int(value == max(found.values()))]
+    for name, found in tried.items()
+    for rate, value in found.items()
+  ]
+  head = ["name", "head_rate", "validation_mAP", "chosen"]
+  write_result(path, csv_bytes([head, *others, *rows]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import pathlib
@@ -15,6 +14,7 @@ from atgcn_jax.intervals import Sampled, difference, interval, mean_over_folds, 
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import BASELINE, Experiment
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 METRICS = ("mAP", "mAUC", "d_prime")
 INTERVALS = ("mAP_low", "mAP_high", "difference", "low", "high")
@@ -114,22 +114,20 @@ def write_table(rows: list[TableRow], stem: pathlib.Path, title: str, note: str)
     title: Title of the table.
     note: Text below the table, such as the store and the settings.
   """
-  stem.parent.mkdir(parents=True, exist_ok=True)
+  columns = [f"{name}{part}" for name in METRICS for part in ("", "_deviation", "_paper")]
+  table = [["name", "system", "seeds", "folds", "clips", *columns, *INTERVALS]]
+  for row in rows:
+    published = row.experiment.published or (math.nan,) * len(METRICS)
+    figures = [x for three in zip(row.means, row.deviations, published) for x in three]
+    counts = [row.seeds, row.folds, row.clips]
+    numbers = [*figures, row.map_low, row.map_high, row.difference, row.low, row.high]
+    table.append(
+      [row.experiment.name, row.experiment.title, *map(str, counts)]
+      + ["" if math.isnan(x) else f"{x:.6f}" for x in numbers]
+    )
   text = table_markdown(rows, title, note)
-  stem.with_suffix(".md").write_text(text, encoding="utf-8")
-  with open(stem.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    columns = [f"{name}{part}" for name in METRICS for part in ("", "_deviation", "_paper")]
-    writer.writerow(["name", "system", "seeds", "folds", "clips", *columns, *INTERVALS])
-    for row in rows:
-      published = row.experiment.published or (math.nan,) * len(METRICS)
-      figures = [x for three in zip(row.means, row.deviations, published) for x in three]
-      counts = [row.seeds, row.folds, row.clips]
-      numbers = [*figures, row.map_low, row.map_high, row.difference, row.low, row.high]
-      writer.writerow(
-        [row.experiment.name, row.experiment.title, *counts]
-        + ["" if math.isnan(x) else f"{x:.6f}" for x in numbers]
-      )
+  write_result(stem.with_suffix(".md"), text.encode())
+  write_result(stem.with_suffix(".csv"), csv_bytes(table))
   return text
 
 

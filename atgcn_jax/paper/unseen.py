@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
+from scipy.special import stdtrit
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
@@ -26,20 +25,15 @@ from atgcn_jax.labels.ontology import label_edges, top_categories
 from atgcn_jax.labels.sparse import dense
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
-from atgcn_jax.paper.experiment_runs import (
-  ScoredRun,
-  Settings,
-  experiment_config,
-  open_experiment_store,
-  score_runs,
-  wanted_runs,
-)
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, wanted_runs
 from atgcn_jax.paper.experiments import Experiment
-from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing
+from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
 from atgcn_jax.runs.added_labels import DEFAULTS, added_to
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import counts_of, ontology_at, ontology_path
 from atgcn_jax.runs.scoring import open_split, score_labels
+from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 from atgcn_jax.training import sharding
 
 LEFT_OUT = 60  # labels per draw, of AudioSet's 527
@@ -78,7 +72,12 @@ def unseen(
   store = open_experiment_store(settings)
   if len(store.vocabulary) <= LEFT_OUT:
     raise UserError(f"--store {store.path}: has {len(store.vocabulary)} labels, at most {LEFT_OUT}")
-  drawn = [draw_labels(store.vocabulary, number, settings.out) for number in range(draws)]
+  drawn = [
+    draw_labels(
+      store.vocabulary, number, LEFT_OUT, settings.out / "vocabularies" / f"draw{number}.csv"
+    )
+    for number in range(draws)
+  ]
   config = experiment_config(graph, settings, store, "", 0)
   ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "unseen")
   counts = counts_of(config, store.vocabulary, store)
@@ -91,7 +90,7 @@ def unseen(
   complete = score_runs(wanted_runs([linear], settings, store), settings, store)
   precisions: list[dict[str, np.ndarray]] = []  # by row, [seeds, new labels], of each draw
   for number, draw in enumerate(drawn):
-    systems = [without(experiment, draw, number) for experiment in (linear, plain, graph)]
+    systems = [without(experiment, draw, f"draw{number}") for experiment in (linear, plain, graph)]
     scored = score_runs(wanted_runs(systems, settings, store), settings, store)
     of_linear, of_plain, of_graph = (
       scored[i * settings.seeds : (i + 1) * settings.seeds] for i in range(len(systems))
@@ -114,8 +113,7 @@ def unseen(
     precisions.append({title: np.array(values) for title, values in rows.items()})
   table = table_of(precisions)
   text = as_markdown(table, settings, draws)
-  settings.out.mkdir(parents=True, exist_ok=True)
-  (settings.out / "unseen.md").write_text(text, encoding="utf-8")
+  write_result(settings.out / "unseen.md", text.encode())
   write_labels(settings.out / "unseen.csv", drawn, precisions, store.vocabulary)
   tops = top_categories(ontology, store.vocabulary.ids)
   names = np.array([ontology.names[top[0]] for top in tops])
@@ -123,20 +121,19 @@ def unseen(
   return text
 
 
-def draw_labels(vocabulary: Vocabulary, number: int, out: pathlib.Path) -> Draw:
+def draw_labels(vocabulary: Vocabulary, number: int, left_out: int, path: pathlib.Path) -> Draw:
   """Return a random set of left-out labels, the same for the same number, and write its file."""
   order = np.random.default_rng([20, number]).permutation(len(vocabulary))
-  new, known = np.sort(order[:LEFT_OUT]), np.sort(order[LEFT_OUT:])
-  path = out / "vocabularies" / f"draw{number}.csv"
+  new, known = np.sort(order[:left_out]), np.sort(order[left_out:])
   path.parent.mkdir(parents=True, exist_ok=True)
   write_vocabulary(path, vocabulary.part(known))
   return Draw(known, new, path.absolute())
 
 
-def without(experiment: Experiment, draw: Draw, number: int) -> Experiment:
+def without(experiment: Experiment, draw: Draw, name: str) -> Experiment:
   """Return an experiment that trains without the left-out labels of a draw."""
   return experiment._replace(
-    name=f"{experiment.name}_draw{number}",
+    name=f"{experiment.name}_{name}",
     changes=(*experiment.changes, f"data.vocabulary={draw.path}"),
   )
 
@@ -215,17 +212,17 @@ def table_of(precisions: Sequence[Mapping[str, np.ndarray]]) -> list[UnseenRow]:
     for title in precisions[0]
   }
   return [
-    UnseenRow(title, *_mean_interval(values), *_mean_interval(values / means[TRAINED]))
+    UnseenRow(title, *mean_interval(values), *mean_interval(values / means[TRAINED]))
     for title, values in means.items()
   ]
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
   """Return the mean and its 95 % interval of Student's t; NaN limits for one value."""
   mean = float(values.mean())
   if len(values) < 2:
     return mean, float("nan"), float("nan")
-  half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+  half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
   return mean, mean - float(half), mean + float(half)
 
 
@@ -258,14 +255,13 @@ def write_labels(
   vocabulary: Vocabulary,
 ) -> None:
   """Write the average precision of each left-out label under each estimate, as CSV."""
-  with open(path, "w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    titles = list(precisions[0])
-    writer.writerow(["draw", "mid", "display_name", *titles])
-    for number, (draw, rows) in enumerate(zip(drawn, precisions)):
-      for i, k in enumerate(draw.new):
-        values = [f"{rows[title][:, i].mean():.6f}" for title in titles]
-        writer.writerow([number, vocabulary.ids[k], vocabulary.names[k], *values])
+  titles = list(precisions[0])
+  table: list[list[object]] = [["draw", "mid", "display_name", *titles]]
+  for number, (draw, rows) in enumerate(zip(drawn, precisions)):
+    for i, k in enumerate(draw.new):
+      values = [f"{rows[title][:, i].mean():.6f}" for title in titles]
+      table.append([number, vocabulary.ids[k], vocabulary.names[k], *values])
+  write_result(path, csv_bytes(table))
 
 
 def strong_neighbours(counts: Counts) -> np.ndarray:
@@ -317,4 +313,4 @@ def draw_picture(
       axes.set(title=title, xlabel="mAP")
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130, transparent=False)
+    write_result(path, picture(figure, path.name, 130))

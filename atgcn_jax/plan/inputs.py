@@ -17,11 +17,12 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import DENSE_LABELS
 from atgcn_jax.labels.vocabulary import AUDIOSET, Vocabulary, read_vocabulary
 from atgcn_jax.models import ON_VECTORS
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path, vocabulary_path
+from atgcn_jax.runs.config import data_path, vocabulary_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.parts import model_of
-from atgcn_jax.runs.run import store_of
+from atgcn_jax.runs.run_store import store_of
 
 AUDIOSET_CLIPS, AUDIOSET_LABELS = 2_041_789, 527
 EDGES = 30  # edges per label of a random graph
@@ -140,7 +141,7 @@ def relations_of(config: Any, data: Data) -> Mapping[str, Any]:
   Raises:
     UserError: The loss needs labels or a file that the config does not name.
   """
-  if not (config.loss.laplacian or config.loss.hierarchy):
+  if not any(config.loss.values()):
     return {}
   if data.vocabulary is None:
     raise UserError("data.vocabulary: the config's loss needs the labels; name a CSV or a store")

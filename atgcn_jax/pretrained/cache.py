@@ -27,9 +27,10 @@ from atgcn_jax.data.audioset_files import is_web_address
 from atgcn_jax.data.download import download
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.pretrained.catalogue import Pretrained, find_model
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.file_locks import lock_file
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+from atgcn_jax.runtime.whole_files import write_whole
 from atgcn_jax.training.checksums import NAME as CHECKSUMS
 from atgcn_jax.training.checksums import Damaged, verify_files, write_checksums
 

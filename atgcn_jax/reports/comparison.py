@@ -16,7 +16,8 @@ from atgcn_jax.reports.comparison_plot import draw_comparison
 from atgcn_jax.reports.figure_style import short
 from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
 from atgcn_jax.runs.log import finite_or_none
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 LISTED = 10  # number of listed labels with gains, and with losses
 METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}

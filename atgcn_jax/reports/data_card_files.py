@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.runtime.whole_files import write_whole
 
 
 def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
@@ -29,18 +30,13 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
   paths = []
   for name, text in texts.items():
     path = pathlib.Path(out) / name
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      temporary.write_text(text, encoding="utf-8", newline="\n")
-      os.replace(temporary, path)
+      write_whole(path, text.encode())
     except OSError as error:
       raise UserError(
         f"--out {out}: {name} cannot be written ({error.strerror}); name another folder"
       ) from error
-    finally:
-      if temporary.exists():
-        temporary.unlink()
     paths.append(str(path))
   return paths
 

@@ -21,7 +21,8 @@ from matplotlib.patches import FancyArrowPatch
 FEW = 60  # maximum number of labels for which each one has a name and a bar
 NAMED = 40  # number of named labels in figures with more labels
 
-BLUE, ORANGE, DARK = "#0072B2", "#D55E00", "#333333"  # distinguishable for colour-blind readers
+# Distinguishable for colour-blind readers.
+BLUE, ORANGE, GREEN, DARK = "#0072B2", "#D55E00", "#009E73", "#333333"
 STYLE = {
   "axes.spines.right": False,
   "axes.spines.top": False,
@@ -199,6 +200,19 @@ def short(name: str) -> str:
   """Return the name of a label on one line of at most 32 characters."""
   name = " ".join(name.split())
   return name if len(name) <= 32 else f"{name[:31]}…"
+
+
+def picture(figure: Figure, kind: str, dpi: int) -> bytes:
+  """Return the content of a picture file.
+
+  Args:
+    figure: The figure.
+    kind: The format, such as `png`, `svg` or `pdf`, or a file name with this suffix.
+    dpi: The resolution in dots per inch.
+  """
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format=kind.rpartition(".")[2], dpi=dpi, transparent=False)
+  return buffer.getvalue()
 
 
 def svg(figure: Figure, name: str, alt: str, tips: Sequence[str] = ()) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import pathlib
 import textwrap
@@ -18,6 +18,7 @@ from atgcn_jax.labels.sparse import Matrix, pack_matrices
 from atgcn_jax.labels.summary import Summary, graph_row, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.label_graph import propagation_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 LISTED = 12  # maximum number of listed labels without a neighbour
 PAIRS = 10  # maximum number of listed pairs
@@ -85,27 +86,24 @@ def write_graph(
   matrices: dict[str, Any] = pack_matrices(
     {"propagation": graph.propagation, "cooccurrences": graph.counts.cooccurrences}
   )
+  content = io.BytesIO()
+  np.savez_compressed(
+    content,
+    **matrices,
+    mids=np.array(graph.vocabulary.ids),
+    occurrences=graph.counts.occurrences,
+    method=np.array(graph.method),
+    threshold=np.array(threshold),
+    neighbour_weight=np.array(neighbour_weight),
+  )
   out = pathlib.Path(out)
-  temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp.npz")
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-      temporary,
-      **matrices,
-      mids=np.array(graph.vocabulary.ids),
-      occurrences=graph.counts.occurrences,
-      method=np.array(graph.method),
-      threshold=np.array(threshold),
-      neighbour_weight=np.array(neighbour_weight),
-    )
-    os.replace(temporary, out)
+    write_whole(out, content.getvalue())
   except OSError as error:
     raise UserError(
       f"--out {out}: cannot be written ({error.strerror}); name another file"
     ) from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
 
 
 def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.PathLike) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,10 +20,12 @@ from atgcn_jax.reports.figure_style import (
   ORANGE,
   arrows,
   drawing,
+  picture,
   short,
   spring_layout,
   write_names,
 )
+from atgcn_jax.runtime.whole_files import write_whole
 
 MAPPED = 600  # maximum number of labels in a heat map
 NEIGHBOURS = 24  # maximum number of neighbours in a plot
@@ -52,7 +55,7 @@ def draw_graph(
     left, right = figure.subplots(1, 2)
     heat_map(left, propagation, names, summary, categories)
     neighbourhood(right, names, summary, label)
-    figure.savefig(path, dpi=110, transparent=False)
+    write_whole(pathlib.Path(path), picture(figure, os.fspath(path), 110))
 
 
 def heat_map(

@@ -29,6 +29,7 @@ from atgcn_jax.reports.figure_style import (
 ENDS = 20  # number of best and of worst labels with a bar, if there are more than FEW labels
 EDGES = 150  # maximum number of edges in the label graph
 POINTS = 400  # maximum number of points in a curve
+SMOOTHED = 20  # a smoothed curve averages this fraction (1 / SMOOTHED) of all records
 MAPPED = 5000  # maximum number of labels in the map; t-SNE takes a minute for this number
 
 
@@ -42,7 +43,10 @@ def learning_curves(records: Sequence[dict[str, Any]]) -> str:
     figure = Figure((12.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps, loss = series(records, "loss")
-    _curve(left, steps, loss, BLUE, "Training loss")
+    smooth = smoothed(loss)
+    _curve(left, steps, loss, BLUE, "Training loss", faint=smooth is not None)
+    if smooth is not None:
+      left.plot(*_binned(steps, smooth), "-", color=BLUE, linewidth=2)
     if len(loss) and loss.min() > 0 and loss.max() > 10 * loss.min():
       left.set_yscale("log")
       left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -75,6 +79,19 @@ def series(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.
   }
   steps = sorted(found)
   return np.array(steps, np.int64), np.array([found[step] for step in steps], np.float64)
+
+
+def smoothed(values: np.ndarray) -> np.ndarray | None:
+  """Return the running mean over a twentieth of the values, or None if these are fewer than 3.
+
+  At both ends the mean is over the part of the window that is inside.
+  """
+  window = len(values) // SMOOTHED | 1  # odd, so that it is centred
+  if window < 3:
+    return None
+  weights = np.ones(window)
+  counts = np.convolve(np.ones_like(values), weights, "same")
+  return np.convolve(values, weights, "same") / counts
 
 
 def class_bars(names: Sequence[str], average_precision: np.ndarray) -> str:
@@ -184,17 +201,23 @@ def label_map(
     return svg(figure, "map", alt, names)
 
 
-def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, title: str) -> None:
+def _binned(*arrays: np.ndarray) -> list[np.ndarray]:
+  """Return the arrays with at most POINTS values, each the mean of consecutive ones."""
+  parts = min(len(arrays[0]), POINTS)
+  return [np.array([part.mean() for part in np.array_split(one, parts)]) for one in arrays]
+
+
+def _curve(
+  axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, title: str, faint: bool = False
+) -> None:
   axes.set(title=title, xlabel="step")
   if not len(steps):
     axes.text(0.5, 0.5, "no records", ha="center", va="center", transform=axes.transAxes)
     axes.set(xticks=[], yticks=[])
     return
-  parts = min(len(steps), POINTS)
-  steps, values = (
-    np.array([part.mean() for part in np.array_split(array, parts)]) for array in (steps, values)
-  )
-  axes.plot(steps, values, ".-" if parts <= 100 else "-", color=color, linewidth=1.5)
+  steps, values = _binned(steps, values)
+  style, alpha = (".-" if len(steps) <= 100 else "-"), (0.35 if faint else 1.0)
+  axes.plot(steps, values, style, color=color, linewidth=1 if faint else 1.5, alpha=alpha)
   axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
   axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
   axes.grid(color="#E5E5E5")

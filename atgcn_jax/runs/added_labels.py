@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse
 
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.added import AddedLabel
 from atgcn_jax.labels.counts import Counts, load_counts
 from atgcn_jax.labels.embeddings import WITHOUT_FILE, load_embeddings
@@ -37,7 +37,9 @@ from atgcn_jax.models.layers import Array
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import counts_of
 from atgcn_jax.runs.run import Run
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runtime.whole_files import write_whole
 
 ESTIMATED = " (estimated)"  # ends the name of an added label in every output
 NAME = "added-labels.json"
@@ -301,6 +303,11 @@ def write_calibrations(workdir: str | os.PathLike, calibrations: Calibrations) -
   write_whole(path_of(workdir) / NAME, f"{text}\n".encode())
 
 
+class _Stored(TypedDict):
+  step: int
+  calibrations: dict[str, list[float]]
+
+
 def read_calibrations(workdir: str | os.PathLike) -> Calibrations:
   """Return the calibrations stored with a run, or `DEFAULTS`.
 
@@ -311,16 +318,14 @@ def read_calibrations(workdir: str | os.PathLike) -> Calibrations:
   if not path.exists():
     return DEFAULTS
   try:
-    stored = json.loads(path.read_bytes())
-    by_kind = {
-      kind: Calibration(float(intercept), float(slope))
-      for kind, (intercept, slope) in stored["calibrations"].items()
-    }
-    if by_kind.keys() != DEFAULTS.by_kind.keys() or not np.isfinite(list(by_kind.values())).all():
-      raise ValueError("other kinds of estimates")
-    return Calibrations(int(stored["step"]), by_kind)
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-    raise UserError(f"{path}: cannot be read as calibrations; remove it") from error
+    stored = checked(json.loads(path.read_bytes()), _Stored, "calibrations")
+    lines = stored["calibrations"]
+    if lines.keys() != DEFAULTS.by_kind.keys() or {len(line) for line in lines.values()} != {2}:
+      raise ValueError("it has other kinds of estimates")
+    return Calibrations(stored["step"], {k: Calibration(*line) for k, line in lines.items()})
+  except (OSError, ValueError, RecursionError) as error:
+    text = f"{path}: cannot be read as calibrations ({reason(error)})"
+    raise UserError(f"{text}; move it away, and they are fitted again") from error
 
 
 # Fitted on held-out training clips of AudioSet's features with the linear head of docs/results.md.

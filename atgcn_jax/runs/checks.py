@@ -12,7 +12,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.models import frame_limits
-from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.config_values import check_values
 from atgcn_jax.runs.folds import check_folds, splits_of
 from atgcn_jax.runs.parts import rate_of
 from atgcn_jax.runs.step_inputs import PLACEMENTS
@@ -26,7 +26,7 @@ def check_config(config) -> None:
   Raises:
     UserError: If a setting is invalid. The message names the key and the valid values.
   """
-  configs.check_values(config)
+  check_values(config)
   clips = augment.clips_per_example(augment.Augmentation(**config.augment))
   devices = jax.device_count()
   for key, size in (

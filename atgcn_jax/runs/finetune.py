@@ -7,19 +7,13 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
-from atgcn_jax.runs.config import (
-  DEFAULTS,
-  SOUNDSCAPES,
-  config_from_json,
-  config_with_overrides,
-  data_path,
-)
+from atgcn_jax.runs.config import config_with_overrides, data_path
+from atgcn_jax.runs.config_defaults import DEFAULTS, SOUNDSCAPES
 from atgcn_jax.runs.label_graph import ontology_path
-from atgcn_jax.runs.load import sound_step
+from atgcn_jax.runs.load import find_checkpoints, read_run, sound_step
 from atgcn_jax.runs.safetensors_folder import is_safetensors_export, read_export
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only
-from atgcn_jax.training import checkpoint
 
 # Replacements for values of the source config, which are meant for training from scratch. The peak
 # learning rate is not replaced: with a lower one, fine-tuning is worse than training from scratch
@@ -107,8 +101,7 @@ def saved_config(source: str | os.PathLike, step: str) -> tuple[int, Any]:
     exported = read_export(source)
     return exported.step, exported.run.config
   number = sound_step(source, step)
-  description, _ = checkpoint.read_description(source, number)  # called by all processes at once
-  return number, config_from_json(description["config"])
+  return number, read_run(source, number).run.config  # called by all processes at once
 
 
 def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.PathLike) -> None:
@@ -120,11 +113,11 @@ def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.Pat
   Raises:
     UserError: If the run in `workdir` started from another run or step.
   """
-  steps = first_only(lambda: checkpoint.saved_steps(workdir))
-  if not steps or steps == [0]:
+  sound = first_only(lambda: find_checkpoints(workdir).sound)
+  if not sound:
     return
-  start = checkpoint.read_description(workdir, steps[-1])[0]["config"].get("start", {})
-  origin, number = start.get("run", ""), start.get("step", "")
+  start = read_run(workdir, sound).run.config.start
+  origin, number = start.run, start.step
   if origin and os.path.isdir(origin) and not os.path.samefile(origin, source):
     raise UserError(
       f"--workdir {workdir}: its run started from {origin}, not from {source}; use another folder"

@@ -13,6 +13,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.adjacency import (
   adjacency_from_counts,
   propagation_matrix,
+  reweight,
   threshold_edges,
 )
 from atgcn_jax.labels.counts import Counts, count_labels, load_counts
@@ -27,10 +28,11 @@ from atgcn_jax.labels.ontology import (
 )
 from atgcn_jax.labels.sparse import Matrix, selected, sized
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 
-RELATIONS = ("similarity", "members")
+RELATIONS = ("similarity", "neighbours", "members")
 
 
 def label_graph(
@@ -76,18 +78,22 @@ def label_relations(
   """Return the inputs of the loss terms that the config enables.
 
   Returns:
-    `similarity` [K, K], the mean of P[i, j] and P[j, i] of Eq. 5 above the threshold of Eq. 6; and
+    `similarity` [K, K], the mean of P[i, j] and P[j, i] of Eq. 5 above the threshold of Eq. 6;
+    `neighbours` [K, K], P[j, i] of Eq. 5 in row i, scaled so that rows sum to 1; and
     `members` int32[2, M], pairs of a category of the ontology and a label at or below it.
 
   Raises:
     UserError: If a file cannot be used, or a required store is missing.
   """
   relations: dict[str, Matrix | np.ndarray] = {}
-  if config.loss.laplacian:
+  if config.loss.laplacian or config.loss.neighbours:
     counts = counts_of(config, vocabulary, store)
     probabilities = adjacency_from_counts(counts.occurrences, counts.cooccurrences)
+  if config.loss.laplacian:
     kept = threshold_edges(probabilities, config.graph.threshold)
     relations["similarity"] = ((kept + kept.T) / 2).astype(np.float32)
+  if config.loss.neighbours:
+    relations["neighbours"] = reweight(probabilities.T, 1.0).astype(np.float32)
   if config.loss.hierarchy:
     path = ontology_path(config.data.root, config.graph.ontology)
     found = members(ontology_at(path, "loss.hierarchy"), vocabulary.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -10,7 +11,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
@@ -18,7 +19,9 @@ from tensorboardX.record_writer import register_writer_factory
 from tqdm import tqdm
 
 from atgcn_jax.runs.tensorboard import open_scalars, write_scalars
-from atgcn_jax.runtime.buckets import in_bucket, path_of, write_whole
+from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runtime.whole_files import write_whole
 from atgcn_jax.training.checkpoint import report_write_failures
 
 METRICS = "metrics.jsonl"
@@ -28,17 +31,19 @@ FLUSH_SECONDS = 30  # between two flushes of the TensorBoard file, which may be 
 BUCKET_SECONDS = 30  # between two writes of a file in a bucket
 
 
+class _Record(TypedDict):
+  step: int
+
+
 def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """Return the records of a run's metrics.jsonl. Incomplete lines are skipped."""
+  """Return the records of a run's metrics.jsonl. Incomplete or damaged lines are skipped."""
   path = path_of(workdir) / METRICS
   if not path.is_file():
     return []
-  records = []
-  for line in path.read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      continue
+  records: list[dict[str, Any]] = []
+  for line in path.read_bytes().splitlines():
+    with contextlib.suppress(ValueError, RecursionError):  # a line that a kill or a fault has cut
+      records.append(dict(checked(json.loads(line), _Record, "record")))
   return records
 
 
@@ -102,7 +107,7 @@ register_writer_factory("gs", _EventFiles())
 
 def _growing(path: pathlib.Path, text: str) -> Any:
   """Return a binary file with this content, open for appending."""
-  if not path.is_file() or path.read_text() != text:
+  if not path.is_file() or path.read_bytes() != text.encode():
     write_whole(path, text.encode())
   return _Rewritten(path, text.encode()) if in_bucket(path) else path.open("ab", buffering=0)
 

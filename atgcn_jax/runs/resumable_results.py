@@ -14,15 +14,27 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
-from atgcn_jax.data.store.clip_store import write_at
+from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.process_setup import cache_folder
+from atgcn_jax.runtime.schema import checked
 
 Key = tuple[str | int, ...]
+
+
+class InUse(UserError):  # noqa: N818 (a state of an output)
+  """Another process makes the same output."""
+
+
+class _Record(TypedDict):
+  key: list[str | int]
+  size: int
+  crc32: int
+  note: str
 
 
 class _Item(NamedTuple):
@@ -45,10 +57,16 @@ class PartialResults:
     self._end = len(heading)
     found = journal.records(self.journal)
     self._journal_end = next(found)["bytes"]
-    for record in found:
+    for line in found:
+      try:
+        record = checked(line, _Record, "record")
+      except ValueError:  # a damaged line ends the journal like a torn one
+        break
+      if not 0 <= record["size"] <= os.fstat(self._data).st_size - self._end:
+        break
       if zlib.crc32(os.pread(self._data, record["size"], self._end)) != record["crc32"]:
         break
-      self._remember(record, record["bytes"])
+      self._remember(record, line["bytes"])
     os.truncate(self._data, self._end)
     os.truncate(self._lines, self._journal_end)
 
@@ -69,8 +87,13 @@ class PartialResults:
 
   def add(self, key: Key, content: bytes, note: str = "") -> None:
     """Store a finished item."""
-    record = {"key": key, "size": len(content), "crc32": zlib.crc32(content), "note": note}
-    line = journal.line(record)
+    record: _Record = {
+      "key": list(key),
+      "size": len(content),
+      "crc32": zlib.crc32(content),
+      "note": note,
+    }
+    line = journal.line(dict(record))
     write_at(self._data, content, self._end)
     write_at(self._lines, line, self._journal_end)
     self._remember(record, len(line))
@@ -86,7 +109,7 @@ class PartialResults:
     os.close(self._data)
     os.close(self._lines)
 
-  def _remember(self, record: dict[str, Any], journal_bytes: int) -> None:
+  def _remember(self, record: _Record, journal_bytes: int) -> None:
     stop = self._end + record["size"]
     self._items[tuple(record["key"])] = _Item(self._end, stop, record["note"])
     self._end, self._journal_end = stop, self._journal_end + journal_bytes
@@ -138,7 +161,8 @@ def partial_results(
     The finished items.
 
   Raises:
-    UserError: If another process holds the items, or they belong to another command.
+    InUse: If another process holds the items.
+    UserError: If they belong to another command.
     OSError: If the files cannot be written.
   """
   place = place_of(out)
@@ -146,7 +170,7 @@ def partial_results(
     try:
       stack.enter_context(journal.locked(journal_of(place), wait=False))
     except journal.Busy:
-      raise UserError(
+      raise InUse(
         f"{out}: another process is writing this file; wait for it or name another file"
       ) from None
     _check(place, identity)
@@ -166,7 +190,7 @@ def partial_results(
 def _check(place: pathlib.Path, identity: dict[str, Any]) -> None:
   """Write the first line of a new journal, or check the first line of an existing one."""
   first = next(journal.records(journal_of(place)), None)
-  if first is None:
+  if first is None or not isinstance(first.get("identity"), dict):
     if place.exists():
       journal_of(place).unlink()
       raise UserError(f"{place}: exists and would be overwritten by unfinished output; move it")

@@ -15,11 +15,11 @@ import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs.resumable_results import PartialResults, partial_results
+from atgcn_jax.runs.resumable_results import InUse, PartialResults, partial_results
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.processes import is_first
+from atgcn_jax.runtime.processes import first_only
 
 # A function of the identity of the scores and the number of batches that returns the finished ones.
 Keep = Callable[[dict[str, Any], int], PartialResults | None]
@@ -30,31 +30,40 @@ def kept_scores(folder: str | os.PathLike) -> Iterator[Keep]:
   """Store the scores of finished batches in a folder until the block succeeds.
 
   If the block is interrupted, repeating it continues with the stored scores. Only process 0 stores
-  scores. Nothing is stored if the folder cannot be written or another process stores the same
-  scores.
+  scores. Nothing is stored if the folder cannot be written.
 
   Yields:
     A function of the identity of the scores and the number of batches. It returns the finished
-    batches, or None if nothing is stored.
+    batches, or None if nothing is stored. It raises UserError if another command computes the same
+    scores for this folder.
   """
   made: list[pathlib.Path] = []
+  opened: dict[str, PartialResults | None] = {}
   with contextlib.ExitStack() as stack:
     stack.callback(_remove_empty, made)
 
     def keep(identity: dict[str, Any], batches: int) -> PartialResults | None:
-      if not is_first():
-        return None
-      digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-      try:
-        place = path_of(folder)
-        if not place.exists():
-          place.mkdir(parents=True)
-          made.append(place)
-        out = os.path.join(folder, f".scores-{digest[:12]}")
-        results = partial_results(out, identity, total=batches, unit="batches")
-        return stack.enter_context(results)
-      except (OSError, UserError):
-        return None
+      digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+      def open_results() -> None:
+        try:
+          place = path_of(folder)
+          if not place.exists():
+            place.mkdir(parents=True)
+            made.append(place)
+          out = os.path.join(folder, f".scores-{digest}")
+          results = partial_results(out, identity, total=batches, unit="batches")
+          opened[digest] = stack.enter_context(results)
+        except InUse:
+          raise UserError(
+            f"{folder}: another command is computing the same scores; wait for it to end"
+          ) from None
+        except (OSError, UserError):
+          opened[digest] = None
+
+      if digest not in opened:
+        first_only(open_results)
+      return opened.setdefault(digest, None)
 
     yield keep
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -15,33 +14,21 @@ from flax import linen as nn
 from atgcn_jax import models
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.normaliser import band_statistics
-from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.labels.sparse import Matrix, pack_matrices, unpacked
-from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import (
-  SOUNDSCAPES,
-  config_from_json,
-  data_path,
-  plain_config,
-  vocabulary_path,
-)
+from atgcn_jax.runs.config import config_from_json, plain_config
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import (
   RELATIONS,
   label_graph,
   label_relations,
-  ontology_at,
-  ontology_path,
 )
 from atgcn_jax.runs.parts import model_of, optimiser_of
-from atgcn_jax.runs.saved_form import Description, check_constants
-from atgcn_jax.runtime.process_setup import cache_folder, home_cache
-from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runs.saved_form import FORMAT, check_constants, checked_description
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.finite import first_not_finite
 from atgcn_jax.training.losses import Loss, loss_of
@@ -150,6 +137,7 @@ class Run:
   def description(self) -> dict[str, Any]:
     """Return the other values that a checkpoint stores, as JSON."""
     return {
+      "format": FORMAT,
       "config": plain_config(self.config),
       "label_ids": list(self.vocabulary.ids),
       "label_names": list(self.vocabulary.names),
@@ -183,7 +171,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     NotFinite: If one of the constants has invalid values.
     ValueError: If an item has other content.
   """
-  saved = checked(description, Description, "run")
+  saved = checked_description(description)
   vocabulary = Vocabulary(tuple(saved["label_ids"]), tuple(saved["label_names"]))
   frontend = saved["frontend"]
   if name := first_not_finite(constants):
@@ -217,6 +205,25 @@ def named_apart(needed: Frontend, other: Frontend) -> tuple[str, str, str]:
     f"{other.name} for {lengths[1]}",
     f"--seconds {needed.seconds:g}",
   )
+
+
+def check_front_end(run: Run, store: ClipStore, name: str) -> None:
+  """Refuse a store whose clips are no inputs of a run.
+
+  Args:
+    run: The run.
+    store: The store.
+    name: What the message calls the run, such as `the run runs/demo`.
+
+  Raises:
+    UserError: If the store has another front end.
+  """
+  if not run.takes(store.frontend):
+    needed, found, option = named_apart(run.frontend, store.frontend)
+    raise UserError(
+      f"{store.path}: has the front end {found}, but {name} needs {needed}; prepare the "
+      f"store with {option}"
+    )
 
 
 def new_run(config, store: ClipStore) -> Run:
@@ -288,68 +295,3 @@ def check_takes_embeddings(run: Run) -> None:
       f"model.encoder {encoder}: cannot take clips of {frontend.frames} embeddings of "
       f"{frontend.n_mels} values ({frontend.name}); use multilevel_attention_embeddings"
     ) from error
-
-
-def store_of(config) -> ClipStore:
-  """Return the store of a config, with the labels of `data.vocabulary` if it is set.
-
-  The built-in soundscapes are made at first use and cached.
-
-  Raises:
-    UserError: If the store or the vocabulary cannot be used, or the store lacks one of its labels.
-  """
-  store = whole_store_of(config)
-  if not config.data.vocabulary:
-    return store
-  path = vocabulary_path(config.data.root, config.data.vocabulary)
-  wanted = read_vocabulary(path)
-  for label_id, name in zip(wanted.ids, wanted.names):
-    if label_id not in store.vocabulary.index:
-      raise UserError(
-        f"{store.path}: lacks the label {label_id} ({name}) of {path}; prepare the store with that "
-        "vocabulary, or remove the label"
-      )
-  return store if wanted.ids == store.vocabulary.ids else store.restricted(wanted)
-
-
-def training_store(config) -> ClipStore:
-  """Return the store of a config with the labels to train on.
-
-  With `data.forgotten_positives`, some labels are removed at random. With `data.ontology_targets`,
-  each clip also has the labels above its own in the ontology.
-
-  Raises:
-    UserError: If the store, the vocabulary or the ontology cannot be used.
-  """
-  store, share = store_of(config), config.data.forgotten_positives
-  if share:
-    if not 0 <= share < 1:
-      raise UserError(f"data.forgotten_positives {share}: must be at least 0 and below 1")
-    drawn = np.random.default_rng([config.seed, 1]).random(len(store.label_indices))
-    store = store.with_positives(drawn >= share)
-  if not config.data.ontology_targets:
-    return store
-  path = ontology_path(config.data.root, config.graph.ontology)
-  ontology = ontology_at(path, "data.ontology_targets")
-  return store.carried_up(label_ancestors(ontology, store.vocabulary.ids))
-
-
-def whole_store_of(config) -> ClipStore:
-  """Return the store of a config with all its labels."""
-  if config.data.store != SOUNDSCAPES:
-    return open_clips(data_path(config.data.root, config.data.store))
-  # Importing the synthesis takes a second.
-  from atgcn_jax.data.prepare import prepare_soundscapes
-  from atgcn_jax.data.synthetic.soundscapes import VERSION
-
-  clips = config.data.soundscape_clips
-  name = f"soundscapes-{VERSION}-{clips}.h5"
-  cached = home_cache()
-  if cached is not None and (cached / name).is_file():  # the home cache may be read-only
-    return open_clips(cached / name)
-  path = cache_folder() / name
-  with open(path.with_suffix(".lock"), "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes on a host may make the store
-    if not path.exists():
-      prepare_soundscapes(path, clips, seed=0)
-  return open_clips(path)

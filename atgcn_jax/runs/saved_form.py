@@ -10,6 +10,10 @@ import numpy as np
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.runtime.schema import checked
 
+# Number of the form of checkpoints and exports. A change that this version's readers would
+# misunderstand raises it; keys that they may ignore do not. docs/reliability.md lists the changes.
+FORMAT = 1
+
 
 class _Needed(TypedDict):
   config: dict[str, Any]
@@ -24,6 +28,20 @@ class Description(_Needed, total=False):
   """The item `run` of a checkpoint; see `Run.description`."""
 
   draws_unlabelled: bool
+  format: int
+
+
+def checked_description(description: Any) -> Description:
+  """Return the item `run` of a checkpoint.
+
+  Raises:
+    ValueError: If it has other content, or is of a later version.
+  """
+  saved = checked(description, Description, "run")
+  number = saved.get("format", 1)  # the first checkpoints have no number
+  if number > FORMAT:
+    raise ValueError(f"it has format {number} of a later version, and this one reads {FORMAT}")
+  return saved
 
 
 class Evaluation(TypedDict):
@@ -81,6 +99,7 @@ def check_constants(constants: Mapping[str, Any], bands: int, labels: int) -> No
     "deviation": (bands,),
     "propagation": (labels, labels),
     "similarity": (labels, labels),
+    "neighbours": (labels, labels),
   }
   for name, shape in shapes.items():
     if name in constants and constants[name].shape != shape:

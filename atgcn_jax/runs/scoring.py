@@ -18,11 +18,13 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.runs.added_labels import AddedLabels
-from atgcn_jax.runs.config import SOUNDSCAPES, data_path
+from atgcn_jax.runs.config import data_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.resumable_scores import Keep, finished_batches, scores_identity
-from atgcn_jax.runs.run import Loaded, named_apart, store_of, whole_store_of
+from atgcn_jax.runs.run import Loaded, check_front_end
+from atgcn_jax.runs.run_store import store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.processes import first_only, whole
@@ -91,6 +93,7 @@ class ScoredSplit(NamedTuple):
   Attributes:
     loaded: The checkpoint.
     store: The store of the clips.
+    clips: int64[N], the numbers of the clips in the store.
     clip_ids: str[N].
     folds: str[N].
     vocabulary: The K labels, all or some of the labels of the run and those added to it, in their
@@ -102,6 +105,7 @@ class ScoredSplit(NamedTuple):
 
   loaded: Loaded
   store: ClipStore
+  clips: np.ndarray
   clip_ids: np.ndarray
   folds: np.ndarray
   vocabulary: Vocabulary
@@ -162,12 +166,7 @@ def open_split(
   loaded = load_run(workdir, step, mesh)
   run = loaded.run
   store = open_clips(store_path) if store_path else own_store(run.config, workdir, all_labels)
-  if not run.takes(store.frontend):
-    needed, found, option = named_apart(run.frontend, store.frontend)
-    raise UserError(
-      f"{store.path}: has the front end {found}, but the run {workdir} needs {needed}; prepare the "
-      f"store with {option}"
-    )
+  check_front_end(run, store, f"the run {workdir}")
   clips = split_clips(store, splits_of(run.config), split)
   if not len(clips):
     raise UserError(f"--split {split}: {store.path} has no clip in this split; name another split")
@@ -294,6 +293,7 @@ def score_labels(
   return ScoredSplit(
     loaded,
     store,
+    clips,
     clip_ids,
     store.folds[clips],
     vocabulary.part(columns),

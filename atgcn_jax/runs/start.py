@@ -154,6 +154,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       ("source", propagation, saved.run.propagation),
       ("embeddings", embeddings, saved.run.label_embeddings),
       ("source", relations.get("similarity"), saved.run.relations.get("similarity")),
+      ("source", relations.get("neighbours"), saved.run.relations.get("neighbours")),
       ("ontology", relations.get("members"), saved.run.relations.get("members")),
     ):
       if now is not None and then is not None and not equal(now, then):

@@ -15,8 +15,9 @@ from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
-from atgcn_jax.runtime.buckets import check_output_folder, path_of, write_whole
+from atgcn_jax.runtime.buckets import check_output_folder, path_of
 from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runtime.whole_files import write_whole
 
 NAME = "thresholds.json"
 
@@ -201,8 +202,8 @@ def read_thresholds(workdir: str | os.PathLike) -> Thresholds | None:
     }
     if stored["step"] < 0 or not all(0 <= value <= 1 for value in by_label.values()):
       raise ValueError("the step or a threshold is out of range")
-    if bad := [label for label in by_label if has_controls(label)]:
-      raise ValueError(f"label {bad[0]} has control characters")
+    if bad := [label for label in by_label if not label or has_controls(label)]:
+      raise ValueError(f"label {bad[0]!r} is empty or has control characters")
     return Thresholds(stored["step"], by_label)
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(

@@ -8,34 +8,30 @@ Batches and random numbers are functions of (seed, step). So a resumed run conti
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from typing import Any
 
 from atgcn_jax.data.splits import split_clips
-from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
+from atgcn_jax.runs.banner import closing, opening, split_sizes
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
-from atgcn_jax.runs.run import Run, new_run, training_store
+from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_checkpoints import Checkpoints
+from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.schedule import History, Schedule, schedule_of, with_passes
-from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
 from atgcn_jax.runs.telemetry import Telemetry, profile_of
+from atgcn_jax.runs.training_programs import Programs, Validation, compiled_programs
 from atgcn_jax.runtime.processes import first_only, same_everywhere
 from atgcn_jax.runtime.signals import Stopped, stop_on_signals
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import checkpoint
 from atgcn_jax.training.augment import clips_per_example
 from atgcn_jax.training.state import TrainState
-from atgcn_jax.training.step import make_score_step, make_train_step
 
 
 def train(
@@ -104,12 +100,15 @@ def train(
       checkpoints = Checkpoints(run, manager, still_held)
       checkpoints.save(state, history)
       log = open_log(workdir, start, schedule.steps, examples, title)
+      clips = split_sizes(store, splits)
+      if not title:
+        log.say(opening(run, workdir, clips, start=start, steps=schedule.steps))
       if remark:
         log.say(remark)
       telemetry = Telemetry(log, trace, stop, layout.mesh, start=start, batch=examples)
       try:
         programs = compiled_programs(run, state, layout, feed.batch_of, validation, telemetry.beat)
-        return train_to_end(
+        state = train_to_end(
           programs,
           state,
           history,
@@ -121,6 +120,9 @@ def train(
       finally:
         trace.close()
         log.close()
+      if not title:
+        log.say(closing(workdir, clips))
+      return state
 
 
 def train_to_end(
@@ -188,67 +190,6 @@ def train_to_end(
     raise
   checkpoints.wait()
   return state
-
-
-class Programs(NamedTuple):
-  """The compiled functions of a training.
-
-  `train(state, batch, rate_factor)` returns the next state and the metrics of the step.
-  `scores(state)` returns the scores and labels of the validation clips.
-  `clips` is the number of validation clips.
-  """
-
-  train: Callable[..., tuple[TrainState, dict[str, Any]]]
-  scores: Callable[[TrainState], tuple[np.ndarray, np.ndarray]]
-  clips: int
-
-
-class Validation(NamedTuple):
-  """The clips int64[N] of a store to validate on, and the number of clips per batch."""
-
-  store: ClipStore
-  clips: np.ndarray
-  batch: int
-
-
-def compiled_programs(
-  run: Run,
-  state: TrainState,
-  layout: sharding.Layout,
-  batch_of: Callable[[Any], dict[str, jax.Array]],
-  validation: Validation,
-  before_batch: Callable[[], object],
-) -> Programs:
-  """Return the compiled functions of a run.
-
-  Args:
-    run: The run.
-    state: The state, for its shapes.
-    layout: The layout of the state.
-    batch_of: A function from the input of a step to its batch, as in `Feed`.
-    validation: The clips to validate on.
-    before_batch: Called before each batch of a validation. It may raise to stop.
-  """
-  model, mesh = run.model(), layout.mesh
-  train_step = make_train_step(
-    model,
-    run.optimiser(),
-    mesh,
-    normaliser=run.normaliser,
-    augmentation=run.augmentation(),
-    seed=run.config.seed,
-    loss=run.loss(),
-    batch_of=batch_of,
-    kept=sharding.where_kept(layout, state, len(run.vocabulary)) if layout.in_parts else None,
-  )
-  score_step = make_score_step(model, mesh, normaliser=run.normaliser)
-  for_inference = run.for_inference()
-
-  def scores(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
-    variables = for_inference(sharding.replicate(state.variables, mesh))
-    return score_clips(score_step, variables, *validation, mesh, before_batch=before_batch)
-
-  return Programs(train_step, scores, len(validation.clips))
 
 
 def validate(

@@ -8,7 +8,6 @@ module checks a bucket with a request of its own before it is used.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import io
@@ -16,8 +15,7 @@ import os
 import pathlib
 import stat
 import urllib.parse
-from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.tensorflow import import_tensorflow
@@ -56,7 +54,7 @@ def open_binary(place: str | os.PathLike) -> io.BufferedIOBase:
   """Open a file for reading. A file in a bucket is read into memory.
 
   Raises:
-    UserError: If the bucket cannot be read, or the file is a device.
+    UserError: If the bucket cannot be read, or the file is a device or a pipe.
     OSError: As for `open`.
   """
   if in_bucket(place):
@@ -65,8 +63,13 @@ def open_binary(place: str | os.PathLike) -> io.BufferedIOBase:
   return open(place, "rb")
 
 
-def check_no_device(path: str | os.PathLike) -> None:
-  """Refuse a device such as /dev/zero, which would be read for ever.
+def check_no_device(path: str | os.PathLike, *, pipes: bool = False) -> None:
+  """Refuse a device such as /dev/zero, which would be read for ever, and a pipe.
+
+  Args:
+    path: The path.
+    pipes: Whether pipes of a shell are accepted, such as standard input. A named pipe is not,
+      because without a process that writes to it, it cannot even be opened.
 
   Raises:
     UserError: If the path is one.
@@ -75,32 +78,9 @@ def check_no_device(path: str | os.PathLike) -> None:
   mode = os.stat(path).st_mode
   if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
     raise UserError(f"{path}: is a device; name a file")
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """Open a file for writing that appears at `path` only if no exception occurs.
-
-  On a disk, the file has a temporary name until then. For a bucket, the content is held in memory.
-  """
-  if in_bucket(path):
-    content = io.BytesIO()
-    yield content
-    path.write_bytes(content.getvalue())
-    return
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(temporary, "wb") as file:
-      yield file
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Write a file such that readers never see it incomplete; see `whole_file`."""
-  with whole_file(path) as file:
-    file.write(content)
+  is_named = os.path.exists(os.path.realpath(path))
+  if stat.S_ISSOCK(mode) or (stat.S_ISFIFO(mode) and (is_named or not pipes)):
+    raise UserError(f"{path}: is a pipe; save it to a file and name that")
 
 
 def check_writable(place: str | os.PathLike) -> None:

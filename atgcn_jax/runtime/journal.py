@@ -21,14 +21,18 @@ def line(record: dict[str, Any]) -> bytes:
 
 
 def records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yield the records up to the first incomplete line, each with its size in the key `bytes`."""
+  """Yield the records up to the first line that is none, each with its size in the key `bytes`."""
   if not path.is_file():
     return
-  with path.open("rb") as file, contextlib.suppress(ValueError):
+  with path.open("rb") as file:
     for text in file:
-      if not text.endswith(b"\n"):
+      try:
+        record = json.loads(text)
+      except (ValueError, RecursionError):
         return
-      yield json.loads(text) | {"bytes": len(text)}
+      if not text.endswith(b"\n") or not isinstance(record, dict):
+        return
+      yield record | {"bytes": len(text)}
 
 
 @contextlib.contextmanager

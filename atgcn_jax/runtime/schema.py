@@ -7,6 +7,7 @@ a `TypedDict` or a dataclass of these.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, TypeVar
@@ -77,8 +78,11 @@ def _of_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
   raise fault
 
 
+_hints = functools.cache(typing.get_type_hints)  # a journal has many records
+
+
 def _of_typed_dict(value: dict[str, Any], kind: Any, where: str) -> dict[str, Any]:
-  hints = typing.get_type_hints(kind)
+  hints = _hints(kind)
   if missing := sorted(kind.__required_keys__ - value.keys()):
     raise ValueError(f"{where} has no {', '.join(missing)}")
   known = hints.keys() & value.keys()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, write_whole
+from atgcn_jax.serving.detection_scores import (
+  COLLAR_SECONDS,
+  Reference,
+  score_detections,
+  scores_text,
+)
 from atgcn_jax.serving.detections import (
   CSV_COLUMNS,
   RAVEN_COLUMNS,
@@ -19,9 +28,10 @@ from atgcn_jax.serving.detections import (
   as_table,
   detections,
 )
-from atgcn_jax.serving.many_files import csv_bytes, each_outcome, say
+from atgcn_jax.serving.many_files import each_outcome, say
+from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
-from atgcn_jax.serving.tagger import Outcome, Tagger
+from atgcn_jax.serving.tagger import Tagger
 
 ENDINGS = {"raven": ".selections.txt", "audacity": ".labels.txt"}  # one file per sound
 
@@ -36,19 +46,27 @@ def detect_files(
   release: float = 0.5,
   min_seconds: float = 0.0,
   hop_seconds: float | None = None,
+  tables: Sequence[str] = (),
+  collar: float = COLLAR_SECONDS,
+  as_json: bool = False,
 ) -> list[Exception]:
-  """Write the detections in sound files, or print them.
+  """Write the detections in sound files, or print them, or score them against tables of events.
 
   Args:
     tagger: The tagger.
     files: The files and folders.
     kind: The format: `csv` or `jsonl`, one file for all sounds; `raven` or `audacity`, one file per
       sound.
-    out: The file, or the folder for a file per sound. None prints `csv` and `jsonl`.
+    out: The file, or the folder for a file per sound. None prints `csv` and `jsonl`, unless there
+      are tables.
     min_score: The score of a detection. By default the thresholds of the run, or .5 without them.
     release: See `Rules`.
     min_seconds: The least length of a detection, in seconds.
     hop_seconds: See `Tagger.timeline`.
+    tables: Tables of annotated events, or folders of them. If given, the scores of the detections
+      are printed.
+    collar: See `score_detections`, in seconds.
+    as_json: Whether the scores are printed as JSON.
 
   Returns:
     The errors of the files that could not be used.
@@ -57,16 +75,26 @@ def detect_files(
     UserError, WorkFailed: An option is invalid, the output cannot be written, or none of the files
       could be used.
   """
-  if kind in ENDINGS and out is None:
+  if kind in ENDINGS and out is None and not tables:
     raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
+  if kind not in ENDINGS and out is not None:
+    check_regular(path_of(out))
   rules = rules_of(tagger, min_score, release, min_seconds)
+  if not 0 <= collar < float("inf"):
+    raise UserError(f"--collar {collar:g}: must be at least 0")
   sounds, bad = spread(files)
+  reference = Reference(tables, sounds, tagger.vocabulary) if tables else None
+  scored: dict[str, list[Detection]] = {}
   highest = tagger.run.frontend.fmax
   parts: list[tuple[str, list[Detection]]] = []
   targets = targets_of(sounds, kind, out) if kind in ENDINGS and out else {}
 
   def use(outcome: Outcome) -> None:
     file, found = outcome.source, detections(outcome.value, tagger.vocabulary, rules)
+    if reference is not None:
+      scored[file] = found
+      if out is None:
+        return
     if kind in ENDINGS:
       rows = as_table(found, kind, file, highest)
       heading = [list(RAVEN_COLUMNS)] if kind == "raven" else []
@@ -80,14 +108,19 @@ def detect_files(
     else:
       parts.append((file, found))
 
-  if out is None and kind == "csv":
+  if out is None and kind == "csv" and reference is None:
     say(csv_bytes([CSV_COLUMNS]).decode().rstrip("\n"))
   bad = each_outcome("detect", tagger.timelines(sounds, hop_seconds=hop_seconds), bad, use)
   if out is not None and kind == "csv":
-    tables = [row for file, found in parts for row in as_table(found, kind, file, highest)]
-    write_output(path_of(out), csv_bytes([CSV_COLUMNS, *tables]))
+    all_rows = [row for file, found in parts for row in as_table(found, kind, file, highest)]
+    write_output(path_of(out), csv_bytes([CSV_COLUMNS, *all_rows]))
   elif out is not None and kind == "jsonl":
     write_output(path_of(out), "".join(as_json_lines(f, name) for name, f in parts).encode())
+  if reference is not None:
+    for line in reference.remarks():
+      print(f"atgcn detect: --score: {line}", file=sys.stderr)
+    result = score_detections(scored, reference, tagger.vocabulary, collar=collar)
+    say(json.dumps(result) if as_json else scores_text(result))
   return bad
 
 
@@ -127,15 +160,15 @@ def targets_of(sounds: Sequence[str], kind: str, out: str) -> dict[str, pathlib.
   return targets
 
 
-def write_output(path: pathlib.Path, content: bytes) -> None:
-  """Write a complete output file.
+def write_output(path: str | os.PathLike, content: bytes, option: str = "--out") -> None:
+  """Write a complete output file, which an option named.
 
   Raises:
     UserError: It cannot be written.
   """
   try:
-    write_whole(path, content)
+    write_whole(path_of(path), content)
   except OSError as error:
     raise UserError(
-      f"--out {path}: cannot be written ({error.strerror or error}); name another place"
+      f"{option} {path}: cannot be written ({error.strerror or error}); name another place"
     ) from error

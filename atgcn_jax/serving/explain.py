@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ import numpy as np
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.summary import graph_row
 from atgcn_jax.runs.run import Run
-from atgcn_jax.runtime.buckets import path_of, write_whole
+from atgcn_jax.runtime.buckets import path_of
+from atgcn_jax.runtime.whole_files import write_whole
 
 SHOWN = 5  # contributions and spans in text
 
@@ -134,7 +134,7 @@ def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
     raise UserError(f"--plot {path}: must end in .png, .svg or .pdf")
   from matplotlib.figure import Figure
 
-  from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing
+  from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
 
   with drawing():
     figure = Figure((11, 4), layout="constrained")
@@ -149,10 +149,9 @@ def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
     right.invert_yaxis()
     unit = "log-odds" if found.log_odds is not None else "weighted sum"
     right.set(title="where its vector comes from", xlabel=unit)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=130, transparent=False)
+    content = picture(figure, kind, 130)
   try:
-    write_whole(path_of(path), content.getvalue())
+    write_whole(path_of(path), content)
   except OSError as error:
     raise UserError(
       f"--plot {path}: cannot be written ({error.strerror or error}); name another file"

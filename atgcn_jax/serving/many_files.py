@@ -1,18 +1,15 @@
-"""Tagging and embedding of many files, for `atgcn tag` and `atgcn embed`, and their output."""
+"""Tagging of many files, for `atgcn tag`, and what all commands on many files share."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 import stat
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,10 +21,12 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.summary import find_label
 from atgcn_jax.runs.resumable_results import Key, PartialResults, partial_results
 from atgcn_jax.runtime import signals
-from atgcn_jax.runtime.buckets import in_bucket, path_of, whole_file
+from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, whole_file
 from atgcn_jax.serving.explain import draw_explanation, explanation_json, explanation_text
+from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
-from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
+from atgcn_jax.serving.tagger import Tag, Tagger
 from atgcn_jax.serving.timeline import Timeline
 
 COLUMNS = 100  # maximum width of printed lines
@@ -102,8 +101,8 @@ def tag_files(
     "--strict": tagger.strict,
   }
   heading = csv_bytes([CSV_COLUMNS])
-  with _output("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
-    bad, contents = _finish("tag", part, sounds, bad, outcomes, finished)
+  with output_of("tag", "--csv", csv_file, options | tagger.identity(), sounds, heading) as part:
+    bad, contents = finish_files("tag", part, sounds, bad, outcomes, finished)
     with whole_file(path_of(csv_file)) as file:
       file.write(heading)
       file.writelines(content for _, content in contents)
@@ -147,48 +146,8 @@ def explain_files(
   return each_outcome("tag", outcomes(), bad, use)
 
 
-def embed_files(tagger: Tagger, files: Sequence[str], out: str) -> tuple[int, list[Exception]]:
-  """Write the embeddings of sound files to an .npz file.
-
-  The file has `embedding` float32[N, C] and `file` str[N].
-
-  Args:
-    tagger: The tagger.
-    files: The files and folders.
-    out: The .npz file to write. It is written atomically. Embeddings of finished files are stored,
-      so that the same call continues after an interruption (see `partial_results`).
-
-  Returns:
-    N, and the errors of the files that could not be used.
-
-  Raises:
-    UserError, WorkFailed: If none of the files could be used. This is the last error, and nothing
-      is written.
-  """
-  sounds, bad = spread(files)
-
-  def finished(outcome: Outcome) -> tuple[bytes, str]:
-    return outcome.value.astype(np.float32).tobytes(), ""
-
-  def outcomes(files: Sequence[str], alone: bool) -> Iterator[Outcome]:
-    return tagger.embeddings(files, alone=alone)
-
-  with _output(
-    "embed", "--out", out, {"--strict": tagger.strict} | tagger.identity(), sounds
-  ) as part:
-    bad, contents = _finish("embed", part, sounds, bad, outcomes, finished)
-    names, vectors = zip(*contents)
-    # np.savez cannot write an array named `file`, which is one of its own parameters.
-    with whole_file(path_of(out)) as file, zipfile.ZipFile(file, "w") as archive:
-      embedding = np.stack([np.frombuffer(vector, np.float32) for vector in vectors])
-      for name, array in {"embedding": embedding, "file": np.array(names)}.items():
-        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-          np.lib.format.write_array(member, array)
-  return len(names), bad
-
-
 @contextlib.contextmanager
-def _output(
+def output_of(
   verb: str,
   option: str,
   out: str,
@@ -204,6 +163,7 @@ def _output(
   try:
     if path_of(out).is_dir():
       raise UserError(f"{option} {out}: must be a file, but is a folder; name a file")
+    check_regular(path_of(out))
     identity = {"command": verb} | identity
     with partial_results(out, identity, total=len(files), unit="files", heading=heading) as part:
       yield part
@@ -214,7 +174,7 @@ def _output(
     raise UserError(f"{option} {out}: cannot be written ({reason}); name another file") from error
 
 
-def _finish(
+def finish_files(
   verb: str,
   part: PartialResults,
   files: Sequence[str],
@@ -270,13 +230,6 @@ def _key(file: str) -> Key:
 
 def _digest(thresholds: np.ndarray | None) -> str:
   return hashlib.sha256(np.asarray(thresholds, np.float64).tobytes()).hexdigest()[:16]
-
-
-def csv_bytes(rows: Iterable[Sequence[str]]) -> bytes:
-  """Return rows as CSV."""
-  text = io.StringIO()
-  csv.writer(text, lineterminator="\n").writerows(rows)
-  return text.getvalue().encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
 
 
 def each_outcome(

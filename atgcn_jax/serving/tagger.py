@@ -1,9 +1,8 @@
-"""The tagger: a trained run applied to sounds."""
+"""The tagger: a trained run applied to sounds, as tags, timelines, embeddings and explanations."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from atgcn_jax.audio import windows
-from atgcn_jax.audio.findings import Finding
 from atgcn_jax.audio.inputs import name_of
-from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
 from atgcn_jax.labels.summary import find_label
-from atgcn_jax.models import frames_pooled
 from atgcn_jax.pretrained.cache import pretrained_run
 from atgcn_jax.pretrained.catalogue import DEFAULT
 from atgcn_jax.runs.added_labels import (
@@ -28,20 +25,17 @@ from atgcn_jax.runs.added_labels import (
   counts_at_hand,
   read_calibrations,
 )
-from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.clip_embeddings import clip_embeddings
+from atgcn_jax.runs.run import Run, check_front_end
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.runs.window_outputs import check_takes_sound, window_features, window_outputs
-from atgcn_jax.serving import batches, sources
+from atgcn_jax.serving import sources
 from atgcn_jax.serving.explain import Contribution, Explanation, vector_parts
-from atgcn_jax.serving.timeline import of_clip, of_frames, of_windows
+from atgcn_jax.serving.sound_scorer import Outcome, SoundScorer, windows_per_batch
 from atgcn_jax.training import sharding
 from atgcn_jax.training.finite import first_not_finite
-
-HOP_SECONDS = 1.0  # default hop between windows, for systems without frames
-WINDOWS = {"cpu": 8}  # number of windows per batch, by the kind of device
-MANY_WINDOWS = 64  # number of windows per batch on other devices
 
 
 class Tag(NamedTuple):
@@ -52,24 +46,7 @@ class Tag(NamedTuple):
   score: float
 
 
-class Outcome(NamedTuple):
-  """The outcome of one of many sounds: a value or an error.
-
-  Attributes:
-    source: The source of the sound.
-    value: The value, or None.
-    error: The reason why there is no value, or None.
-    findings: Problems of a sound that was used: it is incomplete, silent, out of range or out of
-      phase.
-  """
-
-  source: Any
-  value: Any
-  error: UserError | WorkFailed | None
-  findings: Sequence[Finding] = ()
-
-
-class Tagger:
+class Tagger(SoundScorer):
   """A tagger of sounds of any length with the labels of a trained run.
 
   Long sounds are cut into windows of the trained length, and the scores of the windows are
@@ -117,13 +94,10 @@ class Tagger:
     """
     if name := first_not_finite(variables):
       raise ValueError(f"{name} holds values that are NaN or infinite")
-    self.run, self.step, self.strict = run, step, strict
-    self.vocabulary = run.vocabulary
+    super().__init__(run, variables, step, strict)
     self._thresholds, self._calibrations = thresholds, calibrations
     self._trained, self._added = variables, ""
     self._weights = np.zeros((0, len(run.vocabulary)))  # of added labels
-    self._variables = run.for_inference()(variables)
-    self._score = jax.jit(window_outputs(run))
 
   @classmethod
   def restore(
@@ -239,6 +213,16 @@ class Tagger:
     """
     return self._answer(self.embeddings, source, rate, lambda embedding: embedding)
 
+  def embed_clips(self, store: ClipStore) -> np.ndarray:
+    """Return the embeddings float32[N, C] of the clips of a store, which needs no sound files.
+
+    Raises:
+      UserError: If the store has another front end, or a clip cannot be read.
+      WorkFailed: If an embedding is not finite.
+    """
+    check_front_end(self.run, store, "the run")
+    return clip_embeddings(self.run, self._variables, store, windows_per_batch())
+
   def timeline(self, source: Any, rate: int | None = None, hop_seconds: float | None = None) -> Any:
     """Return the scores of a sound over time, as a `Timeline`.
 
@@ -257,6 +241,20 @@ class Tagger:
     """
     return self._answer(
       lambda given, rate: self.timelines(given, rate, hop_seconds), source, rate, lambda line: line
+    )
+
+  def embed_windows(
+    self, source: Any, rate: int | None = None, hop_seconds: float | None = None
+  ) -> Any:
+    """Return the embeddings of the windows of a sound, as `WindowEmbeddings`.
+
+    The last window ends with the sound. See `timeline` for the arguments and errors.
+    """
+    return self._answer(
+      lambda given, rate: self.window_embeddings(given, rate, hop_seconds),
+      source,
+      rate,
+      lambda windows: windows,
     )
 
   def explain(self, source: Any, label: str, rate: int | None = None) -> Explanation:
@@ -331,105 +329,17 @@ class Tagger:
     """Return the values that determine the results, as JSON: checkpoint, devices, versions."""
     return {"step": self.step, "added": self._added} | identity(self.run, self._variables)
 
-  # The following methods yield an Outcome for each of many sounds, in order, including sounds that
-  # cannot be used. With `alone=False`, the values have the same bits as among other sounds.
+  def checkpoint(self) -> str:
+    """Return a hash of the system and its weights, equal on all devices."""
+    return identity(self.run, self._trained)["checkpoint"]
 
-  def clips(
-    self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
-  ) -> Iterator[Outcome]:
-    """Yield the scores of complete sounds, each as a `Timeline` with one row."""
-    finish = functools.partial(of_clip, rate=self.run.frontend.sample_rate)
-    return self._whole(given, rate, "clip", finish, alone)
-
-  def embeddings(
-    self, given: Sequence[Any], rate: int | None = None, *, alone: bool = True
-  ) -> Iterator[Outcome]:
-    """Yield the embeddings of complete sounds, float32[C] each."""
-    return self._whole(given, rate, "embedding", lambda spans, v: v.mean(axis=0), alone)
-
-  def timelines(
+  def _answer(
     self,
-    given: Sequence[Any],
-    rate: int | None = None,
-    hop_seconds: float | None = None,
-    *,
-    alone: bool = True,
-  ) -> Iterator[Outcome]:
-    """Yield the `Timeline` of each sound. See `timeline` for the arguments."""
-    frontend = self.run.frontend
-    size, hertz = frontend.samples, frontend.sample_rate
-    pooled = frames_pooled(self.run.config.model.encoder, frontend.frames)
-    if pooled is None or hop_seconds is not None:
-      seconds = HOP_SECONDS if hop_seconds is None else hop_seconds
-      hop = round(min(seconds, frontend.seconds) * hertz) if seconds == seconds else 0
-      if hop < 1 or (hop_seconds is not None and seconds > frontend.seconds):
-        raise UserError(
-          f"--hop-seconds {seconds:g}: must be above 0 and at most {frontend.seconds:g}"
-        )
-      return self._outcomes(
-        given, rate, "clip", hop, {"at_end": True}, functools.partial(of_windows, rate=hertz), alone
-      )
-    step = pooled * frontend.hop
-    hop = min(size, self._shape("frames")[1] * step)
-    finish = functools.partial(of_frames, step=step, hop=hop, rate=hertz)
-    return self._outcomes(given, rate, "frames", hop, {}, finish, alone)
-
-  def _shape(self, what: str) -> tuple[int, ...]:
-    one = jax.ShapeDtypeStruct((1, self.run.frontend.samples), np.float32)
-    return jax.eval_shape(self._score, self._variables, one)[what].shape
-
-  def _whole(
-    self, given, rate: int | None, what: str, finish: Callable, alone: bool
-  ) -> Iterator[Outcome]:
-    size = self.run.frontend.samples
-    return self._outcomes(
-      given, rate, what, size, {"shortest": windows.shortest_tail(size)}, finish, alone
-    )
-
-  def _outcomes(
-    self,
-    given,
+    outcomes: Callable[..., Iterator[Outcome]],
+    source: Any,
     rate: int | None,
-    what: str,
-    hop: int,
-    cutting: dict[str, Any],
-    finish: Callable,
-    alone: bool,
-  ) -> Iterator[Outcome]:
-    frontend = self.run.frontend
-
-    def pieces_of(source):
-      own_rate = frontend.sample_rate if rate is None else rate
-      with sources.open_any_sound(source, own_rate, strict=self.strict) as read:
-        sound = windows.resampled(read, frontend.sample_rate)
-        for window in windows.cut(sound.blocks, frontend.samples, hop, **cutting):
-          window = windows.shortened(window, self.run.length_step)
-          yield batches.Piece(window, min(1.0, window.stop / sound.samples))
-        yield from sound.findings
-
-    def score(waveforms):
-      return self._score(self._variables, waveforms)[what]
-
-    size = WINDOWS.get(jax.default_backend(), MANY_WINDOWS)
-    for scored in batches.scored(given, pieces_of, score, size, alone=alone):
-      if scored.error is not None:
-        yield Outcome(scored.source, None, scored.error)
-        continue
-      values = np.array(scored.values)
-      if not np.isfinite(values).all():
-        yield Outcome(scored.source, None, self._not_finite(scored.source, what))
-        continue
-      value = finish(np.array(scored.spans), values)
-      yield Outcome(scored.source, value, None, scored.findings)
-
-  def _not_finite(self, source: Any, what: str) -> WorkFailed:
-    values = "embedding is" if what == "embedding" else "scores are"
-    return WorkFailed(
-      f"{name_of(source)}: the {values} NaN or infinite at step {self.step} of the run; use "
-      "another step"
-    )
-
-  def _answer(self, outcomes: Callable, source: Any, rate: int | None, form: Callable) -> Any:
+    form: Callable,
+  ) -> Any:
     """Return the result for a source, or the results for a list or a folder."""
     folder, many = sources.is_folder(source), isinstance(source, list | tuple)
     if folder:

@@ -1,4 +1,4 @@
-"""Scores over time, from the scores of windows or of frames."""
+"""Scores over time, from the scores of windows or of frames, and embeddings over time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ class Timeline(NamedTuple):
   start_s: np.ndarray
   end_s: np.ndarray
   scores: np.ndarray
+
+
+class WindowEmbeddings(NamedTuple):
+  """Embeddings float32[N, C] of N windows of a sound.
+
+  `start_s` and `end_s`, float64[N], are the bounds of the windows in seconds.
+  """
+
+  start_s: np.ndarray
+  end_s: np.ndarray
+  embeddings: np.ndarray
+
+
+def embeddings_of_windows(spans: np.ndarray, embeddings: np.ndarray, rate: int) -> WindowEmbeddings:
+  """Return one row per window. See `of_clip` for the arguments."""
+  return WindowEmbeddings(spans[:, 0] / rate, spans[:, 1] / rate, embeddings)
 
 
 def of_clip(spans: np.ndarray, scores: np.ndarray, rate: int) -> Timeline:

@@ -26,9 +26,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.runtime.buckets import check_utf8, in_bucket, path_of
+from atgcn_jax.runtime.file_owners import accept_unnamed_owners
 from atgcn_jax.training import checksums
 from atgcn_jax.training.checksums import Damaged
 from atgcn_jax.training.state import TrainState
+
+accept_unnamed_owners()
 
 FOLDER = "checkpoints"
 BEST_METRIC = "mAP"

@@ -11,7 +11,8 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-from atgcn_jax.runtime.buckets import open_binary, write_whole
+from atgcn_jax.runtime.buckets import open_binary
+from atgcn_jax.runtime.whole_files import write_whole
 
 NAME = "checksums.txt"
 DIGEST = 64  # number of hexadecimal digits of a SHA-256

@@ -1,4 +1,4 @@
-"""Losses: binary cross-entropy, and two terms that use relations between labels."""
+"""Losses: binary cross-entropy, and three terms that use relations between labels."""
 
 from __future__ import annotations
 
@@ -14,28 +14,40 @@ import scipy.sparse
 from atgcn_jax.models.sparse_product import sparse_product
 
 Array = jax.Array
-Loss = Callable[[Array, Array], Array]
+Loss = Callable[[Array, Array, Array | None], Array]
 
 
-def loss_of(relations: Mapping[str, Any], *, laplacian: float, hierarchy: float) -> Loss:
+def loss_of(
+  relations: Mapping[str, Any],
+  *,
+  laplacian: float = 0.0,
+  hierarchy: float = 0.0,
+  neighbours: float = 0.0,
+) -> Loss:
   """Return the binary cross-entropy plus weighted terms that use relations between labels.
 
   Args:
-    relations: `similarity` for `laplacian_penalty`, and `members` for `hierarchical_loss`. Required
-      only for terms with a weight.
+    relations: `similarity` for `laplacian_penalty`, `members` for `hierarchical_loss`, and
+      `neighbours` for `neighbour_penalty`. Required only for terms with a weight.
     laplacian: Weight of `laplacian_penalty`.
     hierarchy: Weight of `hierarchical_loss`.
+    neighbours: Weight of `neighbour_penalty`.
 
   Returns:
-    A function from logits float[B, K] and labels [B, K] to the loss.
+    A function from logits float[B, K], labels [B, K] and label vectors [K, C] to the loss. The
+    vectors may be None without `neighbours`.
   """
 
-  def loss(logits, labels):
+  def loss(logits, labels, vectors):
     total = binary_cross_entropy(logits, labels)
     if laplacian:
       total += laplacian * laplacian_penalty(logits, relations["similarity"])
     if hierarchy:
       total += hierarchy * hierarchical_loss(logits, labels, relations["members"])
+    if neighbours:
+      if vectors is None:
+        raise ValueError("loss.neighbours: must be 0 for a system without label vectors")
+      total += neighbours * neighbour_penalty(vectors, relations["neighbours"])
     return total
 
   return loss
@@ -44,6 +56,26 @@ def loss_of(relations: Mapping[str, Any], *, laplacian: float, hierarchy: float)
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
   """Return the binary cross-entropy, averaged over clips and labels (Eq. 4, scaled)."""
   return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean()
+
+
+def neighbour_penalty(vectors: Array, neighbours: Any) -> Array:
+  """Return the squared distance of label vectors from the mean of their neighbours' vectors.
+
+  The distance is averaged over labels. A label with few positives, whose cross-entropy pulls its
+  vector little, becomes similar to its neighbours.
+
+  Args:
+    vectors: float[K, C].
+    neighbours: float32[K, K], weights that sum to 1 in each row, or to 0 for a label without
+      neighbours, whose vector is drawn to 0. An array or a SciPy csr_array.
+
+  Source:
+    The regulariser of Evgeniou et al., Learning multiple tasks with kernel methods, JMLR 2005, on
+    a directed graph.
+  """
+  is_sparse = scipy.sparse.issparse(neighbours)
+  product: Any = sparse_product(neighbours) if is_sparse else jnp.asarray(neighbours, vectors.dtype)
+  return ((vectors - product @ vectors) ** 2).sum() / len(vectors)
 
 
 def laplacian_penalty(logits: Array, similarity: Any) -> Array:

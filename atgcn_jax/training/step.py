@@ -14,10 +14,11 @@ from flax import linen as nn
 from atgcn_jax.audio.quantisation import RANGE_DB, dequantise
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.training import augment, sharding
-from atgcn_jax.training.losses import Loss, binary_cross_entropy
+from atgcn_jax.training.losses import Loss, loss_of
 from atgcn_jax.training.state import TrainState
 
 Array = jax.Array
+PLAIN = loss_of({})  # binary cross-entropy
 
 
 class Normaliser(NamedTuple):
@@ -53,7 +54,7 @@ def loss_and_gradients(
   normaliser: Normaliser,
   augmentation: augment.Augmentation,
   seed: int,
-  loss: Loss = binary_cross_entropy,
+  loss: Loss = PLAIN,
   placement: Placement | None = None,
   gather: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[Array, Any, Any]:
@@ -68,7 +69,7 @@ def loss_and_gradients(
     normaliser: Mean and standard deviation of each band.
     augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
-    loss: Function from logits and labels to the loss.
+    loss: Function from logits, labels and label vectors to the loss.
     placement: Placement of the batch. Defaults to all devices.
     gather: Function from the stored parameters to the parameters that the model uses.
   """
@@ -80,21 +81,23 @@ def loss_and_gradients(
   if before_norm is not None:
     log_mel = before_norm(log_mel)
 
-  def loss_of(params):
+  def loss_at(params):
     if getattr(model, "freeze_encoder", False):  # Skip the gradient computation of the encoder.
       params = params | {"encoder": jax.lax.stop_gradient(params["encoder"])}
-    logits, updates = model.apply(
+    features, updates = model.apply(
       {"params": gather(params), "batch_stats": state.batch_stats},
       log_mel,
       train=True,
+      return_features=True,
       after_norm=after_norm,
       placement=placement,
       rngs={"dropout": dropout_key},
       mutable=["batch_stats"],
     )
-    return loss(logits, labels), updates["batch_stats"]
+    value = loss(features["logits"], labels, features.get("label_vectors"))
+    return value, updates["batch_stats"]
 
-  (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+  (value, batch_stats), gradients = jax.value_and_grad(loss_at, has_aux=True)(state.params)
   return value, gradients, batch_stats
 
 
@@ -106,7 +109,7 @@ def make_train_step(
   normaliser: Normaliser,
   augmentation: augment.Augmentation,
   seed: int,
-  loss: Loss = binary_cross_entropy,
+  loss: Loss = PLAIN,
   batch_of: Callable[[Any], dict[str, Array]] = lambda inputs: inputs,
   kept: Any = None,
 ) -> jax.stages.Wrapped:
@@ -123,7 +126,7 @@ def make_train_step(
     normaliser: Mean and standard deviation of each band.
     augmentation: Settings of mixup and SpecAugment.
     seed: Seed of the run.
-    loss: Function from logits and labels to the loss.
+    loss: Function from logits, labels and label vectors to the loss.
     batch_of: Function from `inputs` to the batch, called within the step. `inputs` are split over
       the mesh.
     kept: Shardings of the state between steps, from `sharding.where_kept`. By default the state is
@@ -133,9 +136,10 @@ def make_train_step(
   whole, split = sharding.replicated(mesh), sharding.split(mesh)
   plain_loss = loss
 
-  def loss_by_label(logits, labels):
+  def loss_by_label(logits, labels, vectors):
     by_label = sharding.by_label(mesh)
-    return plain_loss(*jax.lax.with_sharding_constraint((logits, labels), by_label))
+    logits, labels = jax.lax.with_sharding_constraint((logits, labels), by_label)
+    return plain_loss(logits, labels, vectors)
 
   if mesh.shape["label"] > 1:
     loss = loss_by_label

@@ -13,7 +13,21 @@ from sphinx.util.docutils import SphinxDirective
 
 import atgcn_jax
 from atgcn_jax import cli
-from atgcn_jax.runs import config
+from atgcn_jax.audio.frontend import FRONTENDS
+from atgcn_jax.labels.adjacency import METHODS
+from atgcn_jax.models import ENCODERS
+from atgcn_jax.models.pooling import POOLINGS
+from atgcn_jax.runs import config, config_defaults
+from atgcn_jax.runs.config_defaults import DEFAULTS, flat
+from atgcn_jax.runs.config_values import RANGES
+
+# The values of keys whose comment names a constant instead.
+CHOICES = {
+  "model.encoder": ENCODERS,
+  "model.pooling": POOLINGS,
+  "graph.method": METHODS,
+  "data.frontend": tuple(FRONTENDS),
+}
 
 
 def module_names() -> list[str]:
@@ -60,20 +74,22 @@ def comments_of_keys(source: str) -> dict[str, str]:
 
 
 def config_lines() -> list[str]:
-  """Markdown: a table a section of the config, with default, range, freedom and comment."""
-  source = pathlib.Path(config.__file__).read_text(encoding="utf-8")
+  """Markdown: a table a section of the config, with default, range or choices, and comment."""
+  source = pathlib.Path(config_defaults.__file__).read_text(encoding="utf-8")
   comments = comments_of_keys(source)
-  limits = {key: rule for keys, rule, _ in config.RANGES for key in keys}
+  limits = {key: rule for keys, rule, _ in RANGES for key in keys}
   lines: list[str] = []
-  top = {key: value for key, value in config.DEFAULTS.items() if not isinstance(value, dict)}
-  sections = {key: value for key, value in config.DEFAULTS.items() if isinstance(value, dict)}
+  top = {key: value for key, value in DEFAULTS.items() if not isinstance(value, dict)}
+  sections = {key: value for key, value in DEFAULTS.items() if isinstance(value, dict)}
   for section, values in {"": top, **sections}.items():
     lines += ["", f"## {section or 'Top'}", ""]
-    lines += ["| key | default | range | may change | what it is |", "|---|---|---|---|---|"]
-    for key, value in config.flat(values, f"{section}." if section else "").items():
+    lines.append("| key | default | range or choices | may change | what it is |")
+    lines.append("|---|---|---|---|---|")
+    for key, value in flat(values, f"{section}." if section else "").items():
       free = "yes" if config._is_free(key) else "no"
-      what = comments.get(key, comments.get(key.rpartition(".")[0], ""))
-      lines.append(f"| `{key}` | `{value!r}` | {limits.get(key, '')} | {free} | {_cell(what)} |")
+      choices = ", ".join(f"`{choice}`" for choice in CHOICES.get(key, ()))
+      limit = limits.get(key, choices)
+      lines.append(f"| `{key}` | `{value!r}` | {limit} | {free} | {_cell(comments[key])} |")
   return lines
 
 

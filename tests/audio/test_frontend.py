@@ -11,16 +11,9 @@ import pytest
 from marks import slow
 
 from atgcn_jax.audio import sound_files
-from atgcn_jax.audio.frontend import (
-  FRONTENDS,
-  Frontend,
-  log_mel,
-  mel_filterbank,
-  mel_spectrogram,
-  spectrogram,
-  to_decibels,
-)
+from atgcn_jax.audio.frontend import FRONTENDS, Frontend, log_mel, mel_filterbank
 from atgcn_jax.audio.piecewise_mel import transform
+from atgcn_jax.audio.spectrogram import mel_spectrogram, spectrogram, to_decibels
 
 # The front ends as arguments of librosa.
 LIBROSA = {

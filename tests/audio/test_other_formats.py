@@ -144,3 +144,19 @@ def test_pyav_is_imported_only_when_it_decodes():
   )
   done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
   assert done.stdout == "False\n"
+
+
+@needs_av
+@pytest.mark.parametrize("script", ["ffconcat version 1.0\nfile secret.mp3\n", "#EXTM3U\n{}\n"])
+def test_lists_of_files_are_not_followed(tmp_path, monkeypatch, script):
+  monkeypatch.chdir(tmp_path)
+  soundfile.write("secret.mp3", tone(2)[0], RATE)
+  with pytest.raises(UserError, match="unknown format"):
+    sound_files.decode(script.format(tmp_path / "secret.mp3").encode())
+
+
+@needs_av
+def test_decoding_ends_after_the_most_seconds():
+  content = encoded(tone(6), *FORMATS["webm"])
+  with reading(content, most_seconds=2) as reader:
+    assert 2 < reader.samples / reader.rate < 3

@@ -386,6 +386,7 @@ def test_a_damaged_archive(tmp_path, vocabulary, here, name, change, part):
   assert not [path for path in tmp_path.iterdir() if path.name.startswith(".s.h5")]
 
 
+@pytest.mark.slow
 def test_one_and_two_workers(tmp_path, vocabulary):
   feature_files.release(tmp_path / "r", 20)
   stores = [

@@ -137,6 +137,7 @@ def test_classes_are_drawn_equally_often(count):
         assert counts.max() - counts.min() <= 1
 
 
+@pytest.mark.slow
 def test_a_part_draws_all_clips_of_a_class_before_any_repeats():
   for own, sampler in samplers(4, balanced=True):
     sizes = np.diff(sampler.starts)

@@ -181,6 +181,7 @@ def _pitch(x):
   return np.percentile(bands.argmax(axis=1)[bands.max(axis=1) > bands.max() - 25], (10, 50, 90))
 
 
+@pytest.mark.slow
 def test_sounds_are_distinguished_by_timbre_and_course_rather_than_pitch():
   draws, train = 18, 12
   waves = [

@@ -11,7 +11,7 @@ import pytest
 import small_store
 
 from atgcn_jax.audio.quantisation import RANGE_DB, quantise
-from atgcn_jax.data.store import clip_store
+from atgcn_jax.data.store import clip_store, store_writing
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -139,7 +139,7 @@ def test_an_error_midway_leaves_the_old_file(tmp_path, error, existing):
     raise error("midway")
 
   with pytest.raises(UserError if error is OSError else error, match="midway"):
-    clip_store.write_store(
+    store_writing.write_store(
       path,
       chunks(),
       dtype="uint8",

@@ -14,6 +14,7 @@ import pytest
 import small_store
 import soundfile
 from marks import slow
+from worker_functions import end, killed_once, work, work_and_report
 
 from atgcn_jax.data.layouts.listing import Clip, Row, make_listing
 from atgcn_jax.data.prepare import prepare
@@ -23,32 +24,11 @@ from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError, WorkFailed
 
 
-def work(chunk):
-  """Runs in a worker."""
-  import jax
-
-  if "bad" in chunk:
-    raise UserError("bad.wav: is bad; fix it")
-  if "killed" in chunk:
-    os.kill(os.getpid(), signal.SIGKILL)
-  if chunk == ["slow"]:
-    time.sleep(1)
-  return [(member, jax.config.jax_platforms, jax.device_count(), os.getpid()) for member in chunk]
-
-
-def killed_once(mark, chunk):
-  """Kill the first process that calls it, and leave a marker file."""
-  if not mark.exists():
-    mark.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-  return list(chunk)
-
-
 def test_results_are_in_order_and_workers_use_one_cpu_device(monkeypatch):
   monkeypatch.delenv("JAX_PLATFORMS", raising=False)
   monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
   chunks = [["slow"], *([str(i)] for i in range(12)), ["a", "b"]]
-  results = list(in_processes(work, iter(chunks), 2))
+  results = list(in_processes(work_and_report, iter(chunks), 2))
   assert [[member for member, *_ in result] for result in results] == chunks
   reported = [outcome for result in results for outcome in result]
   assert {(platforms, devices) for _, platforms, devices, _ in reported} == {("cpu", 1)}
@@ -96,11 +76,6 @@ def test_no_process_can_be_started(monkeypatch):
     list(in_processes(work, [["fine"]], 1))
 
 
-def end():
-  """Replacement of the initialiser of a worker."""
-  os._exit(1)
-
-
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
   """Return a folder with 2000 links to one sound: several minutes of work."""
@@ -140,10 +115,10 @@ def wait_for(condition, seconds=60):
 
 # A terminal sends SIGINT to the process group, a scheduler SIGTERM to all its processes.
 STOPS = [
-  ("starting", signal.SIGINT, "group", 130),
   ("working", signal.SIGTERM, "group", 143),
 ]
 MORE_STOPS = [
+  ("starting", signal.SIGINT, "group", 130),
   ("starting", signal.SIGINT, "process", 130),
   ("starting", signal.SIGTERM, "group", 143),
   ("starting", signal.SIGKILL, "process", -9),
@@ -195,8 +170,9 @@ def journal(out):
   return path.read_bytes().splitlines() if path.exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize("stops", [(2,), slow((2, 4))], ids=["once", "twice"])
+@pytest.mark.parametrize("stops", [(2,), (2, 4)], ids=["once", "twice"])
 def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch, stops):
   """It is killed, each time after another chunk. Stored files are not read again."""
   clips, chunk = 320, store_builder.CHUNK
@@ -230,7 +206,7 @@ def test_prepare_resumes_after_a_kill(tmp_path, monkeypatch, stops):
     patch.setattr(store_builder, "in_processes", in_this_process)
     prepare(tmp_path / "audio", tmp_path / "labels.csv", whole, workers=1)
   for stop in stops:  # lines of the journal
-    with subprocess.Popen(command(out, 2), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command(out, len(stops)), stderr=subprocess.DEVNULL) as process:
       wait_for(lambda stop=stop: len(journal(out)) >= stop or process.poll() is not None)
       process.kill()
     assert not out.exists()

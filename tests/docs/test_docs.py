@@ -10,7 +10,7 @@ import pytest
 from runs_support import REPOSITORY
 
 from atgcn_jax.cli import command_parser
-from atgcn_jax.runs.config import DEFAULTS, flat
+from atgcn_jax.runs.config_defaults import DEFAULTS, flat
 
 pytestmark = pytest.mark.slow  # the site takes half a minute
 

@@ -22,7 +22,7 @@ from atgcn_jax.bench import feed as bench_feed
 from atgcn_jax.bench import layers as bench_layers
 from atgcn_jax.bench import peers, steps
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 
 COMMON, DROPOUT = DEFAULTS["optim"], DEFAULTS["model"]["dropout"]
 RECIPE = ("learning_rate", "schedule", "warmup_steps", "final_factor")

@@ -1,12 +1,14 @@
 """Tests that the notebooks run at a small size and are committed without outputs."""
 
 import ast
+import builtins
 import csv
 import importlib
 import json
 import os
 import pathlib
 import shutil
+import types
 
 import pytest
 
@@ -68,6 +70,51 @@ def test_what_a_notebook_imports_is_there(path):
       module = importlib.import_module(node.module)
       if not hasattr(module, alias.name):
         importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def first_cell(path):
+  """Return the source of the first code cell of a notebook."""
+  cells = json.loads(path.read_text())["cells"]
+  return next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_all_notebooks_begin_with_the_same_cell():
+  assert len({first_cell(path) for path in NOTEBOOKS}) == 1
+
+
+@pytest.mark.parametrize(
+  ("folder", "package", "uploaded", "expected"),
+  [
+    ("clone/notebooks", "", "", ".."),
+    ("clone/notebooks", "a.whl", "", "a.whl"),
+    ("empty", "git+https://host/atgcn", "", "git+https://host/atgcn"),
+    ("empty", "", "atgcn.whl", "atgcn.whl"),
+  ],
+)
+def test_the_first_cell_installs_a_missing_package(
+  tmp_path, monkeypatch, folder, package, uploaded, expected
+):
+  (tmp_path / "clone").mkdir()
+  (tmp_path / "clone/setup.cfg").touch()
+  (tmp_path / folder).mkdir()
+  monkeypatch.chdir(tmp_path / folder)
+  installed: list[str] = []
+
+  def importing(name, *arguments):
+    if name == "atgcn_jax":
+      if not installed:
+        raise ImportError(name)
+      return None
+    if name == "google.colab":
+      files = types.SimpleNamespace(upload=lambda: {uploaded: b""})
+      return types.SimpleNamespace(files=files)
+    return importlib.__import__(name, *arguments)
+
+  source = first_cell(NOTEBOOKS[0]).replace('PACKAGE = ""', f"PACKAGE = {package!r}", 1)
+  source = source.replace('%pip install -q "{PACKAGE}"', "installed.append(PACKAGE)")
+  known = vars(builtins) | {"__import__": importing}
+  exec(source, {"__builtins__": known, "installed": installed})
+  assert installed == [expected]
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from runs_support import (
   contents,
   make_store,
   trained,
+  trained_cnn10,
   waveforms,
 )
 
@@ -61,17 +62,22 @@ np.savez('scores.npz', **found)
 """
 
 
-@pytest.fixture(scope="module")
-def tagger():
-  return Tagger.restore(trained(), STEP)
+@pytest.fixture(scope="module", params=[trained, slow(trained_cnn10)])
+def workdir(request):
+  return request.param()
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
+def tagger(workdir):
+  return Tagger.restore(workdir, STEP)
+
+
+@pytest.fixture(scope="module")
+def exports(workdir, tmp_path_factory):
   """Return a folder with an export in each format, named as in docs/export.md."""
   folder = tmp_path_factory.mktemp("exports")
   for to in FORMATS:
-    export(trained(), to, folder / f"demo-{to}", STEP)
+    export(workdir, to, folder / f"demo-{to}", STEP)
   return folder
 
 
@@ -139,7 +145,7 @@ def test_the_huggingface_export_gives_the_same_bits(exports, sounds, tagger, mon
   assert Tagger.restore("demo-huggingface", STEP).run.vocabulary == VOCABULARY
 
 
-@pytest.mark.parametrize(("tuned_at", "goes_along"), [(STEP, True), ("12", False)])
+@pytest.mark.parametrize(("tuned_at", "goes_along"), [(STEP, True), ("best", False)])
 def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_along):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   tune(workdir, step=tuned_at)
@@ -153,7 +159,7 @@ def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_alo
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize(("size", "step"), [(7, 7), (10, 5), slow(10, 10), slow(40, 4)])
+@pytest.mark.parametrize(("size", "step"), [(7, 7), slow(10, 5), slow(10, 10), slow(40, 4)])
 def test_windows_are_those_of_the_tagger(size, step):
   for samples in range(1, 4 * size):
     sound = np.arange(1, samples + 1, dtype=np.float32)
@@ -164,8 +170,8 @@ def test_windows_are_those_of_the_tagger(size, step):
 
 
 def test_a_step_can_be_chosen(tmp_path, sounds, tagger):
-  loaded = load_run(trained(), "12", sharding.data_mesh(jax.devices()[:1]))
-  export(trained(), "stablehlo", tmp_path / "demo-stablehlo", "12")
+  loaded = load_run(trained(), "best", sharding.data_mesh(jax.devices()[:1]))
+  export(trained(), "stablehlo", tmp_path / "demo-stablehlo", "best")
   found = outside(SNIPPETS["StableHLO"], tmp_path, {"three": sounds["three"]})["three"]
   other = Tagger(loaded.run, loaded.state)
   expected = np.stack([other.scores(sound) for sound in sounds["three"]])
@@ -184,13 +190,13 @@ def test_config_json_has_the_labels(exports):
     assert config["label_names"] == list(VOCABULARY.names)
 
 
-def test_the_model_card_is_of_the_run(exports, tmp_path):
+def test_the_model_card_is_of_the_run(exports, workdir, tmp_path):
   card = (exports / "demo-huggingface" / "README.md").read_text()
-  validated = next(r for r in load_history() if r["step"] == int(STEP))
+  validated = next(r for r in load_history(workdir) if r["step"] == int(STEP))
   assert f"| mAP | {validated['mAP']:.4f} |" in card
   assert "| labels | 6 |" in card
   assert all(f"- {name} (`{label_id}`)" in card for label_id, name in zip(*_labels()))
-  workdir = shutil.copytree(trained(), tmp_path / "run")
+  workdir = shutil.copytree(workdir, tmp_path / "run")
   assert cli.main(["evaluate", "--workdir", str(workdir), "--step", STEP]) == 0
   export(workdir, "huggingface", tmp_path / "out", STEP)
   evaluated = json.loads((workdir / "evaluation" / f"test-{STEP}.json").read_text())
@@ -209,7 +215,7 @@ def test_the_model_card_names_the_data_of_evaluations(tmp_path):
   (tmp_path / "few.txt").write_text("/m/0\n")
   found = [evaluate(workdir, step=STEP, store_path=store) for store in (str(other), None)]
   evaluate(workdir, step=STEP, split="all")
-  evaluate(workdir, step="12", split="train")
+  evaluate(workdir, step="best", split="train")
   evaluate(workdir, step=STEP, split="validation", labels_path=str(tmp_path / "few.txt"))
   folder = workdir / "evaluation"
   (folder / "broken.json").write_text("{")
@@ -226,8 +232,8 @@ def test_the_model_card_names_the_data_of_evaluations(tmp_path):
   assert "| clips | 15 |" in parts[f"test{step}"]
 
 
-def load_history():
-  return load_run(trained(), STEP, sharding.data_mesh(jax.devices()[:1])).history
+def load_history(workdir):
+  return load_run(workdir, STEP, sharding.data_mesh(jax.devices()[:1])).history
 
 
 def _labels():

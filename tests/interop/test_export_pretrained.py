@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from marks import slow
 from test_export import SNIPPETS, assert_scores_of, outside
 
 from atgcn_jax import Tagger
@@ -86,8 +85,10 @@ def recordings(shared):
   return found
 
 
+# Exports of runs that this package trained are tested each time in test_export.py.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["small", "published"])
 @pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("name", ["small", slow("published")])
 def test_exports_give_the_scores_of_the_tagger(name, format_, request, tmp_path):
   python = []
   if format_ == "ONNX":

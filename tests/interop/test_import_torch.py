@@ -93,6 +93,7 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, changes, message):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_config_names_front_end_and_labels(tmp_path):
   (tmp_path / "config.py").write_text("""
 def get_config():

@@ -24,7 +24,7 @@ from atgcn_jax.reports import page_figures
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.reports.label_graph_file import graph_text, make_graph, write_graph
 from atgcn_jax.runs import training_loop
-from atgcn_jax.runs.run import store_of
+from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.runs.start import continued
 from atgcn_jax.training import checkpoint
 

@@ -1,5 +1,6 @@
 """Tests of the scripts in launch/: printed commands, errors, the manifest, the Slurm job."""
 
+import configparser
 import functools
 import json
 import os
@@ -274,3 +275,41 @@ def test_the_converter_shares_the_pinned_versions_except_its_own():
   converter, rest = pins("onnx.txt"), pins("constraints.txt")
   other = {name for name, version in converter.items() if rest.get(name) != version}
   assert other == {"jax2onnx", "onnx", "onnxruntime", "orbax-checkpoint"}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt"])
+def test_files_of_hashes_have_the_pinned_versions(name):
+  def pairs(text):
+    found = re.findall(r"^([\w.-]+)==([\w.+-]+)", text, re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+  text = (LAUNCH / name).read_text()
+  hashed, pinned = pairs(text), pairs((LAUNCH / "constraints.txt").read_text())
+  assert {key: version for key, version in hashed.items() if pinned.get(key) != version} == {}
+  assert "setuptools" in hashed  # builds the package itself
+  blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+  assert len(blocks) == len(hashed)
+  assert all("--hash=sha256:" in block for block in blocks)
+  cfg = configparser.ConfigParser()
+  cfg.read(ROOT / "setup.cfg")
+  needed = cfg["options"]["install_requires"]
+  needed += cfg["options.extras_require"]["test"] if "test" in name else ""
+  names = re.findall(r"^([\w.-]+)(?:\[\w+\])?>=", needed, re.MULTILINE)
+  assert {re.sub(r"[-_.]+", "-", one).lower() for one in names} <= hashed.keys()
+
+
+@pytest.mark.parametrize(
+  ("extras", "file"), [("", "requirements.txt"), ("[test]", "requirements-test.txt")]
+)
+def test_the_commands_of_the_readme_install_hashed_files(tmp_path, extras, file):
+  shutil.copytree(LAUNCH, tmp_path / "launch")
+  shutil.copy(ROOT / "setup.cfg", tmp_path)
+  done = subprocess.run(
+    ["bash", "-c", f"source {tmp_path}/launch/common.sh; dry_run=yes; install '{extras}'"],
+    env=clean_environment(PYTHON=sys.executable),
+    capture_output=True,
+    text=True,
+  )
+  _, hashed, own = done.stdout.replace(str(tmp_path), "ROOT").splitlines()
+  assert hashed.endswith(f"--require-hashes --requirement ROOT/launch/{file}")
+  assert own.endswith("--no-deps --no-build-isolation --editable ROOT")

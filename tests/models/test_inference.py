@@ -14,7 +14,7 @@ from narrow_system import norm
 
 from atgcn_jax import models
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.state import start_state
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
@@ -35,7 +35,7 @@ def model_of(head):
   )
 
 
-@pytest.fixture(scope="module", params=["linear", "graph"])
+@pytest.fixture(scope="module", params=[slow("linear"), "graph"])
 def tagger(request):
   """Return a model and variables with random values."""
   model = model_of(request.param)
@@ -65,7 +65,7 @@ def test_scores_are_the_same_in_every_form(tagger):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("tagger", [slow("linear"), "graph"], indirect=True)
+@pytest.mark.slow
 def test_gradients_are_the_same_in_every_form(tagger):
   model, variables = tagger
   state = start_state(variables, optax.sgd(1.0))
@@ -95,7 +95,7 @@ def test_gradients_are_the_same_in_every_form(tagger):
   )
 
 
-@pytest.mark.parametrize("placement", [ONE, TWO])
+@pytest.mark.parametrize("placement", [slow(ONE), TWO])
 def test_inference_does_not_compute_the_graph(placement):
   def compiled(head):
     model = model_of(head)

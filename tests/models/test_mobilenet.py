@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from marks import slow
 from test_torch_weights import noise
 
 from atgcn_jax import models
@@ -15,12 +16,12 @@ from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.interop.torch_weights import convert, state_dict_of
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.mobilenet import MobileNet, in_eights
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.step import Normaliser, loss_and_gradients
 
 # On one CPU, the convolutions have a separate implementation.
-FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), Placement(2, "cpu")])
+FORMS = pytest.mark.parametrize("placement", [Placement(1, "cpu"), slow(Placement(2, "cpu"))])
 QUICK = {"xla_backend_optimization_level": 0}
 STAGES = ("stem", *(f"block{i}" for i in range(1, 16)), "last")
 NARROW, LABELS = 0.15, 5
@@ -76,7 +77,7 @@ def formula_clips():
   return (noise(7, (4, 48, 32)) + waves).astype(np.float32)
 
 
-@FORMS
+@pytest.mark.parametrize("placement", [slow(Placement(1, "cpu")), Placement(2, "cpu")])
 def test_fingerprint_in_inference(placement):
   model, variables = (
     models.build(config_of(), num_classes=LABELS),
@@ -243,6 +244,7 @@ def test_gradients_of_both_forms_agree():
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1e-2, np.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32():
   variables = convert(formula_state(), config_of())
   model = models.build(config_of(dtype="bfloat16"), num_classes=LABELS)

@@ -9,7 +9,7 @@ import pytest
 from atgcn_jax import models
 from atgcn_jax.models.heads import GraphHead
 from atgcn_jax.models.layers import activation
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 
 LABELS, WIDTH = 6, 1 / 32  # channels 2, 4, 8, 16, an embedding of 16, 8 hidden node features
 RING = 0.6 * np.eye(LABELS, dtype="f") + 0.4 * np.roll(np.eye(LABELS, dtype="f"), 1, axis=1)

@@ -15,7 +15,8 @@ from atgcn_jax import models
 from atgcn_jax.models.cnn10 import ConvBlock
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.normalisation import BatchNorm
-from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.sharding import data_mesh, place, replicated, split
@@ -214,6 +215,7 @@ def test_local_on_eight_devices_is_the_mean_of_eight_batches(state):
   )
 
 
+@pytest.mark.slow
 def test_the_training_step_passes_the_placement_to_the_model(state):
   mesh = data_mesh()
   step = make_train_step(

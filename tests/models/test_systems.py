@@ -17,7 +17,8 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.models.layers import Placement
 from atgcn_jax.models.resnet import ResNet
 from atgcn_jax.reports.evaluation import evaluate
-from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.runs.parts import optimiser_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
@@ -141,9 +142,9 @@ def features_of(encoder, head):
 @pytest.mark.parametrize("head", ["linear", "graph"])
 @pytest.mark.parametrize(
   "encoder",
-  # Those that compile longest; tests/models/test_mobilenet.py has further tests of the last.
+  # Those that compile longest; test_mobilenet.py and test_torch_weights.py test two of them again.
   [
-    slow(name) if name in ("deepres", "google_cnn", "mobilenet") else name
+    slow(name) if name in ("cnn14", "deepres", "google_cnn", "mobilenet", "talnet") else name
     for name in models.ENCODERS
   ],
 )
@@ -208,7 +209,8 @@ def test_settings_of_the_encoder_of_vectors_are_checked(changes, message):
     build(config_of("vectors", **changes))
 
 
-@pytest.mark.parametrize("encoder", ["talnet", slow("google_cnn"), slow("deepres")])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["talnet", "google_cnn", "deepres"])
 def test_the_clip_is_the_pooling_of_its_frames(encoder):
   _, found, _ = features_of(encoder, "linear")
   frames = 1 / (1 + np.exp(-np.asarray(found["frame_logits"], np.float64)))
@@ -267,13 +269,13 @@ def test_every_recipe_is_a_config_of_its_system(path):
   assert (config != common) == (":" in path)
 
 
-def slow_but_two(path):
-  """CNN10 and vectors take a step each time, AT-GCN in tests of devices, others with --all."""
-  return path if pathlib.Path(path).name in ("cnn10.py", "systems.py:graph") else slow(path)
+def slow_but_one(path):
+  """Vectors take a step each time, AT-GCN and CNN10 in tests of devices and steps."""
+  return path if pathlib.Path(path).name == "systems.py:graph" else slow(path)
 
 
 @pytest.mark.parametrize(
-  "path", [slow_but_two(path) for path in STEPS], ids=lambda path: pathlib.Path(path).name
+  "path", [slow_but_one(path) for path in STEPS], ids=lambda path: pathlib.Path(path).name
 )
 def test_every_config_takes_a_step(path):
   config = load_config(path, [f"--config.model.width={1 / 32}"])

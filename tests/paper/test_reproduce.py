@@ -15,7 +15,8 @@ from test_cli import run
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import tables
-from atgcn_jax.paper.experiment_runs import ScoredRun, Settings, experiment_config
+from atgcn_jax.paper.experiment_configs import Settings, experiment_config
+from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,

@@ -10,7 +10,7 @@ from test_cli import run
 from test_reproduce import SMALL
 
 from atgcn_jax.labels.counts import Counts
-from atgcn_jax.paper import forgotten, reproduce, unseen
+from atgcn_jax.paper import few, forgotten, reproduce, unseen
 from atgcn_jax.paper.experiments import AT_GCN, CNN10
 from atgcn_jax.paper.forgotten import SHARES, with_forgotten
 from atgcn_jax.paper.scored_runs import write_head_rates
@@ -18,18 +18,17 @@ from atgcn_jax.paper.unseen import UnseenRow, draw_labels, estimate_weights, tab
 
 
 @pytest.fixture
-def draw(tmp_path, monkeypatch):
-  monkeypatch.setattr(unseen, "LEFT_OUT", 2)
-  return draw_labels(VOCABULARY, 0, tmp_path)
+def draw(tmp_path):
+  return draw_labels(VOCABULARY, 0, 2, tmp_path / "known.csv")
 
 
 def test_a_draw_is_determined_by_its_number(draw, tmp_path):
-  again, other = (draw_labels(VOCABULARY, number, tmp_path) for number in (0, 1))
+  again, other = (draw_labels(VOCABULARY, k, 2, tmp_path / f"{k}.csv") for k in (0, 1))
   np.testing.assert_array_equal(again.new, draw.new)
   assert other.new.tolist() != draw.new.tolist()
   assert sorted([*draw.known, *draw.new]) == list(range(6))
   assert len(draw.path.read_text().splitlines()) == 5, "the file of the known labels"
-  changed = without(AT_GCN[2], draw, 3)
+  changed = without(AT_GCN[2], draw, "draw3")
   assert changed.name == "atgcn_2_draw3"
   assert changed.changes[-1] == f"data.vocabulary={draw.path}"
 
@@ -81,7 +80,7 @@ def test_forgotten_positives_are_a_change_of_the_config():
 
 
 @pytest.mark.slow
-def test_both_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
+def test_the_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(unseen, "LEFT_OUT", 2)
   store = make_store(tmp_path / "store.h5")
   nodes = [{"id": "top", "name": "Top", "child_ids": list(VOCABULARY.ids)}]
@@ -106,3 +105,7 @@ def test_both_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
   assert run("reproduce", "forgotten", "--store", store, "--out", out, *common) == 0
   assert "50% removed" in capsys.readouterr().out
   assert len(list(csv.DictReader((out / "forgotten.csv").open()))) == 2 * 2 * 2
+  assert run("reproduce", "few", "--store", store, "--out", out, "--seeds", "2", *common) == 0
+  assert "| classifier | 0 | 1 | 2 |" in capsys.readouterr().out
+  assert len(list(csv.DictReader((out / "few.csv").open()))) == 4 * 2 * len(few.POSITIVES)
+  assert (out / "few.png").stat().st_size > 10_000

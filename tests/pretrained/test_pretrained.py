@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from file_server import Server, address, cut_off, sends_other_bytes, serving
+from marks import slow
 from runs_support import REPOSITORY
 from test_torch_files import mapping, saved, tensor
 from test_torch_weights import noise
@@ -120,24 +122,36 @@ def test_a_model_is_fetched_and_converted_once(server, folder, weights, capsys):
   assert capsys.readouterr() == ("", "")
 
 
-def test_a_damaged_run_is_converted_again(server, folder):
+def cut(whole):
+  return whole[:-20]
+
+
+def zeros(whole):
+  return bytes(len(whole))
+
+
+def of_another_version(whole):
+  return whole.replace(b'"version": "', b'"version": "0.')
+
+
+@pytest.mark.parametrize("damaged", [cut, slow(zeros), slow(of_another_version)])
+def test_a_damaged_run_is_converted_again(server, folder, damaged):
   run = run_of(server)
   content = {path.name: path.read_bytes() for path in run.iterdir()}
   assert {"config.json", "model.safetensors", cache.RECORD, cache.CHECKSUMS} <= content.keys()
   for name, whole in content.items():
-    other_version = whole.replace(b'"version": "', b'"version": "0.')
-    for damaged in (whole[:-20], bytes(len(whole)), other_version):
-      if damaged != whole:
-        (run / name).write_bytes(damaged)
-        with pytest.warns(UserWarning, match="mn01: is damaged or of another version; the weights"):
-          run_of(server, offline=True)
-        assert {path.name: path.read_bytes() for path in run.iterdir()} == content
+    if damaged(whole) != whole:
+      (run / name).write_bytes(damaged(whole))
+      with pytest.warns(UserWarning, match="mn01: is damaged or of another version; the weights"):
+        run_of(server, offline=True)
+      assert {path.name: path.read_bytes() for path in run.iterdir()} == content
   (run / cache.CHECKSUMS).unlink()  # as after a conversion that was interrupted
   run_of(server, offline=True)
   assert {path.name: path.read_bytes() for path in run.iterdir()} == content
   assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_cached_run_is_loaded_without_tracing_or_orbax(server, monkeypatch):
   run = run_of(server)
   script = (
@@ -185,6 +199,33 @@ def test_tagging_by_name(server, tmp_path, capsys):
   first = json.loads(said)["tags"][0]
   best = Tagger.load("mn01", offline=True).tag(tmp_path / "a.wav")[0]
   assert (first["name"], first["score"]) == (best.name, pytest.approx(best.score, abs=1e-6))
+
+
+def test_serving_by_name(server, monkeypatch, capsys):
+  web_server = pytest.importorskip("atgcn_jax.serving.web.server", reason="needs the extra serve")
+  from starlette.testclient import TestClient
+
+  random, body, answers = np.random.default_rng(0), io.BytesIO(), []
+  soundfile.write(body, random.uniform(-0.5, 0.5, 16_000), 16_000, format="WAV")
+
+  def served(app, listening):
+    headers = {"Content-Type": "application/octet-stream"}
+    with TestClient(app, "http://localhost") as client:
+      answers.append(client.get("/api/model").json())
+      answers.append(client.post("/api/sounds", content=body.getvalue(), headers=headers).json())
+
+  monkeypatch.setattr(web_server, "serve", served)
+  words = ["serve", "--model", "mn01", "--port", "0"]
+  assert cli.main([*words, "--mirror", address(server)]) == 0
+  assert capsys.readouterr().out.startswith("mn01, 527 labels: open http://127.0.0.1:")
+  model, result = answers
+  assert (model["title"], model["labels"]) == ("mn01", 527)
+  assert result["seconds"] == pytest.approx(1)
+  best, *others = (label["highest"] for label in result["timeline"]["labels"])
+  assert 1 >= best >= max(others) > 0
+  assert cli.main([*words[:2], "mn02", "--offline", "--port", "0"]) == 2
+  assert "mn02: is not in the cache" in capsys.readouterr().err
+  assert server.asked == [(TINY.file, None)]
 
 
 def test_the_default_is_named(server, tmp_path, capsys):

@@ -1,15 +1,19 @@
 """Evaluation against the same metrics computed manually from the module."""
 
+import base64
 import csv
 import functools
 import hashlib
+import io
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from runs_support import VOCABULARY, contents, make_store, tiny_config, trained
+import soundfile
+from runs_support import VOCABULARY, contents, make_store, tiny_config, trained, wav, waveforms
 
 from atgcn_jax import cli
 from atgcn_jax.data.splits import split_clips
@@ -25,6 +29,7 @@ from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
+from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.step import make_score_step
 
@@ -115,12 +120,63 @@ def test_written_files(run):
   for column, key in (("average_precision", "average_precision"), ("auc", "auc")):
     np.testing.assert_allclose([float(row[column]) for row in rows], expected[key], atol=1e-9)
   page = (run / "report.html").read_text(encoding="utf-8")
-  assert "AT-GCN" in page
+  assert "vectors with a label graph" in page
   assert f"{result['mAP']:.3f}" in page
   assert f"{result['mAP_low']:.4f}" in page
   assert result["clip_ids_sha256"] in page
 
 
+@pytest.mark.slow
+def test_pages_of_other_splits_and_steps_do_not_replace_each_other(run):
+  evaluate(run)
+  first = (run / "report.html").read_bytes()
+  best = load_run(run, "best", sharding.data_mesh()).step
+  evaluate(run, split="validation")
+  evaluate(run, step="best")
+  evaluate(run, step="best", split="validation")
+  assert (run / "report.html").read_bytes() == first
+  pages = {path.name: path.read_text() for path in (run / "evaluation").glob("*.html")}
+  assert pages.keys() == {
+    *("validation-30.html", f"test-{best}.html", f"validation-{best}.html"),
+  }
+  assert all(f"in run, {name.removesuffix('.html')}</h1>" in page for name, page in pages.items())
+
+
+def test_the_page_has_the_sounds_of_mistakes(run, tmp_path):
+  store = open_store(load_run(run, "latest", sharding.data_mesh()).run.config.data.store)
+  sound, _ = waveforms(60, 0)
+  for name in store.clip_ids[store.folds == "test"][1:]:
+    wav(tmp_path / "clips" / name, sound[int(name[4:])], format="WAV")
+  result = evaluate(run, audio=tmp_path / "clips")
+  page = (run / "report.html").read_text()
+  pictures = re.findall(r'<img alt="Log-mel spectrogram of (clip\d+)" src="data:image/png;', page)
+  assert 12 <= len(pictures) <= 16
+  sounds = re.findall(r'<audio [^>]*src="data:audio/mpeg;base64,([^"]+)"', page)
+  assert len(sounds) == sum(name != "clip3" for name in pictures)
+  heard, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
+  assert rate == 8000
+  assert len(heard) / rate == pytest.approx(1, abs=0.2)  # the codec pads
+  # The sounds change nothing else, and a folder without the clips is reported.
+  assert evaluate(run) == result
+  assert "<audio" not in (run / "report.html").read_text()
+  wav(tmp_path / "others" / "other.wav", sound[0])
+  with pytest.warns(UserWarning, match="has none of the clips"):
+    evaluate(run, audio=tmp_path / "others")
+  with pytest.raises(UserError, match="no such folder"):
+    evaluate(run, audio=tmp_path / "missing")
+
+
+def test_confusions_use_the_thresholds_of_the_step(run):
+  tune(run, step="30")
+  evaluate(run)
+  assert "its threshold, stored with the run" in (run / "report.html").read_text()
+  evaluate(run, step="best")
+  best = load_run(run, "best", sharding.data_mesh()).step
+  page = (run / "evaluation" / f"test-{best}.html").read_text()
+  assert "as many clips reach as have the label" in page
+
+
+@pytest.mark.slow
 def test_steps(run):
   best = load_run(run, "best", sharding.data_mesh()).step
   assert best != 30
@@ -233,7 +289,7 @@ def test_a_run_without_a_graph(tmp_path):
     checkpoint.start_save(manager, run.initial_state(), run.constants(), description, None)
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
-  assert "CNN10" in (tmp_path / "report.html").read_text(encoding="utf-8")
+  assert "vectors" in (tmp_path / "report.html").read_text(encoding="utf-8")
   with pytest.raises(UserError, match="to select the best"):
     evaluate(tmp_path, step="best")
 

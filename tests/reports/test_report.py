@@ -1,22 +1,28 @@
 """The report page: complete, self-contained, escaped and reproducible."""
 
+import hashlib
 import html.parser
+import json
 import re
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from sklearn.metrics import average_precision_score
 
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.reports import figure_style, page_figures
+from atgcn_jax.reports.confusions import Mistake
 from atgcn_jax.reports.page import write_report
+from atgcn_jax.reports.page_mistakes import Example
+from atgcn_jax.reports.recall_figure import curve_groups, recall_and_precision
 
 NASTY = (
   *("Rock & roll", "<b>Bold</b>", 'A "quoted" one', "$x^2$ {y} %s", "犬の鳴き声", "O'Clock"),
   *('url(#dots) id="x"', "</script><script>alert(1)</script>", "two  words", "g" * 50),
 )
-VOID = {"meta", "link", "br", "image"}
+VOID = {"meta", "link", "br", "image", "img"}
 
 
 class Page(html.parser.HTMLParser):
@@ -55,18 +61,28 @@ def arguments(K: int, **changes):
   linked = random.random((K, K)) * (random.random((K, K)) < 0.2)
   records = [{"step": s, "loss": 0.7 / s, "learning_rate": 1e-3} for s in range(1, 200)]
   records += [{"step": s, "mAP": s / 400, "mAUC": 0.9, "d_prime": 1.8} for s in (50, 100, 150)]
+  clips = 40
   return {
     "title": "A <run> & more",
-    "summary": {"split": "test", "clips": 12, "mAP": 0.123456, "d_prime": None, "<x>": "&"},
+    "result": {"split": "test", "clips": clips, "mAP": 0.123456, "d_prime": None, "<x>": "&"},
     "records": records,
     "vocabulary": Vocabulary(tuple(f"/m/{k}&" for k in range(K)), names),
-    "positives": random.integers(0, 100, K),
+    "scores": random.random((clips, K)),
+    "labels": random.random((clips, K)) < 0.3,
     "average_precision": random.random(K),
     "auc": random.random(K),
+    "thresholds": None,
+    "heard": [Example(Mistake(0, 0), "<clip> 0", "data:image/png;base64,AA==")],
+    "missed": [Example(Mistake(1, K - 1), "clip 1", "", "data:audio/mpeg;base64,AA==")],
     "label_vectors": random.standard_normal((K, 8)).astype(np.float32),
     "propagation": (linked + np.eye(K)).astype(np.float32),
     "config": {"model": {"head": "<graph>"}, "words": "</pre>"},
   } | changes
+
+
+def counted(*positives: int) -> np.ndarray:
+  """Return labels [40, K], with these numbers of clips."""
+  return np.arange(40)[:, None] < np.array(positives)
 
 
 def written(folder, K: int, **changes) -> str:
@@ -88,8 +104,10 @@ def test_page_is_self_contained(tmp_path):
   page = Page(source)
   ids = [value for _, name, value in page.attributes if name == "id"]
   assert len(ids) == len(set(ids)) > 0
-  for _, name, value in page.attributes:
-    if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+  for tag, name, value in page.attributes:
+    if (tag, name) in (("img", "src"), ("audio", "src")):
+      assert value.startswith("data:")
+    elif name in ("src", "href", "xlink:href", "data", "action", "srcset"):
       assert value in {f"#{known}" for known in ids}
   for target in re.findall(r"url\(#?([^)]*)\)", "".join(re.findall(r"<[^>]+>", source))):
     assert target in ids
@@ -120,10 +138,10 @@ def test_all_names_escaped(tmp_path):
 def test_values(tmp_path):
   precision = np.array([0.25, np.nan, 1.0, 0.5])
   auc = np.array([0.75, np.nan, 0.99996, 0.5])
-  positives = np.array([3, 0, 12345, 7])
-  source = written(tmp_path, 4, average_precision=precision, auc=auc, positives=positives)
+  labels = counted(3, 0, 40, 7)
+  source = written(tmp_path, 4, average_precision=precision, auc=auc, labels=labels)
   assert [row[2:5] for row in cells(source)] == [
-    ["12345", "1.0000", "1.0000"],
+    ["40", "1.0000", "1.0000"],
     ["7", "0.5000", "0.5000"],
     ["3", "0.2500", "0.7500"],
     ["0", "–", "–"],
@@ -133,6 +151,98 @@ def test_values(tmp_path):
   assert "<td>mAP</td><td>0.1235</td>" in source
   assert "<td>d_prime</td><td>–</td>" in source
   assert "best 0.375 at step 150" in source
+
+
+def test_the_top_has_intervals_chance_and_the_clips(tmp_path):
+  result = {
+    **{"mAP": 0.5, "mAP_low": 0.4, "mAP_high": 0.6, "mAUC": None, "mAUC_low": None},
+    **{"split": "validation", "step": 30, "folds": ["a", "b"], "store": "x.h5", "OmAP": 0.7},
+  }
+  source = written(tmp_path, 4, result=result, labels=counted(4, 0, 8, 12))
+  top = source.partition("<section>")[0]
+  assert "0.5000 (95 % interval 0.4000 to 0.6000); random scores: 0.1500" in top
+  assert "<td>mAUC</td><td>–</td>" in top
+  assert "<td>Clips</td><td>40 of the split validation (folds a, b)</td>" in top
+  assert "<td>Step</td><td>30</td>" in top
+  assert "mAP_low" not in top
+  last = source.rpartition("<section>")[2]
+  assert "<td>mAP_low</td><td>0.4000</td>" in last
+  config = arguments(4)["config"]
+  digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+  assert digest in last
+
+
+def test_curves_are_smoothed_if_there_are_enough_records():
+  values = np.random.default_rng(0).random(100)
+  smooth = page_figures.smoothed(values)
+  assert smooth is not None
+  assert smooth[50] == pytest.approx(values[48:53].mean())
+  assert smooth[0] == pytest.approx(values[:3].mean())
+  assert smooth[-1] == pytest.approx(values[-3:].mean())
+  assert page_figures.smoothed(values[:30]) is None
+
+
+def test_the_thick_line_is_explained(tmp_path):
+  assert "running mean of the loss" in written(tmp_path, 3)
+  few = [{"step": step, "loss": 0.5} for step in range(10)]
+  assert "running mean of the loss" not in written(tmp_path, 3, records=few)
+
+
+@pytest.mark.parametrize("K", [1, 2, 9, 10, 30])
+def test_labels_with_a_precision_recall_curve(K):
+  precision = np.random.default_rng(0).permutation(K) / K
+  groups = [part.tolist() for part in curve_groups(np.append(precision, np.nan)).values()]
+  ranked = np.argsort(-precision).tolist()
+  if K <= 9:
+    assert [k for group in groups for k in group] == ranked
+  else:
+    middle = (K - 3) // 2
+    assert groups == [ranked[:3], ranked[middle : middle + 3], ranked[-3:]]
+
+
+def test_the_area_below_a_curve_is_the_average_precision():
+  random = np.random.default_rng(0)
+  scores, positive = random.random(300).round(1), random.random(300) < 0.2  # with ties
+  recall, precision = recall_and_precision(scores, positive)
+  area = (np.diff(recall) * precision[1:]).sum()
+  assert area == pytest.approx(average_precision_score(positive, scores))
+  assert recall[0] == 0
+  assert recall[-1] == 1
+  many = recall_and_precision(random.random(9000), random.random(9000) < 0.5)
+  assert len(many[0]) == 400
+  assert many[0][-1] == 1
+
+
+@pytest.mark.slow
+def test_mistakes(tmp_path):
+  source = written(tmp_path, 12)
+  section = source.partition("<h2>Worst mistakes</h2>")[2].partition("</section>")[0]
+  assert '<img alt="Log-mel spectrogram of &lt;clip&gt; 0" src="data:image/png' in section
+  assert section.count("<audio") == 1
+  assert f"<strong>{html.escape(NASTY[0])}</strong>" in section
+  assert "--audio" not in section
+  nothing: dict = {"heard": [], "missed": []}
+  assert "No clip has a mistake" in written(tmp_path, 12, **nothing)
+  silent = {"missed": [Example(Mistake(1, 0), "clip 1")]}
+  assert "evaluate with --audio DIR" in written(tmp_path, 12, **silent)
+
+
+def test_each_label_has_what_is_heard_instead(tmp_path):
+  labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])
+  scores = np.array([[0.1, 0.9, 0.9], [0.9, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
+  thresholds = np.array([0.5, 0.5, 0.5])
+  source = written(tmp_path, 3, labels=labels, scores=scores, thresholds=thresholds)
+  section = source.partition("<h2>Confusions</h2>")[2].partition("</section>")[0]
+  assert "its threshold, stored with the run" in section
+  rows = re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)[1:]
+  found = [[html.unescape(c) for c in re.findall(r"<td[^>]*>(.*?)</td>", row)] for row in rows]
+  a, b, c = NASTY[:3]
+  assert found == [
+    [a, "2", "1", f"{b} 1, {c} 1", ""],
+    [b, "1", "1", "nothing 1", f"{a} 1"],
+    [c, "0", "0", "", f"{a} 1, no label 1"],
+  ]
+  assert "as many clips reach as have the label" in written(tmp_path, 3)
 
 
 def test_each_label_has_its_strongest_neighbours(tmp_path):
@@ -201,6 +311,7 @@ def test_a_graph_without_edges(tmp_path):
   assert "edges: 2; labels: 6; labels without a neighbour: 4." in source
 
 
+@pytest.mark.slow
 def test_same_bytes(tmp_path):
   first = written(tmp_path, 24)
   with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
@@ -276,10 +387,11 @@ def test_an_older_page_survives_a_failure(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "report.html"]
 
 
+@pytest.mark.slow
 def test_the_map_shows_the_most_frequent_labels(tmp_path, monkeypatch):
   assert "The map shows" not in written(tmp_path, 12)
   monkeypatch.setattr(page_figures, "MAPPED", 5)
-  source = written(tmp_path, 12, positives=np.arange(12))
+  source = written(tmp_path, 12, labels=counted(*range(12)))
   assert "The map shows the 5 of 12 labels with the most clips." in source
   drawing = source.partition("<h2>Label vectors</h2>")[2].partition("</section>")[0]
   assert "Label 11" in drawing

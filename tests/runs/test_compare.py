@@ -224,6 +224,7 @@ def test_default_output_is_in_the_second_run(tmp_path):
   assert sorted(contents(copy / "compare")) == ["compare.csv", "compare.md", "compare.png"]
 
 
+@pytest.mark.slow
 def test_plot_of_many_labels_with_many_neighbours():
   random = np.random.default_rng(0)
   K = 120
@@ -242,6 +243,7 @@ def test_plot_of_many_labels_with_many_neighbours():
   assert draw_comparison(many._replace(metrics=undefined))
 
 
+@pytest.mark.slow
 def test_a_store_of_the_same_labels_in_another_order(tmp_path):
   turned = Vocabulary(VOCABULARY.ids[::-1], VOCABULARY.names[::-1])
   store = relabelled(tmp_path / "turned.h5", turned)

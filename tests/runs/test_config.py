@@ -1,20 +1,17 @@
 """Config files and overrides, valid and invalid."""
 
 import json
+import re
 
 import ml_collections
 import pytest
+from marks import slow
 from runs_support import REPOSITORY, tiny_config
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import config as configs
-from atgcn_jax.runs.config import (
-  DEFAULTS,
-  config_from_json,
-  contradictions,
-  load_config,
-  plain_config,
-)
+from atgcn_jax.runs.config import config_from_json, contradictions, load_config, plain_config
+from atgcn_jax.runs.config_defaults import DEFAULTS, flat
 
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
 
@@ -124,6 +121,42 @@ def test_numbers_out_of_range(small, override):
   with pytest.raises(UserError, match=f"^{key} must be .*, got ") as error:
     load_config(small, [f"--config.{override}"])
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("kind", "value"),
+  [(float, "nan"), (float, "1e99"), (int, "()"), slow(int, "1e99"), slow(float, "-inf")]
+  + [slow(kind, value) for kind in (int, float) for value in ("[1]", "{}", "None", "(1, 2)")],
+)
+def test_odd_values_of_every_number_are_refused_by_name(kind, value):
+  config = configs.default_config()
+  for key, default in flat(DEFAULTS).items():
+    if type(default) is not kind:
+      continue
+    with pytest.raises(UserError) as error:
+      configs.config_with_overrides(config, [f"--config.{key}={value}"])
+    assert re.fullmatch(rf"{re.escape(key)} must be .+, got .+", str(error.value))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (["optim.steps=1e3"], "optim.steps must be an integer, got 1e3"),
+    (["seed=1", "optim.b1=x", "log.every=y"], "optim.b1 must be a finite number, got x"),
+    (["deterministic=2"], "deterministic must be True or False, got 2"),
+    (["data.train_folds=()"], "data.train_folds must be a tuple of texts, at least one, got ()"),
+    (["data.test_folds=(1,)"], "data.test_folds must be a tuple of texts, got (1,)"),
+    (["model.clip_units=(0,)"], "model.clip_units must be a tuple of numbers above 0, got (0,)"),
+    (["optim.steps"], "--config.optim.steps: has no value; write --config.optim.steps=VALUE"),
+    (["graph.threshold=1.5"], "graph.threshold must be from 0 to 1, got 1.5"),
+  ],
+)
+def test_a_message_has_the_key_the_value_and_what_it_may_be(overrides, message):
+  with pytest.raises(UserError) as error:
+    configs.config_with_overrides(
+      configs.default_config(), [f"--config.{override}" for override in overrides]
+    )
+  assert str(error.value) == message
 
 
 @pytest.mark.parametrize(

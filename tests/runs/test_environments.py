@@ -1,5 +1,6 @@
 """Environments of commands: caches, read-only folders, file names, encodings, pipes, devices."""
 
+import grp
 import io
 import json
 import os
@@ -13,14 +14,25 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from marks import slow
-from runs_support import REPOSITORY, contents, make_store, start, tiny_config, trained, wav
+from runs_support import (
+  REPOSITORY,
+  contents,
+  make_store,
+  prepare_here,
+  start,
+  tiny_config,
+  trained,
+  wav,
+)
+from test_prepare import make_sounds
 
 from atgcn_jax import cli
 from atgcn_jax.cli import streams
 from atgcn_jax.data import prepare
+from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import run as run_module
+from atgcn_jax.runs import run_store
 from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runtime import process_setup
 
@@ -135,7 +147,7 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   (tmp_path / "atgcn_jax").mkdir()
   path = make_store(tmp_path / "atgcn_jax" / f"soundscapes-{version}-8.h5", clips=8)
   monkeypatch.setattr(os, "access", lambda path, mode: False)
-  assert run_module.store_of(config).path == str(path)
+  assert run_store.store_of(config).path == str(path)
   assert not recwarn
 
 
@@ -187,7 +199,7 @@ def test_metrics_are_printed_if_the_disk_is_full(run, tmp_path, capfd, monkeypat
   def full(path, content):
     raise OSError(28, os.strerror(28))
 
-  monkeypatch.setattr("atgcn_jax.reports.evaluation.write_whole", full)
+  monkeypatch.setattr("atgcn_jax.reports.evaluation_files.write_whole", full)
   status, printed, (line,) = called(capfd, "evaluate", "--workdir", run, "--out", tmp_path / "o")
   assert status == 1
   assert "No space left on device" in line
@@ -219,6 +231,7 @@ def test_what_a_read_only_run_refuses(read_only, command, advice, capfd):
 # Paths in the config of a run.
 
 
+@pytest.mark.slow
 def test_a_store_that_was_named_relative_to_another_folder(tmp_path, monkeypatch, capfd):
   monkeypatch.chdir(tmp_path)
   store = make_store(tmp_path / "clips.h5")
@@ -326,6 +339,34 @@ def test_encodings(encoding, monkeypatch, tmp_path):
   assert r"gr\udcfcn" in said.buffer.getvalue().decode(encoding)
 
 
+@pytest.mark.slow
+def test_the_locale_c(tmp_path):
+  """Python takes UTF-8 in this locale, also for the names of files."""
+  make_sounds(tmp_path, 3)  # with é in their names
+  store, csv = tmp_path / "store é.h5", tmp_path / "tags é.csv"
+  sounds = sorted((tmp_path / "audio").iterdir())
+  for command in (
+    ("prepare", "--audio", tmp_path / "audio", "--labels", tmp_path / "labels.csv", "--out", store),
+    ("tag", "--workdir", trained(), "--csv", csv, *sounds),
+  ):
+    process = start(*command, LC_ALL="C", LANG="C")
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+  assert "é.wav" in csv.read_text(encoding="utf-8")
+  assert len(open_store(store)) == 3
+
+
+def test_preparing_in_folders_whose_names_are_not_utf8(tmp_path, monkeypatch, capfd):
+  prepare_here(monkeypatch)
+  (tmp_path / "plain").mkdir()
+  make_sounds(tmp_path / "plain", 3)
+  place = (tmp_path / "plain").rename(tmp_path / NOT_UTF8)
+  inputs = ("--audio", place / "audio", "--labels", place / "labels.csv")
+  for out in (tmp_path / "store.h5", place / "store.h5"):
+    assert called(capfd, "prepare", *inputs, "--out", out)[0] == 0
+    assert len(open_store(out)) == 3
+
+
 # Pipes.
 
 
@@ -371,6 +412,7 @@ def test_an_error_of_another_pipe_is_reported():
     main()
 
 
+@pytest.mark.slow
 def test_streams_that_are_closed_from_the_start(tmp_path):
   sound = wav(tmp_path / "sound.wav", TONE)
   shell = 'exec "$@" <&- >&- 2>&-'
@@ -385,9 +427,10 @@ def test_streams_that_are_closed_from_the_start(tmp_path):
 # Devices.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("platform", "reason", "extra"),
-  [("cuda", "JAX finds no such device", "cuda"), slow("nonsense", "'nonsense' is not in", "cuda")],
+  [("cuda", "JAX finds no such device", "cuda"), ("nonsense", "'nonsense' is not in", "cuda")],
 )
 def test_a_missing_device(platform, reason, extra, tmp_path):
   processes = [
@@ -418,14 +461,49 @@ def test_errors_of_present_devices_keep_their_traceback(monkeypatch):
     cli.main(["tag", "--workdir", "run", "sound.wav"])
 
 
-def test_a_user_without_a_name(monkeypatch, capfd):
+@pytest.mark.parametrize(
+  ("find", "named"), [(pwd.getpwuid, "user id 2147"), (grp.getgrgid, "group id 2147")]
+)
+def test_a_user_or_group_without_a_name(monkeypatch, capfd, find, named):
   def failing(*args, **kwargs):
-    pwd.getpwuid(2**31 - 7)
+    find(2**31 - 7)
 
   monkeypatch.setattr("atgcn_jax.serving.tagger.Tagger.restore", failing)
   status, _, (line,) = called(capfd, "tag", "--workdir", "run", "sound.wav")
   assert status == 2
+  assert named in line
   assert "has no name on this machine" in line
+
+
+@pytest.fixture
+def nameless(temporary, monkeypatch):
+  """Make this process that of a user and a group with numbers only, without a home folder."""
+
+  def unknown(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  monkeypatch.setattr(grp, "getgrgid", unknown)
+  for name in ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME"):
+    monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.filterwarnings("default")
+def test_commands_of_a_user_without_a_name_or_a_home(nameless, tmp_path, monkeypatch, capfd):
+  prepare_here(monkeypatch)
+  config = trained().parent / "config.py"
+  make_sounds(tmp_path, 3)
+  sound = wav(tmp_path / "sound.wav", TONE)
+  run, tables = tmp_path / "run", ("--labels", tmp_path / "labels.csv")
+  for command in (
+    ("prepare", "--audio", tmp_path / "audio", *tables, "--out", tmp_path / "new.h5"),
+    ("train", "--config", config, "--workdir", run, "--config.optim.steps=2"),
+    ("evaluate", "--workdir", run),
+    ("tag", "--workdir", run, sound),
+  ):
+    status, _, said = called(capfd, *command)
+    assert (command[0], status) == (command[0], 0)
+    assert not [line for line in said if "Traceback" in line]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")

@@ -28,7 +28,7 @@ CLIPS, BATCH = 41, 8
 CHOSEN = np.flatnonzero(np.arange(CLIPS) % 7 != 3)
 
 
-@pytest.fixture(scope="module", params=["uint8", "float16"])
+@pytest.fixture(scope="module", params=["uint8", slow("float16")])
 def store(request, tmp_path_factory):
   return small_store.make(tmp_path_factory.mktemp("feed") / "s.h5", CLIPS, request.param)
 
@@ -164,16 +164,18 @@ class Small(nn.Module):
   """A minimal system for the training step."""
 
   @nn.compact
-  def __call__(self, x, *, train, after_norm=None, placement=None):
+  def __call__(self, x, *, train, return_features=False, after_norm=None, placement=None):
     x = nn.BatchNorm(use_running_average=not train)(x)
     x = x if after_norm is None else after_norm(x)
     x = nn.relu(nn.Dense(16)(x.reshape(len(x), -1)))
-    return nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
+    logits = nn.Dense(4)(nn.Dropout(0.2, deterministic=not train)(x))
+    return {"logits": logits} if return_features else logits
 
 
 @pytest.mark.parametrize("balanced", [True, slow(False)])
 def test_on_one_device_training_gives_the_same_bits(store, balanced):
   mesh, config = mesh_of(1), default_config()
+  config.augment.mixup_alpha = 0.0  # its distribution takes seconds to compile
   config.augment.time_width, config.augment.band_width = 4, 2
   normaliser = Normaliser(np.full(5, -40.0, "f"), np.linspace(10, 20, 5, dtype="f"))
   adam = optimiser_of(config.optim)
@@ -243,7 +245,8 @@ def test_the_log_has_the_input_wait():
   lines = map(json.loads, (trained() / "metrics.jsonl").read_text().splitlines())
   waits = [line["input_wait"] for line in lines if "loss" in line]
   assert len(waits) == 30
-  assert all(0 < wait < 1 for wait in waits)
+  assert all(0 <= wait <= 1 for wait in waits)
+  assert any(0 < wait < 1 for wait in waits)
 
 
 def test_a_finished_run_places_nothing(tmp_path, config, monkeypatch):

@@ -107,7 +107,7 @@ def test_frozen_leaves_the_encoder(store, tmp_path):
   assert sorted(moments) == sorted(2 * [x.shape for x in jax.tree.leaves(after)])
 
 
-@pytest.mark.parametrize("name", ["cnn10", "talnet", slow("google_cnn"), slow("deepres")])
+@pytest.mark.parametrize("name", ["cnn10", slow("talnet"), slow("google_cnn"), slow("deepres")])
 def test_a_frozen_step_has_no_backward_pass_through_the_encoder(tmp_path, name):
   costs = []
   for frozen in (False, True):
@@ -202,6 +202,7 @@ def test_invalid_arguments(store, tmp_path, capsys):
   assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_start_is_not_changed(store, tmp_path, capsys):
   source = shutil.copytree(trained(), tmp_path / "source")
   out = tmp_path / "run"

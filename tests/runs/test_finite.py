@@ -32,6 +32,7 @@ from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_checkpoints import save_checkpoint
 from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
+from atgcn_jax.serving import sound_scorer
 from atgcn_jax.serving import tagger as tagging
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
@@ -191,7 +192,7 @@ def spoilt_run(folder, name, value=NAN):
 
 
 BAD_ARRAYS = [
-  ("params.encoder.fc1.kernel", NAN),
+  ("params.encoder.clip1.kernel", NAN),
   ("batch_stats.encoder.bn0.var", np.inf),
   slow("mean", -np.inf),
   ("deviation", 0),
@@ -226,7 +227,7 @@ def test_an_export(tmp_path, capsys):
   command = ["export", "--workdir", trained(), "--to", "huggingface", "--out", hub]
   assert cli.main([*map(str, command)]) == 0
   arrays = load_file(hub / "model.safetensors")
-  for name in ("params.encoder.fc1.bias", "constants.mean"):
+  for name in ("params.encoder.clip1.kernel", "constants.mean"):
     spoilt = {key: array.copy() for key, array in arrays.items()}
     spoilt[name][0] = NAN
     save_file(spoilt, hub / "model.safetensors")
@@ -261,6 +262,14 @@ def test_thresholds(tmp_path, value):
     read_thresholds(tmp_path)
 
 
+@pytest.mark.parametrize("label", ["", "a\nb"])
+def test_thresholds_of_a_label_without_a_name(tmp_path, label):
+  text = json.dumps({"step": 3, "labels": {label: {"threshold": 0.5}}})
+  (tmp_path / "thresholds.json").write_text(text)
+  with pytest.raises(UserError, match=r"label '.*' is empty or has control characters"):
+    read_thresholds(tmp_path)
+
+
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   config = tiny_config(trained().parent)
   run = new_run(config, open_store(config.data.store))
@@ -292,7 +301,7 @@ def test_arrays_in_parts():
 @pytest.fixture
 def of_nan(monkeypatch):
   """Make runs return NaN for sounds that start with a sample of full scale."""
-  made = tagging.window_outputs
+  made = sound_scorer.window_outputs
 
   def window_outputs(run):
     def outputs(variables, windows):
@@ -302,7 +311,7 @@ def of_nan(monkeypatch):
 
     return outputs
 
-  monkeypatch.setattr(tagging, "window_outputs", window_outputs)
+  monkeypatch.setattr(sound_scorer, "window_outputs", window_outputs)
 
 
 def test_scores_and_embeddings(tmp_path, capsys, of_nan):

@@ -24,7 +24,7 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
-from atgcn_jax.runs import run, run_checkpoints, training_loop
+from atgcn_jax.runs import run, run_checkpoints, run_store, training_loop, training_programs
 from atgcn_jax.runs.load import read_run, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
@@ -122,7 +122,8 @@ def test_a_killed_run_equals_an_undisturbed_one(tmp_path):
   met, _, errors = run_until_done(train_command(folder, workdir), conditions)
   assert met == 2
   # Messages of libraries do not reach the terminal.
-  assert [line for line in errors.splitlines() if not line.startswith("step ")] == []
+  own = ("step ", "vectors with ", "clips: ", "results: ", "resumed from step ", "next: ")
+  assert [line for line in errors.splitlines() if not line.startswith(own)] == []
   assert_as_undisturbed(workdir)
 
 
@@ -164,19 +165,26 @@ def test_an_extended_run_equals_a_longer_one(tmp_path, config):
   [slow(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
+  end = checkpoint.saved_steps(trained())[-2]
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
-  command.append("--config.optim.steps=12")
+  command.append(f"--config.optim.steps={end}")
+  capsys.readouterr()  # discard the output of the run that the tests share
   with monkeypatch.context() as patch:
     interrupt(patch, 10, number)
     assert cli.main(command) == status
-  assert "saved step 10" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "saved step 10" in said
+  assert "resumed" not in said
+  assert "next: " not in said
   assert checkpoint.saved_steps(tmp_path / "run")[-1] == 10
   assert cli.main(command) == 0
-  # The undisturbed run also has a checkpoint of step 12, because it is the best.
-  other = read_run(trained(), 12)
+  said = capsys.readouterr().err
+  assert f"resumed from step 10 of {end}\n" in said
+  assert f"next: atgcn evaluate --workdir {tmp_path / 'run'}\n" in said
+  other = read_run(trained(), end)
   other = with_training_state(other, trained(), sharding.Layout(sharding.data_mesh()))
   assert same_bits(saved(tmp_path / "run").state, other.state)
-  assert records(tmp_path / "run") == [line for line in records(trained()) if line[0] <= 12]
+  assert records(tmp_path / "run") == [line for line in records(trained()) if line[0] <= end]
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
@@ -199,20 +207,20 @@ def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
 def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, capsys):
   workdir = tmp_path / "run"
   short = config("optim.steps=5")
-  score_clips = training_loop.score_clips
+  score_clips = training_programs.score_clips
 
   def and_signal(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     return score_clips(*args, **kwargs)
 
   with monkeypatch.context() as patch:
-    patch.setattr(training_loop, "score_clips", and_signal)
+    patch.setattr(training_programs, "score_clips", and_signal)
     for step in (4, 5):
       with pytest.raises(Stopped):
         training_loop.train(short, workdir)
       assert checkpoint.saved_steps(workdir)[-1] == step
       if step == 4:
-        patch.setattr(training_loop, "score_clips", score_clips)
+        patch.setattr(training_programs, "score_clips", score_clips)
         interrupt(patch, 5)
   training_loop.train(short, workdir)
   once = contents(workdir)
@@ -234,7 +242,7 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
   command = train_command(trained().parent, tmp_path / "run")
   # The learning rate is multiplied by this factor once the validation mAP decreases.
-  overrides = ["optim.plateau_factor=1e35", "checkpoint.every=1", "evaluation.every=1"]
+  overrides = ["optim.plateau_factor=1e30", "checkpoint.every=1", "evaluation.every=1"]
   changes = [f"--config.{override}" for override in overrides]
   assert cli.main([*map(str, command), *changes]) == 1
   lines = capsys.readouterr().err.splitlines()
@@ -261,7 +269,7 @@ def test_a_store_with_nan_is_refused(tmp_path, config):
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
   monkeypatch.setattr(
-    training_loop, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None)
+    training_programs, "score_clips", lambda *_, **__: (np.full((2, 6), np.nan), None)
   )
   with pytest.raises(
     WorkFailed, match=r"step 4: the sum of the val.* checkpoint is that of step 3"
@@ -333,7 +341,7 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
   part = VOCABULARY.part([4, 1, 2])
   write_vocabulary(tmp_path / "labels.csv", part)
   made = config(f"data.vocabulary={tmp_path / 'labels.csv'}")
-  store, whole = run.store_of(made), run.whole_store_of(made)
+  store, whole = run_store.store_of(made), run_store.whole_store_of(made)
   clips = np.arange(len(whole))
   np.testing.assert_array_equal(store.labels(clips), whole.labels(clips)[:, [4, 1, 2]])
   assert store.vocabulary == part
@@ -342,7 +350,7 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
 
 
 def test_ontology_targets_add_the_labels_above(config):
-  plain = run.store_of(config())
+  plain = run_store.store_of(config())
   carried = plain.carried_up([[], [0], [], [0, 2], [], []])
   clips = np.arange(len(plain))
   expected = plain.labels(clips)
@@ -352,7 +360,7 @@ def test_ontology_targets_add_the_labels_above(config):
   np.testing.assert_array_equal(np.diff(carried.label_offsets), expected.sum(axis=1))
   made = config("data.ontology_targets=True")
   with pytest.raises(UserError, match=r"graph\.ontology: data\.ontology_targets needs the path"):
-    run.training_store(made)
+    run_store.training_store(made)
 
 
 def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):

@@ -114,7 +114,7 @@ def test_another_front_end_is_refused(tmp_path):
 
 
 def test_another_encoder_is_refused(tmp_path):
-  with pytest.raises(UserError, match=r"the encoder of .* differs, .*conv_block1.* does not fit"):
+  with pytest.raises(UserError, match=r"the encoder of .* differs, .*clip1.* does not fit"):
     begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
 
 

@@ -8,7 +8,7 @@ from runs_support import records, tiny_config, trained
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
-from atgcn_jax.runs import log, telemetry, training_loop
+from atgcn_jax.runs import log, telemetry, training_loop, training_programs
 from atgcn_jax.runs.telemetry import Pace, parsed_profile
 
 
@@ -66,7 +66,7 @@ def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, 
     now[0] += 1.0
     return now[0]
 
-  make_train_step = training_loop.make_train_step
+  make_train_step = training_programs.make_train_step
 
   def compiled_in_hours(*arguments, **options):
     step, hours = make_train_step(*arguments, **options), [7]
@@ -78,7 +78,7 @@ def test_a_line_per_minute_has_the_values_of_tensorboard(tmp_path, monkeypatch, 
     return first_slowly
 
   monkeypatch.setattr(log.time, "monotonic", later)
-  monkeypatch.setattr(training_loop, "make_train_step", compiled_in_hours)
+  monkeypatch.setattr(training_programs, "make_train_step", compiled_in_hours)
   config = tiny_config(folder, "evaluation.every=1000", "checkpoint.every=1000")
   training_loop.train(config, tmp_path / "run")
   lines = [x for x in capsys.readouterr().err.splitlines() if re.match(r"step \d+ of 30: ", x)]

@@ -257,6 +257,7 @@ def test_a_user_error_is_reported_by_every_process_and_none_waits(tmp_path):
     assert line.startswith(f"atgcn train (process {i} of 2): data.train_folds: ")
 
 
+@pytest.mark.slow
 def test_processes_with_different_configs_do_not_start(tmp_path):
   train, _ = commands(tmp_path / "run")
   port = free_port()

@@ -49,6 +49,7 @@ def test_scores_are_those_of_efficientats_code(tagger, golden):
   assert np.ptp(golden["scores"], axis=0).max() > 0.5
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_efficientats_code(tagger, golden):
   sounds = [*golden["waveform"], golden["waveform"][1][:32000]]  # of two lengths
   found = tagger.embed(sounds, rate=32000)

@@ -270,6 +270,7 @@ def of_talnet(tmp_path_factory):
   return Tagger(run, run.initial_state().variables)
 
 
+@pytest.mark.slow
 def test_a_timeline_of_frames(of_talnet, sounds):
   # 8 frames from 32 input frames of 125 samples each per second.
   long = np.concatenate(sounds)[: 2 * SIZE + 1100]

@@ -72,6 +72,7 @@ def test_layers_of_a_small_network(monkeypatch):
   json.dumps(result)
 
 
+@pytest.mark.slow
 def test_flops_of_mobilenets_are_those_that_efficientat_states():
   # 0.11 and 0.54 billion multiplications with their additions for ten seconds.
   for name, stated in (("mn04", 0.11e9), ("mn10", 0.54e9)):

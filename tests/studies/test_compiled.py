@@ -12,7 +12,8 @@ from atgcn_jax import models
 from atgcn_jax.bench.flops import graph_flops, layer_flops, product_flops, step_flops
 from atgcn_jax.errors import UserError
 from atgcn_jax.plan.compiled_step import collectives, compiled_step, topology_devices
-from atgcn_jax.runs.config import DEFAULTS, load_config
+from atgcn_jax.runs.config import load_config
+from atgcn_jax.runs.config_defaults import DEFAULTS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 

@@ -257,6 +257,7 @@ def test_sizes_come_from_an_existing_store():
   assert clip_bytes(527, 400, 64, "uint8") == 25_670  # as docs/data.md says
 
 
+@pytest.mark.slow
 def test_flops_of_a_recurrent_layer_count_every_frame():
   """Check that twice the frames have twice the products of TALNet, except for its head."""
   overrides = ["--config.model.width=0.0625"]

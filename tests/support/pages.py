@@ -23,8 +23,9 @@ ELSEWHERE = {
   "prepare --frontend efficientat .*--seconds": "data/test_label_folders.py",
   "(tag|evaluate) .*--add-labels": "serving/test_added_labels.py",
   "tag .*--explain": "serving/test_explain.py",
-  "reproduce (unseen|forgotten)": "paper/test_unseen.py",
+  "reproduce (unseen|few|forgotten)": "paper/test_unseen.py",
   ".* runs/mn04": "serving/test_own_length.py",
+  "serve ": "serving/test_serve.py",  # until a signal ends it
   "tfds --audio": "data/test_tfds.py",  # in Apache Beam's environment
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import os
 import pathlib
@@ -23,7 +25,7 @@ import soundfile
 from atgcn_jax.audio.frontend import Frontend, log_mel
 from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import store_builder
-from atgcn_jax.data.store.clip_store import write_store
+from atgcn_jax.data.store.store_writing import write_store
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import (
@@ -63,10 +65,16 @@ CONFIG = """
 def get_config():
   return dict(
     seed=3,
-    model=dict(head="graph", width=1 / 32, dropout=dict(block=0.1, pooled=0.2, embedding=0.2)),
+    model=dict(
+      encoder="vectors",
+      clip_units=(1024,),
+      head="graph",
+      width=1 / 32,
+      dropout=dict(block=0.1, pooled=0.2, embedding=0.2),
+    ),
     graph=dict(source="store", embeddings="builtin", embedding_size=20),
     data=dict(store={store!r}, batch_size=8),
-    augment=dict(time_width=6, band_width=3),
+    augment=dict(mixup_alpha=0.0, time_width=6, band_width=3),
     optim=dict(
       steps=30, learning_rate=1e-2, plateau_factor=0.5, plateau_patience=1
     ),
@@ -140,15 +148,24 @@ def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
 
 @functools.cache
 def trained() -> pathlib.Path:
-  """Return the read-only folder of a tiny run with its 30 steps, trained without interruption.
+  """Return the read-only folder of a tiny run with its 30 steps, trained without interruption."""
+  return _trained("trained")
 
-  The first process of the session that needs it trains it.
-  """
-  folder = HOME / "trained"
+
+@functools.cache
+def trained_cnn10() -> pathlib.Path:
+  """Return the read-only folder of such a run of a narrow CNN10, which takes longer to compile."""
+  return _trained("trained_cnn10", "model.encoder=cnn10")
+
+
+def _trained(name: str, *overrides: str) -> pathlib.Path:
+  """Return the folder of a run, which the first process of the session that needs it trains."""
+  folder = HOME / name
   folder.mkdir(exist_ok=True)
-  with filelock.FileLock(HOME / "trained.lock"):
+  with filelock.FileLock(HOME / f"{name}.lock"):
     if not (folder / "run").exists():
-      train(tiny_config(folder), folder / "unfinished")
+      with contextlib.redirect_stderr(io.StringIO()):  # not the output of the test that comes first
+        train(tiny_config(folder, *overrides), folder / "unfinished")
       (folder / "unfinished").rename(folder / "run")
   return folder / "run"
 

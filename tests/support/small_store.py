@@ -5,7 +5,7 @@ import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.audio.quantisation import quantise
-from atgcn_jax.data.store import clip_store
+from atgcn_jax.data.store import clip_store, store_writing
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("/m/a", "/m/b", "/m/c", "/m/d"), ("Äpfel", "Birds, many", "Cat", "Dog"))
@@ -31,7 +31,7 @@ def write(path, log_mel, dtype="uint8", chunk=4, **changes):
     "frontend": FRONTEND,
   } | changes
   chunks = (quantise(log_mel[i : i + chunk], dtype) for i in range(0, clips, chunk))
-  clip_store.write_store(path, chunks, dtype=dtype, **parts)
+  store_writing.write_store(path, chunks, dtype=dtype, **parts)
   return parts
 
 

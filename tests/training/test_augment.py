@@ -8,7 +8,7 @@ import pytest
 from marks import slow
 
 from atgcn_jax import models
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training import augment
 
 KEY = jax.random.key(5)

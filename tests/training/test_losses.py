@@ -16,6 +16,7 @@ from atgcn_jax.training.losses import (
   hierarchical_loss,
   laplacian_penalty,
   loss_of,
+  neighbour_penalty,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -70,11 +71,36 @@ def test_hierarchical_loss_uses_the_highest_member():
   assert float(found) == pytest.approx(by_hand, rel=1e-5)
 
 
+NEIGHBOURS = np.array(
+  [[0, 1, 0, 0, 0], [0.5, 0, 0.5, 0, 0], [0, 0, 0, 1, 0], [0, 0.2, 0.8, 0, 0], [0] * 5], np.float32
+)
+VECTORS = np.random.default_rng(3).standard_normal((5, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array])
+def test_the_neighbour_penalty_is_the_distance_from_their_mean(form):
+  by_hand = [
+    np.sum((VECTORS[k] - sum(NEIGHBOURS[k, j] * VECTORS[j] for j in range(5))) ** 2)
+    for k in range(5)
+  ]
+  penalty = jax.jit(lambda vectors: neighbour_penalty(vectors, form(NEIGHBOURS)))
+  assert float(penalty(VECTORS)) == pytest.approx(np.mean(by_hand), rel=1e-5)
+  same = np.repeat(VECTORS[:1], 4, axis=0)
+  assert float(
+    neighbour_penalty(jax.numpy.asarray(same), form(NEIGHBOURS[:4, :4]))
+  ) == pytest.approx(0, abs=1e-10)
+
+
+def test_a_system_without_label_vectors_cannot_have_neighbours():
+  with pytest.raises(ValueError, match=r"loss.neighbours: must be 0"):
+    loss_of({"neighbours": NEIGHBOURS}, neighbours=1.0)(LOGITS, LABELS, None)
+
+
 def test_terms_are_weighted():
   pairs = members(ontology_of(NODES), list("abcde"))
-  relations = {"similarity": SIMILARITY, "members": pairs}
-  weighted = loss_of(relations, laplacian=0.5, hierarchy=2.0)
-  unweighted = loss_of({}, laplacian=0.0, hierarchy=0.0)
+  relations = {"similarity": SIMILARITY, "members": pairs, "neighbours": NEIGHBOURS}
+  weighted = loss_of(relations, laplacian=0.5, hierarchy=2.0, neighbours=3.0)
+  unweighted = loss_of({})
 
   @jax.jit
   def computed(x, y):
@@ -82,8 +108,9 @@ def test_terms_are_weighted():
       binary_cross_entropy(x, y),
       0.5 * laplacian_penalty(x, SIMILARITY),
       2.0 * hierarchical_loss(x, y, pairs),
+      3.0 * neighbour_penalty(VECTORS, NEIGHBOURS),
     )
-    return weighted(x, y), unweighted(x, y), parts
+    return weighted(x, y, VECTORS), unweighted(x, y, None), parts
 
   whole, plain, parts = computed(LOGITS, LABELS)
   assert float(whole) == pytest.approx(float(sum(parts)))
@@ -95,18 +122,20 @@ LEAVES = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
 
 
 @pytest.mark.slow
-def test_a_run_trains_with_both_terms_and_resumes(tmp_path):
+def test_a_run_trains_with_all_terms_and_resumes(tmp_path):
   (tmp_path / "ontology.json").write_text(json.dumps([TOP, *LEAVES]))
   changes = (
     "model.head=linear",
     "loss.laplacian=0.3",
     "loss.hierarchy=0.5",
+    "loss.neighbours=0.1",
     f"graph.ontology={tmp_path}/ontology.json",
   )
   train(tiny_config(tmp_path, *changes, "optim.steps=2"), tmp_path / "run")
   relations = saved(tmp_path / "run").run.relations
   assert relations["similarity"].shape == (6, 6)
   assert np.array_equal(relations["similarity"], relations["similarity"].T)
+  np.testing.assert_allclose(relations["neighbours"].sum(axis=1), 1, rtol=1e-6)
   assert relations["members"].tolist() == [[0] * 6, list(range(6))]
   assert int(train(tiny_config(tmp_path, *changes, "optim.steps=3"), tmp_path / "run").step) == 3
 

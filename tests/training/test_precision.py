@@ -9,11 +9,10 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
-from marks import slow
 
 from atgcn_jax import models
 from atgcn_jax.models.layers import Placement
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.optim import optimiser
 from atgcn_jax.training.sharding import data_mesh
@@ -23,7 +22,7 @@ from atgcn_jax.training.step import Normaliser, loss_and_gradients, make_train_s
 LABELS, FRAMES, BANDS = 12, 32, 64
 NORMALISER = Normaliser(np.zeros(BANDS, "f"), np.ones(BANDS, "f"))
 NO_DROPOUT = {"block": 0.0, "pooled": 0.0, "embedding": 0.0}
-WIDTHS = pytest.mark.parametrize("width", [1 / 8, slow(1 / 2)])
+WIDTHS = pytest.mark.parametrize("width", [1 / 8, 1 / 2])
 
 
 def model_of(width, dtype):
@@ -85,6 +84,7 @@ def error(found, expected):
   return float(np.sqrt(sum(float(np.sum(np.square(a - b))) for a, b in pairs) / size))
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_gradients_follow_float64(record_property, width):
   variables = variables_of(width)
@@ -119,10 +119,11 @@ def losses(variables, width, dtype, steps):
   return np.array(found)
 
 
+@pytest.mark.slow
 @WIDTHS
 def test_losses_in_bfloat16_follow_float32(record_property, width):
   variables = variables_of(width)
-  plain, half = (losses(variables, width, dtype, 20) for dtype in ("float32", "bfloat16"))
+  plain, half = (losses(variables, width, dtype, 10) for dtype in ("float32", "bfloat16"))
   ratio = half / plain
   record_property("mean of bfloat16 / float32", float(ratio.mean()))
   record_property("largest deviation", float(np.abs(ratio - 1).max()))

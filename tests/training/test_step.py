@@ -10,7 +10,7 @@ from narrow_system import norm
 
 from atgcn_jax import models
 from atgcn_jax.audio.quantisation import RANGE_DB
-from atgcn_jax.runs.config import DEFAULTS
+from atgcn_jax.runs.config_defaults import DEFAULTS
 from atgcn_jax.training.augment import Augmentation
 from atgcn_jax.training.losses import binary_cross_entropy
 from atgcn_jax.training.optim import optimiser

@@ -17,8 +17,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from atgcn_jax.data.layouts.audioset_features import PARTS, SUFFIX
-from atgcn_jax.data.store.clip_store import report_store_write_failures
 from atgcn_jax.data.store.store_builder import RESUMES
+from atgcn_jax.data.store.store_writing import report_store_write_failures
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 

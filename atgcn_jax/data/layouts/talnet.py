@@ -29,6 +29,7 @@ from atgcn_jax.data.layouts.listing import (
   make_listing,
   repeat_remarks,
 )
+from atgcn_jax.data.layouts.mat_elements import check_elements
 from atgcn_jax.data.layouts.panns import packed_files
 from atgcn_jax.data.store import hdf5
 from atgcn_jax.data.store.hdf5_text import LONGEST
@@ -195,6 +196,8 @@ def _shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 def _read_mat(path: str | os.PathLike, keys: Sequence[str]) -> dict[str, Any]:
   """Read arrays of a .mat file, of version 7.3 (HDF5, axes reversed) or earlier."""
   if not h5py.is_hdf5(path):
+    if scipy.io.matlab.matfile_version(path)[0] == 1:
+      check_elements(path, keys)
     _shapes(path)  # checks the sizes before anything is allocated
     arrays = scipy.io.loadmat(path, variable_names=list(keys))
     return {key: arrays[key] for key in keys}

@@ -23,19 +23,16 @@ from atgcn_jax.audio.findings import INCOMPLETE
 from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.layouts.listing import Clip, Listing, arrays_of, check_audio_folder, only
 from atgcn_jax.data.store import unfinished
-from atgcn_jax.data.store.clip_store import (
-  FORMAT,
-  complete,
-  report_store_write_failures,
-  row_digest,
-)
+from atgcn_jax.data.store.clip_store import FORMAT
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
 from atgcn_jax.data.store.schema import OF_FILES
+from atgcn_jax.data.store.store_writing import complete, report_store_write_failures, row_digest
 from atgcn_jax.data.store.unfinished import Encoded
 from atgcn_jax.data.store.worker_processes import in_processes
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.progress import counted
+from atgcn_jax.runtime.whole_files import check_regular
 
 CHUNK = 16  # clips per chunk of a worker
 RESUMES = "free space, then run the same command again to resume, or choose another --out"
@@ -101,6 +98,7 @@ def build_store(
   with report_store_write_failures(out, RESUMES):
     if out.is_dir():
       raise UserError(f"{out}: is a folder; give the path of a file, such as store.h5")
+    check_regular(out)
     identity = _identity(listing, settings, dtype, strict)
     with unfinished.open_unfinished(out, identity, shape, dtype, wait=wait) as part:
       if wait and out.exists():

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atgcn_jax.audio.findings import Finding
-from atgcn_jax.data.store.clip_store import create_rows, write_at
 from atgcn_jax.data.store.findings_table import COLUMNS, flags_of, missing_of
+from atgcn_jax.data.store.store_writing import create_rows, write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 

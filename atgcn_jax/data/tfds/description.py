@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.store.clip_store import as_settings, fingerprint_of, row_digest
+from atgcn_jax.data.store.store_writing import as_settings, fingerprint_of, row_digest
 from atgcn_jax.data.tfds.record_files import FOOTER, HEADER, every_record, parsed
 from atgcn_jax.labels.vocabulary import Vocabulary
 

@@ -1,0 +1,82 @@
+"""Opening of the clip store that a config names, with the labels to train on."""
+
+from __future__ import annotations
+
+import fcntl
+
+import numpy as np
+
+from atgcn_jax.data.open_clips import open_clips
+from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.errors import UserError
+from atgcn_jax.labels.ontology import label_ancestors
+from atgcn_jax.labels.vocabulary import read_vocabulary
+from atgcn_jax.runs.config import data_path, vocabulary_path
+from atgcn_jax.runs.config_defaults import SOUNDSCAPES
+from atgcn_jax.runs.label_graph import ontology_at, ontology_path
+from atgcn_jax.runtime.process_setup import cache_folder, home_cache
+
+
+def store_of(config) -> ClipStore:
+  """Return the store of a config, with the labels of `data.vocabulary` if it is set.
+
+  The built-in soundscapes are made at first use and cached.
+
+  Raises:
+    UserError: If the store or the vocabulary cannot be used, or the store lacks one of its labels.
+  """
+  store = whole_store_of(config)
+  if not config.data.vocabulary:
+    return store
+  path = vocabulary_path(config.data.root, config.data.vocabulary)
+  wanted = read_vocabulary(path)
+  for label_id, name in zip(wanted.ids, wanted.names):
+    if label_id not in store.vocabulary.index:
+      raise UserError(
+        f"{store.path}: lacks the label {label_id} ({name}) of {path}; prepare the store with that "
+        "vocabulary, or remove the label"
+      )
+  return store if wanted.ids == store.vocabulary.ids else store.restricted(wanted)
+
+
+def training_store(config) -> ClipStore:
+  """Return the store of a config with the labels to train on.
+
+  With `data.forgotten_positives`, some labels are removed at random. With `data.ontology_targets`,
+  each clip also has the labels above its own in the ontology.
+
+  Raises:
+    UserError: If the store, the vocabulary or the ontology cannot be used.
+  """
+  store, share = store_of(config), config.data.forgotten_positives
+  if share:
+    if not 0 <= share < 1:
+      raise UserError(f"data.forgotten_positives {share}: must be at least 0 and below 1")
+    drawn = np.random.default_rng([config.seed, 1]).random(len(store.label_indices))
+    store = store.with_positives(drawn >= share)
+  if not config.data.ontology_targets:
+    return store
+  path = ontology_path(config.data.root, config.graph.ontology)
+  ontology = ontology_at(path, "data.ontology_targets")
+  return store.carried_up(label_ancestors(ontology, store.vocabulary.ids))
+
+
+def whole_store_of(config) -> ClipStore:
+  """Return the store of a config with all its labels."""
+  if config.data.store != SOUNDSCAPES:
+    return open_clips(data_path(config.data.root, config.data.store))
+  # Importing the synthesis takes a second.
+  from atgcn_jax.data.prepare import prepare_soundscapes
+  from atgcn_jax.data.synthetic.soundscapes import VERSION
+
+  clips = config.data.soundscape_clips
+  name = f"soundscapes-{VERSION}-{clips}.h5"
+  cached = home_cache()
+  if cached is not None and (cached / name).is_file():  # the home cache may be read-only
+    return open_clips(cached / name)
+  path = cache_folder() / name
+  with open(path.with_suffix(".lock"), "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes on a host may make the store
+    if not path.exists():
+      prepare_soundscapes(path, clips, seed=0)
+  return open_clips(path)
