@@ -34,6 +34,8 @@ from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 STEP = "30"
 FORMATS = ("stablehlo", "savedmodel", "huggingface")  # formats that need no other environment
 PAGE = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")

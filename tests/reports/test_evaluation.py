@@ -35,7 +35,7 @@ from atgcn_jax.training.step import make_score_step
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, plain_pages):
   return shutil.copytree(trained(), tmp_path / "run")
 
 
@@ -108,7 +108,8 @@ def test_the_command_prints_one_json_object_last(run, capsys):
   assert f"{printed['mAP']:.4f}" in capsys.readouterr().out
 
 
-def test_written_files(run):
+def test_written_files(tmp_path):
+  run = shutil.copytree(trained(), tmp_path / "run")
   result = evaluate(run)
   with open(run / "evaluation" / "test-30.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
@@ -281,7 +282,7 @@ def test_scores_that_are_not_finite_are_refused(run, monkeypatch):
     evaluate(run)
 
 
-def test_a_run_without_a_graph(tmp_path):
+def test_a_run_without_a_graph(tmp_path, plain_pages):
   config = tiny_config(trained().parent, "model.head=linear")
   run = new_run(config, open_store(config.data.store))
   with checkpoint.open_manager(tmp_path) as manager:

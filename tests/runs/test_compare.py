@@ -38,6 +38,8 @@ from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 PART = Vocabulary(("/m/4", "/m/0", "/m/2"), ("Hiss", "Hum", "Whistle"))
 
 

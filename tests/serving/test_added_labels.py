@@ -25,6 +25,8 @@ from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 FILE = "Chirp: 0.5 Whistle, 0.25 Piping\nBuzz: {parents: Hum}\nHissing:\n"
 
 

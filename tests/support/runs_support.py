@@ -59,6 +59,12 @@ FRONTEND = Frontend(
 VOCABULARY = Vocabulary(
   tuple(f"/m/{k}" for k in range(6)), ("Hum", "Drone", "Whistle", "Piping", "Hiss", "Squeak")
 )
+# Importing TensorFlow takes most of the time of a short command.
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.modules["tensorflow"] = None
+runpy.run_module("atgcn_jax", run_name="__main__", alter_sys=True)
+"""
 TONES_HZ = (150, 350, 600, 900, 1250, 1700)  # frequency of the tone of each label
 
 CONFIG = """
@@ -227,10 +233,14 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
-  """Start `atgcn ARGUMENTS` in its own process, with the words `before` in front of the command."""
+  """Start `atgcn ARGUMENTS` in its own process, with the words `before` in front of the command.
+
+  With --all the process has TensorFlow. Otherwise it works as if it were not installed.
+  """
+  program = ("-c", WITHOUT_TENSORFLOW) if "ATGCN_QUICK_TESTS" in os.environ else ("-m", "atgcn_jax")
   environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
-    [*before, sys.executable, "-m", "atgcn_jax", *map(str, arguments)],
+    [*before, sys.executable, *program, *map(str, arguments)],
     cwd=REPOSITORY,
     env=environment | variables,
     stdout=subprocess.PIPE,
