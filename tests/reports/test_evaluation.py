@@ -13,7 +13,16 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from runs_support import VOCABULARY, contents, make_store, tiny_config, trained, wav, waveforms
+from runs_support import (
+  VOCABULARY,
+  contents,
+  make_store,
+  saved_run,
+  tiny_config,
+  trained,
+  wav,
+  waveforms,
+)
 
 from atgcn_jax import cli
 from atgcn_jax.data.splits import split_clips
@@ -27,10 +36,9 @@ from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs import scoring
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.thresholds import tune
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 
 
@@ -283,11 +291,7 @@ def test_scores_that_are_not_finite_are_refused(run, monkeypatch):
 
 
 def test_a_run_without_a_graph(tmp_path, plain_pages):
-  config = tiny_config(trained().parent, "model.head=linear")
-  run = new_run(config, open_store(config.data.store))
-  with checkpoint.open_manager(tmp_path) as manager:
-    description = run.description() | {"history": []}
-    checkpoint.start_save(manager, run.initial_state(), run.constants(), description, None)
+  saved_run(tmp_path, tiny_config(trained().parent, "model.head=linear"))
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
   assert "vectors" in (tmp_path / "report.html").read_text(encoding="utf-8")

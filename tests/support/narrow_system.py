@@ -32,7 +32,7 @@ RECORDER = optax.GradientTransformation(
 )
 
 
-def setting(form: str, dtype: str, head: str = "graph") -> Any:
+def setting(form: str, dtype: str, head: str = "graph", encoder: str = "cnn10") -> Any:
   """Return a config and a model, with mixup, SpecAugment and all dropouts enabled."""
   config = load_config(
     CONFIGS / "atgcn_audioset.py",
@@ -41,6 +41,8 @@ def setting(form: str, dtype: str, head: str = "graph") -> Any:
       f"--config.model.dtype={dtype}",
       f"--config.augment.form={form}",
       f"--config.model.head={head}",
+      f"--config.model.encoder={encoder}",
+      "--config.model.clip_units=(1024,)",  # of the encoder `vectors`, which compiles quickly
     ],
   )
   assert config.augment.mixup_alpha > 0
@@ -67,7 +69,16 @@ def batch_of(config: Any, step: int) -> dict[str, np.ndarray]:
   return {name: share.of(array) for name, array in batch.items()}
 
 
-def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, head="graph"):
+def trained(
+  layout: Layout,
+  steps: int,
+  form: str,
+  dtype: str,
+  *,
+  record: bool,
+  head: str = "graph",
+  encoder: str = "cnn10",
+) -> tuple[float, Any, Any]:
   """Train for some steps on these devices.
 
   Args:
@@ -78,11 +89,12 @@ def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, 
     record: Whether to store the gradients of the last step in the state of the optimiser, instead
       of changing the parameters.
     head: The head.
+    encoder: The encoder.
 
   Returns:
     The first loss, the initial parameters and the final TrainState, on the host.
   """
-  config, model = setting(form, dtype, head)
+  config, model = setting(form, dtype, head, encoder)
   mesh = layout.mesh
   change = RECORDER if record else optimiser_of(config.optim)
 
