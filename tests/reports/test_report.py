@@ -135,7 +135,7 @@ def test_all_names_escaped(tmp_path):
   assert "</pre>" in "".join(page.all("pre"))
 
 
-def test_values(tmp_path, plain_pages):
+def test_values(tmp_path):
   precision = np.array([0.25, np.nan, 1.0, 0.5])
   auc = np.array([0.75, np.nan, 0.99996, 0.5])
   labels = counted(3, 0, 40, 7)

@@ -32,7 +32,7 @@ RECORDER = optax.GradientTransformation(
 )
 
 
-def setting(form: str, dtype: str, head: str = "graph", encoder: str = "cnn10") -> Any:
+def setting(form: str, dtype: str, head: str = "graph") -> Any:
   """Return a config and a model, with mixup, SpecAugment and all dropouts enabled."""
   config = load_config(
     CONFIGS / "atgcn_audioset.py",
@@ -41,8 +41,6 @@ def setting(form: str, dtype: str, head: str = "graph", encoder: str = "cnn10") 
       f"--config.model.dtype={dtype}",
       f"--config.augment.form={form}",
       f"--config.model.head={head}",
-      f"--config.model.encoder={encoder}",
-      "--config.model.clip_units=(1024,)",  # of the encoder `vectors`, which compiles quickly
     ],
   )
   assert config.augment.mixup_alpha > 0
@@ -69,16 +67,7 @@ def batch_of(config: Any, step: int) -> dict[str, np.ndarray]:
   return {name: share.of(array) for name, array in batch.items()}
 
 
-def trained(
-  layout: Layout,
-  steps: int,
-  form: str,
-  dtype: str,
-  *,
-  record: bool,
-  head: str = "graph",
-  encoder: str = "cnn10",
-) -> tuple[float, Any, Any]:
+def trained(layout: Layout, steps: int, form: str, dtype: str, *, record: bool, head="graph"):
   """Train for some steps on these devices.
 
   Args:
@@ -89,12 +78,11 @@ def trained(
     record: Whether to store the gradients of the last step in the state of the optimiser, instead
       of changing the parameters.
     head: The head.
-    encoder: The encoder.
 
   Returns:
     The first loss, the initial parameters and the final TrainState, on the host.
   """
-  config, model = setting(form, dtype, head, encoder)
+  config, model = setting(form, dtype, head)
   mesh = layout.mesh
   change = RECORDER if record else optimiser_of(config.optim)
 

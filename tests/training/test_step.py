@@ -168,7 +168,7 @@ def test_bytes_decode_within_half_a_step():
 
 
 def test_scores_are_sigmoids_of_the_logits():
-  model = model_of()
+  model = model_of("cnn10")
   random = np.random.default_rng(2)
   variables = jax.tree.map(
     lambda x: (1 + random.random(x.shape)) / np.prod(x.shape[:-1]),
