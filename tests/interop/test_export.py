@@ -95,8 +95,8 @@ def sounds():
     "cut": np.concatenate([made[:1], made[1:2, :300]], axis=1),
   }
   recordings = pathlib.Path(os.environ.get("ATGCN_SHARED", "../shared")) / "data/esc10/audio"
-  for i, path in enumerate(sorted(recordings.glob("*.ogg"))[:60:20]):
-    found[f"recording{i}"] = sound_files.load_waveform(path, FRONTEND.sample_rate)[None]
+  for path in sorted(recordings.glob("*.ogg"))[:1]:
+    found["recording"] = sound_files.load_waveform(path, FRONTEND.sample_rate)[None]
   return found
 
 
