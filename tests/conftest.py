@@ -19,7 +19,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 QUICK_COMPILATION = (
   "--xla_backend_optimization_level=0",
   "--xla_llvm_disable_expensive_passes=true",
-  "--xla_cpu_use_fusion_emitters=false",
 )
 # The workers and the processes that tests start inherit these variables. Temporary files are in one
 # folder, which is removed at the end, except those of `tmp_path`, which show why a test failed.
