@@ -30,7 +30,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   # JAX locks the cache only where its size is limited.
   os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 * 2**30)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  # Otherwise each process would compile the package, and each worker all tests.
+  os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
   if "--all" not in sys.argv:
+    os.environ["ATGCN_QUICK_TESTS"] = "yes"
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION))
 
 # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
@@ -64,7 +67,7 @@ def pytest_collection_modifyitems(config, items):
       item.add_marker(pytest.mark.skip(reason="slow; run with --all"))
 
 
-MUCH = 0.5 * 2**30
+MUCH, GROWTH = 0.5 * 2**30, 0.1 * 2**30  # bytes
 
 
 def own_bytes():
@@ -76,10 +79,17 @@ def own_bytes():
   return (resident - files) * os.sysconf("SC_PAGE_SIZE")
 
 
+freed = {"to": 0.0}  # own bytes after memory was returned
+
+
 def return_freed_memory():
-  """Return freed memory to the system: a compilation frees 300 MB, which malloc would keep."""
-  if sys.platform == "linux" and own_bytes() > MUCH:
+  """Return freed memory to the system: a compilation frees 300 MB, which malloc would keep.
+
+  This takes 15 ms, so it is not done again before the memory has grown.
+  """
+  if sys.platform == "linux" and own_bytes() > max(MUCH, freed["to"] + GROWTH):
     ctypes.CDLL(None).malloc_trim(0)
+    freed["to"] = own_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +115,19 @@ def shared() -> pathlib.Path:
   if not (folder / "data").is_dir():
     pytest.skip(f"no reference data at {folder} (set ATGCN_SHARED)")
   return folder
+
+
+@pytest.fixture
+def plain_pages():
+  """Leave the drawings out of report pages, which take most of the time of an evaluation."""
+  from atgcn_jax.reports import page_figures, page_labels
+
+  drawings = {
+    **{"learning_curves": "curves", "class_bars": "bars"},
+    **{"label_graph_figure": "graph", "label_map": "map"},
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, kind in drawings.items():
+      patch.setattr(page_figures, name, lambda *_, kind=kind: f'<svg class="{kind}"></svg>')
+    patch.setattr(page_labels, "precision_recall_figure", lambda *_: "<svg></svg>")
+    yield

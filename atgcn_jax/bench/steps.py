@@ -42,7 +42,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
   "atgcn": {"head": "graph"},
   "mn04": {"encoder": "mobilenet", "head": "linear", "width": 0.4},
   "mn10": {"encoder": "mobilenet", "head": "linear", "width": 1.0},
-  "vectors": {"encoder": "vectors", "head": "linear", "clip_units": (512,)},
+  "vectors": {"encoder": "vectors", "head": "linear", "clip_units": (1024, 512)},
 }
 
 

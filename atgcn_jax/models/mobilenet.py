@@ -111,9 +111,8 @@ class ConvNormActivation(nn.Module):
     """Return [B, ceil(T / stride), ceil(F / stride), channels]."""
     shape = self.channels, self.size, self.stride, self.depthwise
     x = KernelConvolution(*shape, self.on_one_cpu, self.dtype, name="conv")(x_BxTxFxC)
-    norm = BatchNorm(
-      self.channels, self.dtype, self.groups, self.activation, MOMENTUM, EPSILON, name="bn"
-    )
+    settings = self.groups, self.activation, MOMENTUM, EPSILON, self.on_one_cpu
+    norm = BatchNorm(self.channels, self.dtype, *settings, name="bn")
     return norm(checkpoint_name(x, CONVOLUTION), train=train)
 
 

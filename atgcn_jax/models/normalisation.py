@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
 
   The statistics have the type of the parameters, float32 or wider. In training, each of `groups`
   equal runs of clips has separate statistics. The running statistics follow the mean over the
-  groups. The function `after` is applied after the batch norm.
+  groups. The function `after` is applied after the batch norm. `by_clip` is the form for one CPU.
   """
 
   channels: int
@@ -36,6 +36,7 @@ class BatchNorm(nn.Module):
   after: Callable[[Array], Array] = unchanged
   momentum: float = MOMENTUM
   epsilon: float = EPSILON
+  by_clip: bool = False
 
   def setup(self):
     """Create the variables."""
@@ -57,7 +58,7 @@ class BatchNorm(nn.Module):
       factor = jax.lax.rsqrt(self.running_variance.value + self.epsilon)
       return self.after(_scaled(x, mean, factor, self.scale, self.bias).astype(self.dtype))
     y, mean_GxC, variance_GxC = batch_norm(
-      x, self.scale, self.bias, self.dtype, self.groups, self.after, self.epsilon
+      x, self.scale, self.bias, self.dtype, self.groups, self.after, self.epsilon, self.by_clip
     )
     self.follow(mean_GxC.mean(axis=0), variance_GxC.mean(axis=0))
     return y
@@ -69,7 +70,7 @@ class BatchNorm(nn.Module):
         running.value = self.momentum * running.value + (1 - self.momentum) * new
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6, 7))
 def batch_norm(
   x: Array,
   scale_C: Array,
@@ -78,6 +79,7 @@ def batch_norm(
   groups: int,
   after: Callable[[Array], Array] = unchanged,
   epsilon: float = EPSILON,
+  by_clip: bool = False,
 ) -> tuple[Array, Array, Array]:
   """Normalise x by the statistics of the batch and apply `after`.
 
@@ -93,14 +95,16 @@ def batch_norm(
     after: The function that is applied to the normalised x. The backward pass recomputes it, so
       it should be cheap.
     epsilon: The term that is added to the variance.
+    by_clip: Whether the backward pass reduces one clip at a time, while its gradients are in the
+      cache. There must be one group.
 
   Returns:
     The result of `after` [B, …, C], and the mean and biased variance [groups, C].
   """
-  return _forward(x, scale_C, bias_C, dtype, groups, after, epsilon)[0]
+  return _forward(x, scale_C, bias_C, dtype, groups, after, epsilon, by_clip)[0]
 
 
-def _forward(x, scale, bias, dtype, groups, after, epsilon):
+def _forward(x, scale, bias, dtype, groups, after, epsilon, by_clip):
   wide = _grouped(x, groups).astype(scale.dtype)
   axes = tuple(range(1, wide.ndim - 1))
   mean, mean_square = wide.mean(axes, keepdims=True), jnp.square(wide).mean(axes, keepdims=True)
@@ -113,7 +117,7 @@ def _forward(x, scale, bias, dtype, groups, after, epsilon):
   return (after(y), *statistics), (x, mean, factor, scale, bias)
 
 
-def _backward(dtype, groups, after, _, residuals, cotangents):
+def _backward(dtype, groups, after, _, by_clip, residuals, cotangents):
   x, mean, factor, scale, bias = residuals
 
   def at_norm(x, cotangent):
@@ -123,10 +127,20 @@ def _backward(dtype, groups, after, _, residuals, cotangents):
     (gradient,) = jax.vjp(after, y)[1](cotangent)
     return _grouped(gradient, groups).astype(scale.dtype), (wide - mean) * factor
 
-  gradient, whitened = at_norm(x, cotangents[0])
-  axes = tuple(range(1, gradient.ndim - 1))
-  of_bias = gradient.sum(axes, keepdims=True)
-  of_scale = (gradient * whitened).sum(axes, keepdims=True)
+  def sums(x, cotangent):
+    """Return the gradients of bias and scale in each group."""
+    gradient, whitened = at_norm(x, cotangent)
+    axes = tuple(range(1, gradient.ndim - 1))
+    return gradient.sum(axes, keepdims=True), (gradient * whitened).sum(axes, keepdims=True)
+
+  def and_clip(total, clip):
+    return jax.tree.map(jnp.add, total, sums(*(array[None] for array in clip))), None
+
+  if by_clip:
+    start = jnp.zeros_like(mean), jnp.zeros_like(mean)
+    of_bias, of_scale = jax.lax.scan(and_clip, start, (x, cotangents[0]))[0]
+  else:
+    of_bias, of_scale = sums(x, cotangents[0])
   # Recomputed after the reduction, which is faster than a round trip to memory.
   of_bias, of_scale, again = jax.lax.optimization_barrier((of_bias, of_scale, (x, cotangents[0])))
   gradient, whitened = at_norm(*again)

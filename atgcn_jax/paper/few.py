@@ -34,7 +34,8 @@ from atgcn_jax.paper.few_heads import (
   half_of,
   linear_fits,
 )
-from atgcn_jax.paper.unseen import Draw, draw_labels, mean_interval, without
+from atgcn_jax.paper.unseen import draw_labels, without
+from atgcn_jax.paper.unseen_table import Draw, mean_interval
 from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.folds import splits_of

@@ -28,6 +28,8 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 VERBS = (
   "train",
   "finetune",

@@ -111,6 +111,7 @@ def python(script, *arguments):
   return done.stdout.split()
 
 
+@pytest.mark.slow  # the next test finds the same, except where an import is tried
 def test_arrays_need_neither_tensorflow_nor_configs():
   script = (
     "import importlib, sys\n"

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from marks import slow
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
@@ -217,7 +218,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("existing", [slow(False), True])
 @pytest.mark.parametrize("bad", BAD)
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing):
   make_sounds(tmp_path, 3, seconds=0.3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from marks import slow
 from runs_support import VOCABULARY, saved, tiny_config
 from test_adjacency import recipe
 
@@ -167,7 +168,7 @@ def test_no_array_of_edges_by_channels_is_allocated():
   assert memory.temp_size_in_bytes < 12 * labels * channels * 4
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [slow(1), 2, slow(3)])
 def test_head_with_either_form(layers):
   matrix = matrix_of("mixed")
   random = np.random.default_rng(3)

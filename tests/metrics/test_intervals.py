@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from coverage_study import cell, draw, population
+from marks import slow
 from scipy.special import expit, logit
 
 from atgcn_jax.intervals import (
@@ -83,7 +84,7 @@ def test_more_labels_than_one_block():
 
 def test_the_interval_contains_the_estimate():
   r = np.random.default_rng(0)
-  for seed in range(400):
+  for seed in range(150):
     clips, labels, levels = r.integers(1, 30), r.integers(1, 9), int(r.choice([1, 3, 1000]))
     scores, chosen = scored(clips, labels, seed, levels)
     runs = [scores, *np.round(scores + r.normal(0, 0.3, (2, clips, labels)), int(r.integers(0, 4)))]
@@ -202,7 +203,7 @@ def test_invalid_scores_and_labels_are_refused():
     sampled(np.array([[np.nan], [0.0]]), np.array([[1], [0]]))
 
 
-@pytest.mark.parametrize(("clips", "positives"), [(137, "1-6"), (400, "10")])
+@pytest.mark.parametrize(("clips", "positives"), [(137, "1-6"), slow(400, "10")])
 def test_coverage_of_the_true_value(clips, positives):
   """Check on 250 data sets that the coverage is within four standard errors of 95 %."""
   found = cell(population(clips, positives, labels=12), 250)

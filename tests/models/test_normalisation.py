@@ -60,6 +60,16 @@ def test_values_and_gradients_agree_with_linen(train, dtype):
   jax.tree.map(lambda a, b: close(np.float32(a), np.float32(b)), ours, theirs)
 
 
+def test_one_clip_at_a_time_gives_the_same():
+  """Compare the form for one CPU with the plain form."""
+  by_clip, plain = (
+    compute(BatchNorm(3, after=nn.hard_swish, by_clip=form), X, {"train": True})
+    for form in (True, False)
+  )
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  jax.tree.map(close, by_clip, plain)
+
+
 def test_each_group_has_its_own_statistics():
   y, new, (of_x, of_weights) = compute(BatchNorm(3, groups=4), X, {"train": True})
   parts = [compute(BatchNorm(3), X[i : i + 2], {"train": True}) for i in range(0, 8, 2)]

@@ -142,11 +142,8 @@ def features_of(encoder, head):
 @pytest.mark.parametrize("head", ["linear", "graph"])
 @pytest.mark.parametrize(
   "encoder",
-  # Those that compile longest; test_mobilenet.py and test_torch_weights.py test two of them again.
-  [
-    slow(name) if name in ("cnn14", "deepres", "google_cnn", "mobilenet", "talnet") else name
-    for name in models.ENCODERS
-  ],
+  # Convolutions compile longest. test_torch_weights.py and test_mobilenet.py test three of them.
+  [name if name in models.ON_VECTORS else slow(name) for name in models.ENCODERS],
 )
 def test_every_encoder_works_with_either_head(encoder, head):
   _, found, beside_others = features_of(encoder, head)

@@ -14,7 +14,8 @@ from atgcn_jax.paper import few, forgotten, reproduce, unseen
 from atgcn_jax.paper.experiments import AT_GCN, CNN10
 from atgcn_jax.paper.forgotten import SHARES, with_forgotten
 from atgcn_jax.paper.scored_runs import write_head_rates
-from atgcn_jax.paper.unseen import UnseenRow, draw_labels, estimate_weights, table_of, without
+from atgcn_jax.paper.unseen import draw_labels, estimate_weights, without
+from atgcn_jax.paper.unseen_table import TRAINED, UnseenRow, table_of
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def test_each_form_of_estimate(draw):
 
 def test_the_table_has_intervals_over_draws():
   draws = [
-    {"a": np.array([[0.1, np.nan]]), unseen.TRAINED: np.array([[0.2, 0.2]])},
-    {"a": np.array([[0.3, 0.3]]), unseen.TRAINED: np.array([[0.4, 0.2]])},
+    {"a": np.array([[0.1, np.nan]]), TRAINED: np.array([[0.2, 0.2]])},
+    {"a": np.array([[0.3, 0.3]]), TRAINED: np.array([[0.4, 0.2]])},
   ]
   first, _ = table_of(draws)
   assert isinstance(first, UnseenRow)

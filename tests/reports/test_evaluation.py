@@ -13,7 +13,16 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from runs_support import VOCABULARY, contents, make_store, tiny_config, trained, wav, waveforms
+from runs_support import (
+  VOCABULARY,
+  contents,
+  make_store,
+  saved_run,
+  tiny_config,
+  trained,
+  wav,
+  waveforms,
+)
 
 from atgcn_jax import cli
 from atgcn_jax.data.splits import split_clips
@@ -27,15 +36,14 @@ from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs import scoring
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_clips
 from atgcn_jax.runs.thresholds import tune
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, plain_pages):
   return shutil.copytree(trained(), tmp_path / "run")
 
 
@@ -108,7 +116,8 @@ def test_the_command_prints_one_json_object_last(run, capsys):
   assert f"{printed['mAP']:.4f}" in capsys.readouterr().out
 
 
-def test_written_files(run):
+def test_written_files(tmp_path):
+  run = shutil.copytree(trained(), tmp_path / "run")
   result = evaluate(run)
   with open(run / "evaluation" / "test-30.csv", newline="", encoding="utf-8") as file:
     rows = list(csv.DictReader(file))
@@ -281,12 +290,8 @@ def test_scores_that_are_not_finite_are_refused(run, monkeypatch):
     evaluate(run)
 
 
-def test_a_run_without_a_graph(tmp_path):
-  config = tiny_config(trained().parent, "model.head=linear")
-  run = new_run(config, open_store(config.data.store))
-  with checkpoint.open_manager(tmp_path) as manager:
-    description = run.description() | {"history": []}
-    checkpoint.start_save(manager, run.initial_state(), run.constants(), description, None)
+def test_a_run_without_a_graph(tmp_path, plain_pages):
+  saved_run(tmp_path, tiny_config(trained().parent, "model.head=linear"))
   result = evaluate(tmp_path)
   assert (result["step"], result["clips"]) == (0, 15)
   assert "vectors" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -153,7 +153,7 @@ def test_values(tmp_path):
   assert "best 0.375 at step 150" in source
 
 
-def test_the_top_has_intervals_chance_and_the_clips(tmp_path):
+def test_the_top_has_intervals_chance_and_the_clips(tmp_path, plain_pages):
   result = {
     **{"mAP": 0.5, "mAP_low": 0.4, "mAP_high": 0.6, "mAUC": None, "mAUC_low": None},
     **{"split": "validation", "step": 30, "folds": ["a", "b"], "store": "x.h5", "OmAP": 0.7},
@@ -182,7 +182,7 @@ def test_curves_are_smoothed_if_there_are_enough_records():
   assert page_figures.smoothed(values[:30]) is None
 
 
-def test_the_thick_line_is_explained(tmp_path):
+def test_the_thick_line_is_explained(tmp_path, plain_pages):
   assert "running mean of the loss" in written(tmp_path, 3)
   few = [{"step": step, "loss": 0.5} for step in range(10)]
   assert "running mean of the loss" not in written(tmp_path, 3, records=few)
@@ -227,7 +227,7 @@ def test_mistakes(tmp_path):
   assert "evaluate with --audio DIR" in written(tmp_path, 12, **silent)
 
 
-def test_each_label_has_what_is_heard_instead(tmp_path):
+def test_each_label_has_what_is_heard_instead(tmp_path, plain_pages):
   labels = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])
   scores = np.array([[0.1, 0.9, 0.9], [0.9, 0.1, 0.1], [0.1, 0.1, 0.1], [0.1, 0.1, 0.9]])
   thresholds = np.array([0.5, 0.5, 0.5])
@@ -245,7 +245,7 @@ def test_each_label_has_what_is_heard_instead(tmp_path):
   assert "as many clips reach as have the label" in written(tmp_path, 3)
 
 
-def test_each_label_has_its_strongest_neighbours(tmp_path):
+def test_each_label_has_its_strongest_neighbours(tmp_path, plain_pages):
   precision = np.array([0.25, np.nan, 1.0, 0.5, 0.125])
   graph = np.eye(5)
   graph[0, [1, 2, 3, 4]] = 0.1, 0.4, 0.3, 0.2
@@ -301,7 +301,7 @@ def test_odd_vectors(tmp_path, vectors, sentence):
   assert sentence in written(tmp_path, 6, label_vectors=vectors)
 
 
-def test_a_graph_without_edges(tmp_path):
+def test_a_graph_without_edges(tmp_path, plain_pages):
   source = written(tmp_path, 6, propagation=np.eye(6))
   assert "edges: 0; labels: 6; labels without a neighbour: 6." in source
   assert 'class="graph"' not in source
@@ -374,7 +374,7 @@ def test_series_keeps_the_later_record():
   assert values.tolist() == [1.0, 3.0]
 
 
-def test_an_older_page_survives_a_failure(tmp_path):
+def test_an_older_page_survives_a_failure(tmp_path, plain_pages):
   first = written(tmp_path, 4)
   with pytest.raises(ValueError, match=r"auc \(3,\) does not fit a vocabulary of 4 labels"):
     written(tmp_path, 4, auc=np.zeros(3))

@@ -15,11 +15,10 @@ import pytest
 import scipy.sparse
 import scipy.stats
 from marks import slow
-from runs_support import HOME, VOCABULARY, contents, make_store, tiny_config, trained
+from runs_support import HOME, VOCABULARY, contents, make_store, saved_run, tiny_config, trained
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_cli import run
 
-from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, read_label_ids
 from atgcn_jax.paper import tables
@@ -34,20 +33,11 @@ from atgcn_jax.runs.compare import (
   neighbours_of,
   rank_correlation,
 )
-from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.scoring import score_split
-from atgcn_jax.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("plain_pages")
 
 PART = Vocabulary(("/m/4", "/m/0", "/m/2"), ("Hiss", "Hum", "Whistle"))
-
-
-def saved_run(workdir, config):
-  """Save a run at step 0."""
-  made = new_run(config, open_store(config.data.store))
-  with checkpoint.open_manager(workdir) as manager:
-    description = made.description() | {"history": []}
-    checkpoint.start_save(manager, made.initial_state(), made.constants(), description, None)
-  return workdir
 
 
 @functools.cache

@@ -36,6 +36,8 @@ from atgcn_jax.runs import run_store
 from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runtime import process_setup
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 NOT_UTF8 = os.fsdecode(b"gr\xfcn")
 TONE = 0.1 * np.sin(np.arange(4000))
 

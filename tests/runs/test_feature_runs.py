@@ -19,6 +19,8 @@ from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.step import normalised_log_mel
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -37,6 +37,8 @@ from atgcn_jax.serving import tagger as tagging
 from atgcn_jax.training import checkpoint, sharding
 from atgcn_jax.training.finite import first_not_finite
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 NAN = float("nan")
 
 

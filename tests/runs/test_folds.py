@@ -13,6 +13,8 @@ from atgcn_jax.runs.config import default_config
 from atgcn_jax.runs.folds import check_folds, shared_folds, splits_of
 from atgcn_jax.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 OVERLAP = "--config.data.train_folds=('train','test')"
 ON_TEST = "data.validation_folds=('validation','test')"
 

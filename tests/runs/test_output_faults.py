@@ -33,6 +33,8 @@ from atgcn_jax import cli
 from atgcn_jax.cli import streams
 from atgcn_jax.labels.vocabulary import write_vocabulary
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 # OUT is the folder for the output, IN that of the inputs, RUN a run directory in OUT.
 COMMANDS = {
   "tag": "tag --workdir TRAINED --csv OUT/tags.csv IN/sounds",

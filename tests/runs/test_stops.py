@@ -20,6 +20,8 @@ from atgcn_jax.runs.resumable_results import (
 )
 from atgcn_jax.serving import batches, sources
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 FILES = 25  # with one window each; 8 windows are a batch
 
 

@@ -12,6 +12,8 @@ from atgcn_jax.runs import scoring
 from atgcn_jax.runs.folder_lock import held
 from atgcn_jax.runs.resumable_scores import kept_scores
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "table1"
 
 

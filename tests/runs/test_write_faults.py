@@ -125,6 +125,7 @@ def test_a_file_size_limit_ends_the_process_with_one_line(tmp_path):
 @pytest.fixture
 def failing(monkeypatch):
   """Return a function that makes the save of a step fail and returns an event that is then set."""
+  trained()  # while it can be saved
 
   def from_step(step):
     write, failed = checksums.write_checksums, threading.Event()

@@ -39,6 +39,7 @@ def golden(shared):
     }
 
 
+@pytest.mark.slow  # test_mobilenet.py compares the logits
 def test_scores_are_those_of_efficientats_code(tagger, golden):
   order = tagger.run.vocabulary.index
   for waveform, expected in zip(golden["waveform"], golden["scores"]):

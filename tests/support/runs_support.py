@@ -35,8 +35,10 @@ from atgcn_jax.runs.load import (
   set_aside_damaged,
   with_training_state,
 )
+from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.runs.training_loop import train
-from atgcn_jax.training import sharding
+from atgcn_jax.training import checkpoint, sharding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HOME = pathlib.Path(tempfile.gettempdir())  # in tests, the folder of the session (conftest.py)
@@ -60,6 +62,12 @@ FRONTEND = Frontend(
 VOCABULARY = Vocabulary(
   tuple(f"/m/{k}" for k in range(6)), ("Hum", "Drone", "Whistle", "Piping", "Hiss", "Squeak")
 )
+# Importing optional packages takes most of the time of a short command.
+WITHOUT_OPTIONAL = """
+import runpy, sys
+sys.modules.update({"tensorflow": None, "google.cloud.storage": None})
+runpy.run_module("atgcn_jax", run_name="__main__", alter_sys=True)
+"""
 TONES_HZ = (150, 350, 600, 900, 1250, 1700)  # frequency of the tone of each label
 
 CONFIG = """
@@ -206,6 +214,15 @@ def same_bits(one: Any, other: Any) -> bool:
   return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(*leaves))
 
 
+def saved_run(workdir: pathlib.Path, config: Any) -> pathlib.Path:
+  """Save a run at step 0, without training it, and return its folder."""
+  made = new_run(config, store_of(config))
+  with checkpoint.open_manager(workdir) as manager:
+    description = made.description() | {"history": []}
+    checkpoint.start_save(manager, made.initial_state(), made.constants(), description, None)
+  return workdir
+
+
 def saved(workdir: pathlib.Path) -> Any:
   """Return the newest checkpoint of a run."""
   loaded = newest_sound(workdir, sharding.Layout(sharding.data_mesh()))
@@ -239,10 +256,14 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def start(*arguments: Any, before: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
-  """Start `atgcn ARGUMENTS` in its own process, with the words `before` in front of the command."""
+  """Start `atgcn ARGUMENTS` in its own process, with the words `before` in front of the command.
+
+  Without --all it works as if TensorFlow and google-cloud-storage were not installed.
+  """
+  program = ("-c", WITHOUT_OPTIONAL) if "ATGCN_QUICK_TESTS" in os.environ else ("-m", "atgcn_jax")
   environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}
   return subprocess.Popen(
-    [*before, sys.executable, "-m", "atgcn_jax", *map(str, arguments)],
+    [*before, sys.executable, *program, *map(str, arguments)],
     cwd=REPOSITORY,
     env=environment | variables,
     stdout=subprocess.PIPE,

@@ -13,24 +13,26 @@ import time
 import torch
 from torch import nn
 
-LABELS, FRAMES, BANDS, BATCH, UNITS = 527, 10, 128, 256, 512
+LABELS, FRAMES, BANDS, BATCH, UNITS = 527, 10, 128, 256, (1024, 512)
 
 
 class Tagger(nn.Module):
-  """Batch norm, maximum and mean over time, a layer, and a linear classifier."""
+  """Batch norm, maximum and mean over time, two layers, and a linear classifier."""
 
   def __init__(self):
     super().__init__()
     self.bn0 = nn.BatchNorm1d(BANDS)
-    self.clip1, self.clip1_bn = nn.Linear(2 * BANDS, UNITS), nn.BatchNorm1d(UNITS)
-    self.head = nn.Linear(UNITS, LABELS)
-    self.pooled, self.embedding = nn.Dropout(0.2), nn.Dropout(0.5)
+    self.clip1, self.clip1_bn = nn.Linear(2 * BANDS, UNITS[0]), nn.BatchNorm1d(UNITS[0])
+    self.clip2, self.clip2_bn = nn.Linear(*UNITS), nn.BatchNorm1d(UNITS[1])
+    self.head = nn.Linear(UNITS[1], LABELS)
+    self.pooled, self.block, self.embedding = nn.Dropout(0.1), nn.Dropout(0.3), nn.Dropout(0.3)
 
   def forward(self, x):
     """Return the logits [B, K] of vectors [B, T, F]."""
     x = self.bn0(x.transpose(1, 2)).transpose(1, 2)
     x = self.pooled(torch.cat([x.amax(1), x.mean(1)], dim=-1))
-    return self.head(self.embedding(self.clip1_bn(self.clip1(x)).relu()))
+    x = self.block(self.clip1_bn(self.clip1(x)).relu())
+    return self.head(self.embedding(self.clip2_bn(self.clip2(x)).relu()))
 
 
 def main():

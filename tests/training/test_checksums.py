@@ -14,6 +14,8 @@ from atgcn_jax.runs.load import load_run
 from atgcn_jax.training import checkpoint, checksums, sharding
 from atgcn_jax.training.checksums import Damaged
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 
 def files_of(folder):
   return sorted(path for path in folder.rglob("*") if path.is_file())

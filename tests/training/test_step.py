@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from marks import slow
 from narrow_system import norm
 
 from atgcn_jax import models
@@ -28,8 +29,10 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 NORMALISER = Normaliser(np.full(BANDS, -40.0, "f"), np.linspace(10, 20, BANDS, dtype="f"))
 
 
-def model_of(**changes):
-  config = ml_collections.ConfigDict(DEFAULTS["model"] | {"width": 1 / 32} | changes)
+def model_of(encoder="vectors", **changes):
+  """Return a system with a label graph, by default of an encoder that compiles quickly."""
+  small = {"encoder": encoder, "clip_units": (1024,), "width": 1 / 32}
+  config = ml_collections.ConfigDict(DEFAULTS["model"] | small | changes)
   ring = 0.6 * np.eye(LABELS) + 0.4 * np.roll(np.eye(LABELS), 1, axis=1)
   vectors = np.random.default_rng(0).standard_normal((LABELS, 5))
   return models.build(config, num_classes=LABELS, propagation=ring, label_embeddings=vectors)
@@ -136,8 +139,9 @@ def test_loss_and_gradient_norm_of_the_batch(plain):
   assert float(measured["gradient_norm"]) == pytest.approx(10 * moment, rel=1e-4)
 
 
-def test_bfloat16_from_bytes_with_everything_on():
-  model = model_of(dtype="bfloat16")
+@pytest.mark.parametrize("encoder", ["vectors", slow("cnn10")])
+def test_bfloat16_from_bytes_with_everything_on(encoder):
+  model = model_of(encoder, dtype="bfloat16")
   state, adam = fresh_state(model, 1e-3)
   step, state, batch = compiled_step(
     model, adam, state, byte_batch(), Augmentation("authors", 0.2, 2, 8, 2, 4)
@@ -164,7 +168,7 @@ def test_bytes_decode_within_half_a_step():
 
 
 def test_scores_are_sigmoids_of_the_logits():
-  model = model_of()
+  model = model_of("cnn10")
   random = np.random.default_rng(2)
   variables = jax.tree.map(
     lambda x: (1 + random.random(x.shape)) / np.prod(x.shape[:-1]),
@@ -192,7 +196,7 @@ def test_initial_state_depends_on_the_seed():
   )
   first, again, other = make(0), make(0), make(1)
   jax.tree.map(np.testing.assert_array_equal, first, again)
-  kernel = ("encoder", "conv_block1", "conv1", "kernel")
+  kernel = ("encoder", "clip1", "kernel")
   a, b = (np.asarray(_at(state.params, kernel)) for state in (first, other))
   assert np.abs(a - b).max() > 0.1
   assert int(first.step) == 0

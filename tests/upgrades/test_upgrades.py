@@ -19,6 +19,8 @@ from atgcn_jax.runs import saved_form
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.runs.training_loop import train
 
+pytestmark = pytest.mark.usefixtures("plain_pages")
+
 ARCHIVES = sorted(pathlib.Path(__file__).parent.glob("*.tar.gz"))
 
 

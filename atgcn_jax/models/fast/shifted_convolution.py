@@ -8,11 +8,13 @@ while they are in the cache.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+PARTS, PART_ROWS = 8, 8  # most parts of a clip that are added up, and fewest rows of a part
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -25,11 +27,40 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     stride: The stride over rows and columns; 1 for a 1x1 kernel.
   """
   if kernel.shape[0] == 1:
-    return x @ kernel[0, 0]
+    return _product(x, kernel)
   if x.shape[-1] == 1:
-    taps = _taps(_padded(x, kernel), kernel.shape[0], stride, _size(x, stride))
-    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return of_one_channel(x, kernel, stride)
   return depthwise(x, kernel, stride)
+
+
+def _product(x, kernel):
+  """Return the convolution with a 1x1 kernel."""
+  # As a product of two matrices, the gradient of the kernel needs no transposed copy of x.
+  return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def of_one_channel(x_BxHxWx1: Array, kernel_KxKx1xD: Array, stride: int) -> Array:
+  """Return the convolution of one channel of `convolve`."""
+  padded = _padded(x_BxHxWx1, kernel_KxKx1xD)
+  wide = jnp.broadcast_to(padded, (*padded.shape[:-1], kernel_KxKx1xD.shape[-1]))
+  return _weighted_sum(wide, kernel_KxKx1xD, stride, _size(x_BxHxWx1, stride))
+
+
+def _one_forward(x, kernel, stride):
+  return of_one_channel(x, kernel, stride), (x, kernel)
+
+
+def _one_backward(stride, residuals, dy):
+  x, kernel = residuals
+  size, channels = kernel.shape[0], kernel.shape[-1]
+  taps = jnp.stack(_taps(_padded(x, kernel), size, stride, dy.shape[1:3]))
+  dkernel = taps.reshape(size * size, -1) @ dy.reshape(-1, channels)
+  dx = _input_gradient(dy, kernel, stride, x.shape[1:3]).sum(axis=-1, keepdims=True)
+  return dx, dkernel.reshape(kernel.shape)
+
+
+of_one_channel.defvjp(_one_forward, _one_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -45,20 +76,44 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, residuals, dy):
   x, kernel = residuals
-  size = kernel.shape[0]
 
   def of_clip(dkernel, clip):
     x, dy = (array[None] for array in clip)
-    taps = _taps(_padded(x, kernel), size, stride, dy.shape[1:3])
-    dkernel += jnp.stack([(tap * dy).sum(axis=(0, 1, 2)) for tap in taps])
+    dkernel += _kernel_gradient(x, dy, kernel.shape[0], stride)
     return dkernel, _input_gradient(dy, kernel, stride, x.shape[1:3])[0]
 
-  start = jnp.zeros((size * size, x.shape[-1]), kernel.dtype)
+  start = jnp.zeros((kernel.shape[0] ** 2, x.shape[-1]), kernel.dtype)
   dkernel, dx = jax.lax.scan(of_clip, start, (x, dy))
   return dx, dkernel.reshape(kernel.shape)
 
 
 depthwise.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, dy, size, stride):
+  """Return the gradient of a kernel, [k * k, C], from those of one clip.
+
+  XLA vectorises sums of arrays, but not sums over the rows of an array. Therefore the rows are
+  split into equal parts, which are added before the rest is summed.
+  """
+  height, width = dy.shape[1:3]
+  parts = min(PARTS, max(1, height // PART_ROWS))
+  rows = -(-height // parts)
+  edge, missing = size // 2, parts * rows - height
+  below = edge + stride * missing
+  padded, dy = jax.lax.optimization_barrier(
+    (
+      jnp.pad(x, ((0, 0), (edge, below), (edge, edge), (0, 0))),
+      jnp.pad(dy, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else dy,
+    )
+  )
+  sums: list[Any] = [0] * size**2
+  for first in range(0, parts * rows, rows):
+    part = jax.lax.slice_in_dim(dy, first, first + rows, axis=1)
+    last = stride * (first + rows - 1) + size
+    taps = _taps(padded[:, stride * first : last], size, stride, (rows, width))
+    sums = [total + tap * part for total, tap in zip(sums, taps)]
+  return jax.lax.optimization_barrier(jnp.stack(sums)).sum(axis=(1, 2, 3))
 
 
 def _input_gradient(dy, kernel, stride, shape):
