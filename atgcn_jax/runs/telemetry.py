@@ -154,8 +154,9 @@ class Telemetry:
       metrics: The metrics of this step, which may still run.
     """
     if step == self._start + 1:  # exclude the first step, which includes compilation
-      self._restart_pace(step)
-    self._since_record.add_own(self._busy, self._waited)
+      self._restart_pace(step)  # this step began before, so its times do not count either
+    else:
+      self._since_record.add_own(self._busy, self._waited)
     if step > self._since_line.step and self.log.is_time_to_tell():
       self.log.tell(step, float(before["loss"]), self._since_line.figures(step))
       if lag := self._since_line.laggard(self._hosts):

@@ -1,6 +1,8 @@
 """Throughput of a run, lagging hosts, and traces."""
 
 import re
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from runs_support import records, tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import log, telemetry, training_loop, training_programs
-from atgcn_jax.runs.telemetry import Pace, parsed_profile
+from atgcn_jax.runs.telemetry import Pace, Telemetry, parsed_profile
+from atgcn_jax.training.sharding import data_mesh
 
 
 def pace_of(monkeypatch, busy, waited, seconds=10.0, steps=20):
@@ -116,3 +119,26 @@ def test_a_profile_is_written_where_tensorboard_reads_it(tmp_path, capsys):
 def test_invalid_profile(text):
   with pytest.raises(UserError, match=f"--profile {text}"):
     parsed_profile(text)
+
+
+def test_a_wait_before_the_measurement_does_not_count():
+  """The second step began before the measurement, which excludes compilation."""
+  values = {}
+  log = SimpleNamespace(
+    is_time_to_tell=lambda: False,
+    stepped=lambda step: None,
+    record=lambda step, figures, split: values.update(figures),
+  )
+  trace = SimpleNamespace(before=lambda step: None, after=lambda step, metrics: None)
+  stop = SimpleNamespace(signal_number=None)
+  telemetry = Telemetry(log, trace, stop, data_mesh(), start=0, batch=8)
+
+  def batches():
+    time.sleep(0.05)
+    yield {}
+
+  telemetry.next_batch(1, SimpleNamespace(given=batches()))
+  telemetry.dispatched()
+  telemetry.end_step(1, {}, {})
+  telemetry.record(2, {}, 0.1)
+  assert values["input_wait"] == 0
