@@ -159,9 +159,9 @@ def estimate_weights(
   return {
     "word similarity": word_weights(vectors[new], vectors[known]),
     "parents and children in the ontology": edges[np.ix_(new, known)].astype(float),
-    "along P(j | k)": part / np.maximum(occurrences[new], 1)[:, None],
+    "along P(j given k)": part / np.maximum(occurrences[new], 1)[:, None],
     "along the cosine of counts": cosine[np.ix_(new, known)],
-    "along P(k | j)": part / np.maximum(occurrences[known], 1),
+    "along P(k given j)": part / np.maximum(occurrences[known], 1),
     BEST: regression_weights(counts, known, new),
   }
 

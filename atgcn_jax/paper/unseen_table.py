@@ -77,14 +77,15 @@ def as_markdown(table: Sequence[UnseenRow], settings: Settings, draws: int, left
     "|---|---|---|",
   ]
   for row in table:
-    lines.append(
-      f"| {row.title} | {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}] | "
-      f"{row.share:.2f} [{row.share_low:.2f}, {row.share_high:.2f}] |"
-    )
+    mean, share = f"{row.mean:.3f}", f"{row.share:.2f}"
+    if draws > 1:
+      mean += f" [{row.low:.3f}, {row.high:.3f}]"
+      share += f" [{row.share_low:.2f}, {row.share_high:.2f}]"
+    lines.append(f"| {row.title} | {mean} | {share} |")
   lines += [
     "",
-    f"{draws} draws of {left_out} labels, {settings.seeds} seed{'s' * (settings.seeds > 1)}; "
-    "intervals are over draws. "
+    f"{draws} draw{'s' * (draws > 1)} of {left_out} labels, "
+    f"{settings.seeds} seed{'s' * (settings.seeds > 1)}; intervals are over draws. "
     f"Store: {pathlib.Path(settings.store).name}.",
   ]
   return "\n".join(lines) + "\n"

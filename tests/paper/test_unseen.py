@@ -44,8 +44,8 @@ def test_each_form_of_estimate(draw):
   found = estimate_weights(counts, rng.standard_normal((6, 8)), edges, draw)
   k, j = draw.new[0], draw.known[1]
   both = (labels[:, k] & labels[:, j]).sum()
-  assert found["along P(k | j)"][0, 1] == pytest.approx(both / labels[:, j].sum())
-  assert found["along P(j | k)"][0, 1] == pytest.approx(both / labels[:, k].sum())
+  assert found["along P(k given j)"][0, 1] == pytest.approx(both / labels[:, j].sum())
+  assert found["along P(j given k)"][0, 1] == pytest.approx(both / labels[:, k].sum())
   assert found["parents and children in the ontology"].sum() == 1
   cosine = together[k] @ together[j] / np.linalg.norm(together[k]) / np.linalg.norm(together[j])
   assert found["along the cosine of counts"][0, 1] == pytest.approx(cosine)
