@@ -99,18 +99,21 @@ def unseen(
     plain_heads, graph_heads = (
       [open_run(run, settings) for run in runs] for runs in (of_plain, of_graph)
     )
-    own, none = vectors[draw.new], np.zeros_like(vectors[draw.new])
-    for title, heads, inputs in (
-      ("nodes with own word vectors, no graph", plain_heads, own),
-      ("nodes with own word vectors, the paper's graph", graph_heads, own),
-      ("nodes that only gather, the paper's graph", graph_heads, none),
+    for title, heads in (
+      ("nodes with own word vectors, no graph", plain_heads),
+      ("nodes with own word vectors, the paper's graph", graph_heads),
     ):
-      rows[title] = [_precision(nodes(head, draw, store, inputs), labels) for head in heads]
+      own = [nodes_with_inputs(head, draw, store, vectors[draw.new]) for head in heads]
+      rows[title] = [_precision(scores, labels) for scores in own]
+    gathering = [gathering_nodes(head, draw, store) for head in graph_heads]
+    rows["nodes that only gather, the paper's graph"] = [
+      _precision(scores, labels) for scores, _ in gathering
+    ]
     rows["graph head: regression"] = [
       _precision(weighted_sums(run.scores, weights[BEST]), labels) for run in of_graph
     ]
     rows["graph head: regression and nodes"] = [
-      _precision(combined(head, draw, store), labels) for head in graph_heads
+      _precision(scores, labels) for _, scores in gathering
     ]
     rows[TRAINED] = [_precision(run.scores[:, draw.new], labels) for run in complete]
     precisions.append({title: np.array(values) for title, values in rows.items()})
@@ -179,26 +182,25 @@ def added_by(opened: Opened, draw: Draw, store: ClipStore) -> AddedLabels:
   return added_to(opened.loaded.run, labels, None, DEFAULTS)
 
 
-def nodes(opened: Opened, draw: Draw, store: ClipStore, inputs: np.ndarray) -> np.ndarray:
-  """Return the scores float32[N, A] of left-out labels by their nodes in the graph.
-
-  Args:
-    opened: A run with a graph head.
-    draw: The labels.
-    store: The store.
-    inputs: float[A, E], the inputs of the new nodes.
-  """
-  added, run = added_by(opened, draw, store), opened.loaded.run
-  extended = extended_run(run, added.vocabulary, added.weights, inputs)
+def nodes_with_inputs(
+  opened: Opened, draw: Draw, store: ClipStore, inputs: np.ndarray
+) -> np.ndarray:
+  """Return the scores float32[N, A] of left-out labels by nodes with these inputs, float[A, E]."""
+  added = added_by(opened, draw, store)
+  extended = extended_run(opened.loaded.run, added.vocabulary, added.weights, inputs)
   return _scores(opened, extended)[:, len(draw.known) :]
 
 
-def combined(opened: Opened, draw: Draw, store: ClipStore) -> np.ndarray:
-  """Return the scores float32[N, A] of left-out labels as `tag --add-labels` estimates them."""
+def gathering_nodes(opened: Opened, draw: Draw, store: ClipStore) -> tuple[np.ndarray, np.ndarray]:
+  """Return the scores of left-out labels as `tag --add-labels` estimates them with a graph head.
+
+  Both are float32[N, A]: by nodes that only gather, and these together with the regression.
+  """
   added = added_by(opened, draw, store)
   assert added.run is not None
-  scores = added.extended(_scores(opened, added.run))
-  return np.asarray(scores)[:, len(draw.known) :]
+  scores = _scores(opened, added.run)
+  known = len(draw.known)
+  return scores[:, known:], np.asarray(added.extended(scores))[:, known:]
 
 
 def _scores(opened: Opened, run: Run) -> np.ndarray:

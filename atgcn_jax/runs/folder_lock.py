@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runs.lock_holder import (
   NAME,
@@ -33,6 +32,7 @@ from atgcn_jax.runs.lock_holder import (
 from atgcn_jax.runtime.buckets import delete_object, in_bucket, read_object, write_object
 from atgcn_jax.runtime.file_locks import is_still_at, lock_file
 from atgcn_jax.runtime.processes import first_only
+from atgcn_jax.runtime.whole_files import write_at
 from atgcn_jax.training.checkpoint import report_write_failures
 
 BEAT_SECONDS = 10

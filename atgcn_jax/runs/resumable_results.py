@@ -16,12 +16,12 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict
 
-from atgcn_jax.data.store.store_writing import write_at
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
 from atgcn_jax.runtime.buckets import in_bucket
 from atgcn_jax.runtime.process_setup import cache_folder
 from atgcn_jax.runtime.schema import checked
+from atgcn_jax.runtime.whole_files import write_at
 
 Key = tuple[str | int, ...]
 

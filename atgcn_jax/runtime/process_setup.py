@@ -109,8 +109,8 @@ def keep_freed_memory() -> None:
   """Make malloc keep freed memory for reuse. Has an effect only with glibc.
 
   Each training step allocates the same gigabyte again. Clearing and mapping its pages each time
-  takes a sixth of a training step on a CPU, or a third. All threads allocate from one arena,
-  because malloc always returns the freed memory of the others.
+  takes a sixth to a third of a training step on a CPU. All threads allocate from one arena, because
+  malloc returns the freed memory of further arenas to the system in any case.
   """
   if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
     libc = ctypes.CDLL(None)

@@ -97,3 +97,11 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows(rows)
   return text.getvalue().encode("utf-8", "backslashreplace")  # names may not be valid UTF-8
+
+
+def write_at(descriptor: int, data: bytes, position: int) -> None:
+  """Write all bytes of `data` at a byte position of an open file."""
+  view = memoryview(data)
+  while view:
+    written = os.pwrite(descriptor, view, position)
+    view, position = view[written:], position + written

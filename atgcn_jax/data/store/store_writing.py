@@ -19,6 +19,7 @@ from atgcn_jax.data.store.clip_store import FORMAT
 from atgcn_jax.data.store.schema import OF_FILES
 from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runtime.whole_files import write_at
 
 
 def write_store(
@@ -118,14 +119,6 @@ def create_rows(path: str | os.PathLike, shape: tuple[int, int, int], dtype: str
   with h5py.File(path, "w") as file:
     values, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(shape)
     return h5py.h5d.create(file.id, b"log_mel", values, space, layout).get_offset()
-
-
-def write_at(descriptor: int, data: bytes, position: int) -> None:
-  """Write all bytes of `data` at a byte position of an open file."""
-  view = memoryview(data)
-  while view:
-    written = os.pwrite(descriptor, view, position)
-    view, position = view[written:], position + written
 
 
 def row_digest(row: bytes) -> bytes:

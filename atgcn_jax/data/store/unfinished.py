@@ -22,9 +22,10 @@ import numpy as np
 
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.data.store.findings_table import COLUMNS, flags_of, missing_of
-from atgcn_jax.data.store.store_writing import create_rows, write_at
+from atgcn_jax.data.store.store_writing import create_rows
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime import journal
+from atgcn_jax.runtime.whole_files import write_at
 
 ROWS, JOURNAL, LOCK = "rows.h5", "journal.jsonl", "lock"
 
