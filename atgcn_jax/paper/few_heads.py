@@ -158,22 +158,27 @@ def graph_fit(
   *,
   seed: int,
 ) -> Fit:
-  """Return the fit of a graph head: its weights are trained on, with the new labels as nodes."""
+  """Return the fit of a graph head: its weights are trained on, with the new labels as nodes.
+
+  Without clips, nodes only gather from their neighbours, as those of `tag --add-labels`. With clips
+  they have their word vectors: without these, they could not learn to differ from their neighbours.
+  """
   loaded = load_run(run.workdir, settings.step, sharding.data_mesh())
   inputs = {part: inputs_of(loaded, store, chosen) for part, chosen in clips.items()}
   known, new = draw[:2]
   order = np.concatenate([known, new])
-  extended = extended_run(loaded.run, store.vocabulary.part(order), weights, words[new])
-  head = extended.model().head
   start = jax.device_get(loaded.state["params"]["head"])
   labels = store.labels(clips["train"])[:, order]
 
-  def vectors_of(parameters: Any) -> Any:
-    return head.apply({"params": parameters}, jnp.zeros((1, inputs["train"].shape[1])))[
-      "label_vectors"
-    ]
-
   def fit(positives: int | None, strength: float) -> Scores:
+    nodes = words[new] if positives != 0 else np.zeros_like(words[new])
+    head = extended_run(loaded.run, store.vocabulary.part(order), weights, nodes).model().head
+
+    def vectors_of(parameters: Any) -> Any:
+      return head.apply({"params": parameters}, jnp.zeros((1, inputs["train"].shape[1])))[
+        "label_vectors"
+      ]
+
     parameters = start
     if positives != 0:
       counted = kept_positives(labels, positives, seed)
