@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,31 +94,8 @@ def unseen(
       scored[i * settings.seeds : (i + 1) * settings.seeds] for i in range(len(systems))
     )
     weights = estimate_weights(counts, vectors, edges, draw)
-    labels = complete[0].labels[:, draw.new]
-    rows = {CHANCE: [np.where(labels.any(axis=0), labels.mean(axis=0), np.nan)]}
-    for title, matrix in weights.items():
-      rows[title] = [_precision(weighted_sums(run.scores, matrix), labels) for run in of_linear]
-    plain_heads, graph_heads = (
-      [open_run(run, settings) for run in runs] for runs in (of_plain, of_graph)
-    )
-    for title, heads in (
-      ("nodes with own word vectors, no graph", plain_heads),
-      ("nodes with own word vectors, the paper's graph", graph_heads),
-    ):
-      own = [nodes_with_inputs(head, draw, store, vectors[draw.new]) for head in heads]
-      rows[title] = [_precision(scores, labels) for scores in own]
-    gathering = [gathering_nodes(head, draw, store) for head in graph_heads]
-    rows["nodes that only gather, the paper's graph"] = [
-      _precision(scores, labels) for scores, _ in gathering
-    ]
-    rows["graph head: regression"] = [
-      _precision(weighted_sums(run.scores, weights[BEST]), labels) for run in of_graph
-    ]
-    rows["graph head: regression and nodes"] = [
-      _precision(scores, labels) for _, scores in gathering
-    ]
-    rows[TRAINED] = [_precision(run.scores[:, draw.new], labels) for run in complete]
-    precisions.append({title: np.array(values) for title, values in rows.items()})
+    heads = Heads(of_linear, of_plain, of_graph, complete)
+    precisions.append(precisions_of(heads, draw, weights, vectors[draw.new], store, settings))
   table = table_of(precisions)
   text = as_markdown(table, settings, draws, LEFT_OUT)
   write_result(settings.out / "unseen.md", text.encode())
@@ -125,6 +104,63 @@ def unseen(
   names = np.array([ontology.names[top[0]] for top in tops])
   draw_picture(settings.out / "unseen.png", drawn, precisions, strong_neighbours(counts), names)
   return text
+
+
+class Heads(NamedTuple):
+  """The scored runs of each seed: three that were trained without the left-out labels of a draw.
+
+  Attributes:
+    linear: With a linear head.
+    plain: With a graph head without a graph.
+    graph: With a graph head and the paper's graph.
+    complete: With a linear head, trained with all labels.
+  """
+
+  linear: Sequence[ScoredRun]
+  plain: Sequence[ScoredRun]
+  graph: Sequence[ScoredRun]
+  complete: Sequence[ScoredRun]
+
+
+def precisions_of(
+  heads: Heads,
+  draw: Draw,
+  weights: Mapping[str, np.ndarray],
+  vectors: np.ndarray,
+  store: ClipStore,
+  settings: Settings,
+) -> dict[str, np.ndarray]:
+  """Return the average precision of the left-out labels of a draw, [seeds, A], by row.
+
+  Args:
+    heads: The scored runs.
+    draw: The labels.
+    weights: Weights float64[A, K] of the known labels, by row.
+    vectors: float[A, E], word vectors of the left-out labels.
+    store: The store.
+    settings: Settings of the reproduction.
+  """
+  labels = heads.complete[0].labels[:, draw.new]
+  rows = {CHANCE: [np.where(labels.any(axis=0), labels.mean(axis=0), np.nan)]}
+  for title, matrix in weights.items():
+    rows[title] = [_precision(weighted_sums(run.scores, matrix), labels) for run in heads.linear]
+  plain, graph = ([open_run(run, settings) for run in runs] for runs in (heads.plain, heads.graph))
+  for title, opened in (
+    ("nodes with own word vectors, no graph", plain),
+    ("nodes with own word vectors, the paper's graph", graph),
+  ):
+    own = [nodes_with_inputs(head, draw, store, vectors) for head in opened]
+    rows[title] = [_precision(scores, labels) for scores in own]
+  gathering = [gathering_nodes(head, draw, store) for head in graph]
+  rows["nodes that only gather, the paper's graph"] = [
+    _precision(scores, labels) for scores, _ in gathering
+  ]
+  rows["graph head: regression"] = [
+    _precision(weighted_sums(run.scores, weights[BEST]), labels) for run in heads.graph
+  ]
+  rows["graph head: regression and nodes"] = [_precision(scores, labels) for _, scores in gathering]
+  rows[TRAINED] = [_precision(run.scores[:, draw.new], labels) for run in heads.complete]
+  return {title: np.array(values) for title, values in rows.items()}
 
 
 def draw_labels(vocabulary: Vocabulary, number: int, left_out: int, path: pathlib.Path) -> Draw:
