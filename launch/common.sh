@@ -4,6 +4,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 dry_run=
+# Bytecode is compiled at the first import of a module. Most modules are never imported; all would take two minutes.
+pip_install=(-m pip install --quiet --quiet --disable-pip-version-check --no-compile)
 
 # fail MESSAGE: prints one line on stderr and exits with status 2.
 fail() {
@@ -70,7 +72,7 @@ need_number() {
 # file is compared with its hash; other extras have the versions of constraints.txt only.
 install() {
   local extras=$1 venv=$root/.venv wanted hashed
-  local stamp=$venv/installed-$extras pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
+  local stamp=$venv/installed-$extras pip=("$venv/bin/python" "${pip_install[@]}")
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "PYTHON: $PYTHON must be Python 3.11 or later; set PYTHON to another interpreter"
   hashed=$root/launch/requirements${extras/\[test]/-test}.txt
@@ -99,8 +101,7 @@ install_onnx() {
   fi
   [ "$dry_run" ] || echo "installing the converter to ONNX into .venv/onnx (a minute, 1.1 GB on disk) …"
   run "$PYTHON" -m venv --clear "$venv"
-  run "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
-    --requirement "$root/launch/onnx.txt"
+  run "$venv/bin/python" "${pip_install[@]}" --requirement "$root/launch/onnx.txt"
   [ "$dry_run" ] || echo "$wanted" >"$venv/installed"
 }
 
@@ -121,6 +122,5 @@ install_libtpu() {
   fi
   echo "installing libtpu into .venv/tpu (213 MB download, 0.7 GB on disk) …"
   rm -rf "$root/.venv/tpu"
-  "$root/.venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps \
-    --target "$root/.venv/tpu" "libtpu==$version"
+  "$root/.venv/bin/python" "${pip_install[@]}" --no-deps --target "$root/.venv/tpu" "libtpu==$version"
 }

@@ -4,7 +4,8 @@
 source "$(dirname "$0")/common.sh"
 cd "$root"
 install "[test]"
-install_libtpu
+install_libtpu &  # downloads while the other one unpacks
 install_onnx
+wait $!
 export PYTHONPATH=$PWD/.venv/tpu${PYTHONPATH:+:$PYTHONPATH}
 exec .venv/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
