@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from atgcn_jax.models import logit_offset
 from atgcn_jax.models.cnn10 import CHANNELS, CNN14_CHANNELS
 from atgcn_jax.models.mobilenet import STAGES, in_eights
 
@@ -99,6 +100,10 @@ def state_dict_of(variables: Mapping[str, Any], config: Any) -> dict[str, np.nda
 
 def _layout(config: Any) -> Layout:
   """Yield the name and the place of each tensor of a system."""
+  if logit_offset(config):
+    raise ValueError(
+      f"model.prior must be 0.5, as PyTorch's systems have no other, got {config.prior}"
+    )
   if config.encoder in BLOCKS:
     yield from _panns(BLOCKS[config.encoder])
     classifier = "fc_audioset"

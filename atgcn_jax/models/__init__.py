@@ -103,6 +103,7 @@ class AudioTagger(nn.Module):
   freeze_encoder: bool = False
   pooling: nn.Module | None = None  # for encoders with one vector per frame
   logit_norm: Callable[[Placement | None], nn.Module] | None = None
+  offset: float = 0.0  # constant that is added to each logit of the head
 
   @nn.compact
   def __call__(
@@ -136,6 +137,8 @@ class AudioTagger(nn.Module):
     scored = self.head(vectors)
     if self.logit_norm is not None:
       scored["logits"] = self.logit_norm(placement)(scored["logits"], train=train)
+    if self.offset:
+      scored["logits"] = scored["logits"] + self.offset
     if self.pooling is not None:
       scored["frame_logits"] = scored["logits"]
       scored["logits"] = self.pooling(scored["frame_logits"], vectors)
@@ -191,8 +194,8 @@ def build(
       (multiplier), `dropout` (`block`, `pooled`, `embedding`) and `dtype`; for the graph head also
       `layers`, `hidden`, `activation` and `negative_slope`. Optional: `batch_norm` (`global` or
       `local`), `pooling` (for encoders with frames; by default that of the system), `depth` (34 or
-      50, for `deepres`), `frame_units` and `clip_units` (for `vectors`) and `freeze_encoder`
-      (whether the encoder works in training as in inference).
+      50, for `deepres`), `frame_units` and `clip_units` (for `vectors`), `freeze_encoder`
+      (whether the encoder works in training as in inference) and `prior` (see `logit_offset`).
     num_classes: The number of labels K.
     propagation: float[K, K], an array or scipy's csr_array. Required by the graph head.
     label_embeddings: float[K, E]. Required by the graph head.
@@ -223,7 +226,21 @@ def build(
     logit_norm=functools.partial(_logit_norm, num_classes, batch_norm, dtype)
     if config.encoder in SCORING_LABELS
     else None,
+    offset=logit_offset(config),
   )
+
+
+def logit_offset(config: Any) -> float:
+  """Return the log-odds of `prior`, the probability at which scores start; 0 for its default, 0.5.
+
+  Positive labels are rare. A head whose logits start near 0 first has to learn that, and one
+  without biases, as the graph head, learns it in its label vectors.
+
+  Source:
+    Lin et al., Focal loss for dense object detection, ICCV 2017, Section 4.1.
+  """
+  prior = getattr(config, "prior", 0.5)
+  return math.log(prior / (1 - prior))
 
 
 def _encoder(

@@ -80,8 +80,9 @@ def half_of(
   mean, deviation = inputs["train"].mean(axis=0), inputs["train"].std(axis=0) + 1e-6
   classifier = jax.device_get(loaded.state["params"]["head"]["fc"])
   known, new = draw[:2]
+  biases = classifier["bias"] + loaded.run.model().offset
   scores = {
-    part: np.asarray(jax.nn.sigmoid(x @ classifier["kernel"] + classifier["bias"]))
+    part: np.asarray(jax.nn.sigmoid(x @ classifier["kernel"] + biases))
     for part, x in inputs.items()
   }
   of_known = Counts(counts.occurrences[known], label_pairs(counts)[np.ix_(known, known)])
@@ -172,12 +173,11 @@ def graph_fit(
 
   def fit(positives: int | None, strength: float) -> Scores:
     nodes = words[new] if positives != 0 else np.zeros_like(words[new])
-    head = extended_run(loaded.run, store.vocabulary.part(order), weights, nodes).model().head
+    model = extended_run(loaded.run, store.vocabulary.part(order), weights, nodes).model()
 
     def vectors_of(parameters: Any) -> Any:
-      return head.apply({"params": parameters}, jnp.zeros((1, inputs["train"].shape[1])))[
-        "label_vectors"
-      ]
+      silence = jnp.zeros((1, inputs["train"].shape[1]))
+      return model.head.apply({"params": parameters}, silence)["label_vectors"]
 
     parameters = start
     if positives != 0:
@@ -189,7 +189,8 @@ def graph_fit(
       def objective(parameters: Any) -> Any:
         moved = jax.tree.map(lambda a, b: ((a - b) ** 2).sum(), parameters, start)
         change = 0.5 * strength * sum(jax.tree.leaves(moved))
-        return cross_entropy(x @ vectors_of(parameters).T, y, use) + change
+        logits = x @ vectors_of(parameters).T + model.offset
+        return cross_entropy(logits, y, use) + change
 
       parameters = minimise(objective, start)
     vectors = np.asarray(vectors_of(parameters))[len(known) :]

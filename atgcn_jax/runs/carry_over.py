@@ -53,6 +53,8 @@ def carried_over(
   shapes = {path: x.shape for path, x in jax.tree.leaves_with_path(available)}
   fitting = {path for path, x in own if shapes.get(path) == x.shape}
   check_encoder(run, source.run, [path for path, _ in own if path not in fitting])
+  if rows is not None or any(path[1].key == "head" for path in fitting):
+    check_prior(run, source.run)
 
   def carried(own: Variables, known: Variables) -> Variables:
     leaves = dict(jax.tree.leaves_with_path(known))
@@ -87,6 +89,19 @@ def check_front_end(run: Run, source: Run) -> None:
     f"start.run: {run.config.start.run} has the front end {needed}, the store has {found}; prepare "
     f"the store with {option}"
   )
+
+
+def check_prior(run: Run, source: Run) -> None:
+  """Refuse a source whose head starts from another prior, so that its scores would change.
+
+  Raises:
+    UserError: If it does.
+  """
+  ours, theirs = run.config.model.prior, source.config.model.prior
+  if ours != theirs:
+    raise UserError(
+      f"model.prior: {run.config.start.run} was trained with {theirs}, got {ours}; use {theirs}"
+    )
 
 
 def check_encoder(run: Run, source: Run, unmatched: list[Any]) -> None:

@@ -64,6 +64,7 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
   (ABOVE_0, "from 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30),
   (("model.width",), "above 0 and at most 1000", lambda x: 0 < x <= 1000),
   (("model.negative_slope",), "from -1000 to 1000", lambda x: -1000 <= x <= 1000),
+  (("model.prior",), "from 1e-6 to 0.999999", lambda x: 1e-6 <= x <= 0.999999),
   (NOT_NEGATIVE, "at least 0 and below 2**32", lambda x: 0 <= x < 2**32),
   (SHARES, "at least 0 and below 1", lambda x: 0 <= x < 1),
   (WITHIN_1, "from 0 to 1", lambda x: 0 <= x <= 1),

@@ -33,7 +33,8 @@ class Explanation(NamedTuple):
     score: Its score, the mean over windows.
     log_odds: The mean over windows of its log-odds. None if they are no sum of contributions: the
       system pools the scores of frames, or the label is an estimate.
-    bias: The constant part of the log-odds; 0 for a graph head.
+    bias: The constant part of the log-odds: the bias of a linear head and the log-odds of
+      `model.prior`.
     contributions: The other parts, the largest first. Under a graph head, each is what a neighbour
       passes to the label's vector; under a linear head, all is the label's own vector. For an
       estimate, the parts of its weighted sum. They and the bias add up to the log-odds.
@@ -74,11 +75,11 @@ def vector_parts(
   features, sown = model.apply(variables, silence, return_features=True, mutable=["intermediates"])
   if run.propagation is None:
     bias = float(variables["params"]["head"]["fc"]["bias"][label])
-    return [label], np.asarray(features["label_vectors"])[[label]], bias
+    return [label], np.asarray(features["label_vectors"])[[label]], bias + model.offset
   last = sown["intermediates"]["head"][f"gc{run.config.model.layers}"]["messages"][0]
   row = graph_row(run.propagation, label)
   from_labels = np.flatnonzero(row)
-  return from_labels.tolist(), row[from_labels, None] * np.asarray(last)[from_labels], 0.0
+  return from_labels.tolist(), row[from_labels, None] * np.asarray(last)[from_labels], model.offset
 
 
 def explanation_text(source: str, found: Explanation) -> str:

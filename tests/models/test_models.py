@@ -118,6 +118,20 @@ def test_logits_are_products_of_embedding_and_label_vectors(features, head):
   assert np.ptp(product, axis=0).min() > 1e-2  # the clips differ
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_prior_adds_its_log_odds_to_the_logits(pooled):
+  changes = dict(encoder="vectors", frame_units=(4,), clip_units=() if pooled else (4,))
+  if pooled:
+    changes["pooling"] = "average"
+  plain, rare = (small("graph", prior=prior, **changes) for prior in (0.5, 0.01))
+  clips = np.random.default_rng(3).standard_normal((2, 10, 128)).astype("f")
+  variables = jax.jit(plain.init)(jax.random.key(0), clips)
+  before, after = (model.apply(variables, clips, return_features=True) for model in (plain, rare))
+  name = "frame_logits" if pooled else "logits"
+  np.testing.assert_allclose(after[name], before[name] + np.log(0.01 / 0.99), atol=1e-5)
+  assert plain.offset == 0
+
+
 def test_label_vectors_are_the_propagated_embeddings(features):
   variables, made = features["graph"]
   first, second = (np.float64(variables["params"]["head"][f"gc{i}"]["weight"]) for i in (1, 2))

@@ -96,6 +96,8 @@ def test_invalid_overrides(small, override, named):
     "model.width=-1.0",
     "model.width=0.0",
     "model.layers=0",
+    "model.prior=0.0",
+    "model.prior=1.0",
     "model.dropout.block=1.5",
     "model.dropout.pooled=-0.1",
     "augment.mixup_alpha=-1.0",

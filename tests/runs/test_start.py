@@ -94,6 +94,15 @@ def test_a_linear_head_starts_with_the_labels_of_the_same_name(tmp_path):
   assert carried_over(graph, Loaded(0, source, [], known))[1] == ""
 
 
+def test_a_head_keeps_its_prior(tmp_path):
+  source, known = run_and_variables(tmp_path, "model.head=linear")
+  run, _ = run_and_variables(tmp_path, "model.head=linear", "model.prior=0.1")
+  with pytest.raises(UserError, match=r"model.prior: source was trained with 0.5, got 0.1"):
+    carried_over(run, Loaded(0, source, [], known))
+  graph, _ = run_and_variables(tmp_path, "model.prior=0.1")  # has a head of its own
+  carried_over(graph, Loaded(0, source, [], known))
+
+
 def test_whose_normaliser_a_run_has(tmp_path, monkeypatch):
   assert "cnn10" in NORMALISING
   assert "mobilenet" not in NORMALISING

@@ -1,13 +1,15 @@
 """Explanations of a label's score."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from runs_support import trained, wav, waveforms
+from runs_support import saved, trained, wav, waveforms
 from scipy.special import logit
 
 from atgcn_jax import cli
+from atgcn_jax.serving.explain import vector_parts
 from atgcn_jax.serving.tagger import Tagger
 
 
@@ -27,6 +29,17 @@ def test_the_contributions_add_up_to_the_log_odds(tagger):
     assert len(found.contributions) == neighbours
     values = [part.log_odds for part in found.contributions]
     assert values == sorted(values, reverse=True)
+
+
+def test_the_log_odds_of_the_prior_are_a_part(tagger):
+  config = tagger.run.config.copy_and_resolve_references()
+  config.model.prior = 0.1
+  run = dataclasses.replace(tagger.run, config=config)
+  variables = saved(trained()).state.variables
+  before, after = (vector_parts(one, variables, 2) for one in (tagger.run, run))
+  assert after[0] == before[0]
+  np.testing.assert_array_equal(after[1], before[1])
+  assert after[2] - before[2] == pytest.approx(np.log(1 / 9))
 
 
 def test_an_estimate_is_split_into_its_weighted_sum(tagger, tmp_path):
