@@ -8,7 +8,7 @@ on the balanced part, with the time of training and test on two cores that other
   graph                 AT-GCN's last layers, on the same encoder: .209, 36 to 45 s
   decision_attention    attention over the scores of the vectors: .226, 12 minutes
   feature_attention     attention over each feature of the vectors: .275, 11 minutes
-  multilevel_attention  the system of Table I with this name, in its original form: not measured yet
+  multilevel_attention  the system of Table I with this name, originally: not measured yet
 
 The folder `data.root` must contain the clip store `features.h5`, written by
 `atgcn prepare --layout audioset-features`, and for `graph` the files that the section `graph`
@@ -77,8 +77,7 @@ def get_config(system="linear"):
     config.optim.learning_rate = 1e-3
   if system == "multilevel_attention":
     config.model.dropout = dict(block=0.4, pooled=0.0, embedding=0.0)
-    config.data.batch_size = 500
-    config.optim.update(steps=500, learning_rate=1e-3, head_factor=1.0)
+    config.model.prior = 0.005  # about the share of positive labels
   config.evaluation = dict(every=250, batch_size=1024)
   config.checkpoint = dict(every=250, keep=1)
   config.log = dict(every=50)
