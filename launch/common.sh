@@ -4,7 +4,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 dry_run=
-# Bytecode is compiled at the first import of a module. Most modules are never imported; all would take two minutes.
+# Python compiles a module at its first import. Compiling all of them here would take two minutes, and most are never used.
 pip_install=(-m pip install --quiet --quiet --disable-pip-version-check --no-compile)
 
 # fail MESSAGE: prints one line on stderr and exits with status 2.

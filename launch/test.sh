@@ -4,8 +4,7 @@
 source "$(dirname "$0")/common.sh"
 cd "$root"
 install "[test]"
-install_libtpu &  # downloads while the other one unpacks
+install_libtpu
 install_onnx
-wait $!
 export PYTHONPATH=$PWD/.venv/tpu${PYTHONPATH:+:$PYTHONPATH}
 exec .venv/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"

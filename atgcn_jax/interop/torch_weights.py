@@ -102,7 +102,7 @@ def _layout(config: Any) -> Layout:
   """Yield the name and the place of each tensor of a system."""
   if logit_offset(config):
     raise ValueError(
-      f"model.prior must be 0.5, as PyTorch's systems have no other, got {config.prior}"
+      f"model.prior must be 0.5 for weights of PyTorch, which have no other, got {config.prior}"
     )
   if config.encoder in BLOCKS:
     yield from _panns(BLOCKS[config.encoder])

@@ -231,10 +231,13 @@ def build(
 
 
 def logit_offset(config: Any) -> float:
-  """Return the log-odds of `prior`, the probability at which scores start; 0 for its default, 0.5.
+  """Return the log-odds of `prior`, the probability at which scores start; 0 for the default, 0.5.
 
-  Positive labels are rare. A head whose logits start near 0 first has to learn that, and one
-  without biases, as the graph head, learns it in its label vectors.
+  Most labels are rare. A head whose scores start at 0.5 must first learn this. The graph head has
+  no biases, so its label vectors must learn it.
+
+  Args:
+    config: The `model` section of a config, with or without `prior`.
 
   Source:
     Lin et al., Focal loss for dense object detection, ICCV 2017, Section 4.1.

@@ -20,6 +20,7 @@ from atgcn_jax.labels.estimates import (
   regression_weights,
   weighted_sums,
 )
+from atgcn_jax.models import logit_offset
 from atgcn_jax.paper.experiment_configs import Settings
 from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.few_fits import (
@@ -80,7 +81,7 @@ def half_of(
   mean, deviation = inputs["train"].mean(axis=0), inputs["train"].std(axis=0) + 1e-6
   classifier = jax.device_get(loaded.state["params"]["head"]["fc"])
   known, new = draw[:2]
-  biases = classifier["bias"] + loaded.run.model().offset
+  biases = classifier["bias"] + logit_offset(loaded.run.config.model)
   scores = {
     part: np.asarray(jax.nn.sigmoid(x @ classifier["kernel"] + biases))
     for part, x in inputs.items()

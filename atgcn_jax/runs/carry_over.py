@@ -92,10 +92,10 @@ def check_front_end(run: Run, source: Run) -> None:
 
 
 def check_prior(run: Run, source: Run) -> None:
-  """Refuse a source whose head starts from another prior, so that its scores would change.
+  """Refuse a source with another prior: the scores of a head that is carried over would change.
 
   Raises:
-    UserError: If it does.
+    UserError: If its prior differs.
   """
   ours, theirs = run.config.model.prior, source.config.model.prior
   if ours != theirs:

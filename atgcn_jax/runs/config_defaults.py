@@ -30,8 +30,8 @@ DEFAULTS: dict[str, Any] = {
       "pooled": 0.5,  # Dropout rate after pooling over time, of `cnn10` and `cnn14`.
       "embedding": 0.5,  # Dropout rate of the input of the head.
     },
-    # Probability at which the score of each label starts: its log-odds are added to each logit.
-    # 0.5 adds nothing, as in the paper. About the share of positive labels trains faster.
+    # Probability at which each score starts. Its log-odds are added to the logits; those of 0.5 are
+    # 0, as in the paper. With many rare labels, set it to about the share of positive labels.
     "prior": 0.5,
     "layers": 2,  # Number of graph convolutions.
     "hidden": 256,  # Number of channels of the hidden graph layers, before `width`.

@@ -5,7 +5,8 @@ on the balanced part, with the time of training and test on two cores that other
 
   linear                CNN10's last layer, on an encoder of the vectors: .260, 31 to 34 s
   wide                  the same with a layer on each vector and 2,048 units: .269, 5 minutes
-  graph                 AT-GCN's last layers, on the same encoder: .209, 36 to 45 s
+  graph                 AT-GCN's last layers, on the same encoder: .209, 36 to 45 s;
+                        .247 with --config.model.prior=0.005
   decision_attention    attention over the scores of the vectors: .226, 12 minutes
   feature_attention     attention over each feature of the vectors: .275, 11 minutes
   multilevel_attention  the system of Table I with this name, from a prior: .285, 10 minutes

@@ -242,7 +242,7 @@ def test_convert_refuses_what_does_not_fit():
     convert(state, model_config("graph"))
   with pytest.raises(ValueError, match=r"missing \['gcn.gc3.weight'\]"):
     convert(formula_state("graph"), model_config("graph", layers=3))
-  with pytest.raises(ValueError, match=r"model.prior must be 0.5, .* got 0.1"):
+  with pytest.raises(ValueError, match=r"model.prior must be 0.5 .* got 0.1"):
     convert(state, model_config("linear", prior=0.1))
 
 
