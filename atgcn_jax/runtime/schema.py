@@ -62,9 +62,9 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
 def _is_plain(value: Any, kind: Any) -> bool:
   if kind in (None, types.NoneType):
     return value is None
-  if kind is float:
-    return type(value) in (int, float) and abs(value) < 2.0**1000  # so NaN and infinity are not
-  if kind is int:
+  if kind is float and type(value) is float:
+    return abs(value) < 2.0**1000  # so NaN and infinity are not
+  if kind in (int, float):
     return type(value) is int and -(2**63) <= value < 2**63
   return kind in (bool, str) and type(value) is kind
 

@@ -42,6 +42,7 @@ def test_values_that_fit_are_returned():
     (item(step=None), "item.step is None, not int"),
     (item(points=[{"x": float("nan")}]), r"item.points[0].x is nan, not float"),
     (item(points=[{"x": 10**400}]), "not float"),
+    (item(points=[{"x": 10**30}]), "x is an integer of more than 64 bits, not float"),
     (item(points=[{"x": 1, "name": 5}]), "item.points[0].name is 5, not"),
     (item(points=[{"name": "a"}]), "item.points[0] has no x"),
     (item(points=[{"x": 1, "y": 2}]), "item.points[0] has the unknown key 'y'"),
