@@ -128,7 +128,9 @@ def change_array(array, rng):
     case 3:
       return np.concatenate([array, array]) if array.ndim else array[None]
     case 4:
-      return array.T if array.ndim > 1 else array[::-1] if array.ndim else -array
+      if array.ndim:
+        return array.T if array.ndim > 1 else array[::-1]
+      return -array if array.dtype.kind in "iufc" else array[None]
     case _:
       if not array.size:
         return array
