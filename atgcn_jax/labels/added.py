@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.hints import nearest
-from atgcn_jax.labels.label_files import check_name, text_lines
+from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 
 # Names can contain commas, as in 0.6 Crying, sobbing, 0.3 Baby.
@@ -55,15 +55,15 @@ def read_added_labels(path: str | os.PathLike[str], known: Vocabulary) -> list[A
     vocabulary = read_vocabulary(path)
     added = [AddedLabel(*pair) for pair in zip(vocabulary.ids, vocabulary.names)]
   else:
-    added = [_label(f"{path}: {name}", name, entry, known) for name, entry in _entries(path)]
+    added = [_label(os.fspath(path), name, entry, known) for name, entry in _entries(path)]
   taken = {label.casefold() for label in (*known.ids, *known.names)}
   for label in added:
     check_name(label.id, os.fspath(path))
     check_name(label.name, os.fspath(path))
     if label.id.casefold() in taken or label.name.casefold() in taken:
+      shown = printable(label.name, SHOWN)
       raise UserError(
-        f"{path}: label {label.name!r} is repeated, or one of the run's {len(known)} labels; "
-        "remove it"
+        f"{path}: label {shown!r} is repeated, or one of the run's {len(known)} labels; remove it"
       )
     taken |= {label.id.casefold(), label.name.casefold()}
   return added
@@ -93,12 +93,13 @@ def _entries(path: str | os.PathLike[str]) -> list[tuple[str, Any]]:
     ) from None
 
 
-def _label(where: str, name: str, entry: Any, known: Vocabulary) -> AddedLabel:
-  """Return the label of an entry. `where` begins the messages."""
+def _label(path: str, name: str, entry: Any, known: Vocabulary) -> AddedLabel:
+  """Return the label of an entry."""
+  where = f"{path}: {printable(name, SHOWN)}"
   if isinstance(entry, str):
     entry = {"relations": entry} if entry.strip() else {}
   if not isinstance(entry, dict) or (unknown := sorted(set(entry) - KEYS)):
-    key = f" has the key {unknown[0]!r}" if isinstance(entry, dict) else ""
+    key = f" has the key {printable(unknown[0], SHOWN)!r}" if isinstance(entry, dict) else ""
     raise UserError(f"{where}:{key or ' is no mapping'}; use {', '.join(sorted(KEYS))}")
   name = name.strip()
   if not name:
@@ -111,8 +112,8 @@ def _label(where: str, name: str, entry: Any, known: Vocabulary) -> AddedLabel:
     raise UserError(f"{where}: a relation is a probability; write weights from 0 to 1")
   counts = {k: int(n) for k, n in _numbers(where, "counts", entry.get("counts", {}), known).items()}
   clips = entry.get("clips", "0")
-  if not (isinstance(clips, str) and clips.isascii() and clips.isdigit()):
-    raise UserError(f"{where}: clips {clips!r} is not a number of clips")
+  if not (isinstance(clips, str) and re.fullmatch(r"[0-9]{1,15}", clips)):
+    raise UserError(f"{where}: clips {printable(clips, SHOWN)!r} is not a number of clips")
   if counts and int(clips) < max(counts.values()):
     raise UserError(
       f"{where}: `clips` must be the number of clips with the label, at least its counts"
@@ -150,12 +151,13 @@ def _numbers(where: str, key: str, given: Any, known: Vocabulary) -> dict[int, f
     raise UserError(f"{where}: {key} must map known labels to numbers")
   numbers = {}
   for label, text in given.items():
+    what = f"{where}: {key} {printable(text, SHOWN)!r} of {printable(label, SHOWN)}"
     try:
       number = float(text)
     except (TypeError, ValueError):
-      raise UserError(f"{where}: {key} {str(text)[:40]!r} of {label} is not a number") from None
+      raise UserError(f"{what} is not a number") from None
     if not 0 <= number < 1e15:
-      raise UserError(f"{where}: {key} {text} of {label}: must be at least 0 and finite")
+      raise UserError(f"{what} must be at least 0 and finite")
     numbers[_position(where, label, known)] = number
   if numbers and not any(numbers.values()):
     raise UserError(f"{where}: the {key} sum to zero; give one above 0, or leave them out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
+from atgcn_jax.errors import PART, printable
+
 # Texts that programs write into empty fields.
 EMPTY = {"nan", "NaN", "NAN", "None", "null", "NULL", "NA", "N/A", "<NA>", "#N/A"}
 SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
@@ -54,7 +56,7 @@ def misread(label: str, known: Mapping[str, int] | None = None) -> str:
     parts = [part for part in parts if part]
     if len(parts) > 1 and (all(p in known for p in parts) if known else separator in ";|\t"):
       name = SEPARATORS.get(separator, f"{separator!r}" if separator != " " else "a space")
-      return f'labels are separated by {name}; write commas, "{",".join(parts)}"'
+      return f'labels are separated by {name}; write commas, "{printable(",".join(parts), PART)}"'
   return ""
 
 

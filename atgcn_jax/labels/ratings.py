@@ -19,8 +19,8 @@ def read_ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
       `qa_true_counts.csv`.
 
   Raises:
-    UserError: The file cannot be read, lacks a column or has no rows, or a row has invalid counts
-      or repeats a label.
+    UserError: The file cannot be read, lacks a column or has no rows, or a row has no label,
+      invalid counts, or a label that is repeated.
   """
   try:
     return _ratings(path)
@@ -45,6 +45,8 @@ def _ratings(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
     if true > rated:
       raise UserError(f"{where}: num_true {true} must be at most num_rated {rated}; fix the row")
     check_name(label, where)
+    if not label:
+      raise UserError(f"{where}: the label_id is empty; fix the row")
     if label in ratings:
       raise UserError(
         f"{where}: label {printable(label, SHOWN)} is repeated; write one row per label"

@@ -319,6 +319,7 @@ BAD = {
   ),
   "esc50 of other columns": (lambda f: esc(f, lambda t: t.replace("esc10", "x")), "esc10"),
   "esc50 of other categories": (lambda f: esc(f, lambda t: t.replace("dog", "fox")), "'fox'"),
+  "esc50 without a fold": (lambda f: esc(f, lambda t: t.replace(",1,", ",,")), "field is empty"),
   "esc50 cut short": (lambda f: esc(f, lambda t: t[:-20]), "line 3"),
   "esc50 without esc10": (lambda f: esc(f, str) | {"esc10": True}, "lists no recording"),
   "sonyc of other columns": (lambda f: sonyc(f, lambda t: t.replace("split", "x")), "column split"),

@@ -68,6 +68,10 @@ def test_tags_make_no_objects(tmp_path):
     ("Bell: [1]", "is no mapping"),
     ("Bell: {clips: 3, counts: {Siren: 4}}", "at least its counts"),
     ("Bell: {clips: -3}", "not a number of clips"),
+    (f"Bell: {{clips: {'9' * 5000}}}", "not a number of clips"),
+    (f"Bell: {{counts: {{Siren: {'9' * 5000}}}}}", "must be at least 0 and finite"),
+    (f"Bell: {{counts: {{{'x' * 500}: ''}}}}", "is not a number"),
+    (f"{'x' * 500}: {{weight: 1}}", "has the key 'weight'"),
     ("Bell: {parents: {Siren: 1}}", "a label or a list"),
     ("' ':", "the name is empty"),
   ],
@@ -77,3 +81,4 @@ def test_bad_files_end_in_one_line(tmp_path, text, message):
     read(tmp_path, text)
   assert "\n" not in str(error.value)
   assert "labels.yaml" in str(error.value)
+  assert len(str(error.value).replace(str(tmp_path), "")) < 400

@@ -223,6 +223,7 @@ def test_label_quality(tmp_path):
     ("label_id,num_rated,num_true\n", "no label"),
     ("label_id,num_rated,num_true\n/m/a,few,1\n", "line 2: few and 1 are not counts"),
     ("label_id,num_rated,num_true\n/m/a,3\n", "line 2: 3 and  are not counts"),
+    ("label_id,num_rated,num_true\n,3,2\n", "line 2: the label_id is empty"),
     ("label_id,num_rated,num_true\n/m/a,3,4\n", "line 2: num_true 4 must be at most num_rated 3"),
     ("label_id,num_rated,num_true\n/m/a,3,2\n/m/a,3,2\n", "line 3: label /m/a"),
   ],

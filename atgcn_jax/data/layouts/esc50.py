@@ -126,8 +126,10 @@ def _table(path: str) -> Iterator[tuple[int, list[str]]]:
       )
     for row in reader:
       fields = [row[name] for name in COLUMNS]
-      if None in fields:
-        raise UserError(f"{path}, line {reader.line_num}: is cut short; download the file again")
+      if not all(fields):
+        raise UserError(
+          f"{path}, line {reader.line_num}: a field is empty or missing; download the file again"
+        )
       yield reader.line_num, fields
   except csv.Error as error:
     raise UserError(f"{path}: not CSV ({error}); download the file again") from None

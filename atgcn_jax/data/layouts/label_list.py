@@ -23,7 +23,7 @@ from atgcn_jax.data.layouts.listing import (
   make_listing,
 )
 from atgcn_jax.data.layouts.tables import read_table
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -216,9 +216,10 @@ def _check_ids(files: list[LabelledFile], path: str | os.PathLike) -> None:
   for file in files:
     for label in file.labels:
       if fault := misread(label):
+        shown = printable(label, PART)
         raise UserError(
-          f"{path}: {file.filename}: label {label!r}: {fault}, or give a vocabulary that has this "
-          "label"
+          f"{path}: {printable(file.filename, PART)}: label {shown!r}: {fault}, or give a "
+          "vocabulary that has this label"
         )
 
 

@@ -19,7 +19,7 @@ from atgcn_jax.audio.inputs import Source
 from atgcn_jax.audio.windows import resampled
 from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.label_files import check_name
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -132,8 +132,8 @@ def make_listing(
     ids = tuple(sorted(met))
     if comma := next((label for label in ids if "," in label), ""):
       raise UserError(
-        f"{root}: label {comma!r}: commas separate labels; rename it, or give a vocabulary with "
-        "this name"
+        f"{root}: label {printable(comma, PART)!r}: commas separate labels; rename it, or give a "
+        "vocabulary with this name"
       )
     for label in ids:
       check_name(label, root)
