@@ -143,7 +143,8 @@ def _checked_csr(
   Raises:
     ValueError: The arrays do not form one. An index outside it would access invalid memory.
   """
-  if data.dtype.kind not in "biuf" or any(x.dtype.kind not in "iu" for x in (indices, indptr)):
+  numeric = data.dtype.kind in "biuf" and data.dtype != np.float16  # which SciPy cannot index
+  if not numeric or any(x.dtype.kind not in "iu" for x in (indices, indptr)):
     raise ValueError(f"the sparse matrix {name} has values or indices of the wrong type")
   # SciPy's own check overlooks differences that overflow.
   indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)

@@ -120,6 +120,12 @@ def test_a_damaged_sparse_matrix_is_named(tmp_path):
     read_arrays(tmp_path / "pairs.npz")
 
 
+def test_a_sparse_matrix_of_float16_is_refused():
+  kept = sparse.pack_matrices({"pairs": scipy.sparse.csr_array(recipe()[1])})
+  with pytest.raises(ValueError, match="pairs has values or indices of the wrong type"):
+    sparse.unpacked(kept | {"pairs_data": kept["pairs_data"].astype(np.float16)})
+
+
 def matrix_of(kind):
   """Return a matrix with labels that have no, few and many neighbours."""
   random = np.random.default_rng(1)
