@@ -10,7 +10,7 @@ on the balanced part, with the time of training and test on two cores that other
   decision_attention    attention over the scores of the vectors: .226, 12 minutes
   feature_attention     attention over each feature of the vectors: .275, 11 minutes
   multilevel_attention  the system of Table I with this name, from a prior: .285, 10 minutes
-                        .291 in 16 minutes with mixup, on all clips (docs/results.md has the command)
+                        .291, 16 minutes, with mixup on all clips (docs/results.md)
 
 The folder `data.root` must contain the clip store `features.h5`, written by
 `atgcn prepare --layout audioset-features`, and for `graph` the files that the section `graph`
