@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import PART, UserError, printable, reason
 from atgcn_jax.interop.torch_pickle import SAVE, Refused, Storage, unpickled
 from atgcn_jax.runtime.buckets import open_binary
 
@@ -43,10 +43,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
   except Refused as error:
-    raise UserError(f"{path}: {error}") from None
-  except (OSError, EOFError, RuntimeError, ValueError, *DAMAGED) as error:
-    reason = " ".join(str(error).split()) or "cut short"
-    raise UserError(f"{path}: cannot be read ({reason}); fetch or save it again") from None
+    raise UserError(f"{path}: {printable(error, 2 * PART)}") from None
+  except EOFError:
+    raise UserError(f"{path}: {CUT_SHORT}") from None
+  except (OSError, RuntimeError, ValueError, *DAMAGED) as error:
+    raise UserError(f"{path}: cannot be read ({reason(error)}); fetch or save it again") from None
   tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
   if not isinstance(tensors, dict):
     raise UserError(f"{path}: holds no state dict; {SAVE}")
