@@ -109,6 +109,27 @@ class _Archive:
     return np.frombuffer(self.read[key], dtype)
 
 
+class _Capped(io.BufferedIOBase):
+  """A view of a file that asks for no more bytes than it has.
+
+  Python would allocate memory for any length that a pickle claims.
+  """
+
+  def __init__(self, file: io.BufferedIOBase):
+    self.size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    self.file = file
+
+  def tell(self) -> int:
+    """Return the position in the file."""
+    return self.file.tell()
+
+  def read(self, size: int | None = -1) -> bytes:
+    """Return the next bytes, as many as there are."""
+    rest = self.size - self.tell()
+    return self.file.read(rest if size is None or size < 0 else min(size, rest))
+
+
 class _Pickles:
   """A file of PyTorch before 1.6: pickles of the format, the object and the storages' keys.
 
@@ -116,9 +137,7 @@ class _Pickles:
   """
 
   def __init__(self, file: io.BufferedIOBase):
-    self.file, self.values = file, dict[str, np.ndarray]()
-    self.size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+    self.file, self.values = _Capped(file), dict[str, np.ndarray]()
 
   def load(self) -> Any:
     """Return the object in the file, with arrays for tensors."""
@@ -142,7 +161,7 @@ class _Pickles:
     try:
       return unpickled(self.file, self.values_of)
     except Refused:
-      if self.file.tell() == self.size:
+      if self.file.tell() == self.file.size:
         raise Refused(CUT_SHORT) from None
       raise
 
@@ -156,7 +175,7 @@ class _Pickles:
   def values_of(self, storage: Storage) -> np.ndarray:
     """Return the array of a storage, which is not filled yet."""
     key, dtype, count = storage
-    if count * dtype.itemsize > self.size:
+    if count * dtype.itemsize > self.file.size:
       raise Refused(f"its storage {key!r} of {count} numbers is larger than the file; {CUT_SHORT}")
     values = self.values.setdefault(key, np.empty(count, dtype))
     if (len(values), values.dtype) != (count, dtype):

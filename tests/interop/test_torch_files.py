@@ -156,6 +156,11 @@ def test_files_of_older_versions(tmp_path):
     assert "is cut short" in refused(path)
 
 
+def test_a_text_that_claims_more_memory_than_there_is(tmp_path):
+  (tmp_path / "a.pt").write_bytes(b"\x80\x04\x8d" + struct.pack("<Q", 2**50) + b"x")
+  assert "is cut short" in refused(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(
   ("program", "changes", "message"),
   [
