@@ -9,8 +9,8 @@ on the balanced part, with the time of training and test on two cores that other
                         .247 with --config.model.prior=0.005
   decision_attention    attention over the scores of the vectors: .226, 12 minutes
   feature_attention     attention over each feature of the vectors: .275, 11 minutes
-  multilevel_attention  the system of Table I with this name, from a prior: .285, 10 minutes
-                        .291, 16 minutes, with mixup on all clips (docs/results.md)
+  multilevel_attention  the system of Table I with this name, from a prior: .285, 10 minutes;
+                        .291, 16 minutes, with mixup and on all clips (docs/results.md)
 
 The folder `data.root` must contain the clip store `features.h5`, written by
 `atgcn prepare --layout audioset-features`, and for `graph` the files that the section `graph`
