@@ -147,11 +147,15 @@ def write_config(path: pathlib.Path, store: pathlib.Path) -> pathlib.Path:
 
 
 def tiny_config(folder: pathlib.Path, *overrides: str) -> Any:
-  """Return the tiny config with `KEY=VALUE` overrides, and make its store if it is missing."""
-  store = folder / "store.h5"
+  """Return the tiny config with `KEY=VALUE` overrides; make its file and store if they are missing.
+
+  An existing file is not written again: another process of the tests may be reading it.
+  """
+  store, file = folder / "store.h5", folder / "config.py"
   if not store.exists():
     make_store(store)
-  file = write_config(folder / "config.py", store)
+  if not file.exists():
+    write_config(file, store)
   return load_config(file, [f"--config.{override}" for override in overrides])
 
 
