@@ -7,8 +7,10 @@ estimate.
 
 The variance is that of the delete-one jackknife, stratified by positives and negatives of each
 label. The deviation of a clip is the sum over labels of the change that its removal causes. Labels
-that share clips may therefore be correlated. The interval is symmetric on the logit scale and uses
-a quantile of Student's t. It stays within the range of the metric and contains the estimate.
+that share clips may therefore be correlated. Few positives, which may all rank alike, show too
+little of their variance. So the value of a label with m positives also deviates by an m-th of its
+difference from the mean over labels. The interval is symmetric on the logit scale and uses a
+quantile of Student's t. It stays within the range of the metric and contains the estimate.
 `docs/intervals.md` reports its coverage.
 
 Source:
@@ -40,8 +42,7 @@ class Sampled(NamedTuple):
 
   Attributes:
     value: The metric. NaN if no label has both a positive and a negative.
-    deviations: float64[N]. They sum to 0 over the positives and over the negatives of each label.
-      The sum of their squares is the variance of `value`.
+    deviations: float64[N]. The sum of their squares is the variance of `value`.
     clips: The number of clips with a positive of a scored label, or with a negative if these are
       fewer.
     varies: Whether any deviation (in a difference, of either system) is not 0.
@@ -58,8 +59,10 @@ class Sampled(NamedTuple):
 def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
   """Return `mAP` and `mAUC` with the deviation of each clip.
 
-  A label with a single positive (or negative) has no variance of its own. The deviation of its
-  value from the mean over labels is used instead; this includes the variation between labels.
+  The difference of each label's value from the mean over labels, divided by the number m of its
+  positives (or negatives, if these are fewer), is spread over these clips. It stands for the
+  variance that m clips do not show: all of it for one clip, hardly any for many. It includes the
+  variation between labels.
 
   Args:
     scores: float[N, K].
@@ -77,15 +80,15 @@ def sampled(scores: np.ndarray, labels: np.ndarray) -> dict[str, Sampled]:
     return {name: Sampled(np.nan, np.zeros(N), 0, False, FREEDOM[name]) for name in METRICS}
   means = values.mean(axis=0)
   if K > 1:
-    for block in blocks:
-      for clip, of_label in block.single:
-        deviations[:, clip] += (of_label - means) * np.sqrt(K / (K - 1))
+    fewer = (clips for block in blocks for clips in block.fewer)
+    for clips, apart in zip(fewer, (values - means) * np.sqrt(K / (K - 1))):
+      deviations[:, clips] += apart[:, None] / len(clips) ** 1.5
   deviations[np.abs(deviations) < ROUNDING] = 0  # so that `varies` ignores rounding errors
   labels = np.asarray(labels, bool)
   scored = labels[:, labels.any(axis=0) & ~labels.all(axis=0)]
-  clips = min(int(scored.any(axis=1).sum()), int((~scored.all(axis=1)).sum()))
+  count = min(int(scored.any(axis=1).sum()), int((~scored.all(axis=1)).sum()))
   return {
-    name: Sampled(float(value), sums / K, clips, bool(sums.any()), FREEDOM[name])
+    name: Sampled(float(value), sums / K, count, bool(sums.any()), FREEDOM[name])
     for name, value, sums in zip(METRICS, means, deviations)
   }
 
@@ -198,12 +201,12 @@ class _Block(NamedTuple):
   Attributes:
     values: AP and AUC, [n, 2].
     deviations: Sums [2, N] over the labels with at least two positives and two negatives.
-    single: For each other label, its only positive (or negative) clip and its values [2].
+    fewer: For each label, the numbers of its positive clips, or of its negatives if they are fewer.
   """
 
   values: np.ndarray
   deviations: np.ndarray
-  single: list[tuple[int, np.ndarray]]
+  fewer: list[np.ndarray]
 
 
 def _block_deviations(scores: np.ndarray, labels: np.ndarray) -> _Block:
@@ -214,19 +217,18 @@ def _block_deviations(scores: np.ndarray, labels: np.ndarray) -> _Block:
     labels: bool[n, N].
   """
   N = scores.shape[1]
-  values, deviations, single = [], np.zeros((len(METRICS), N)), []
+  values, deviations, fewer = [], np.zeros((len(METRICS), N)), []
   scored = labels.any(axis=1) & ~labels.all(axis=1)
   for label_scores, chosen in zip(scores[scored], labels[scored]):
     positive, negative = np.flatnonzero(chosen), np.flatnonzero(~chosen)
     positive = positive[np.argsort(label_scores[positive])]
     metrics, *changes = _label_deviations(label_scores[positive], label_scores[negative])
     values.append(metrics)
-    if min(len(positive), len(negative)) == 1:
-      single.append((int(min(positive, negative, key=len)[0]), metrics))
-    else:
+    fewer.append(min(positive, negative, key=len))
+    if len(fewer[-1]) > 1:
       for clips, change in zip((positive, negative), changes):
         deviations[:, clips] += change
-  return _Block(np.array(values).reshape(-1, len(METRICS)), deviations, single)
+  return _Block(np.array(values).reshape(-1, len(METRICS)), deviations, fewer)
 
 
 def _label_deviations(

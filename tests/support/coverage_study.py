@@ -1,6 +1,6 @@
 """Measure how often the intervals of `atgcn_jax.intervals` contain the estimated value.
 
-  python tests/support/coverage_study.py [--sets 1000] [--parts cells methods seeds counts]
+  python tests/support/coverage_study.py [--sets 1000] [--parts cells few methods seeds counts]
 
 Prints Markdown tables. Data sets are drawn from populations in which labels share clips, the scores
 of a clip are correlated, and some positives are hard to find. The true value of a cell is the mean
@@ -36,6 +36,20 @@ CELLS = [  # clips, positives, labels, shift of the positives' scores
   *((20_000, positives, 10, 0) for positives in ("1", "1-6", "10", "30", "100", "1-100")),
   *((400, "10", 1, 0), (400, "100", 1, 0), (137, "1-6", 5, 0), (2000, "1-100", 100, 0)),
   *((137, "1-6", 20, -1), (137, "1-6", 20, 1), (400, "10", 20, -1), (400, "10", 20, 1)),
+]
+FEW = [  # positives of each label, separations of the labels: clips with one label each
+  (2, (4, 4, 4, 0)),
+  (2, (3, 3, 3, 0)),
+  (2, (3, 3, 3, 3)),
+  (2, (1, 1, 1, 1)),
+  (3, (4, 4, 4, 0)),
+  (5, (4, 4, 4, 0)),
+  (5, (3, 3, 3, 0)),
+  (4, (4, 0)),
+  (10, (4, 0)),
+  (8, (4, 4, 4, 4, 4, 4, 4, 4, 4, 1)),
+  (3, (2.5,) * 10),
+  (8, (4,) * 10),
 ]
 COMPARED = [(50, "1-6", 20, 0), (137, "1-6", 60, -1.5), (400, "10", 20, 0)]
 
@@ -159,6 +173,38 @@ def cell(of: Population, sets: int) -> dict[str, Coverage]:
   ((scores,),), labels = draw(r, many, gains=(0.0,))
   limit = tagging_metrics(scores, labels)["mAP"]
   return {name: coverage(x) for name, x in found.items()} | {"limit": coverage(found["mAP"], limit)}
+
+
+def few_clips(positives: int, separations: Sequence[float], sets: int) -> dict[str, Coverage]:
+  """Return the coverage for both metrics where each clip has one label.
+
+  Args:
+    positives: The number of clips of each label.
+    separations: The mean score of the positives of each label. That of negatives is 0.
+    sets: The number of data sets.
+  """
+  r, labels = np.random.default_rng(5), np.repeat(np.eye(len(separations)) > 0, positives, axis=0)
+  found: dict[str, list] = {name: [] for name in METRICS}
+  for _ in range(sets):
+    scores = r.standard_normal(labels.shape) + labels * np.array(separations)
+    for name, one in sampled(scores, labels).items():
+      found[name].append((one.value, *interval([one])))
+  return {name: coverage(of_metric) for name, of_metric in found.items()}
+
+
+def few_table(sets: int) -> str:
+  """Return the table of few clips, among them labels that are ranked perfectly and guessed ones."""
+  rows = []
+  for positives, separations in FEW:
+    x = few_clips(positives, separations, sets)
+    alike = len(set(separations)) == 1
+    text = f"{len(separations)} of {separations[0]}" if alike else ", ".join(map(str, separations))
+    rows.append([len(separations) * positives, positives, text])
+    for name in METRICS:
+      rows[-1] += [f"{x[name].truth:.3f}", f"{x[name].width:.3f}", percent(x[name].inside)]
+    print(*rows[-1], flush=True)
+  head = ["clips", "positives", "separations", "mAP: mean", "width", "covered"]
+  return table([*head, "mAUC: mean", "width", "covered"], rows)
 
 
 def cells(sets: int) -> str:
@@ -299,7 +345,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
   return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-PARTS = {"cells": cells, "methods": methods, "seeds": seeds_table, "counts": counts_table}
+PARTS = {
+  "cells": cells,
+  "few": few_table,
+  "methods": methods,
+  "seeds": seeds_table,
+  "counts": counts_table,
+}
 
 
 def main() -> None:
