@@ -15,14 +15,8 @@ from atgcn_jax.audio import decoding, windows
 from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.errors import UserError, printable
 from atgcn_jax.runtime import signals
-from atgcn_jax.serving.web.limits import (
-  MOST_CHANNELS,
-  MOST_HZ,
-  REFUSED_SECONDS,
-  SILENT_SECONDS,
-  Limits,
-  Refused,
-)
+from atgcn_jax.serving.sources import MOST_CHANNELS, MOST_HZ
+from atgcn_jax.serving.web.limits import REFUSED_SECONDS, SILENT_SECONDS, Limits, Refused
 
 # A web page of another origin cannot send these types without asking first, and is refused then.
 TYPES = ("audio/", "video/", "application/octet-stream", "application/ogg")
