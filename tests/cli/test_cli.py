@@ -340,6 +340,35 @@ def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
   assert checkpoint.saved_steps(place["new"]) == []
 
 
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ("tag --workdir R |", "FILE: is empty; give a file"),
+    ("tag --workdir R a.wav | b.wav", "FILE: is empty; give a file"),
+    ("tag --workdir | a.wav", "--workdir: is empty; give a folder"),
+    ("tag --workdir R --explain | a.wav", "--explain: is empty; give a label"),
+    ("tag --workdir R --csv= a.wav", "--csv: is empty; give a file"),
+    ("train --config c.py --workdir |", "--workdir: is empty; give a folder"),
+    ("train --config c.py --workdir R --coordinator |", "--coordinator: is empty; give a value"),
+    ("evaluate --workdir R --store |", "--store: is empty; give a clip store"),
+    ("evaluate --workdir R --labels |", "--labels: is empty; give a file"),
+    ("detect --workdir R --score a.csv --score | a.wav", "--score: is empty; give a value"),
+    ("prepare --audio a | --labels c.csv --out o.h5", "--audio: is empty; give a file or a folder"),
+    ("models get |", "NAME: is empty; give a name"),
+    ("import-torch | --config c.py --workdir R", "state: is empty; give a value"),
+  ],
+)
+def test_an_empty_argument_is_refused(line, message, capsys):
+  assert run(*("" if word == "|" else word for word in line.split())) == 2
+  assert capsys.readouterr().err == f"atgcn {line.split()[0]}: {message}\n"
+
+
+def test_options_that_may_be_repeated():
+  parse = cli.command_parser().parse_args
+  assert parse(["detect", "--score", "a", "--score", "b", "c.wav"]).score == ["a", "b"]
+  assert parse(["detect", "c.wav"]).score == []
+
+
 def test_the_commands_work_without_the_mistakes(place):
   assert run(*COUNTED.format(**place).split()) == 0
   assert run(*(GRAPH + " --segments {segments}").format(**place).split()) == 0
