@@ -142,7 +142,8 @@ class Tagger(SoundScorer):
     Args:
       name: The name of the network, as `atgcn models` lists them.
       offline: Whether to use only what the cache has.
-      mirror: The address of a folder that has the file, in place of the original one.
+      mirror: The address of a folder that has the file, or such a folder on disk, in place of the
+        original one.
       strict: Whether to refuse incomplete sounds.
 
     Raises:
@@ -165,10 +166,13 @@ class Tagger(SoundScorer):
 
     Raises:
       UserError: If a label is known or cannot be related to known labels, or a file cannot be used.
+      ValueError: If there is no label.
     """
     run = self.run
     if isinstance(labels, str | os.PathLike):
       labels = read_added_labels(labels, run.vocabulary)
+    if not labels:
+      raise ValueError("with_labels needs at least one label, got none")
     counts = counts_at_hand(run, None)
     added = added_to(run, labels, counts, self._calibrations)
     tagger = copy.copy(self)

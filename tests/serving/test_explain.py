@@ -89,6 +89,11 @@ def test_sources_that_can_be_read_only_once(tagger, tmp_path, capsys):
   assert capsys.readouterr().out.startswith(f"{pipe}: Whistle {expected.score:.3f}")
 
 
+def test_no_added_label(tagger):
+  with pytest.raises(ValueError, match="at least one label"):
+    tagger.with_labels([])
+
+
 def test_only_one_sound_is_explained(tagger, tmp_path):
   with pytest.raises(ValueError, match="takes one sound"):
     tagger.explain([waveforms(1, 9)[0][0]], "Whistle")
