@@ -109,8 +109,8 @@ def add_fetching(verb: argparse.ArgumentParser) -> None:
   verb.add_argument(
     "--mirror",
     metavar="URL",
-    help="address of a folder that has the files of pretrained models (default: where they were "
-    "published)",
+    help="address of a folder that has the files of pretrained models, or such a folder on disk "
+    "(default: where they were published)",
   )
 
 
