@@ -44,7 +44,7 @@ def open_source(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
       reason = getattr(error, "strerror", None) or error
       raise UserError(f"{name}: cannot be read ({reason}); check path and permissions") from None
   elif isinstance(source, bytes | bytearray | memoryview):
-    data = bytes(source)
+    data = source if isinstance(source, bytes) else bytes(source)
   else:
     data = source.read()
     if not isinstance(data, bytes):
@@ -52,6 +52,34 @@ def open_source(source: Source, stack: contextlib.ExitStack) -> tuple[Any, Any]:
   if not data:
     raise UserError(f"{name}: is empty (0 bytes); fetch or record it again")
   return file, data
+
+
+class Content(bytes):
+  """The bytes of a source, with its name for messages."""
+
+  name: str
+
+
+def rereadable(source: Any) -> Any:
+  """Return a source that can be read any number of times.
+
+  A pipe and a file object are read here, into memory. Other sources are returned as they are.
+
+  Args:
+    source: The path of a file, its bytes, a binary file object, or samples.
+
+  Raises:
+    UserError, TypeError: As for `open_source`.
+  """
+  if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "__array__"):
+    return source
+  with contextlib.ExitStack() as stack:
+    file, data = open_source(source, stack)
+    if file is not None:
+      return source
+  content = Content(data)
+  content.name = name_of(source)
+  return content
 
 
 def _from_disk(source: str | os.PathLike, stack: contextlib.ExitStack) -> tuple[Any, Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+from atgcn_jax.errors import UserError, reason
+
+EDGES = 30  # edges of each label in the benchmark of the label graph
 
 
 def run(options: Any) -> tuple[dict[str, Any], str]:
@@ -13,12 +18,17 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
 
   Returns:
     The result as plain data for JSON, and as text.
+
+  Raises:
+    UserError: If an option does not fit the benchmark.
   """
   what = options.what
   if what in ("train", "infer"):
     from atgcn_jax.bench.operations import operation_table
     from atgcn_jax.bench.steps import bench
 
+    if options.trace:
+      _make_trace_folder(options.trace)
     result = bench(
       what, options.model, options.batch, options.steps, options.dtype, trace=options.trace
     )
@@ -46,7 +56,12 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
   elif what == "graph":
     from atgcn_jax.bench.graph import bench_graph
 
-    result = bench_graph(options.labels, 30, options.steps)
+    if options.labels <= EDGES:
+      raise UserError(
+        f"--labels {options.labels}: must be at least {EDGES + 1} for graph, whose labels have "
+        f"{EDGES} edges each"
+      )
+    result = bench_graph(options.labels, EDGES, options.steps)
   elif what == "counts":
     from atgcn_jax.bench.graph import bench_counts
 
@@ -65,6 +80,16 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
     result = compare_with_peers(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
     return result, peer_table(result)
   return result, _lines(result)
+
+
+def _make_trace_folder(folder: str) -> None:
+  """Make the folder of a trace, which the profiler would only do after the benchmark."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"--trace {folder}: this folder cannot be made ({reason(error)}); name another"
+    ) from error
 
 
 def _lines(figures: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from atgcn_jax.cli import (
   tfds,
   training,
 )
+from atgcn_jax.cli.arguments import Append, Store
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.runtime import signals
@@ -162,7 +163,12 @@ def _lost_bucket(workdir: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-  """A parser that reports a usage error in one line."""
+  """A parser that reports a usage error in one line, and refuses empty arguments."""
+
+  def __init__(self, *arguments, **options):
+    super().__init__(*arguments, **options)
+    self.register("action", None, Store)
+    self.register("action", "append", Append)
 
   def error(self, message: str) -> NoReturn:
     dashed = [word for word in sys.argv[1:] if word.startswith("-") and os.path.isfile(word)]

@@ -10,8 +10,43 @@ from atgcn_jax.pretrained.catalogue import DEFAULT
 CONFIG_HELP = "Arguments of the form --config.KEY=VALUE override keys of the config."
 STEP_HELP = "checkpoint to load: a step number, latest or best (default: latest)"
 JSON_HELP = "print the result as one JSON object, on the last line of stdout"
+# What a placeholder in the help stands for.
+MEANINGS = {
+  "DIR": "a folder",
+  "FILE": "a file",
+  "LABEL": "a label",
+  "NAME": "a name",
+  "PATH": "a file or a folder",
+  "RUN": "a run directory",
+  "STORE": "a clip store",
+}
 # Called as verb(name, run, summary, epilog=None, takes_config=False).
 AddVerb = Callable[..., argparse.ArgumentParser]
+
+
+class Store(argparse.Action):
+  """The storing of an argument that is not empty.
+
+  An empty argument mostly comes from a variable of a script that is not set. It would otherwise
+  mean the current folder, or count as not given.
+  """
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    """Store the value, or the values of several arguments."""
+    if values == "" or (isinstance(values, list) and "" in values):
+      name = option_string or self.metavar or self.dest
+      parser.error(f"{name}: is empty; give {MEANINGS.get(str(self.metavar), 'a value')}")
+    setattr(namespace, self.dest, values)
+
+
+class Append(Store):
+  """The same for an option that may be repeated, whose default is a list."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    """Store the values so far and this one."""
+    before = getattr(namespace, self.dest)
+    super().__call__(parser, namespace, values, option_string)
+    setattr(namespace, self.dest, [*before, values])
 
 
 def add_clips(verb: argparse.ArgumentParser) -> None:
@@ -74,8 +109,8 @@ def add_fetching(verb: argparse.ArgumentParser) -> None:
   verb.add_argument(
     "--mirror",
     metavar="URL",
-    help="address of a folder that has the files of pretrained models (default: where they were "
-    "published)",
+    help="address of a folder that has the files of pretrained models, or such a folder on disk "
+    "(default: where they were published)",
   )
 
 

@@ -10,6 +10,7 @@ from atgcn_jax.cli.arguments import AddVerb
 from atgcn_jax.cli.prepare import add_prepare
 from atgcn_jax.errors import UserError
 
+LOWEST_HZ, HIGHEST_HZ = 1000, 192_000  # sample rates of mixtures
 SETS = ("balanced", "unbalanced", "full")
 COUNTS_HELP = ".npz of label counts with the arrays mids, occurrences_SET and cooccurrences_SET"
 SET_HELP = "set of counts to read from --counts (default: the arrays without a suffix)"
@@ -158,11 +159,18 @@ def _add_metadata(verb: AddVerb) -> None:
   )
 
 
+def _check_synthesis(options) -> None:
+  """Refuse a number of clips or a seed that is out of range."""
+  if options.clips < 1:
+    raise UserError(f"--clips {options.clips}: must be at least 1")
+  if options.seed < 0:
+    raise UserError(f"--seed {options.seed}: must be at least 0")
+
+
 def _soundscapes(options) -> None:
   from atgcn_jax.data.synthetic.soundscapes import write_soundscapes
 
-  if options.clips < 1:
-    raise UserError(f"--clips {options.clips}: must be at least 1")
+  _check_synthesis(options)
   write_soundscapes(options.out, options.clips, options.seed)
   print(f"{options.out}: {options.clips} soundscapes, labels.csv, vocabulary.csv, ontology.json")
 
@@ -170,8 +178,9 @@ def _soundscapes(options) -> None:
 def _mixtures(options) -> None:
   from atgcn_jax.data.synthetic.mixtures import write_mixtures
 
-  if options.clips < 1 or options.rate < 1000:
-    raise UserError("--clips and --rate: must be at least 1 clip and at least 1000 Hz")
+  _check_synthesis(options)
+  if not LOWEST_HZ <= options.rate <= HIGHEST_HZ:
+    raise UserError(f"--rate {options.rate}: must be {LOWEST_HZ} to {HIGHEST_HZ} Hz")
   write_mixtures(
     options.audio,
     options.labels,

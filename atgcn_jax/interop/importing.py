@@ -15,6 +15,7 @@ from atgcn_jax.interop.torch_files import read_tensors
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary
+from atgcn_jax.models.mobilenet import last_channels
 from atgcn_jax.runs.config import vocabulary_path
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.label_graph import label_graph
@@ -127,10 +128,26 @@ def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -
     if where not in loaded:  # the slopes of PReLU, which no supported checkpoint has
       raise UserError(f"{path}: has no {name}; set model.activation to leaky_relu or relu")
     if loaded[where].shape != leaf.shape:
+      if (width := _other_width(run, variables)) is not None:
+        raise UserError(
+          f"{path}: has the weights of model.width {width:g}, but the config has "
+          f"{run.config.model.width:g}; use configs/pretrained/mn.py:mn{round(10 * width):02d}, or "
+          f"set --config.model.width={width:g}"
+        )
       raise UserError(
         f"{path}: {name} has shape {loaded[where].shape}, but the config's system has "
         f"{leaf.shape}; set model.width and data.vocabulary to those of the weights"
       )
+
+
+def _other_width(run: Run, variables: dict[str, Any]) -> float | None:
+  """Return the width of EfficientAT's weights, in tenths, or None if it is not another one."""
+  if run.config.model.encoder != "mobilenet":
+    return None
+  channels = variables["params"]["encoder"]["last"]["conv"]["kernel"].shape[-1]
+  width = round(channels / last_channels(1.0), 1)
+  fits = last_channels(width) == channels != last_channels(run.config.model.width)
+  return width if fits else None
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Any]:

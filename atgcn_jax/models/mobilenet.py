@@ -238,6 +238,11 @@ class MobileNet(nn.Module):
     return {"embedding": embedding_BxC, "hidden": nn.hard_swish(hidden).astype(self.dtype)}
 
 
+def last_channels(width: float) -> int:
+  """Return the number of channels of the last convolution at a width."""
+  return 6 * in_eights(STAGES[-1].channels * width)
+
+
 def _last(x: Array, train: bool, width: float, shared: dict[str, Any]) -> Array:
   """Return the result of the last convolution, [B, T', F', 960 * width]."""
   stem = ConvNormActivation(

@@ -15,6 +15,8 @@ import os
 import pathlib
 import shutil
 import sys
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from email.message import Message
@@ -47,7 +49,8 @@ def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = Non
   Args:
     name: Name of the network, one of `catalogue.MODELS`.
     offline: Whether to use only what the cache has.
-    mirror: Address of a folder that has the file, in place of the original one.
+    mirror: Address of a folder that has the file, or such a folder on disk, in place of the
+      original one.
 
   Raises:
     UserError: If the name is unknown, the weights cannot be fetched or are those of another
@@ -221,8 +224,6 @@ def _fetched(
   model: Pretrained, folder: pathlib.Path, *, offline: bool, mirror: str | None
 ) -> pathlib.Path:
   """Return the file of a network's weights, which is downloaded if the folder does not have it."""
-  if mirror is not None and not is_web_address(mirror):
-    raise UserError(f"--mirror {mirror}: not a web address; give one such as https://host/folder")
   path = folder / model.file
   if path.is_file() and not fault_of_weights(model, path):
     return path
@@ -230,10 +231,13 @@ def _fetched(
     raise UserError(
       f"{model.name}: is not in the cache ({folder}); run the same command without --offline once"
     )
+  url = model.url() if mirror is None else model.url(_address_of(mirror, model))
   try:
-    download(model.url(mirror), path, functools.partial(fault_of_weights, model), advice=SPACE)
+    download(url, path, functools.partial(fault_of_weights, model), advice=SPACE)
   except WorkFailed as error:  # as for any file that a command needs and cannot read
-    raise UserError(str(error)) from error
+    raise UserError(
+      f"{error}; --mirror also takes a folder with {model.file}, and `atgcn import-torch` any file"
+    ) from error
   found = "as published" if model.checksum else "no checksum is published to compare it with"
   tqdm.write(
     f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {_digest(path, 'sha256')} "
@@ -241,6 +245,28 @@ def _fetched(
     file=sys.stderr,
   )
   return path
+
+
+def _address_of(mirror: str, model: Pretrained) -> str:
+  """Return the address of a mirror: a web address, or the file address of a folder on disk.
+
+  Raises:
+    UserError: If it is neither, or the folder does not have the file of the network.
+  """
+  if is_web_address(mirror):
+    return mirror
+  is_address = mirror.startswith("file://")
+  place = pathlib.Path(
+    urllib.request.url2pathname(urllib.parse.urlsplit(mirror).path) if is_address else mirror
+  )
+  if not place.is_dir():
+    raise UserError(
+      f"--mirror {mirror}: not a web address and no folder; give one such as https://host/folder, "
+      f"or a folder that has {model.file}"
+    )
+  if not (place / model.file).is_file():
+    raise UserError(f"--mirror {mirror}: has no file {model.file}; put it there under this name")
+  return place.absolute().as_uri()
 
 
 def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | None = None) -> str:

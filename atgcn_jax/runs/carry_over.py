@@ -84,10 +84,10 @@ def check_front_end(run: Run, source: Run) -> None:
   """
   if source.takes(run.frontend):
     return
-  needed, found, option = named_apart(source.frontend, run.frontend)
+  needed, found, advice = named_apart(source.frontend, run.frontend)
   raise UserError(
     f"start.run: {run.config.start.run} has the front end {needed}, the store has {found}; prepare "
-    f"the store with {option}"
+    f"the store {advice}"
   )
 
 

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.errors import UserError, WorkFailed, reason
 from atgcn_jax.runs.lock_holder import (
   NAME,
   address_of,
@@ -223,10 +223,15 @@ def _opened(path: pathlib.Path, workdir: str | os.PathLike) -> tuple[int, bool]:
     The file descriptor, and whether the file system supports locks.
 
   Raises:
-    UserError: If another process holds the lock.
+    UserError: If the folder cannot be made, or another process holds the lock.
   """
   while True:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+      raise UserError(
+        f"{workdir}: this folder cannot be made ({reason(error)}); choose another"
+      ) from error
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       has_locks = lock_file(descriptor, wait=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -196,15 +196,20 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
 
 
 def named_apart(needed: Frontend, other: Frontend) -> tuple[str, str, str]:
-  """Return names of two front ends, and the option of `prepare` for the first one."""
+  """Return names of two front ends with the first difference, and how to prepare for the first one.
+
+  The length of a clip is the last difference, because some systems take any.
+  """
   if needed.name != other.name:
-    return needed.name, other.name, f"--frontend {needed.name}"
-  lengths = [f"clips of {one.seconds:g} s" for one in (needed, other)]
-  return (
-    f"{needed.name} for {lengths[0]}",
-    f"{other.name} for {lengths[1]}",
-    f"--seconds {needed.seconds:g}",
-  )
+    return needed.name, other.name, f"with --frontend {needed.name}"
+  ours, theirs = asdict(needed), asdict(other)
+  differing = [key for key in ours if ours[key] != theirs[key] and key != "seconds"]
+  if differing:
+    key = differing[0]
+    with_values = [f"{needed.name} with {key} {values[key]}" for values in (ours, theirs)]
+    return with_values[0], with_values[1], "with the version of this package that made the run"
+  lengths = [f"{needed.name} for clips of {one.seconds:g} s" for one in (needed, other)]
+  return lengths[0], lengths[1], f"with --seconds {needed.seconds:g}"
 
 
 def check_front_end(run: Run, store: ClipStore, name: str) -> None:
@@ -219,10 +224,10 @@ def check_front_end(run: Run, store: ClipStore, name: str) -> None:
     UserError: If the store has another front end.
   """
   if not run.takes(store.frontend):
-    needed, found, option = named_apart(run.frontend, store.frontend)
+    needed, found, advice = named_apart(run.frontend, store.frontend)
     raise UserError(
-      f"{store.path}: has the front end {found}, but {name} needs {needed}; prepare the "
-      f"store with {option}"
+      f"{store.path}: has the front end {found}, but {name} needs {needed}; prepare the store "
+      f"{advice}"
     )
 
 
@@ -247,7 +252,13 @@ def check_training_clips(config, store: ClipStore) -> None:
   Raises:
     UserError: If there is no training clip, or `data.frontend` differs.
   """
-  if not len(split_clips(store, splits_of(config), "train")):
+  splits = splits_of(config)
+  if not len(split_clips(store, splits, "train")):
+    if clips := len(split_clips(store, splits._replace(validation_share=0.0), "train")):
+      raise UserError(
+        f"data.validation_share {splits.validation_share:g}: all {clips} clips of the training "
+        f"folds of {store.path} are used for validation; lower it"
+      )
     raise UserError(
       f"data.train_folds: {store.path} has no clip in these folds; name folds of the store"
     )

@@ -166,7 +166,11 @@ def check_output_folder(
     check_writable(place)
     return
   path = pathlib.Path(place).absolute()
-  existing = next(folder for folder in (path, *path.parents) if folder.exists())
+  existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+  if not existing.exists():
+    raise UserError(
+      f"{option} {place}: cannot be made, because {existing} is a broken link; {advice}"
+    )
   if not existing.is_dir():
     raise UserError(f"{option} {place}: {existing} is not a folder; {advice}")
   if not os.access(existing, os.W_OK | os.X_OK):

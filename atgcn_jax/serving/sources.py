@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from atgcn_jax.audio import decoding, folders
@@ -17,6 +18,8 @@ from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
 
+MOST_CHANNELS = 64  # of samples and of uploads
+MOST_HZ = 1_000_000  # highest sample rate of samples and of uploads
 _BLOCK = 1 << 18  # number of samples per block of an array
 
 
@@ -35,15 +38,18 @@ def open_any_sound(source: Any, rate: int, *, strict: bool = False) -> Iterator[
 
   Raises:
     UserError: If the file cannot be read as sound.
-    ValueError: If samples are empty, not finite or of another shape, or `rate` is not positive.
+    ValueError: If samples are not as `float_samples` takes them, or `rate` is not
+      `decoding.SLOWEST_HZ` to MOST_HZ.
   """
   if not hasattr(source, "__array__"):
     with decoding.open_sound(source, strict=strict) as sound:
       yield sound
     return
-  if rate <= 0:
-    raise ValueError(f"rate must be positive, got {rate}")
-  samples = float_samples(np.asarray(source))
+  if not decoding.SLOWEST_HZ <= rate <= MOST_HZ:  # soxr never ends at an infinite rate
+    raise ValueError(
+      f"rate must be positive and finite, {decoding.SLOWEST_HZ} to {MOST_HZ} Hz, got {rate}"
+    )
+  samples = float_samples(source)
   findings: list[Finding] = []
 
   def blocks() -> Iterator[np.ndarray]:
@@ -107,21 +113,32 @@ def spread(sources: Iterable[Any]) -> tuple[list[Any], list[Exception]]:
   return found, bad
 
 
-def float_samples(samples: np.ndarray) -> np.ndarray:
+def float_samples(given: Any) -> np.ndarray:
   """Return samples [S] or [S, channels] as float32[S, channels].
 
   Integers are scaled as PCM samples.
 
   Raises:
-    ValueError: If the shape is different, there are no samples, or a sample is not finite or above
+    ValueError: If the shape is different, there are more than MOST_CHANNELS channels or no samples,
+      the type is not an integer or a float, or a sample is masked, not finite or above
       `findings.LOUDEST`.
   """
+  if np.ma.is_masked(given):
+    raise ValueError("some of the samples are masked; fill them, or leave them out")
+  samples = np.asarray(given)
   if samples.ndim not in (1, 2) or not samples.size:
     raise ValueError(f"expected samples [S] or [S, channels], got shape {samples.shape}")
-  if np.issubdtype(samples.dtype, np.integer):
+  if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:
+    raise ValueError(
+      f"expected samples [S] or [S, channels] with at most {MOST_CHANNELS} channels, got shape "
+      f"{samples.shape}; transpose samples [channels, S]"
+    )
+  if samples.dtype.kind in "iu":
     info = np.iinfo(samples.dtype)
     middle = (info.max + info.min + 1) // 2  # 0, or half the range of an unsigned type
     samples = (samples - float(middle)) / (float(info.max) + 1 - middle)
+  elif not jax.dtypes.issubdtype(samples.dtype, np.floating):
+    raise ValueError(f"expected samples of an integer or float type, got {samples.dtype}")
   with np.errstate(over="ignore"):  # values beyond float32 are refused below
     samples = samples.astype(np.float32)
   if (bad := first_unusable(samples.ravel())) is not None:

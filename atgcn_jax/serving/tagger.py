@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from atgcn_jax.audio.inputs import name_of
+from atgcn_jax.audio.inputs import name_of, rereadable
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
@@ -142,7 +142,8 @@ class Tagger(SoundScorer):
     Args:
       name: The name of the network, as `atgcn models` lists them.
       offline: Whether to use only what the cache has.
-      mirror: The address of a folder that has the file, in place of the original one.
+      mirror: The address of a folder that has the file, or such a folder on disk, in place of the
+        original one.
       strict: Whether to refuse incomplete sounds.
 
     Raises:
@@ -165,10 +166,13 @@ class Tagger(SoundScorer):
 
     Raises:
       UserError: If a label is known or cannot be related to known labels, or a file cannot be used.
+      ValueError: If there is no label.
     """
     run = self.run
     if isinstance(labels, str | os.PathLike):
       labels = read_added_labels(labels, run.vocabulary)
+    if not labels:
+      raise ValueError("with_labels needs at least one label, got none")
     counts = counts_at_hand(run, None)
     added = added_to(run, labels, counts, self._calibrations)
     tagger = copy.copy(self)
@@ -261,14 +265,19 @@ class Tagger(SoundScorer):
     """Return why a label has its score in one sound.
 
     Args:
-      source: The sound; see the class. Not a list or a folder.
+      source: The sound; see the class. Not a list or a folder. A pipe or a file object is read into
+        memory, other files piece by piece.
       label: The id or the name of the label.
       rate: The sample rate of samples, in Hz.
 
     Raises:
       UserError: If the sound cannot be used, or there is no such label.
+      ValueError: If the source is a list.
     """
+    if isinstance(source, list | tuple):
+      raise ValueError("explain takes one sound, got a list; call it for each sound")
     k = find_label(self.vocabulary, label, "--explain")
+    source = rereadable(source)  # it is read up to three times
     scores, line = self.scores(source, rate), self.timeline(source, rate)
     names, known = self.vocabulary.names, len(self.run.vocabulary)
     log_odds, bias, values = None, 0.0, {}

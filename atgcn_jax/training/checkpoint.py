@@ -104,7 +104,7 @@ def folder_of(workdir: str | os.PathLike) -> pathlib.Path:
   path = path_of(workdir)
   if in_bucket(workdir):
     return path / FOLDER
-  path = path.resolve()
+  path = pathlib.Path(os.path.realpath(path))  # `resolve` raises at a link to itself
   check_utf8(path)
   return path / FOLDER
 

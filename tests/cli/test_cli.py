@@ -165,6 +165,8 @@ def write_counts(path):
 TRAIN = "train --config {config} --workdir {new}"
 GRAPH = "graph --vocabulary {labels} --out {out}"
 COUNTED = GRAPH + " --counts {counts} --set balanced"
+MIXTURES = "mixtures --audio {folder} --labels {labels} --vocabulary {labels} --counts {counts}"
+MIXTURES += " --out {new}"
 TORCH = "import-torch {} --config {{config}} --workdir {{new}}"
 NAMED = " --config.data.vocabulary={labels} --config.graph.source={counts}"
 NAMED += " --config.graph.counts_set=balanced"
@@ -290,6 +292,10 @@ MISTAKES = {
   "soundscapes": "--out",
   "soundscapes --out {new} --clips 0": "--clips 0",
   "soundscapes --out {below} --clips 1": "below",
+  "soundscapes --out {new} --seed -1": "--seed -1: must be at least 0",
+  MIXTURES + " --seed -1": "--seed -1: must be at least 0",
+  MIXTURES + " --clips 0": "--clips 0: must be at least 1",
+  MIXTURES + " --rate 1000000000": "--rate 1000000000: must be 1000 to 192000 Hz",
   GRAPH: "--counts",
   COUNTED + " --segments {segments}": "--segments",
   GRAPH + " --counts {counts}": "counts.npz",
@@ -319,6 +325,9 @@ MISTAKES = {
   "bench fly": "fly",
   "bench train --batch 0": "--batch",
   "bench infer --model cnn99": "cnn99",
+  "bench graph --labels 30": "--labels 30: must be at least 31 for graph",
+  "bench infer --trace {file}": "--trace",
+  "bench train --trace {below}": "--trace",
   "bench data --clips 0": "--clips",
   "bench data --clips 9 --twin {missing}": "--twin",
   "bench feed --clips 999999999999": "--clips",
@@ -338,6 +347,55 @@ def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
   assert contents(trained()) == before
   assert not os.path.exists(place["out"])
   assert checkpoint.saved_steps(place["new"]) == []
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ("evaluate --workdir {loop}", "{loop}: no run"),
+    ("tag --workdir {loop} a.wav", "{loop}: no run"),
+    ("train --config {config} --workdir {loop}", "{loop} is a broken link; choose another"),
+    ("train --config {config} --workdir {loop}/run", "{loop} is a broken link; choose another"),
+    ("train --config {config} --workdir {gone}", "{gone} is a broken link; choose another"),
+  ],
+)
+def test_a_broken_link_is_no_run_directory(line, message, place, capfd):
+  places = place | {"loop": f"{place['folder']}/loop", "gone": f"{place['folder']}/gone"}
+  os.symlink("loop", places["loop"])
+  os.symlink("missing/folder", places["gone"])
+  assert run(*line.format(**places).split()) == 2
+  error = capfd.readouterr().err
+  assert message.format(**places) in error
+  assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ("tag --workdir R |", "FILE: is empty; give a file"),
+    ("tag --workdir R a.wav | b.wav", "FILE: is empty; give a file"),
+    ("tag --workdir | a.wav", "--workdir: is empty; give a folder"),
+    ("tag --workdir R --explain | a.wav", "--explain: is empty; give a label"),
+    ("tag --workdir R --csv= a.wav", "--csv: is empty; give a file"),
+    ("train --config c.py --workdir |", "--workdir: is empty; give a folder"),
+    ("train --config c.py --workdir R --coordinator |", "--coordinator: is empty; give a value"),
+    ("evaluate --workdir R --store |", "--store: is empty; give a clip store"),
+    ("evaluate --workdir R --labels |", "--labels: is empty; give a file"),
+    ("detect --workdir R --score a.csv --score | a.wav", "--score: is empty; give a value"),
+    ("prepare --audio a | --labels c.csv --out o.h5", "--audio: is empty; give a file or a folder"),
+    ("models get |", "NAME: is empty; give a name"),
+    ("import-torch | --config c.py --workdir R", "state: is empty; give a value"),
+  ],
+)
+def test_an_empty_argument_is_refused(line, message, capsys):
+  assert run(*("" if word == "|" else word for word in line.split())) == 2
+  assert capsys.readouterr().err == f"atgcn {line.split()[0]}: {message}\n"
+
+
+def test_options_that_may_be_repeated():
+  parse = cli.command_parser().parse_args
+  assert parse(["detect", "--score", "a", "--score", "b", "c.wav"]).score == ["a", "b"]
+  assert parse(["detect", "c.wav"]).score == []
 
 
 def test_the_commands_work_without_the_mistakes(place):

@@ -10,7 +10,7 @@ from test_torch_weights import formula_state
 from atgcn_jax import Tagger, cli, models
 from atgcn_jax.audio.frontend import FRONTENDS, log_mel
 from atgcn_jax.errors import UserError
-from atgcn_jax.interop.importing import import_torch, read_state_dict
+from atgcn_jax.interop.importing import import_torch, read_state_dict, read_torch
 from atgcn_jax.interop.torch_weights import convert
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.runs import load
@@ -91,6 +91,13 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, changes, message):
     import_torch(saved_state(tmp_path, "graph", **changes), config, tmp_path / "run")
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_the_width_of_the_weights_is_named(shared):
+  config = load_config(f"{CONFIGS / 'pretrained/mn.py'}:mn10")
+  message = r"model\.width 0\.4, but the config has 1; use .*mn\.py:mn04, or set .*width=0\.4"
+  with pytest.raises(UserError, match=message):
+    read_torch(shared / "data/weights/mn04_as_mAP_432.pt", config)
 
 
 @pytest.mark.slow

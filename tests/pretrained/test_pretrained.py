@@ -277,9 +277,32 @@ def test_no_network(server, folder, tmp_path, capsys):
   (error,) = capsys.readouterr().err.splitlines()  # without a retry
   assert f"{nowhere}/{TINY.file}: " in error
   assert "refused" in error
+  assert (
+    f"--mirror also takes a folder with {TINY.file}, and `atgcn import-torch` any file" in error
+  )
   assert entries(folder) == {"mn01.lock"}
   error = error_of(capsys, 2, "tag", "--model", "mn01", "--mirror", "host", tmp_path / "a.wav")
-  assert "--mirror host: not a web address" in error
+  assert "--mirror host: not a web address and no folder" in error
+
+
+@pytest.mark.parametrize("as_address", [False, True])
+def test_a_folder_on_disk_as_mirror(
+  server, folder, weights, monkeypatch, capsys, tmp_path, as_address
+):
+  known(monkeypatch, f"sha256:{hashlib.sha256(weights).hexdigest()}")
+  place = tmp_path / "a stick"
+  place.mkdir()
+  words = ["models", "get", "mn01", "--out", tmp_path / "run"]
+  words += ["--mirror", place.as_uri() if as_address else place]
+  assert f"has no file {TINY.file}; put it there" in error_of(capsys, 2, *words)
+  (place / TINY.file).write_bytes(weights[::-1])
+  assert "has the SHA-256" in error_of(capsys, 2, *words)
+  assert (place / TINY.file).read_bytes() == weights[::-1]
+  assert entries(folder) == {"mn01.lock"}
+  (place / TINY.file).write_bytes(weights)
+  assert cli.main([*map(str, words)]) == 0
+  assert cache.record_of(tmp_path / "run")["sha256"] == hashlib.sha256(weights).hexdigest()
+  assert server.asked == []
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])

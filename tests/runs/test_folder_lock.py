@@ -201,6 +201,12 @@ def test_a_signal_that_ends_training_releases_the_lock(tmp_path, monkeypatch):
   assert not (tmp_path / NAME).exists()
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match=r"run: this folder cannot be made \(Not a dir.*; choose"):
+    held(tmp_path / "file" / "run").__enter__()
+
+
 def test_a_lock_for_which_there_is_no_space(tmp_path):
   """The system writes the first bytes without an error, as on a disk that is nearly full."""
   with no_space(), pytest.raises(WorkFailed, match=r"training.lock could not be written: File too"):

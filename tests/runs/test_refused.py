@@ -44,6 +44,7 @@ def unstarted(tmp_path, monkeypatch):
   ("override", "named"),
   [
     ("data.validation_folds=('x',)", "data.validation_folds: .* has no fold x"),
+    ("data.validation_share=0.9999", "data.validation_share 0.9999: all .* clips of the training"),
     ("data.vocabulary=missing.csv", "missing.csv"),
     ("start.run=missing", "missing: no run"),
     ("sharding.label_parts=3", "sharding.label_parts"),

@@ -16,7 +16,7 @@ from atgcn_jax.models import NORMALISING
 from atgcn_jax.runs import start
 from atgcn_jax.runs.carry_over import carried_over
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.runs.run import Loaded, new_run
+from atgcn_jax.runs.run import Loaded, named_apart, new_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.training import sharding
 from atgcn_jax.training.optim import optimiser
@@ -120,6 +120,23 @@ def test_another_front_end_is_refused(tmp_path):
   make_store(tmp_path / "store.h5", frontend=dataclasses.replace(FRONTEND, name="odd", fmax=1900.0))
   with pytest.raises(UserError, match="has the front end tiny, the store has odd"):
     begun_from(tmp_path, trained())
+
+
+@pytest.mark.parametrize(
+  ("changes", "texts"),
+  [
+    ({"top_db": 60.0}, ("tiny with top_db 80.0", "tiny with top_db 60.0", "with the version")),
+    ({"n_mels": 8}, ("tiny with n_mels 16", "tiny with n_mels 8", "with the version")),
+    # The length is named last: some encoders take any.
+    ({"seconds": 2.0, "fmin": 9.0}, ("tiny with fmin 0.0", "tiny with fmin 9.0", "with the ver")),
+    ({"seconds": 2.0}, ("clips of 1 s", "clips of 2 s", "with --seconds 1")),
+    ({"name": "odd", "fmin": 9.0}, ("tiny", "odd", "with --frontend tiny")),
+  ],
+)
+def test_the_first_difference_of_front_ends_is_named(changes, texts):
+  found = named_apart(FRONTEND, dataclasses.replace(FRONTEND, **changes))
+  for part, text in zip(found, texts):
+    assert text in part
 
 
 def test_another_encoder_is_refused(tmp_path):

@@ -1,7 +1,9 @@
 """Explanations of a label's score."""
 
 import dataclasses
+import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from runs_support import saved, trained, wav, waveforms
 from scipy.special import logit
 
 from atgcn_jax import cli
+from atgcn_jax.errors import UserError
 from atgcn_jax.serving.explain import vector_parts
 from atgcn_jax.serving.tagger import Tagger
 
@@ -68,6 +71,38 @@ def test_tag_explains_as_text_json_and_picture(tmp_path, capsys):
   assert found["log_odds"] == pytest.approx(
     found["bias"] + sum(part["log_odds"] for part in found["contributions"])
   )
+
+
+def test_sources_that_can_be_read_only_once(tagger, tmp_path, capsys):
+  path = wav(tmp_path / "a.wav", waveforms(1, 9)[0][0])
+  expected = tagger.explain(path, "Whistle")
+  found = tagger.explain(io.BytesIO(path.read_bytes()), "Whistle")
+  assert found.contributions == expected.contributions
+  reading, writing = os.pipe()
+  try:
+    with os.fdopen(writing, "wb") as target:
+      target.write(path.read_bytes())
+    pipe = f"/dev/fd/{reading}"
+    assert cli.main(["tag", "--workdir", str(trained()), "--explain", "Whistle", pipe]) == 0
+  finally:
+    os.close(reading)
+  assert capsys.readouterr().out.startswith(f"{pipe}: Whistle {expected.score:.3f}")
+
+
+def test_no_added_label(tagger):
+  with pytest.raises(ValueError, match="at least one label"):
+    tagger.with_labels([])
+
+
+def test_only_one_sound_is_explained(tagger, tmp_path):
+  with pytest.raises(ValueError, match="takes one sound"):
+    tagger.explain([waveforms(1, 9)[0][0]], "Whistle")
+  with pytest.raises(UserError, match="is a folder"):
+    tagger.explain(tmp_path, "Whistle")
+  (tmp_path / "empty.wav").touch()
+  file = (tmp_path / "empty.wav").open("rb")
+  with file, pytest.raises(UserError, match=r"empty\.wav: is empty"):
+    tagger.explain(file, "Whistle")
 
 
 @pytest.mark.parametrize(

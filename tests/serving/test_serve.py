@@ -314,11 +314,57 @@ def test_a_stop_ends_requests(analysis, sound, monkeypatch):
 
 
 def test_an_upload_that_stops_is_ended(monkeypatch):
-  monkeypatch.setattr(uploads, "SILENT_SECONDS", 0.01)
+  monkeypatch.setattr(uploads, "PERIOD_SECONDS", 0.01)
   request = Request({"type": "http", "headers": []}, receive=asyncio.Event().wait)
-  with pytest.raises(Refused, match="The upload sent nothing") as refused:
+  with pytest.raises(Refused, match="The upload is too slow") as refused:
     asyncio.run(uploads.body_of(request, LIMITS))
   assert refused.value.status == 408
+
+
+def trickle(chunk, number, seconds):
+  """Return a request whose body arrives in chunks with pauses between them."""
+  chunks, pauses = iter([chunk] * number), iter([0])
+
+  async def receive():
+    await asyncio.sleep(next(pauses, seconds))
+    body = next(chunks, b"")
+    return {"type": "http.request", "body": body, "more_body": bool(body)}
+
+  return Request({"type": "http", "headers": []}, receive=receive)
+
+
+def test_an_upload_that_trickles_is_ended(monkeypatch):
+  monkeypatch.setattr(uploads, "PERIOD_SECONDS", 0.5)
+  monkeypatch.setattr(uploads, "LEAST_BYTES", 10)
+  many, burst = trickle(b"x", 1000, 0.1), b"x" * 1000
+  with pytest.raises(Refused, match=r"must send 0\.01 kB within each 0\.5 s"):
+    asyncio.run(uploads.body_of(many, LIMITS))
+  with pytest.raises(Refused, match="too slow"):  # what arrived before does not count
+    asyncio.run(uploads.body_of(trickle(burst, 2, 0.6), LIMITS))
+  slow = trickle(b"x" * 10, 4, 0.2)  # in more than one period
+  assert asyncio.run(uploads.body_of(slow, LIMITS)) == b"x" * 40
+
+
+def test_an_upload_that_trickles_frees_its_place(analysis, sound, monkeypatch):
+  monkeypatch.setattr(uploads, "PERIOD_SECONDS", 0.2)
+  monkeypatch.setattr(uploads, "LEAST_BYTES", 10**6)
+  monkeypatch.setattr(uploads, "REFUSED_SECONDS", 0.1)
+  app = web_app.make_app(analysis, "tiny")
+  scope = {"type": "http", "method": "POST", "path": "/api/sounds", "query_string": b""}
+  headers = [(b"host", b"localhost"), (b"content-type", b"application/octet-stream")]
+  sent = []
+
+  async def send_all():
+    async def keep(message):
+      sent.append(message)
+
+    await asyncio.gather(
+      *(app({**scope, "headers": headers}, trickle(b"x", 99, 0.05).receive, keep) for _ in "ab")
+    )
+
+  asyncio.run(send_all())
+  assert [m["status"] for m in sent if m["type"] == "http.response.start"] == [408, 408]
+  assert app.state.worker._admitted == 0
 
 
 def test_programming_errors_are_one_sentence_too(client, analysis, sound, monkeypatch):

@@ -121,6 +121,39 @@ def test_invalid_arrays(tagger, samples):
     tagger.scores(samples)
 
 
+@pytest.mark.parametrize(
+  ("samples", "message"),
+  [
+    (np.zeros((2, 65)), r"shape \(2, 65\); transpose"),
+    (np.zeros(9, "datetime64[s]"), "got datetime64"),
+    (np.zeros(9, "timedelta64[s]"), "got timedelta64"),
+    (np.zeros(9, complex), "got complex128"),
+    (np.zeros(9, object), "got object"),
+    (np.zeros(9, bool), "got bool"),
+    (np.ma.masked_greater(np.arange(9.0), 5), "masked"),
+  ],
+)
+def test_arrays_that_are_no_samples(samples, message):
+  with pytest.raises(ValueError, match=message):
+    float_samples(samples)
+
+
+def test_all_types_of_floats_are_samples():
+  for samples in (
+    np.ones(2, np.float16),
+    np.ones(2, np.longdouble),
+    jax.numpy.ones(2, jax.numpy.bfloat16),
+    np.ma.masked_greater(np.ones(2), 5),  # none is masked
+  ):
+    np.testing.assert_array_equal(float_samples(samples), [[1], [1]])
+
+
+@pytest.mark.parametrize("rate", [0, -1, np.inf, -np.inf, np.nan, 1e300, 1e-300])
+def test_invalid_rates(tagger, sounds, rate):
+  with pytest.raises(ValueError, match="rate must be positive and finite"):
+    tagger.tag(sounds[0], rate=rate)
+
+
 def test_tags_are_the_highest_scores(tagger, sounds):
   scores, tags = tagger.scores(sounds[3]), tagger.tag(sounds[3], top=3)
   best = np.argsort(-scores)[:3]

@@ -6,10 +6,11 @@ import dataclasses
 
 from atgcn_jax.errors import UserError, printable
 
-SILENT_SECONDS = 30.0  # an upload that sends nothing for this long is ended
+# An upload must send LEAST_BYTES within each PERIOD_SECONDS, or end. An upload holds one of the few
+# places, so a slower one would keep others out. A mobile uplink of 32 kbit/s is fast enough.
+PERIOD_SECONDS = 30.0
+LEAST_BYTES = 120_000
 REFUSED_SECONDS = 10.0  # the rest of an upload that is refused is read for this long at most
-MOST_CHANNELS = 64  # a block of decoded sound has this many channels at most
-MOST_HZ = 1_000_000  # highest sample rate of an upload
 RETRY_SECONDS = 5  # what `Retry-After` states
 KEPT_BYTES = 64 * 2**20  # memory of the results that can still be asked for
 

@@ -15,11 +15,11 @@ from atgcn_jax.audio import decoding, windows
 from atgcn_jax.audio.inputs import one_line
 from atgcn_jax.errors import UserError, printable
 from atgcn_jax.runtime import signals
+from atgcn_jax.serving.sources import MOST_CHANNELS, MOST_HZ
 from atgcn_jax.serving.web.limits import (
-  MOST_CHANNELS,
-  MOST_HZ,
+  LEAST_BYTES,
+  PERIOD_SECONDS,
   REFUSED_SECONDS,
-  SILENT_SECONDS,
   Limits,
   Refused,
 )
@@ -80,7 +80,7 @@ async def body_of(request: Request, limits: Limits) -> bytes:
   """Return the body of a request.
 
   Raises:
-    Refused: It is too large, empty, or stops arriving.
+    Refused: It is too large or empty, or arrives too slowly (see LEAST_BYTES).
   """
   too_large = Refused(
     413, f"The file is larger than {limits.megabytes:g} MB, the limit of this server."
@@ -91,14 +91,20 @@ async def body_of(request: Request, limits: Limits) -> bytes:
   body, chunks = bytearray(), request.stream()
   try:
     while True:
-      async with asyncio.timeout(SILENT_SECONDS):
-        body += await anext(chunks)
-      if len(body) > limits.bytes:
-        raise too_large
+      enough = len(body) + LEAST_BYTES
+      async with asyncio.timeout(PERIOD_SECONDS):
+        while len(body) < enough:
+          body += await anext(chunks)
+          if len(body) > limits.bytes:
+            raise too_large
   except StopAsyncIteration:
     pass
   except TimeoutError:
-    raise Refused(408, f"The upload sent nothing for {SILENT_SECONDS:g} s.") from None
+    raise Refused(
+      408,
+      f"The upload is too slow: it must send {LEAST_BYTES / 1000:g} kB within each "
+      f"{PERIOD_SECONDS:g} s; use a faster connection or a smaller file.",
+    ) from None
   except ClientDisconnect:
     raise Refused(400, "The upload ended early.") from None
   if not body:
