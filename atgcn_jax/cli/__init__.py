@@ -24,6 +24,7 @@ from atgcn_jax.cli import (
   training,
 )
 from atgcn_jax.cli.arguments import Append, Store
+from atgcn_jax.cli.outputs import check_outputs
 from atgcn_jax.cli.streams import any_streams
 from atgcn_jax.errors import SoundWarning, UserError, WorkFailed
 from atgcn_jax.runtime import signals
@@ -85,6 +86,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
 def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
   """Run a verb with its options and return the exit status."""
   try:
+    check_outputs(options)
     return options.run(options) or 0
   except UserError as error:
     print(f"atgcn {options.verb}{_which_process()}: {error}", file=sys.stderr)

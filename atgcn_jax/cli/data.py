@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 
 from atgcn_jax.cli.arguments import AddVerb
@@ -200,8 +199,10 @@ def _graph(options) -> None:
   from atgcn_jax.labels.vocabulary import read_vocabulary
   from atgcn_jax.reports import label_graph_file
 
-  if options.plot and not options.plot.endswith((".png", ".svg", ".pdf")):
-    raise UserError(f"--plot {options.plot}: must end in .png, .svg or .pdf")
+  if options.set and options.segments:
+    raise UserError("--set: only valid with --counts; leave it out with --segments")
+  if options.against and not options.label:
+    raise UserError("--against: only valid with --label; add it or leave this out")
   label = None
   if options.label:
     label = find_label(read_vocabulary(options.vocabulary), options.label)
@@ -233,8 +234,6 @@ def _data_card(options) -> None:
   from atgcn_jax.reports.data_card import data_card
   from atgcn_jax.reports.data_card_files import write_data_card
 
-  if os.path.exists(options.out) and not os.path.isdir(options.out):
-    raise UserError(f"--out {options.out}: not a folder; choose another")
   card = data_card(
     options.store,
     segments=options.segments,

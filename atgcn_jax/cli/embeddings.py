@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from atgcn_jax.cli.arguments import AddVerb, add_strict, add_tagger
+from atgcn_jax.cli.outputs import name_outputs
 from atgcn_jax.cli.taggers import FILES_HELP, left_out, tagger_of
 from atgcn_jax.errors import UserError
 
@@ -150,6 +151,7 @@ def _similar(options) -> None:
     csv_file=options.csv,
     as_json=options.json,
   )
+  name_outputs(options)
 
 
 def _suggest(options) -> int:
@@ -165,4 +167,5 @@ def _suggest(options) -> int:
     csv_file=options.csv,
     as_json=options.json,
   )
+  name_outputs(options)
   return left_out(options.verb, bad)

@@ -15,10 +15,10 @@ def add_prepare(verb: AddVerb) -> None:
     "prepare",
     _prepare,
     "write sound files and their labels to a clip store",
-    "After an interruption the same command resumes. Files that cannot be read are left out and "
-    "listed in OUT.unreadable.csv; the exit status is then 1. Files that are used although they "
-    "are longer than a clip, incomplete, silent, out of range or out of phase are listed in "
-    "OUT.findings.csv.",
+    "After an interruption the same command resumes. A finished store is never replaced. Files "
+    "that cannot be read are left out and listed in OUT.unreadable.csv; the exit status is then 1. "
+    "Files that are used although they are longer than a clip, incomplete, silent, out of range or "
+    "out of phase are listed in OUT.findings.csv.",
   )
   prepare.add_argument(
     "--layout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from atgcn_jax.cli.arguments import AddVerb, add_added_labels, add_strict, add_tagger
+from atgcn_jax.cli.outputs import name_outputs
 from atgcn_jax.cli.taggers import FILES_HELP, left_out, tagger_of
 from atgcn_jax.errors import UserError
 
@@ -145,6 +146,9 @@ def _tag(options) -> int:
     raise UserError("--hop-seconds: only valid with --timeline; add it or leave this out")
   if options.plot and (not options.explain or len(options.files) > 1):
     raise UserError("--plot: only valid with --explain and one sound")
+  for name in ("csv", "timeline"):
+    if options.explain and getattr(options, name):
+      raise UserError(f"--{name}: not valid with --explain; leave one of the two out")
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.many_files import explain_files, tag_files
 
@@ -156,6 +160,7 @@ def _tag(options) -> int:
     bad = explain_files(
       tagger, options.files, options.explain, as_json=options.json, plot=options.plot
     )
+    name_outputs(options)
     return left_out(options.verb, bad)
   bad = tag_files(
     tagger,
@@ -167,6 +172,7 @@ def _tag(options) -> int:
     csv_file=options.csv,
     as_json=options.json,
   )
+  name_outputs(options)
   return left_out(options.verb, bad)
 
 
@@ -193,4 +199,5 @@ def _detect(options) -> int:
     collar=options.collar,
     as_json=options.json,
   )
+  name_outputs(options)
   return left_out(options.verb, bad)

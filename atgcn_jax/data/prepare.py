@@ -18,6 +18,7 @@ from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS
 from atgcn_jax.data.layouts.splitting import BY_PATH, parsed_shares, with_split
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.data.store.findings_table import summary
+from atgcn_jax.data.store.finished import read_finished
 from atgcn_jax.data.store.long_files import cut_long
 from atgcn_jax.data.store.store_builder import Built, build_store, cores
 from atgcn_jax.data.store.unfinished import findings_path
@@ -52,7 +53,8 @@ def prepare(
   silence. The decodable part of a damaged file is used. A SoundWarning for each kind of fault gives
   the number of sounds that are longer, shorter, incomplete, silent, out of range or out of phase.
   `OUT.findings.csv` lists all of them except the shorter ones. Files that cannot be read are left
-  out and listed in `OUT.unreadable.csv`. After an interruption, the same call resumes.
+  out and listed in `OUT.unreadable.csv`. After an interruption, the same call resumes. A finished
+  store is never replaced: the same call leaves it unchanged, with a warning.
 
   Args:
     audio: Folder of the sound files. For `folders`, it has a folder per label. For `esc50`,
@@ -91,11 +93,12 @@ def prepare(
     The numbers of stored, absent and unreadable clips.
 
   Raises:
-    UserError: If labels or options cannot be used, or no clip can be read. No store is written
-      then.
+    UserError: If labels or options cannot be used, no clip can be read, or another file or store
+      is at `out`. No store is written then.
   """
   if unknown := layout_options.keys() - LAYOUT_OPTIONS:
     raise TypeError(f"prepare() has no option {', '.join(sorted(unknown))}")
+  read_finished(out)  # refuses another file before the sounds are listed
   options: dict[str, Any] = dict.fromkeys(LAYOUT_OPTIONS)
   options |= layout_options | {"labels": labels}
   check_options(layout, options)

@@ -128,6 +128,7 @@ def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.Pat
     label = int(np.argmax(graph.summary.in_degree + graph.summary.out_degree))
   names = graph.vocabulary.names
   try:
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     draw_graph(graph.propagation, names, graph.summary, label, path, categories)
   except OSError as error:
     raise UserError(

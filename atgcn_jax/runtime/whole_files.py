@@ -55,7 +55,7 @@ def temporary_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
       temporary.unlink()
 
 
-def check_regular(path: pathlib.Path) -> None:
+def check_regular(path: str | os.PathLike) -> None:
   """Refuse an output that is a device, a pipe or a socket.
 
   Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import pathlib
@@ -12,12 +13,13 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.whole_files import check_regular, csv_bytes, write_whole
+from atgcn_jax.runtime.whole_files import csv_bytes, write_whole
 from atgcn_jax.serving.detection_scores import (
   COLLAR_SECONDS,
   Reference,
   score_detections,
   scores_text,
+  table_files,
 )
 from atgcn_jax.serving.detections import (
   CSV_COLUMNS,
@@ -77,8 +79,6 @@ def detect_files(
   """
   if kind in ENDINGS and out is None and not tables:
     raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
-  if kind not in ENDINGS and out is not None:
-    check_regular(path_of(out))
   rules = rules_of(tagger, min_score, release, min_seconds)
   if not 0 <= collar < float("inf"):
     raise UserError(f"--collar {collar:g}: must be at least 0")
@@ -87,7 +87,8 @@ def detect_files(
   scored: dict[str, list[Detection]] = {}
   highest = tagger.run.frontend.fmax
   parts: list[tuple[str, list[Detection]]] = []
-  targets = targets_of(sounds, kind, out) if kind in ENDINGS and out else {}
+  targets = targets_of(sounds, kind, out, tables) if kind in ENDINGS and out else {}
+  outcomes = tagger.timelines(sounds, hop_seconds=hop_seconds)  # refuses the hop before any output
 
   def use(outcome: Outcome) -> None:
     file, found = outcome.source, detections(outcome.value, tagger.vocabulary, rules)
@@ -110,7 +111,7 @@ def detect_files(
 
   if out is None and kind == "csv" and reference is None:
     say(csv_bytes([CSV_COLUMNS]).decode().rstrip("\n"))
-  bad = each_outcome("detect", tagger.timelines(sounds, hop_seconds=hop_seconds), bad, use)
+  bad = each_outcome("detect", outcomes, bad, use)
   if out is not None and kind == "csv":
     all_rows = [row for file, found in parts for row in as_table(found, kind, file, highest)]
     write_output(path_of(out), csv_bytes([CSV_COLUMNS, *all_rows]))
@@ -141,22 +142,42 @@ def rules_of(tagger: Tagger, min_score: float | None, release: float, min_second
   return Rules(least, release, min_seconds)
 
 
-def targets_of(sounds: Sequence[str], kind: str, out: str) -> dict[str, pathlib.Path]:
+def targets_of(
+  sounds: Sequence[str], kind: str, out: str, tables: Sequence[str] = ()
+) -> dict[str, pathlib.Path]:
   """Return the output file of each sound; sounds of one name get the names of their folders too.
 
+  Args:
+    sounds: The sounds.
+    kind: A format of `ENDINGS`.
+    out: The folder. It is made.
+    tables: Tables of annotated events, or folders of them, which must stay as they are.
+
   Raises:
-    UserError: The folder cannot be made.
+    UserError: The folder cannot be made, two sounds would have the same file, or a file is a table.
   """
   try:
     path_of(out).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(f"--out {out}: cannot be made ({error.strerror}); name a folder") from error
-  names = [os.path.basename(sound) for sound in sounds]
-  targets = {}
-  for sound, name in zip(sounds, names):
-    if names.count(name) > 1:
+  counts = collections.Counter(os.path.basename(sound) for sound in sounds)
+  kept = {os.path.realpath(table) for table in table_files(tables)}
+  targets: dict[str, pathlib.Path] = {}
+  sound_of: dict[pathlib.Path, str] = {}
+  for sound in sounds:
+    name = os.path.basename(sound)
+    if counts[name] > 1:
       name = os.path.normpath(sound).strip(os.sep).replace(os.sep, "_")
-    targets[sound] = path_of(out) / f"{name}{ENDINGS[kind]}"
+    target = path_of(out) / f"{name}{ENDINGS[kind]}"
+    other = sound_of.setdefault(target, sound)
+    if os.path.realpath(other) != os.path.realpath(sound):
+      raise UserError(
+        f"--out {out}: {other} and {sound} would both be written to {target.name}; use another "
+        "--out for one of them"
+      )
+    if os.path.realpath(target) in kept:
+      raise UserError(f"--out {out}: {target} is one of the tables of --score; name another folder")
+    targets[sound] = target
   return targets
 
 

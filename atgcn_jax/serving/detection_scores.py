@@ -60,7 +60,7 @@ class Reference:
     self._named = _named_like(sounds)
     self._known: dict[str, int | None] = {}
     self._places: dict[str, str | None] = {}
-    for path in _table_files(tables):
+    for path in table_files(tables):
       own = _sound_of(path, self._named)
       for event in read_events(path, own or os.path.basename(path)):
         self._add(event)
@@ -194,7 +194,7 @@ def _as_json(counts: Counts) -> dict[str, Any]:
   }
 
 
-def _table_files(tables: Sequence[str]) -> list[str]:
+def table_files(tables: Sequence[str]) -> list[str]:
   """Return the tables, with those in a folder in its place.
 
   Raises:

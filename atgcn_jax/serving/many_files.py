@@ -125,9 +125,12 @@ def explain_files(
     The errors of the files that could not be used.
 
   Raises:
-    UserError, WorkFailed: If none of the files could be used, or the label does not exist.
+    UserError, WorkFailed: If none of the files could be used, the label does not exist, or there
+      are several sounds for a picture.
   """
   sounds, bad = spread(files)
+  if plot and len(sounds) > 1:
+    raise UserError(f"--plot {plot}: {files[0]} has {len(sounds)} sounds; name one of them")
 
   def outcomes() -> Iterator[Outcome]:
     for file in sounds:

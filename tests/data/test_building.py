@@ -276,6 +276,23 @@ def test_a_waiting_build_uses_the_finished_store(tmp_path, whole):
   assert not list(tmp_path.glob(".*"))
 
 
+def test_a_finished_store_is_kept(tmp_path, whole):
+  out = tmp_path / "s.h5"
+  build(out)
+  loaded.clear()
+  with pytest.warns(UserWarning, match=r"s\.h5: is complete already and was left unchanged"):
+    assert build(out) == (CLIPS - len(BAD), 0, len(BAD))
+  for other in ({"clips": CLIPS + 1}, {"strict": True}):
+    with pytest.raises(UserError, match=r"s\.h5: .* of other files.*choose another --out"):
+      build(out, **other)
+  assert not loaded
+  assert out.read_bytes() == whole
+  small_store.make(out)  # has no identity, like stores of earlier versions
+  with pytest.raises(UserError, match=r"s\.h5: .* of an earlier version; choose another --out"):
+    build(out)
+  assert not list(tmp_path.glob(".*"))
+
+
 def full_after(monkeypatch, size):
   """Simulate a disk with a number of free bytes; a write that does not fit is partial."""
   room, real = [size], os.pwrite
@@ -293,12 +310,11 @@ def full_after(monkeypatch, size):
 @pytest.mark.parametrize("size", [100, 6000, 9000])
 def test_a_build_resumes_after_a_full_disk(tmp_path, monkeypatch, whole, size):
   out = tmp_path / "s.h5"
-  out.write_bytes(b"an earlier store")
   with monkeypatch.context() as patch:
     full_after(patch, size)
     with pytest.raises(UserError, match=r"s\.h5: cannot be written \(No space left.*to resume"):
       build(out)
-  assert out.read_bytes() == b"an earlier store"
+  assert not out.exists()
   loaded.clear()
   build(out)
   assert out.read_bytes() == whole

@@ -240,6 +240,7 @@ def test_reports_of_an_earlier_store_are_removed(sounds):
   prepared(sounds)
   for name in FILES:
     rewrite(sounds, name, lambda data: encode(noise(2 * RATE), RATE, "WAV"))
+  (sounds / "s.h5").unlink()
   _, _, lines = prepared(sounds)
   assert lines == []
   assert report(sounds) == []
@@ -300,6 +301,7 @@ def test_the_command_reports_in_a_few_lines(sounds, capfd):
   err = capfd.readouterr().err
   assert f"atgcn: {sounds / 's.h5'}: 1 of 4 sounds are incomplete: 0.500 s are missing\n" in err
   assert len(err.splitlines()) == 4
+  (sounds / "s.h5").unlink()
   assert cli.main([*line, "--strict"]) == 1
   err = capfd.readouterr().err
   assert f"atgcn prepare: 1 cannot be read; see {sounds / 's.h5.unreadable.csv'}\n" in err

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import small_store
 import soundfile
 from marks import slow
 
@@ -225,8 +226,11 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
   (tmp_path / "out").mkdir()
   out = tmp_path / "out" / "s.h5"
   if existing:
-    out.write_bytes(b"an earlier store")
+    small_store.make(out)
+  before = out.read_bytes() if existing else b""
   damage, names, fix = BAD[bad]
+  if existing and bad == "missing sounds":  # found out when they are read, which they are not
+    names, fix = "s.h5: already exists", "choose another --out"
   damage(tmp_path)
   vocabulary = tmp_path / "vocabulary.csv"
   with pytest.raises(UserError) as caught:
@@ -242,7 +246,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, here, bad, existing
   assert "; " in message
   assert "\n" not in message
   assert [path.name for path in out.parent.iterdir()] == ["s.h5"] * existing
-  assert not existing or out.read_bytes() == b"an earlier store"
+  assert not existing or out.read_bytes() == before
 
 
 UNREADABLE = {
@@ -287,11 +291,15 @@ def test_a_report_is_removed_when_all_files_are_readable(tmp_path, here):
   (tmp_path / "audio" / FIRST).unlink()
   assert prepare(*arguments).unreadable == 1
   (tmp_path / "audio" / FIRST).write_bytes(whole)
+  with pytest.warns(UserWarning, match=r"s\.h5: is complete already"):
+    assert prepare(*arguments) == (1, 0, 1)
+  (tmp_path / "s.h5").unlink()
   assert prepare(*arguments) == (2, 0, 0)
   assert not list(tmp_path.glob("*.unreadable.csv"))
   assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.filterwarnings("default:.*is complete already")
 def test_the_command_reports_left_out_files(tmp_path, here, capfd):
   make_sounds(tmp_path, 3)
   line = ["prepare", "--audio", tmp_path / "audio", "--labels", tmp_path / "labels.csv"]
@@ -299,6 +307,15 @@ def test_the_command_reports_left_out_files(tmp_path, here, capfd):
   assert cli.main(line) == 0
   assert capfd.readouterr().out == f"{tmp_path / 's.h5'}: 3 clips\n"
   (tmp_path / "audio" / FIRST).unlink()
+  before = (tmp_path / "s.h5").read_bytes()
+  assert cli.main(line) == 0
+  printed = capfd.readouterr()
+  assert printed.out == f"{tmp_path / 's.h5'}: 3 clips\n"
+  assert f"{tmp_path / 's.h5'}: is complete already and was left unchanged" in printed.err
+  assert cli.main([*line, "--seconds", "2"]) == 2
+  assert "s.h5: already exists and is a store of other files, labels" in capfd.readouterr().err
+  assert (tmp_path / "s.h5").read_bytes() == before
+  (tmp_path / "s.h5").unlink()
   assert cli.main(line) == 1
   printed = capfd.readouterr()
   assert printed.out == f"{tmp_path / 's.h5'}: 2 clips\n"
@@ -310,6 +327,16 @@ def test_the_command_reports_left_out_files(tmp_path, here, capfd):
     "1 of 2 sounds are",
     f"see {tmp_path}/s.h5.findings.csv"[:17],
   ]
+
+
+def test_a_file_that_is_no_store_is_kept(tmp_path, here):
+  make_sounds(tmp_path, 1)
+  for name, content in (("notes.txt", b"mine"), ("cut.h5", b"\x89HDF\r\n\x1a\n" + bytes(99))):
+    out = tmp_path / name
+    out.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: already exists and is not an intact clip store"):
+      prepare(tmp_path / "audio", tmp_path / "labels.csv", out)
+    assert out.read_bytes() == content
 
 
 def test_an_unwritable_output(tmp_path, here):

@@ -253,3 +253,12 @@ def test_a_folder_with_other_files_is_left_unchanged(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
   with pytest.raises(UserError, match="not a folder"):
     write_soundscapes(tmp_path / "thesis.txt", 1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "vocabulary.csv", "ontology.json"])
+def test_a_table_of_other_origin_is_left_unchanged(tmp_path, name):
+  (tmp_path / name).write_text("filename,fold,positive_labels\nmine.wav,1,/m/a\n")
+  with pytest.raises(UserError, match=f"already holds a {name} of another origin; give a new"):
+    write_soundscapes(tmp_path, 1, seed=0)
+  assert "mine.wav" in (tmp_path / name).read_text()
+  assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -136,7 +136,6 @@ MORE_STOPS = [
 )
 def test_prepare_stops_on_signals(many, tmp_path, when, number, target, status):
   out = tmp_path / "s.h5"
-  out.write_bytes(b"an earlier store")
   command = [sys.executable, "-m", "atgcn_jax", "prepare", "--audio", many / "audio"]
   command += ["--labels", many / "labels.csv", "--out", out, "--workers", "1"]
   with subprocess.Popen(
@@ -160,8 +159,7 @@ def test_prepare_stops_on_signals(many, tmp_path, when, number, target, status):
   if number != signal.SIGKILL:  # after SIGKILL, the resource tracker prints a line
     assert len(stderr.splitlines()) == 1, stderr
   wait_for(lambda: not any(map(alive, processes)), 20)
-  assert {path.name for path in tmp_path.iterdir()} <= {"s.h5", unfinished.partial_folder(out).name}
-  assert out.read_bytes() == b"an earlier store"
+  assert {path.name for path in tmp_path.iterdir()} <= {unfinished.partial_folder(out).name}
 
 
 def journal(out):

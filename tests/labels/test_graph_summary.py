@@ -131,5 +131,6 @@ def test_bad_arguments_write_nothing(files, tmp_path, capsys):
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "g.npz").exists()
-  assert run(*files, *out, "--plot", tmp_path / "none" / "g.png") == 2
+  assert run(*files, *out, "--plot", tmp_path / "v.csv" / "g.png") == 2
   assert "--plot" in capsys.readouterr().err
+  assert not (tmp_path / "g.npz").exists()

@@ -8,6 +8,8 @@ import pytest
 from runs_support import VOCABULARY, trained, wav, waveforms
 
 from atgcn_jax import cli
+from atgcn_jax.errors import UserError
+from atgcn_jax.serving.detect_files import targets_of
 from atgcn_jax.serving.detections import Rules, detections, nearest_spans
 from atgcn_jax.serving.timeline import Timeline
 
@@ -99,14 +101,34 @@ def test_a_table_per_sound_for_raven_and_audacity(sound, tmp_path):
     (("--min-seconds", "nan"), "--min-seconds nan: must be at least 0"),
     (("--format", "raven"), "--format raven: writes a file per sound"),
     (("--out", "missing/d.csv"), "cannot be written"),
+    (("--hop-seconds", "-1"), "--hop-seconds -1: must be above 0"),
   ],
 )
 def test_mistakes_end_in_one_line(sound, tmp_path, monkeypatch, capsys, arguments, message):
   monkeypatch.chdir(tmp_path)
   assert detect(*arguments, sound) == 2
-  error = capsys.readouterr().err
-  assert message in error
-  assert error.count("\n") == 1
+  printed = capsys.readouterr()
+  assert message in printed.err
+  assert printed.err.count("\n") == 1
+  assert not printed.out
+
+
+def test_no_two_sounds_share_a_table(tmp_path):
+  def name(*sounds, out=tmp_path, tables=()):
+    paths = targets_of(sounds, "raven", str(out), tables).values()
+    return [path.name.removesuffix(".selections.txt") for path in paths]
+
+  assert name("s/a.ogg", "s/b.ogg") == ["a.ogg", "b.ogg"]
+  assert name("s/a/c.ogg", "s/b/c.ogg") == ["s_a_c.ogg", "s_b_c.ogg"]
+  assert name("s/a.ogg", "./s/a.ogg") == ["s_a.ogg"] * 2, "the same sound twice"
+  message = r"--out .*: s/a/b/c\.ogg and s/a_b/c\.ogg would both be written to s_a_b_c\.ogg\.sel"
+  with pytest.raises(UserError, match=message):
+    name("s/a/b/c.ogg", "s/a_b/c.ogg")
+  table = tmp_path / "a.ogg.selections.txt"
+  table.touch()
+  for tables in (tmp_path, table):
+    with pytest.raises(UserError, match=r"a\.ogg\.selections\.txt is one of the tables of --score"):
+      name("s/a.ogg", tables=[str(tables)])
 
 
 def test_the_version(capsys):

@@ -62,7 +62,9 @@ def test_tag_explains_as_text_json_and_picture(tmp_path, capsys):
   sound = str(wav(tmp_path / "a.wav", waveforms(1, 9)[0][0]))
   command = ["tag", "--workdir", str(trained()), "--explain", "whistle", sound]
   assert cli.main([*command, "--plot", str(tmp_path / "why.svg")]) == 0
-  text = capsys.readouterr().out
+  printed = capsys.readouterr()
+  text = printed.out
+  assert printed.err == f"atgcn tag: wrote {tmp_path / 'why.svg'}\n"
   assert text.startswith(f"{sound}: Whistle 0.")
   assert "highest: 0.00-1.00 s" in text
   assert "Whistle" in (tmp_path / "why.svg").read_text()
@@ -121,3 +123,13 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, monkeypatch, extra, message)
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1
+
+
+def test_a_picture_is_of_one_sound(tmp_path, capsys):
+  for name in ("a.wav", "b.wav"):
+    wav(tmp_path / name, waveforms(1, 9)[0][0])
+  plot, command = tmp_path / "why.png", ["tag", "--workdir", str(trained()), "--explain", "Hum"]
+  assert cli.main([*command, "--plot", str(plot), str(tmp_path)]) == 2
+  error = capsys.readouterr().err
+  assert error == f"atgcn tag: --plot {plot}: {tmp_path} has 2 sounds; name one of them\n"
+  assert not plot.exists()

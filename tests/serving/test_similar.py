@@ -228,7 +228,9 @@ def test_the_command_suggests(tagger, folder, tmp_path, capsys):
   assert found[0]["tags"][0]["id"] in tagger.vocabulary.ids
   table = tmp_path / "next.csv"
   assert run(*command, "--csv", table, folder) == 0
-  assert capsys.readouterr().out == ""
+  printed = capsys.readouterr()
+  assert printed.out == ""
+  assert f"atgcn suggest: wrote {table}" in printed.err
   with table.open(newline="") as file:
     rows = list(csv.DictReader(file))
   assert [row["file"] for row in rows] == expected

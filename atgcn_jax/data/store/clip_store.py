@@ -206,7 +206,7 @@ def open_store(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
   except hdf5.FAULTS as error:
     raise UserError(
       f"{path}: cannot be read as a clip store, it may be cut short ({reason(error)}); "
-      "create it again with `atgcn prepare`"
+      "remove it and create it again with `atgcn prepare`"
     ) from error
   if finite:
     check_small(store.path, store.clip_ids, store.peak_db, store.normaliser)

@@ -26,6 +26,7 @@ from atgcn_jax.data.store import unfinished
 from atgcn_jax.data.store.clip_store import FORMAT
 from atgcn_jax.data.store.findings_table import longer
 from atgcn_jax.data.store.findings_table import rows as report_rows
+from atgcn_jax.data.store.finished import clips_if_finished
 from atgcn_jax.data.store.schema import OF_FILES
 from atgcn_jax.data.store.store_writing import complete, report_store_write_failures, row_digest
 from atgcn_jax.data.store.unfinished import Encoded
@@ -69,7 +70,7 @@ def build_store(
   wait: bool = False,
   strict: bool = False,
 ) -> Built:
-  """Write the store of a listing, or resume an interrupted build.
+  """Write the store of a listing, or resume an interrupted build. A finished store is kept.
 
   The content of the store does not depend on the number of workers or on interruptions. Clips that
   cannot be read are left out and listed in `unfinished.report_path(out)`. Faults in the sound of
@@ -82,7 +83,7 @@ def build_store(
     dtype: `uint8` or `float16`.
     workers: Number of worker processes. Defaults to one per core.
     wait: Whether to wait if another process is writing the same store. A store that already
-      exists is then left unchanged.
+      exists is then accepted, whatever it was built from.
     strict: Whether to leave out sounds with a missing part too.
 
   Returns:
@@ -90,8 +91,8 @@ def build_store(
 
   Raises:
     UserError: If no clip can be read, the folder of the clips disappears, the store cannot be
-      written, or another process is writing it and `wait` is false. Finished work is saved for
-      the next call unless no clip can be read.
+      written, another file or store is at its path, or another process is writing it and `wait` is
+      false. Finished work is saved for the next call unless no clip can be read.
   """
   out, clips = pathlib.Path(out), len(listing.clip_ids)
   shape, in_folder = (clips, settings.frames, settings.n_mels), os.path.isdir(listing.root)
@@ -100,10 +101,15 @@ def build_store(
       raise UserError(f"{out}: is a folder; give the path of a file, such as store.h5")
     check_regular(out)
     identity = _identity(listing, settings, dtype, strict)
+    stored = None if wait else clips_if_finished(out, identity)
+    # A kill after the store was renamed leaves a folder, which is removed below.
+    if stored is not None and not unfinished.partial_folder(out).exists():
+      return _kept(out, listing, stored)
     with unfinished.open_unfinished(out, identity, shape, dtype, wait=wait) as part:
-      if wait and out.exists():
+      if out.exists():  # also if another process has finished it in the meantime
         shutil.rmtree(part.folder)
-        return Built(clips, 0, 0)
+        stored = None if wait else clips_if_finished(out, identity)
+        return Built(clips, 0, 0) if stored is None else _kept(out, listing, stored)
       _warn_of_space(part, math.prod(shape[1:]) * np.dtype(dtype).itemsize, clips, out)
       starts = range(part.clips, clips, CHUNK)
       chunks = (listing.sources[start : start + CHUNK] for start in starts)
@@ -124,7 +130,17 @@ def build_store(
           f"{os.path.join(listing.root, listing.sources[clip])}: {reason} "
           f"(first of {clips} clips; none of them can be read)"
         )
-      return _finish(part, out, listing, settings)
+      return _finish(part, out, listing, settings, identity)
+
+
+def _kept(out: pathlib.Path, listing: Listing, stored: int) -> Built:
+  """Warn that a store of the same listing is finished, and return its numbers."""
+  warnings.warn(
+    f"{out}: is complete already and was left unchanged; to read its sounds again, remove it",
+    stacklevel=3,
+  )
+  unreadable = len(listing.clip_ids) - stored + len(listing.unreadable)
+  return Built(stored, len(listing.absent), unreadable)
 
 
 def cores() -> int:
@@ -136,12 +152,17 @@ def cores() -> int:
 
 
 def _finish(
-  part: unfinished.Partial, out: pathlib.Path, listing: Listing, settings: frontend.Frontend
+  part: unfinished.Partial,
+  out: pathlib.Path,
+  listing: Listing,
+  settings: frontend.Frontend,
+  identity: str,
 ) -> Built:
   journal = unfinished.read_journal(part)
   arrays = only(arrays_of(listing), journal.kept)
   arrays |= {name: getattr(journal, name) for name in ("peak_db", *OF_FILES)}
-  complete(part.folder / unfinished.ROWS, arrays, listing.vocabulary, settings, journal.digests)
+  rows = part.folder / unfinished.ROWS
+  complete(rows, arrays, listing.vocabulary, settings, journal.digests, identity)
   failed = ((listing.sources[clip], reason) for clip, reason in unfinished.failures(part))
   missing = itertools.chain(listing.absent, listing.unreadable, failed)
   findings = (

@@ -16,6 +16,7 @@ import numpy as np
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.store.clip_store import FORMAT
+from atgcn_jax.data.store.finished import IDENTITY
 from atgcn_jax.data.store.schema import OF_FILES
 from atgcn_jax.errors import UserError, reason
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -132,6 +133,7 @@ def complete(
   vocabulary: Vocabulary,
   frontend: Frontend,
   digests: bytes,
+  identity: str = "",
 ) -> None:
   """Complete a store whose rows are written: add the small arrays and the fingerprint.
 
@@ -141,6 +143,7 @@ def complete(
     vocabulary: Labels of the store.
     frontend: Settings of the log-mels.
     digests: Concatenated `row_digest` of all clips.
+    identity: Hash of what the store was built from. Empty to store none.
   """
   settings = as_settings(vocabulary, frontend)
   with h5py.File(path, "r+") as file:
@@ -151,6 +154,8 @@ def complete(
     file.attrs["settings"] = json.dumps(settings)
     dtype = str(file["log_mel"].dtype)
     file.attrs["fingerprint"] = fingerprint_of(settings, dtype, arrays, digests)
+    if identity:
+      file.attrs[IDENTITY] = identity
 
 
 def as_settings(vocabulary: Vocabulary, frontend: Frontend) -> dict[str, Any]:

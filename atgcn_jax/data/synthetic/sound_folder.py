@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from atgcn_jax.data.layouts.label_list import COLUMNS
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.runtime.buckets import check_utf8
@@ -42,7 +43,8 @@ def check_replaceable(folder: str | os.PathLike, clips: int, others: Iterable[st
     others: Names of further files to write.
 
   Raises:
-    UserError: If the folder is not a folder or contains another file; names the file.
+    UserError: If the folder is not a folder, contains another file, or has a table that
+      `write_folder` has not written; names the file.
   """
   folder = Path(folder)
   check_utf8(folder)
@@ -55,6 +57,23 @@ def check_replaceable(folder: str | os.PathLike, clips: int, others: Iterable[st
   for path in sorted(folder.rglob("*")):
     if path.relative_to(folder).as_posix() not in ours:
       raise UserError(f"{folder} already holds {path.name}; give a new or an empty folder")
+  # The list of labels is written before the other tables.
+  tables = [name for name in (LABELS, VOCABULARY, *others) if (folder / name).exists()]
+  if tables and not _is_own_list(folder / LABELS):
+    raise UserError(
+      f"{folder} already holds a {tables[0]} of another origin; give a new or an empty folder"
+    )
+
+
+def _is_own_list(path: Path) -> bool:
+  """Return whether a file is a label list that `write_folder` has written."""
+  try:
+    with path.open(newline="", encoding="utf-8") as file:
+      header, *rows = csv.reader(file)
+  except (OSError, ValueError, csv.Error):
+    return False
+  names = [row[0] if row else "" for row in rows]
+  return header == list(COLUMNS) and names == clip_names(len(names))
 
 
 def write_folder(
@@ -93,7 +112,7 @@ def write_folder(
       rows.append((name, clip.fold, ",".join(vocabulary.ids[label] for label in clip.labels)))
     with _whole(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as file:
       writer = csv.writer(file, lineterminator="\n")
-      writer.writerows([("filename", "fold", "positive_labels"), *rows])
+      writer.writerows([COLUMNS, *rows])
     with _whole(folder / VOCABULARY) as part:
       write_vocabulary(part, vocabulary)
     for name, content in others.items():
