@@ -25,10 +25,11 @@ from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.schedule import History, Schedule, schedule_of, with_passes
 from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
+from atgcn_jax.runs.stop_lines import after_this_step, at_once
 from atgcn_jax.runs.telemetry import Telemetry, profile_of
 from atgcn_jax.runs.training_programs import Programs, Validation, compiled_programs
 from atgcn_jax.runtime.processes import first_only, same_everywhere
-from atgcn_jax.runtime.signals import Stopped, stop_on_signals
+from atgcn_jax.runtime.signals import Stopped, announced, stop_on_signals
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.augment import clips_per_example
 from atgcn_jax.training.state import TrainState
@@ -96,6 +97,7 @@ def train(
     with (
       checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
       stop_on_signals() as stop,
+      announced(after_this_step, lambda: at_once(workdir)),
     ):
       checkpoints = Checkpoints(run, manager, still_held)
       checkpoints.save(state, history)
