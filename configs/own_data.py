@@ -17,9 +17,14 @@ clips of its front end and its run:
 
 import ml_collections
 
+# EfficientAT's networks, as `atgcn models` lists them.
+NETWORKS = ("mn01", "mn02", "mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext")
+
 
 def get_config(pretrained=""):
   """Return the settings; other keys keep their defaults."""
+  if pretrained and pretrained not in NETWORKS:
+    raise ValueError(f"no network {pretrained!r}; write one of {', '.join(NETWORKS)}")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

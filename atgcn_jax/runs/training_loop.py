@@ -14,7 +14,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.banner import closing, opening, split_sizes
-from atgcn_jax.runs.checks import check_config, check_data, check_workdir
+from atgcn_jax.runs.checks import check_config, check_data, check_start, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import make_way, with_training_state
@@ -60,6 +60,7 @@ def train(
   check_config(config)
   check_workdir(workdir)
   first_only(lambda: refuse_if_held(workdir))
+  first_only(lambda: check_start(config.start.run, workdir))
   store = training_store(config)
   check_data(config, store)
   config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
