@@ -63,6 +63,7 @@ def train(
   first_only(lambda: check_start(config.start.run, workdir))
   store = training_store(config)
   check_data(config, store)
+  least_steps = config.optim.steps
   config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
   same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)
@@ -105,7 +106,10 @@ def train(
       log = open_log(workdir, start, schedule.steps, examples, title)
       clips = split_sizes(store, splits)
       if not title:
-        log.say(opening(run, workdir, clips, start=start, steps=schedule.steps))
+        lines = opening(
+          run, workdir, clips, start=start, steps=schedule.steps, least_steps=least_steps
+        )
+        log.say(lines)
       if remark:
         log.say(remark)
       telemetry = Telemetry(log, trace, stop, layout.mesh, start=start, batch=examples)
