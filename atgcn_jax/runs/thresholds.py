@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from atgcn_jax.errors import UserError, reason
+from atgcn_jax.errors import UserError, counted, reason
 from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
@@ -192,7 +192,8 @@ def thresholds_text(result: dict[str, Any]) -> str:
   ]
   lines.append(
     f"step {result['step']}, {result['clips']} validation clips: mean F1 {result['mean_f1']:.4f} "
-    f"over {len(tuned)} labels; {len(result['labels']) - len(tuned)} have no threshold"
+    f"over {counted(len(tuned), 'label', 'labels')}; "
+    f"{counted(len(result['labels']) - len(tuned), 'has', 'have')} no threshold"
   )
   if few := sum(entry["positives"] < FEW for entry in tuned):
     has, its, is_ = ("label has", "its", " is") if few == 1 else ("labels have", "their", "s are")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atgcn_jax.data.layouts.label_list import read_label_list
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import csv_bytes, whole_file
 from atgcn_jax.serving.many_files import each_outcome, finish_files, output_of, say
@@ -158,8 +158,10 @@ def without_labelled(sounds: Sequence[str], given: Sequence[str], labels: str) -
     raise UserError(f"--labels {labels}: names every file; give recordings without labels")
   count = len(sounds) - len(left)
   hint = "" if count else "; the names must be relative to a folder on the command line"
+  files = f"of {len(sounds)} files"
+  labelled = counted(count, f"{files} is", f"{files} are")
   print(
-    f"atgcn suggest: {labels}: {count} of {len(sounds)} files are labelled and left out{hint}",
+    f"atgcn suggest: {labels}: {labelled} labelled and left out{hint}",
     file=sys.stderr,
   )
   return left

@@ -372,7 +372,7 @@ def test_the_table_of_thresholds_says_which_are_uncertain():
 
   *rows, last, warning = table(0.5, 0.99987, 0.0003, positives=4)
   assert [row.split()[0] for row in rows[1:]] == ["0.500", "0.9999", "0.0003"]
-  assert last.endswith("3 labels; 1 have no threshold")
+  assert last.endswith("3 labels; 1 has no threshold")
   text = "warning: 3 labels have fewer than 5 positives; their thresholds are uncertain"
   assert warning == text
   assert "1 label has fewer than 5 positives; its threshold is un" in table(0.5, positives=1)[-1]
