@@ -33,9 +33,9 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.models.google_cnn import patches
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.thresholds import best_thresholds, read_thresholds, thresholds_text
-from atgcn_jax.serving import batches
+from atgcn_jax.serving import batches, many_files
 from atgcn_jax.serving.many_files import COLUMNS, shortened
-from atgcn_jax.serving.tagger import Tagger
+from atgcn_jax.serving.tagger import Tag, Tagger
 from atgcn_jax.serving.timeline import of_frames
 
 RATE, SIZE = FRONTEND.sample_rate, FRONTEND.samples
@@ -482,6 +482,17 @@ def test_the_command_prints_a_timeline(tagger, sounds, tmp_path, capsys):
   best = tagger.timeline(path).scores.argmax(axis=1)
   assert [row["tags"][0]["id"] for row in reported["timeline"]] == [VOCABULARY.ids[k] for k in best]
   assert shortened("x" * 101, 100) == "x" * 99 + "…"
+
+
+def test_names_with_commas_and_ids_that_are_names():
+  tags = [Tag("/m/068hy", "Domestic animals, pets", 0.5), Tag("waves", "waves", 0.25)]
+  text = "0.50 Domestic animals, pets; 0.25 waves"
+  assert many_files._table("a.wav", [(0.0, 1.0, tags)], True).splitlines()[1].endswith(text)
+  assert many_files._table("a.wav", [(0.0, 1.0, tags)], False).splitlines() == [
+    "a.wav",
+    "  0.500  Domestic animals, pets  (/m/068hy)",
+    "  0.250  waves",
+  ]
 
 
 def test_the_command_embeds(tagger, sounds, tmp_path, capsys):
