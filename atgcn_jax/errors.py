@@ -29,6 +29,11 @@ def reason(error: BaseException) -> str:
   return printable(" ".join(str(text)[: 8 * PART].split()), PART)
 
 
+def counted(count: int, one: str, many: str) -> str:
+  """Return a number and what it counts, such as `1 file is` and `2 files are`."""
+  return f"{count} {one if count == 1 else many}"
+
+
 class UserError(Exception):
   """A problem that the user can fix: bad input, a bad argument or an unusable file.
 

@@ -3,9 +3,10 @@
   atgcn train --config configs/own_data.py --workdir runs/mine --config.data.store=clips.h5
 
 The store needs the folds train, validation and test, as `atgcn prepare --split 80/10/10` makes
-them. There are at least 600 steps of 16 clips, and at least 8 passes over the training clips: 600
-steps for up to 1200 clips, 5000 for 10,000. Labels are drawn equally often. Stripes over time are
-short, so that the settings also fit clips of one second.
+them. There are 600 steps of 16 clips (`optim.steps`), or 8 passes over the training clips
+(`optim.passes`) if these are more steps: 600 steps for up to 1200 clips, 5000 for 10,000. Labels
+are drawn equally often. Stripes over time are short, so that the settings also fit clips of one
+second.
 
 With the name of one of EfficientAT's networks as the argument, training starts from it. It needs
 clips of its front end and its run:
@@ -17,9 +18,14 @@ clips of its front end and its run:
 
 import ml_collections
 
+# EfficientAT's networks, as `atgcn models` lists them.
+NETWORKS = ("mn01", "mn02", "mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext")
+
 
 def get_config(pretrained=""):
   """Return the settings; other keys keep their defaults."""
+  if pretrained and pretrained not in NETWORKS:
+    raise ValueError(f"no network {pretrained!r}; write one of {', '.join(NETWORKS)}")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import Any
 
 from atgcn_jax.cli.arguments import (
   JSON_HELP,
@@ -155,10 +156,22 @@ def _evaluate(options) -> int:
       value = ", ".join(value)
     if isinstance(value, dict):
       value = ", ".join(f"{key}: {'–' if v is None else f'{v:.4f}'}" for key, v in value.items())
+    if value is None:
+      value = _without_value(name, result)
     print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
   if page is not None:
     print(f"page: {page}")
   return status
+
+
+def _without_value(name: str, result: dict[str, Any]) -> str:
+  """Return why a metric of `evaluate` has no value."""
+  if result["mAUC"] is not None:  # the AUCs are defined, so d' has no value if it is infinite
+    if name == "d_prime":
+      return f"infinite, as the mean AUC is {result['mAUC']:.0f}"
+    if name == "mean_class_d_prime":
+      return "infinite for a label whose AUC is 1 or 0"
+  return "not defined"
 
 
 def _compare(options) -> None:

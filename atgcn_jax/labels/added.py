@@ -28,6 +28,7 @@ class AddedLabel(NamedTuple):
     parents: Positions of the known labels that are more general.
     counts: Number of clips with this label and a known label, by the position of the latter.
     clips: Number of clips with this label, for `counts`.
+    file: The file that the label comes from, or empty.
   """
 
   id: str
@@ -36,6 +37,13 @@ class AddedLabel(NamedTuple):
   parents: tuple[int, ...] = ()
   counts: Mapping[int, int] = {}
   clips: int = 0
+  file: str = ""
+
+  @property
+  def where(self) -> str:
+    """The file and the name, for messages."""
+    name = f"label {printable(self.name, SHOWN)!r}"
+    return f"{self.file}: {name}" if self.file else name
 
 
 def read_added_labels(path: str | os.PathLike[str], known: Vocabulary) -> list[AddedLabel]:
@@ -53,19 +61,23 @@ def read_added_labels(path: str | os.PathLike[str], known: Vocabulary) -> list[A
   """
   if os.fspath(path).endswith(".csv"):
     vocabulary = read_vocabulary(path)
-    added = [AddedLabel(*pair) for pair in zip(vocabulary.ids, vocabulary.names)]
+    pairs = zip(vocabulary.ids, vocabulary.names)
+    added = [AddedLabel(*pair, file=os.fspath(path)) for pair in pairs]
   else:
     added = [_label(os.fspath(path), name, entry, known) for name, entry in _entries(path)]
-  taken = {label.casefold() for label in (*known.ids, *known.names)}
+  of_run = {label.casefold() for label in (*known.ids, *known.names)}
+  read: set[str] = set()
   for label in added:
     check_name(label.id, os.fspath(path))
     check_name(label.name, os.fspath(path))
-    if label.id.casefold() in taken or label.name.casefold() in taken:
-      shown = printable(label.name, SHOWN)
+    words = {label.id.casefold(), label.name.casefold()}
+    if words & of_run:
       raise UserError(
-        f"{path}: label {shown!r} is repeated, or one of the run's {len(known)} labels; remove it"
+        f"{label.where} is one of the run's {len(known)} labels, which it scores already; remove it"
       )
-    taken |= {label.id.casefold(), label.name.casefold()}
+    if words & read:
+      raise UserError(f"{label.where} is repeated; keep one of them")
+    read |= words
   return added
 
 
@@ -129,6 +141,7 @@ def _label(path: str, name: str, entry: Any, known: Vocabulary) -> AddedLabel:
     parents=tuple(dict.fromkeys(_position(where, parent, known) for parent in parents)),
     counts=counts,
     clips=int(clips),
+    file=path,
   )
 
 

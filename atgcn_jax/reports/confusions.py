@@ -73,20 +73,23 @@ class Mistake(NamedTuple):
 
 
 def worst_mistakes(
-  scores: np.ndarray, labels: np.ndarray, count: int
+  scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray, count: int
 ) -> tuple[list[Mistake], list[Mistake]]:
-  """Return the highest scores of labels that are absent, and the lowest of labels that are present.
+  """Return the highest scores of absent labels that are heard, and the lowest of missed labels.
 
-  Of each clip, each list has only the worst mistake.
+  A label is heard in a clip if its score reaches its threshold. Of each clip, each list has only
+  the worst mistake.
 
   Args:
     scores: float[N, K].
     labels: [N, K], nonzero where a clip has the label.
+    thresholds: float[K], NaN for labels that are never heard.
     count: The maximum length of each list.
   """
-  present = labels != 0
-  absent_scores = np.where(present, -np.inf, scores)
-  present_scores = np.where(present, scores, np.inf)
+  with np.errstate(invalid="ignore"):
+    is_heard, present = scores >= thresholds, labels != 0
+  absent_scores = np.where(is_heard & ~present, scores, -np.inf)
+  present_scores = np.where(present & ~is_heard, scores, np.inf)
   heard = _most_extreme(absent_scores.argmax(axis=1), -absent_scores.max(axis=1), count)
   missed = _most_extreme(present_scores.argmin(axis=1), present_scores.min(axis=1), count)
   return heard, missed

@@ -18,7 +18,7 @@ from atgcn_jax.data.clip_sounds import SoundOf, sounds_in_folder, soundscape_sou
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.reports.clip_media import sound_address, spectrogram_address
-from atgcn_jax.reports.confusions import Mistake, worst_mistakes
+from atgcn_jax.reports.confusions import Mistake, break_even_thresholds, worst_mistakes
 from atgcn_jax.reports.page import write_report
 from atgcn_jax.reports.page_mistakes import Example
 from atgcn_jax.runs.config import plain_config
@@ -91,11 +91,12 @@ def write_files(
     features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
     vectors = np.asarray(features["label_vectors"])[scored.columns]
     graph = None if run.propagation is None else selected(run.propagation, scored.columns)
-  thresholds = read_thresholds(place.workdir)
-  if thresholds is not None and thresholds.step != result["step"]:
-    thresholds = None
+  stored = read_thresholds(place.workdir)
+  of_step = stored is not None and stored.step == result["step"]
+  thresholds = stored.of(scored.vocabulary) if stored and of_step else None
   sound_of = _sounds(scored, audio, place.is_own)
-  heard, missed = worst_mistakes(scores, labels, MISTAKES)
+  rule = break_even_thresholds(scores, labels) if thresholds is None else thresholds
+  heard, missed = worst_mistakes(scores, labels, rule, MISTAKES)
   examples = [_examples(scored, mistakes, sound_of) for mistakes in (heard, missed)]
   if audio is not None and not any(one.sound for part in examples for one in part):
     warnings.warn(
@@ -105,7 +106,7 @@ def write_files(
     )
   write_report(
     page,
-    title=f"{system_name(run.config.model)} in {place.workdir.name}, {stem}",
+    title=_title(system_name(run.config.model), place, result),
     result=result,
     records=read_records(place.workdir),
     vocabulary=scored.vocabulary,
@@ -113,7 +114,7 @@ def write_files(
     labels=labels,
     average_precision=metrics["average_precision"],
     auc=metrics["auc"],
-    thresholds=None if thresholds is None else thresholds.of(scored.vocabulary),
+    thresholds=thresholds,
     heard=examples[0],
     missed=examples[1],
     label_vectors=vectors,
@@ -121,6 +122,15 @@ def write_files(
     config=plain_config(run.config),
   )
   return str(page)
+
+
+def _title(system: str, place: Place, result: dict[str, Any]) -> str:
+  """Return the title of the page: the system, the run and what was evaluated."""
+  parts = [f"run {place.workdir.name}", f"split {result['split']}", f"step {result['step']}"]
+  if not place.is_own:
+    parts.append(f"store {result['store']}")
+  parts += [f"{key} {result[key]}" for key in ("labels", "added") if key in result]
+  return f"{system}: {', '.join(parts)}"
 
 
 def _stem(result: dict[str, Any], is_own: bool) -> str:

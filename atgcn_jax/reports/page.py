@@ -79,8 +79,8 @@ def write_report(
     average_precision: float[K], NaN where undefined.
     auc: float[K], NaN where undefined.
     thresholds: The thresholds of the run, float[K], or None; see `confusions_html`.
-    heard: The highest scores of labels that a clip does not have.
-    missed: The lowest scores of labels that a clip has.
+    heard: The worst clips in which an absent label is heard.
+    missed: The worst clips in which a label is missed.
     label_vectors: float[K, C], or None for a system without label vectors.
     propagation: float[K, K], or None for a system without a graph. Row i has the weights with which
       label i receives from the other labels.

@@ -111,7 +111,10 @@ def graph_html(
   edges, isolated = len(receivers), len(names) - len(np.unique(receivers))
   count = f"edges: {edges}; labels: {len(names)}; labels without a neighbour: {isolated}."
   if not edges:
-    return note_html(f"Label graph: {count}")
+    return note_html(
+      f"Label graph: {count} Without edges, the graph has no effect on the scores. The usual "
+      "reason is that no two labels occur together in the training clips."
+    )
   shown = "all edges"
   if edges > page_figures.EDGES:
     shown = f"the {page_figures.EDGES} edges with the largest weights"

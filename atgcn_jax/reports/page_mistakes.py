@@ -92,24 +92,28 @@ def mistakes_html(
     names: The names of the K labels.
     scores: float[N, K].
     labels: [N, K], nonzero where a clip has the label.
-    heard: Labels with high scores that their clips do not have.
-    missed: Labels with low scores that their clips have.
+    heard: Labels that are heard in clips which do not have them.
+    missed: Labels that are not heard in clips which have them.
   """
   parts = []
   for heading, text, examples in (
     (
       "Heard, but not labelled",
-      "The highest scores of labels that a clip does not have. Some may be missing labels.",
+      "The highest scores of labels that are heard in a clip without them. Some may be missing "
+      "labels.",
       heard,
     ),
-    ("Labelled, but not heard", "The lowest scores of labels that a clip has.", missed),
+    (
+      "Labelled, but not heard",
+      "The lowest scores of labels that are not heard in a clip with them.",
+      missed,
+    ),
   ):
-    if examples:
-      cards = "\n".join(_card(names, scores, labels, one) for one in examples)
-      parts.append(f'<h3>{heading}</h3>\n{note_html(text)}\n<div class="clips">{cards}</div>')
-  if not parts:
-    return note_html("No clip has a mistake of this kind.")
-  if not any(one.sound for one in (*heard, *missed)):
+    cards = "\n".join(_card(names, scores, labels, one) for one in examples)
+    shown = f'{note_html(text)}\n<div class="clips">{cards}</div>'
+    parts.append(f"<h3>{heading}</h3>\n{shown if examples else note_html('No mistakes.')}")
+  parts.insert(0, note_html("A label is heard in a clip by the rule of the table of confusions."))
+  if (heard or missed) and not any(one.sound for one in (*heard, *missed)):
     parts.insert(
       0,
       note_html(

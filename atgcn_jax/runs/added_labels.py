@@ -138,7 +138,7 @@ def added_to(
     weights, kind = _weights(run, label, counts)
     if not weights.any():
       raise UserError(
-        f"label {label.name!r}: {kind} relate it to no known label; give relations, such as "
+        f"{label.where}: {kind} relate it to no known label; give relations, such as "
         f"`{label.name}: 0.5 {run.vocabulary.names[0]}`"
       )
     rows.append(weights)
@@ -182,9 +182,11 @@ def _weights(run: Run, label: AddedLabel, counts: Counts | None) -> tuple[np.nda
   known = len(run.vocabulary)
   if label.counts:
     if counts is None:
+      most = run.vocabulary.names[max(label.counts, key=label.counts.__getitem__)]
       raise UserError(
-        f"label {label.name!r}: `counts` need those of the run's labels, which graph.source "
-        f"{run.config.graph.source} does not have; give relations"
+        f"{label.where}: `counts` need counts of the run's labels, and graph.source "
+        f"{run.config.graph.source!r} has none at hand; give relations, such as "
+        f"`{label.name}: 0.5 {most}`"
       )
     return regression_weights(_with_label(counts, label), np.arange(known), np.array([known]))[0], (
       COUNTS
@@ -196,7 +198,7 @@ def _weights(run: Run, label: AddedLabel, counts: Counts | None) -> tuple[np.nda
   if (stored := _stored_counts(run, label)) is not None:
     return regression_weights(stored, np.arange(known), np.array([known]))[0], COUNTS
   both = Vocabulary((*run.vocabulary.ids, label.id), (*run.vocabulary.names, label.name))
-  vectors = _embeddings(run, both)
+  vectors = _embeddings(run, both, f"{label.where}: ")
   return word_weights(vectors[known:], vectors[:known])[0], WORDS
 
 
@@ -229,14 +231,20 @@ def _stored_counts(run: Run, label: AddedLabel) -> Counts | None:
   return load_counts(path, both, graph.counts_set or None)
 
 
-def _embeddings(run: Run, vocabulary: Vocabulary) -> np.ndarray:
-  """Return the label vectors of the run's source for a vocabulary."""
+def _embeddings(run: Run, vocabulary: Vocabulary, where: str = "") -> np.ndarray:
+  """Return the label vectors of the run's source for a vocabulary.
+
+  Args:
+    run: The run.
+    vocabulary: The vocabulary.
+    where: The start of a message on labels without vectors.
+  """
   graph = run.config.graph
   source = graph.embeddings
   if source in ("random", "one_hot"):
     raise UserError(
-      f"graph.embeddings {source!r}: has no vectors of added labels; give relations and use a run "
-      "with word vectors"
+      f"{where}graph.embeddings {source!r} has no vectors of added labels; give relations and use "
+      "a run with word vectors"
     )
   path = source if source in WITHOUT_FILE else data_path(run.config.data.root, source)
   return load_embeddings(path, vocabulary, dimension=graph.embedding_size)

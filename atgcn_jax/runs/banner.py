@@ -30,7 +30,13 @@ def split_sizes(store: ClipStore, splits: Splits) -> dict[str, int]:
 
 
 def opening(
-  run: Run, workdir: str | os.PathLike, clips: Mapping[str, int], *, start: int, steps: int
+  run: Run,
+  workdir: str | os.PathLike,
+  clips: Mapping[str, int],
+  *,
+  start: int,
+  steps: int,
+  least_steps: int,
 ) -> str:
   """Return the lines at the start of a training.
 
@@ -40,6 +46,7 @@ def opening(
     clips: The number of clips of each split.
     start: The step at which training starts or resumes.
     steps: The last step.
+    least_steps: `optim.steps`, which passes over the clips may exceed.
   """
   splits = ", ".join(f"{name} {count}" for name, count in clips.items())
   system = system_name(run.config.model)
@@ -48,6 +55,12 @@ def opening(
     f"clips: {splits}; {steps} steps of {run.config.data.batch_size} clips",
     f"results: {os.fspath(workdir)}",
   ]
+  if steps > least_steps:
+    lines.insert(
+      2,
+      f"steps: {run.config.optim.passes:g} passes over the clips (optim.passes) are more than "
+      f"optim.steps, {least_steps}; --config.optim.passes=0 takes optim.steps",
+    )
   if 0 < start < steps:
     lines.append(f"resumed from step {start} of {steps}")
   return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from atgcn_jax.models import frame_limits
 from atgcn_jax.runs.config_values import check_values
 from atgcn_jax.runs.folds import check_folds, splits_of
 from atgcn_jax.runs.parts import rate_of
+from atgcn_jax.runs.safetensors_folder import is_safetensors_export
 from atgcn_jax.runs.step_inputs import PLACEMENTS
 from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import augment
+from atgcn_jax.training.checkpoint import saved_steps
 
 
 def check_config(config) -> None:
@@ -62,6 +65,26 @@ def check_names(config) -> None:
     )
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
+
+
+def check_start(source: str, workdir: str | os.PathLike) -> None:
+  """Refuse a new run that starts from a folder without a run, before anything is built.
+
+  Args:
+    source: `start.run`, or empty.
+    workdir: The run directory. If it has checkpoints, `source` is not read.
+
+  Raises:
+    UserError: If the folder has neither a checkpoint nor an export.
+  """
+  if not source or is_safetensors_export(source) or saved_steps(source) or saved_steps(workdir):
+    return
+  name = os.path.basename(os.path.normpath(source))
+  name = name if re.match(r"(mn|cnn)\d\d", name) else "NAME"
+  raise UserError(
+    f"start.run {source}: no run with a checkpoint; get a pretrained network with `atgcn models "
+    f"get {name} --out {source}`, or from a file with `atgcn import-torch`, or name another run"
+  )
 
 
 def check_data(config, store: ClipStore) -> None:

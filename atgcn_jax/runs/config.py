@@ -67,11 +67,16 @@ def load_config(path: str | os.PathLike, overrides: list[str] | None = None):
     file, argument = file.rsplit(":", 1)
     arguments = [argument]
   if not os.path.isfile(file):
-    raise UserError(f"{path}: no such config file; give --config a file with get_config()")
+    raise UserError(
+      f"{path}: no such config file; config files are in the folder `configs` of the source "
+      "checkout, which is not part of the installed package; give the path of one"
+    )
   try:
     returned = runpy.run_path(file)["get_config"](*arguments)
     values = ml_collections.ConfigDict(returned).to_dict()
   except (Exception, SystemExit) as error:
+    if arguments and isinstance(error, ValueError):  # for the argument, as configs/own_data.py
+      raise UserError(f"--config {path}: {reason(error)}") from error
     text = f"{type(error).__name__}: {reason(error)}"
     raise UserError(f"{path}: get_config() failed ({text}); fix the config file") from error
   config = ml_collections.ConfigDict(DEFAULTS)

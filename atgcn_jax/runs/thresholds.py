@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from atgcn_jax.errors import UserError, reason
+from atgcn_jax.errors import UserError, counted, reason
 from atgcn_jax.labels.label_files import has_controls
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
@@ -20,6 +20,9 @@ from atgcn_jax.runtime.schema import checked
 from atgcn_jax.runtime.whole_files import write_whole
 
 NAME = "thresholds.json"
+FEW = 5  # labels with fewer positives have uncertain thresholds
+LEAST = 0.01  # stands for the next lower score where a threshold accepts all clips
+NEAR_0_AND_1 = 1e-7  # scores beyond are this far from 0 and 1 in log-odds, which would be infinite
 
 
 class Thresholds(NamedTuple):
@@ -49,12 +52,14 @@ def best_thresholds(
 
   A label is predicted if its score is at least the threshold. With the numbers of true positives
   (TP), false positives (FP) and false negatives (FN), F1 is 2 TP / (2 TP + FP + FN). Each score
-  that occurs is a candidate. Among candidates with equal F1, the highest is returned.
+  that occurs is a candidate: the lowest score that is accepted. Among candidates with equal F1, the
+  highest is chosen. The threshold is between it and the next lower score (`between`), so that new
+  clips with slightly lower scores are accepted too. F1 and precision on these clips do not change.
 
   Args:
     scores: float[N, K].
     labels: [N, K], 1 or true where a clip has the label.
-    floor: Lower candidates are not considered.
+    floor: Lower candidates are not considered, and the threshold is not lower.
     min_precision: Nor are candidates with a lower precision.
 
   Returns:
@@ -73,8 +78,24 @@ def best_thresholds(
       continue
     values = np.where(allowed, values[:-1], -1)[::-1]  # the highest threshold first
     best = int(values.argmax())
-    thresholds[k], f1[k] = tried[::-1][best], values[best]
+    f1[k] = values[best]
+    accepted = tried[::-1][best]
+    lower = scores[scores[:, k] < accepted, k]
+    thresholds[k] = max(between(float(accepted), float(lower.max(initial=-1))), floor)
   return thresholds, f1
+
+
+def between(accepted: float, lower: float) -> float:
+  """Return the middle of two scores in log-odds, above the lower one and at most the other.
+
+  Args:
+    accepted: The lowest score that is accepted.
+    lower: The next lower score, or -1 if there is none. `LEAST` stands for it then; an accepted
+      score below `LEAST` is its own threshold.
+  """
+  ends = np.clip([accepted, LEAST if lower < 0 else lower], NEAR_0_AND_1, 1 - NEAR_0_AND_1)
+  middle = float(1 / (1 + np.exp(-np.log(ends / (1 - ends)).mean())))
+  return middle if lower < middle < accepted else accepted
 
 
 def tune(
@@ -163,16 +184,27 @@ def _tuned(
 def thresholds_text(result: dict[str, Any]) -> str:
   """Return the result of `tune` as a table of at most 100 columns."""
   lines = ["threshold      F1  positives  label"]
+  tuned = [entry for entry in result["labels"].values() if entry["threshold"] is not None]
   lines += [
-    f"{entry['threshold']:9.3f}  {entry['f1']:6.3f}  {entry['positives']:9}  {entry['name']:.70}"
-    for entry in result["labels"].values()
-    if entry["threshold"] is not None
+    f"{_digits(entry['threshold']):>9}  {entry['f1']:6.3f}  {entry['positives']:9}  "
+    f"{entry['name']:.70}"
+    for entry in tuned
   ]
   lines.append(
     f"step {result['step']}, {result['clips']} validation clips: mean F1 {result['mean_f1']:.4f} "
-    f"over {len(lines) - 1} labels; {len(result['labels']) - len(lines) + 1} have no threshold"
+    f"over {counted(len(tuned), 'label', 'labels')}; "
+    f"{counted(len(result['labels']) - len(tuned), 'has', 'have')} no threshold"
   )
+  if few := sum(entry["positives"] < FEW for entry in tuned):
+    has, its, is_ = ("label has", "its", " is") if few == 1 else ("labels have", "their", "s are")
+    lines.append(f"warning: {few} {has} fewer than {FEW} positives; {its} threshold{is_} uncertain")
   return "\n".join(lines)
+
+
+def _digits(threshold: float) -> str:
+  """Return a threshold with three decimals, or with more if it would read as 0 or 1."""
+  texts = [f"{threshold:.{decimals}f}" for decimals in range(3, 8)]
+  return next((text for text in texts if float(text) not in (0, 1)), texts[0])
 
 
 class _Entry(TypedDict):

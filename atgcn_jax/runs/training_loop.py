@@ -14,7 +14,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.banner import closing, opening, split_sizes
-from atgcn_jax.runs.checks import check_config, check_data, check_workdir
+from atgcn_jax.runs.checks import check_config, check_data, check_start, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import make_way, with_training_state
@@ -25,10 +25,11 @@ from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.schedule import History, Schedule, schedule_of, with_passes
 from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
+from atgcn_jax.runs.stop_lines import after_this_step, at_once
 from atgcn_jax.runs.telemetry import Telemetry, profile_of
 from atgcn_jax.runs.training_programs import Programs, Validation, compiled_programs
 from atgcn_jax.runtime.processes import first_only, same_everywhere
-from atgcn_jax.runtime.signals import Stopped, stop_on_signals
+from atgcn_jax.runtime.signals import Stopped, announced, stop_on_signals
 from atgcn_jax.training import checkpoint
 from atgcn_jax.training.augment import clips_per_example
 from atgcn_jax.training.state import TrainState
@@ -59,8 +60,10 @@ def train(
   check_config(config)
   check_workdir(workdir)
   first_only(lambda: refuse_if_held(workdir))
+  first_only(lambda: check_start(config.start.run, workdir))
   store = training_store(config)
   check_data(config, store)
+  least_steps = config.optim.steps
   config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
   same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)
@@ -96,13 +99,17 @@ def train(
     with (
       checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
       stop_on_signals() as stop,
+      announced(after_this_step, lambda: at_once(workdir)),
     ):
       checkpoints = Checkpoints(run, manager, still_held)
       checkpoints.save(state, history)
       log = open_log(workdir, start, schedule.steps, examples, title)
       clips = split_sizes(store, splits)
       if not title:
-        log.say(opening(run, workdir, clips, start=start, steps=schedule.steps))
+        lines = opening(
+          run, workdir, clips, start=start, steps=schedule.steps, least_steps=least_steps
+        )
+        log.say(lines)
       if remark:
         log.say(remark)
       telemetry = Telemetry(log, trace, stop, layout.mesh, start=start, batch=examples)

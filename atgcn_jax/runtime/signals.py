@@ -6,6 +6,9 @@ exceptions that a handler raises in a finaliser or a garbage-collector callback 
 compiled modules crash if an exception is raised during their import. If the exception is lost
 nevertheless, the handler raises it again, each `raise_if_stopped` raises it, and `command` reports
 the signal at the end. A second SIGINT ends the process immediately.
+
+Python runs handlers only between its own instructions, not while it waits for a compiled function,
+such as a step of a training. `announced` therefore answers signals from another thread.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGINT = signal.SIGINT
 NUMBERS = (signal.SIGTERM, SIGINT)
@@ -178,3 +182,52 @@ def stop_on_signals() -> Iterator[StopRequest]:
     yield request
   finally:
     restore()
+
+
+@contextlib.contextmanager
+def announced(first: Callable[[str], str], forced: Callable[[], str]) -> Iterator[None]:
+  """Print a line as soon as a signal arrives, and end the process at a second SIGINT.
+
+  Outside of a command, as in a notebook, nothing is printed and the process is not ended.
+
+  Args:
+    first: A function from the name of the first signal to the line, or to an empty string.
+    forced: A function that returns the line before the process ends, or an empty string.
+  """
+  if _ended:
+    yield
+    return
+  source, sink = os.pipe()
+  os.set_blocking(sink, False)
+  thread = threading.Thread(target=_announce, args=(source, first, forced), daemon=True)
+  thread.start()
+  previous = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(previous)
+    os.close(sink)
+    thread.join()
+    os.close(source)
+
+
+def _announce(source: int, first: Callable[[str], str], forced: Callable[[], str]) -> None:
+  """Answer the signals whose numbers are read from a pipe, until it is closed."""
+  asked = False
+  while number := os.read(source, 1):
+    if number[0] not in NUMBERS:
+      continue
+    if not asked:
+      asked = True
+      _print_now(first(signal.Signals(number[0]).name))
+    elif number[0] == SIGINT:
+      _print_now(forced())
+      os._exit(128 + SIGINT)
+
+
+def _print_now(line: str) -> None:
+  """Write a line to stderr without its buffer and lock, which the main thread may hold."""
+  if line:
+    with contextlib.suppress(OSError):  # the terminal is gone
+      # In a terminal, a progress bar may precede.
+      os.write(2, f"{chr(10) if os.isatty(2) else ''}{line}\n".encode())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.data.layouts.event_tables import Event, read_events
-from atgcn_jax.errors import PART, UserError, printable
+from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.event_metrics import Counts, Span, added, event_counts, segment_counts
 from atgcn_jax.labels.summary import find_label
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -96,15 +96,17 @@ class Reference:
     if self.unknown:
       shown = printable(", ".join(list(self.unknown)[:3]), PART)
       lines.append(
-        f"{self.unknown.total()} events of labels that the system does not have are left out: "
-        f"{shown}"
+        f"left out: {counted(self.unknown.total(), 'event', 'events')} of labels that the system "
+        f"does not have: {shown}"
       )
     if self.absent:
       shown = printable(", ".join(list(self.absent)[:3]), PART)
-      lines.append(f"{len(self.absent)} files of the tables are not among the sounds: {shown}")
+      files = counted(len(self.absent), "file of the tables is", "files of the tables are")
+      lines.append(f"{files} not among the sounds: {shown}")
     if others := [sound for sound in self._sounds if sound not in self.events]:
       lines.append(
-        f"{len(others)} sounds are in no table and not scored: {printable(others[0], PART)}"
+        f"{counted(len(others), 'sound is', 'sounds are')} in no table and not scored: "
+        f"{printable(others[0], PART)}"
       )
     return lines
 

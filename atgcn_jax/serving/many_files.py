@@ -302,15 +302,17 @@ def _json(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool)
 def _table(file: str, rows: list[tuple[float, float, list[Tag]]], timeline: bool) -> str:
   if not timeline:
     return "\n".join([file, *(_tag_line(tag) for tag in rows[0][2])])
-  lines = (
-    f"{start:9.2f} {end:9.2f}  " + ", ".join(f"{tag.score:.2f} {tag.name}" for tag in tags)
-    for start, end, tags in rows
-  )
+  lines = (f"{start:9.2f} {end:9.2f}  {scores_text(tags)}" for start, end, tags in rows)
   return "\n".join([file, *(shortened(line, COLUMNS) for line in lines)])
 
 
+def scores_text(tags: Sequence[Tag]) -> str:
+  """Return scores and names, separated by semicolons because names contain commas."""
+  return "; ".join(f"{tag.score:.2f} {tag.name}" for tag in tags)
+
+
 def _tag_line(tag: Tag) -> str:
-  before, after = f"  {tag.score:.3f}  ", f"  ({tag.id})"
+  before, after = f"  {tag.score:.3f}  ", "" if tag.id == tag.name else f"  ({tag.id})"
   return before + shortened(tag.name, COLUMNS - len(before) - len(after)) + after
 
 

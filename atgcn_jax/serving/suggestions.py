@@ -11,10 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from atgcn_jax.data.layouts.label_list import read_label_list
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import csv_bytes, whole_file
-from atgcn_jax.serving.many_files import each_outcome, finish_files, output_of, say
+from atgcn_jax.serving.many_files import (
+  each_outcome,
+  finish_files,
+  output_of,
+  say,
+  scores_text,
+)
 from atgcn_jax.serving.similar import unit_rows
 from atgcn_jax.serving.sources import is_folder, spread
 from atgcn_jax.serving.tagger import Outcome, Tag, Tagger
@@ -158,8 +164,10 @@ def without_labelled(sounds: Sequence[str], given: Sequence[str], labels: str) -
     raise UserError(f"--labels {labels}: names every file; give recordings without labels")
   count = len(sounds) - len(left)
   hint = "" if count else "; the names must be relative to a folder on the command line"
+  files = f"of {len(sounds)} files"
+  labelled = counted(count, f"{files} is", f"{files} are")
   print(
-    f"atgcn suggest: {labels}: {count} of {len(sounds)} files are labelled and left out{hint}",
+    f"atgcn suggest: {labels}: {labelled} labelled and left out{hint}",
     file=sys.stderr,
   )
   return left
@@ -182,5 +190,4 @@ def _json(name: str, one: Suggestion, tags: Sequence[Tag]) -> str:
 
 
 def _line(name: str, one: Suggestion, tags: Sequence[Tag]) -> str:
-  scores = ", ".join(f"{tag.score:.2f} {tag.name}" for tag in tags)
-  return f"{one.uncertainty_bits:7.3f} {one.distance:6.3f}  {name}  ({scores})"
+  return f"{one.uncertainty_bits:7.3f} {one.distance:6.3f}  {name}  ({scores_text(tags)})"

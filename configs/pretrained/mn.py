@@ -10,9 +10,13 @@ settings, and `atgcn models` lists them. This config is for a file that you alre
 
 import ml_collections
 
+NETWORKS = ("mn01", "mn02", "mn04", "mn05", "mn10", "mn20", "mn30", "mn40", "mn40_ext")
+
 
 def get_config(name="mn04"):
   """Return the settings of a network; other keys keep their defaults."""
+  if name not in NETWORKS:
+    raise ValueError(f"no network {name!r}; write one of {', '.join(NETWORKS)}")
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.model = dict(

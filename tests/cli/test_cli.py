@@ -24,6 +24,7 @@ from runs_support import (
 )
 
 from atgcn_jax import cli
+from atgcn_jax.cli import results
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.training import checkpoint
@@ -90,6 +91,18 @@ def test_the_command_is_also_a_module(module, monkeypatch, capsys):
 def test_the_command_is_installed_or_installable():
   entries = importlib.metadata.entry_points(group="console_scripts", name="atgcn")
   assert all(entry.value == "atgcn_jax.cli:main" for entry in entries)
+
+
+def test_metrics_without_a_value():
+  found = {"mAUC": 1.0, "d_prime": None, "mean_class_d_prime": None, "mAP_low": None}
+  names = ("d_prime", "mean_class_d_prime", "mAP_low")
+  assert [results._without_value(name, found) for name in names] == [
+    "infinite, as the mean AUC is 1",
+    "infinite for a label whose AUC is 1 or 0",
+    "not defined",
+  ]
+  undefined = {results._without_value(name, found | {"mAUC": None}) for name in names}
+  assert undefined == {"not defined"}
 
 
 @pytest.mark.parametrize("verb", [None, *VERBS])

@@ -121,7 +121,7 @@ def test_counts_of_the_balanced_part(official):
 def test_order_folds_labels_and_padding(tmp_path, vocabulary, here):
   made = feature_files.release(tmp_path / "r" / "audioset_v1_embeddings", 4)
   out = tmp_path / "s.h5"
-  text = "12 of 24 sounds are shorter than a clip of 10 s and are padded with repeated embeddings"
+  text = "12 of 24 sounds are shorter than a clip of 10 s and padded with repeated embeddings"
   with pytest.warns(SoundWarning, match=text):
     built, store = prepared(tmp_path / "r", out, vocabulary)
   assert built == (24, 0, 0)

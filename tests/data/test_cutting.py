@@ -98,7 +98,7 @@ def test_long_files_are_cut_into_clips(sounds):
   assert store.labels(np.arange(9)).tolist() == rows
   np.testing.assert_allclose(store.seconds, [2, 2, 2, 1, 2, 2, 1.5, 2, 2.1])
   assert (
-    lines[0] == "1 of 9 sounds are longer than a clip of 2 s: 0.100 s (0.6% of all) are not used"
+    lines[0] == "1 of 9 sounds is longer than a clip of 2 s: 0.100 s (0.6% of all) are not used"
   )
   assert report(sounds) == [
     [
@@ -161,7 +161,7 @@ def test_without_segment_the_unused_rest_is_reported(sounds):
   assert lines == [
     "3 of 4 sounds are longer than a clip of 2 s: 9.100 s (54.8% of all) are not used; "
     "--segment cuts them into clips",
-    "1 of 4 sounds are shorter than a clip of 2 s and are padded with silence",
+    "1 of 4 sounds is shorter than a clip of 2 s and padded with silence",
     f"see {sounds / 's.h5.findings.csv'} for details",
   ]
   assert [row[:3] for row in report(sounds)] == [
@@ -169,6 +169,15 @@ def test_without_segment_the_unused_rest_is_reported(sounds):
     ["exact.flac", "longer", "2.000"],
     ["tail.mp3", "longer", "2.100"],
   ]
+
+
+def test_a_rest_below_a_hundredth_of_a_clip_is_no_finding():
+  frontend = dataclasses.replace(SETTINGS, seconds=5.0)
+  assert not any(findings_table.longer(seconds, frontend) for seconds in (4.9, 5.0, 5.001, 5.049))
+  assert [one.seconds for one in findings_table.longer(5.05, frontend)] == [pytest.approx(0.05)]
+  np.testing.assert_array_equal(
+    findings_table.is_longer(np.array([5.001, 5.06]), frontend), [False, True]
+  )
 
 
 def test_incomplete_files_are_cut_up_to_the_damage(sounds):
@@ -214,10 +223,10 @@ def test_every_finding_is_counted(sounds):
   expected = {"a/long.wav": 8, "exact.flac": 2, "short.ogg": 1, "tail.mp3": 4}
   assert dict(zip(store.clip_ids.tolist(), store.findings.tolist())) == expected
   assert lines[1:-1] == [
-    "1 of 4 sounds are incomplete: 0.500 s are missing",
-    "1 of 4 sounds are silent",
-    "1 of 4 sounds are out of range",
-    "1 of 4 sounds are out of phase",
+    "1 of 4 sounds is incomplete: 0.500 s are missing",
+    "1 of 4 sounds is silent",
+    "1 of 4 sounds is out of range",
+    "1 of 4 sounds is out of phase",
   ]
   assert [row[:3] for row in report(sounds)] == [
     ["a/long.wav", "out of phase", "0.000"],
@@ -299,7 +308,7 @@ def test_the_command_reports_in_a_few_lines(sounds, capfd):
   line = [*map(str, line), "--out", str(sounds / "s.h5")]
   assert cli.main(line) == 0
   err = capfd.readouterr().err
-  assert f"atgcn: {sounds / 's.h5'}: 1 of 4 sounds are incomplete: 0.500 s are missing\n" in err
+  assert f"atgcn: {sounds / 's.h5'}: 1 of 4 sounds is incomplete: 0.500 s are missing\n" in err
   assert len(err.splitlines()) == 4
   (sounds / "s.h5").unlink()
   assert cli.main([*line, "--strict"]) == 1

@@ -11,6 +11,7 @@ from test_layouts import label_ids, make_sound
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
+from atgcn_jax.data.layouts.choice import check_options
 from atgcn_jax.data.layouts.label_folders import list_folders
 from atgcn_jax.data.layouts.listing import Row, make_listing
 from atgcn_jax.data.layouts.published_tables import list_fsd50k
@@ -57,11 +58,14 @@ def test_a_folder_per_label(tmp_path):
     "dog/day 2/b.flac": ("train", ["dog"]),
     "rain/d.wav": ("train", ["rain"]),
   }
-  assert listing.remarks == [
-    f"{tmp_path}: 1 files are in no folder of a label and are left out: e.wav"
-  ]
+  assert listing.remarks == [f"{tmp_path}: 1 file is in no folder of a label and left out: e.wav"]
   with pytest.raises(UserError, match=r"state labels but no folds; give --split 80/10/10"):
     listed(tmp_path)
+
+
+def test_a_list_without_labels_may_be_a_folder_per_label():
+  with pytest.raises(UserError, match=r"--labels: --layout list needs it; .*--layout folders; see"):
+    check_options("list", {"labels": [], "vocabulary": ""})
 
 
 def test_folders_of_folds(tmp_path):

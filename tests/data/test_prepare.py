@@ -323,8 +323,8 @@ def test_the_command_reports_left_out_files(tmp_path, here, capfd):
   of_sound, last = printed.err.splitlines()[:-1], printed.err.splitlines()[-1]
   assert last == f"atgcn prepare: 1 cannot be read; see {report}"
   assert [line.partition("s.h5: ")[2][:17] for line in of_sound] == [
-    "1 of 2 sounds are",
-    "1 of 2 sounds are",
+    "1 of 2 sounds is ",
+    "1 of 2 sounds is ",
     f"see {tmp_path}/s.h5.findings.csv"[:17],
   ]
 

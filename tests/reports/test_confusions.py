@@ -63,7 +63,16 @@ def test_as_many_clips_reach_the_threshold_as_have_the_label():
 def test_the_worst_mistakes():
   scores = np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.7], [0.5, 0.5, 0.5], [0.6, 0.4, 0.4]])
   labels = np.array([[0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]])
-  heard, missed = worst_mistakes(scores, labels, 10)
+  heard, missed = worst_mistakes(scores, labels, np.array([0.5, 0.5, 0.5]), 10)
   assert heard == [Mistake(0, 0), Mistake(1, 2), Mistake(2, 0)]  # clip 3 has no absent label
   assert missed == [Mistake(0, 2), Mistake(1, 0), Mistake(3, 1)]
-  assert worst_mistakes(scores, labels, 1) == ([Mistake(0, 0)], [Mistake(0, 2)])
+  found = worst_mistakes(scores, labels, np.array([0.5, 0.5, 0.5]), 1)
+  assert found == ([Mistake(0, 0)], [Mistake(0, 2)])
+  # Labels that are heard where they belong, and scores below the threshold, are no mistakes.
+  heard, missed = worst_mistakes(scores, labels, np.array([0.2, 0.3, 0.75]), 10)
+  assert heard == [Mistake(0, 0), Mistake(2, 0)]
+  assert missed == [Mistake(0, 2), Mistake(3, 2)]
+  assert worst_mistakes(scores, scores >= 0.5, np.full(3, 0.5), 10) == ([], [])
+  heard, missed = worst_mistakes(scores, labels, np.full(3, np.nan), 10)
+  assert not heard, "labels without a threshold are never heard"
+  assert len(missed) == 3

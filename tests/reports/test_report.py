@@ -222,8 +222,10 @@ def test_mistakes(tmp_path):
   assert f"<strong>{html.escape(NASTY[0])}</strong>" in section
   assert "--audio" not in section
   nothing: dict = {"heard": [], "missed": []}
-  assert "No clip has a mistake" in written(tmp_path, 12, **nothing)
-  silent = {"missed": [Example(Mistake(1, 0), "clip 1")]}
+  assert written(tmp_path, 12, **nothing).count("No mistakes.") == 2
+  assert "--audio" not in written(tmp_path, 12, **nothing)
+  silent = {"heard": [], "missed": [Example(Mistake(1, 0), "clip 1")]}
+  assert written(tmp_path, 12, **silent).count("No mistakes.") == 1
   assert "evaluate with --audio DIR" in written(tmp_path, 12, **silent)
 
 
@@ -304,6 +306,7 @@ def test_odd_vectors(tmp_path, vectors, sentence):
 def test_a_graph_without_edges(tmp_path, plain_pages):
   source = written(tmp_path, 6, propagation=np.eye(6))
   assert "edges: 0; labels: 6; labels without a neighbour: 6." in source
+  assert "Without edges, the graph has no effect on the scores." in source
   assert 'class="graph"' not in source
   propagation = np.eye(6)
   propagation[2, 0] = propagation[0, 1] = 0.1  # labels 2 and 0 receive

@@ -16,15 +16,24 @@ CLIPS = {"train": 30, "validation": 15, "test": 15}
 def test_the_first_lines_name_system_devices_clips_steps_and_folder(tmp_path):
   config = tiny_config(tmp_path)
   run = new_run(config, open_store(config.data.store))
-  lines = opening(run, "runs/one", CLIPS, start=0, steps=30).splitlines()
+  lines = opening(run, "runs/one", CLIPS, start=0, steps=30, least_steps=30).splitlines()
   assert lines == [
     f"vectors with a label graph with 6 labels on 8 devices ({jax.devices()[0].device_kind})",
     "clips: train 30, validation 15, test 15; 30 steps of 8 clips",
     "results: runs/one",
   ]
-  resumed = opening(run, "runs/one", CLIPS, start=12, steps=30).splitlines()
+  resumed = opening(run, "runs/one", CLIPS, start=12, steps=30, least_steps=30).splitlines()
   assert resumed == [*lines, "resumed from step 12 of 30"]
-  assert opening(run, "runs/one", CLIPS, start=30, steps=30).splitlines() == lines
+  ended = opening(run, "runs/one", CLIPS, start=30, steps=30, least_steps=30)
+  assert ended.splitlines() == lines
+  config.optim.passes = 8.0
+  passes = opening(run, "runs/one", CLIPS, start=0, steps=30, least_steps=6).splitlines()
+  assert passes == [
+    *lines[:2],
+    "steps: 8 passes over the clips (optim.passes) are more than optim.steps, 6; "
+    "--config.optim.passes=0 takes optim.steps",
+    lines[2],
+  ]
 
 
 @pytest.mark.parametrize(

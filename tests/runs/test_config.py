@@ -188,7 +188,9 @@ def test_invalid_files(tmp_path, body, named):
 
 def test_missing_file(tmp_path):
   for path in (tmp_path / "missing.py", tmp_path):
-    with pytest.raises(UserError, match="no such config file"):
+    with pytest.raises(
+      UserError, match=r"no such config file; .* `configs` of the source checkout"
+    ):
       load_config(path)
   binary = tmp_path / "binary.py"
   binary.write_bytes(bytes(range(256)))

@@ -12,6 +12,7 @@ from atgcn_jax import models
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.models import frame_limits
+from atgcn_jax.pretrained.catalogue import MODELS
 from atgcn_jax.runs.checks import check_data
 from atgcn_jax.runs.config import default_config, load_config
 from atgcn_jax.runs.schedule import with_passes
@@ -36,6 +37,17 @@ def test_a_pretrained_network_has_its_encoder_and_front_end():
   config = load_config(f"{OWN}:mn10")
   assert (config.model.encoder, config.model.width) == ("mobilenet", 1.0)
   assert (config.data.frontend, config.start.run) == ("efficientat", "runs/mn10")
+
+
+@pytest.mark.parametrize("file", [OWN, OWN.parent / "pretrained" / "mn.py"])
+def test_only_published_networks_are_arguments(file):
+  published = [model.name for model in MODELS.values() if model.encoder == "mobilenet"]
+  for name in published:
+    assert load_config(f"{file}:{name}").model.width == MODELS[name].width
+  with pytest.raises(UserError) as error:
+    load_config(f"{file}:mn99")
+  message = f"--config {file}:mn99: no network 'mn99'; write one of {', '.join(published)}"
+  assert str(error.value) == message
 
 
 def test_training_has_the_steps_of_its_passes(tmp_path):

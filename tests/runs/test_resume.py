@@ -24,7 +24,14 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
-from atgcn_jax.runs import run, run_checkpoints, run_store, training_loop, training_programs
+from atgcn_jax.runs import (
+  run,
+  run_checkpoints,
+  run_store,
+  stop_lines,
+  training_loop,
+  training_programs,
+)
 from atgcn_jax.runs.load import read_run, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
@@ -185,6 +192,15 @@ def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, n
   other = with_training_state(other, trained(), sharding.Layout(sharding.data_mesh()))
   assert same_bits(saved(tmp_path / "run").state, other.state)
   assert records(tmp_path / "run") == [line for line in records(trained()) if line[0] <= end]
+
+
+def test_the_lines_of_a_stop(monkeypatch, tmp_path):
+  assert "a second Ctrl-C ends at once" in stop_lines.after_this_step("SIGINT")
+  assert "; Ctrl-C ends at once" in stop_lines.after_this_step("SIGTERM")
+  assert stop_lines.at_once(trained()).endswith("to resume from step 30, the newest saved")
+  assert stop_lines.at_once(tmp_path).endswith("to resume from the newest saved step")
+  monkeypatch.setattr(stop_lines, "is_first", lambda: False)
+  assert stop_lines.after_this_step("SIGINT") == stop_lines.at_once(trained()) == ""
 
 
 def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):

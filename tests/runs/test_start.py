@@ -13,8 +13,9 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.models import NORMALISING
-from atgcn_jax.runs import start
+from atgcn_jax.runs import start, training_loop
 from atgcn_jax.runs.carry_over import carried_over
+from atgcn_jax.runs.checks import check_start
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import Loaded, named_apart, new_run
 from atgcn_jax.runs.training_loop import train
@@ -144,9 +145,22 @@ def test_another_encoder_is_refused(tmp_path):
     begun_from(tmp_path, trained(), "model.width=0.0625", "start.step=latest")
 
 
-def test_a_start_that_is_no_run_is_refused(tmp_path):
-  with pytest.raises(UserError, match="no run with a checkpoint"):
-    begun_from(tmp_path, tmp_path / "nothing")
+@pytest.mark.parametrize(
+  ("source", "name"), [("mn10", "mn10"), ("mn40_ext/", "mn40_ext"), ("x", "NAME")]
+)
+def test_a_start_that_is_no_run_is_refused_before_the_clips_are_opened(
+  tmp_path, monkeypatch, source, name
+):
+  monkeypatch.setattr(training_loop, "training_store", lambda _: pytest.fail("opened"))
+  with pytest.raises(
+    UserError, match=r"start.run .*: no run with a checkpoint; .*import-torch"
+  ) as e:
+    begun_from(tmp_path, f"{tmp_path / 'runs'}/{source}")
+  assert f"`atgcn models get {name} --out {tmp_path / 'runs'}/{source}`" in str(e.value)
+
+
+def test_a_run_that_has_begun_does_not_need_its_start(tmp_path):
+  check_start(str(tmp_path / "gone"), trained())
 
 
 def test_the_head_has_its_own_learning_rate():

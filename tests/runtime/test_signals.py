@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
+import hashlib
 import os
 import signal
+import threading
 import time
 import weakref
 
@@ -177,3 +179,58 @@ def test_a_caught_signal_is_not_raised_in_the_cleanup(soon_again):
       signals.acknowledge()
     time.sleep(0.2)  # where a retry would raise
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.fixture
+def printed(monkeypatch):
+  """Return what is written to stderr at once, and the exit statuses, instead of both."""
+  found = []
+  monkeypatch.setattr(signals, "_print_now", found.append)
+  monkeypatch.setattr(signals.os, "_exit", found.append)
+  return found
+
+
+def after(printed, count):
+  """Return what is printed, once it has so many entries."""
+  end = time.monotonic() + 60
+  while len(printed) < count and time.monotonic() < end:
+    time.sleep(0.001)
+  return printed
+
+
+def test_signals_are_announced_while_the_step_runs(printed):
+  with signals.command(ends_process=False):
+    with (
+      contextlib.suppress(signals.Interrupted),
+      signals.stop_on_signals() as request,
+      signals.announced("stops: {}".format, lambda: "ended"),
+    ):
+      send(signal.SIGTERM)
+      assert after(printed, 1) == ["stops: SIGTERM"]
+      send(signal.SIGTERM)  # as `timeout` does
+      send(signal.SIGINT)
+      pytest.fail("the second one raises")
+    assert request.signal_number == signal.SIGINT
+    assert after(printed, 3)[:3] == ["stops: SIGTERM", "ended", 130]  # and again, if not ended
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_signals_are_announced_while_a_compiled_function_runs(printed):
+  returned = []
+  with signals.command(ends_process=False), signals.stop_on_signals() as request:
+    with signals.announced(lambda name: f"{name} {returned}", str):
+      threading.Timer(0.1, send, [signal.SIGINT]).start()
+      hashlib.pbkdf2_hmac("sha256", b"", b"", 5_000_000)  # seconds, in which no handler runs
+      returned.append(True)
+    assert printed == ["SIGINT []"]
+    assert request.signal_number == signal.SIGINT
+
+
+def test_without_a_command_nothing_is_announced(printed):
+  before = signal.signal(signal.SIGTERM, lambda *_: None)
+  try:
+    with signals.announced(str, str):
+      send(signal.SIGTERM)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert printed == []

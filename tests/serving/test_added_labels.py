@@ -1,16 +1,19 @@
 """Labels that are added to a tagger and to an evaluation."""
 
+import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
-from runs_support import VOCABULARY, saved_run, tiny_config, trained, wav, waveforms
+from runs_support import REPOSITORY, VOCABULARY, saved_run, tiny_config, trained, wav, waveforms
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
-from atgcn_jax.labels.vocabulary import write_vocabulary
+from atgcn_jax.labels.counts import Counts
+from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabulary
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.added_labels import (
   DEFAULTS,
@@ -20,6 +23,7 @@ from atgcn_jax.runs.added_labels import (
   read_calibrations,
   write_calibrations,
 )
+from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
@@ -90,6 +94,31 @@ def test_the_nodes_of_known_labels_do_not_change(tagger, file):
 def test_a_label_without_any_relation(tagger):
   with pytest.raises(UserError, match="label 'Buzz': relations relate it to no known label; give"):
     tagger.with_labels([AddedLabel("Buzz", "Buzz", relations={0: 0.0})])
+
+
+def test_counts_without_those_of_the_run_name_the_file(tagger, tmp_path):
+  (tmp_path / "labels.yaml").write_text("Kettle: {clips: 9, counts: {Whistle: 3, Hum: 2}}")
+  with pytest.raises(UserError, match=r"labels.yaml: label 'Kettle'.*`Kettle: 0.5 Whistle`"):
+    tagger.with_labels(tmp_path / "labels.yaml")
+
+
+def test_the_file_of_the_page_adds_labels_to_those_of_audioset(tagger, tmp_path):
+  page = (REPOSITORY / "docs/using.md").read_text()
+  (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+  (tmp_path / "labels.yaml").write_text(text)
+  known = read_vocabulary(AUDIOSET)
+  config = load_config(str(REPOSITORY / "configs/pretrained/mn04.py"))
+  parts = {"vocabulary": known, "propagation": None, "label_embeddings": None}
+  run = dataclasses.replace(tagger.run, config=config, **parts)
+  added = added_to(run, read_added_labels(tmp_path / "labels.yaml", known), None, DEFAULTS)
+  assert added.kinds == ("relations", "parents", "words")
+  assert "Kettle" in text.splitlines()[-1], "the comment is an entry too, for runs with counts"
+  (tmp_path / "labels.yaml").write_text(text.splitlines()[-1].lstrip("# "))
+  (kettle,) = read_added_labels(tmp_path / "labels.yaml", known)
+  with pytest.raises(UserError, match=r"labels.yaml: label 'Kettle': `counts` need"):
+    added_to(run, [kettle], None, DEFAULTS)
+  counts = Counts(np.full(len(known), 900), np.zeros((len(known),) * 2))
+  assert added_to(run, [kettle], counts, DEFAULTS).kinds == ("counts",)
 
 
 def test_tag_prints_estimates(file, tmp_path, capsys):

@@ -36,8 +36,8 @@ def test_events_of_known_labels_and_sounds(tmp_path):
     "y/c.wav": {},
   }
   assert found.remarks() == [
-    "1 events of labels that the system does not have are left out: Bark",
-    "1 files of the tables are not among the sounds: other.wav",
+    "left out: 1 event of labels that the system does not have: Bark",
+    "1 file of the tables is not among the sounds: other.wav",
   ]
 
 
@@ -122,7 +122,7 @@ def test_the_command(tmp_path, capsys):
   out = tmp_path / "detections.csv"
   assert cli.main([*command, "--json", "--out", str(out), str(sound)]) == 0
   printed = capsys.readouterr()
-  assert "1 files of the tables are not among the sounds: b.wav" in printed.err
+  assert "1 file of the tables is not among the sounds: b.wav" in printed.err
   result = json.loads(printed.out)
   assert result["overall"]["event"]["f1"] == 1
   assert result["overall"]["segment"]["mean_f1"] == 1

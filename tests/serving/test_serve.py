@@ -5,6 +5,7 @@ import base64
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_a_sound_is_scored_as_by_the_tagger(client, analysis, sound, result):
     assert label["scores"] == pytest.approx(column.tolist(), abs=1e-3)
   assert result["timeline"]["start_s"][0] == 0
   assert result["timeline"]["end_s"][-1] == pytest.approx(3)
+
+
+def test_the_example_of_the_page_prints_the_labels(result, tmp_path, monkeypatch, capsys):
+  page = (REPOSITORY / "docs/serve.md").read_text()
+  code = re.search(r"python -c '(import json.*?)'\n", page, re.DOTALL)[1]
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "answer.json").write_text(json.dumps(result))
+  exec(code)
+  labels = result["timeline"]["labels"][:5]
+  expected = [result["id"], *(f"{one['highest']:.3f} {one['name']}" for one in labels)]
+  assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_tables_are_those_of_detect(client, result, sound, tmp_path, monkeypatch, capsys):

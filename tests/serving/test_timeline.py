@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import shutil
 import threading
 import tracemalloc
@@ -31,10 +32,10 @@ from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.errors import UserError
 from atgcn_jax.models.google_cnn import patches
 from atgcn_jax.runs.run import new_run
-from atgcn_jax.runs.thresholds import best_thresholds, read_thresholds
-from atgcn_jax.serving import batches
+from atgcn_jax.runs.thresholds import best_thresholds, read_thresholds, thresholds_text
+from atgcn_jax.serving import batches, many_files
 from atgcn_jax.serving.many_files import COLUMNS, shortened
-from atgcn_jax.serving.tagger import Tagger
+from atgcn_jax.serving.tagger import Tag, Tagger
 from atgcn_jax.serving.timeline import of_frames
 
 RATE, SIZE = FRONTEND.sample_rate, FRONTEND.samples
@@ -308,6 +309,17 @@ def test_frames_end_where_the_next_window_starts():
 # Thresholds.
 
 
+def in_the_middle(accepted, scores):
+  """Return the middle, in log-odds, of a score and the next lower one, or of it and 0.01.
+
+  A score below 0.01 without a lower one is returned itself.
+  """
+  lower = max([score for score in map(float, scores) if score < accepted], default=0.01)
+  odds = [min(max(score, 1e-7), 1 - 1e-7) for score in (float(accepted), lower)]
+  root = math.prod(score / (1 - score) for score in odds) ** 0.5
+  return min(root / (1 + root), float(accepted))
+
+
 def test_thresholds_have_the_highest_f1():
   random = np.random.default_rng(0)
   scores = np.round(random.random((40, 5)), 1).astype(np.float32)
@@ -322,11 +334,49 @@ def test_thresholds_have_the_highest_f1():
   for k in (0, 1, 2, 4):
     values = {t: f1_at(t, k) for t in np.unique(scores[:, k])}
     np.testing.assert_allclose(f1[k], max(values.values()))
-    best = [t for t, value in values.items() if np.isclose(value, f1[k])]
-    assert thresholds[k] in best
+    best = max(t for t, value in values.items() if np.isclose(value, f1[k]))
+    assert thresholds[k] == pytest.approx(in_the_middle(best, scores[:, k]), rel=1e-5)
+    assert f1_at(thresholds[k], k) == pytest.approx(f1[k])
   assert np.isnan([thresholds[3], f1[3]]).all()
   scores[:, 0], labels[:, 0] = np.linspace(0, 1, 40), np.arange(40) >= 30
-  assert best_thresholds(scores, labels)[0][0] == scores[30, 0]
+  middle = in_the_middle(scores[30, 0], scores[:, 0])
+  assert best_thresholds(scores, labels)[0][0] == pytest.approx(middle)
+  assert scores[29, 0] < middle < scores[30, 0]
+
+
+@pytest.mark.parametrize(
+  ("positives", "others", "low", "high"),
+  [
+    ([0.934, 0.99], [0.2], 0.6, 0.7),  # the middle, far below the positive
+    ([0.934], [], 0.2, 0.4),  # every clip is accepted: towards 0.01
+    ([2**-12], [2**-12], 2**-12, 2**-12),  # below 0.01, the score itself
+    ([1.0], [1 - 2**-24], 1 - 2**-24, 1),  # neighbouring numbers, and log-odds of 1
+    ([1.0], [0.0], 0.4, 0.6),
+  ],
+)
+def test_thresholds_are_between_two_scores(positives, others, low, high):
+  scores = np.array([positives + others], np.float32).T
+  labels = (np.arange(len(scores)) < len(positives))[:, None]
+  ((found,), _) = best_thresholds(scores, labels)
+  assert low <= found <= high
+  np.testing.assert_array_equal(scores >= found, scores >= min(scores[labels]))
+
+
+def test_the_table_of_thresholds_says_which_are_uncertain():
+  def table(*thresholds, positives):
+    entries = [
+      {"name": "n", "positives": positives, "threshold": value, "f1": 1.0} for value in thresholds
+    ]
+    labels = dict(enumerate([*entries, {"threshold": None, "positives": 0}]))
+    return thresholds_text({"step": 1, "clips": 9, "mean_f1": 1.0, "labels": labels}).splitlines()
+
+  *rows, last, warning = table(0.5, 0.99987, 0.0003, positives=4)
+  assert [row.split()[0] for row in rows[1:]] == ["0.500", "0.9999", "0.0003"]
+  assert last.endswith("3 labels; 1 has no threshold")
+  text = "warning: 3 labels have fewer than 5 positives; their thresholds are uncertain"
+  assert warning == text
+  assert "1 label has fewer than 5 positives; its threshold is un" in table(0.5, positives=1)[-1]
+  assert "warning" not in "".join(table(0.5, positives=5))
 
 
 def test_thresholds_keep_a_floor_and_a_precision():
@@ -336,9 +386,10 @@ def test_thresholds_keep_a_floor_and_a_precision():
     (floor, precision): best_thresholds(scores, labels, floor=floor, min_precision=precision)[0][0]
     for floor, precision in ((0, 0), (0.3, 0), (0, 0.8), (0.95, 0))
   }
-  assert found[0, 0] == scores[3, 0]  # F1 6/7
-  assert found[0.3, 0] == scores[2, 0]
-  assert found[0, 0.8] == scores[0, 0]  # the only one without a false positive
+  assert scores[4, 0] < found[0, 0] < scores[3, 0]  # F1 6/7
+  assert found[0.3, 0] == pytest.approx(in_the_middle(scores[2, 0], scores[:, 0]))
+  assert scores[1, 0] < found[0, 0.8] < scores[0, 0]  # the only one without a false positive
+  assert best_thresholds(scores, labels, floor=0.65)[0][0] == 0.65, "the middle is lower"
   assert np.isnan(found[0.95, 0])
 
 
@@ -432,6 +483,17 @@ def test_the_command_prints_a_timeline(tagger, sounds, tmp_path, capsys):
   best = tagger.timeline(path).scores.argmax(axis=1)
   assert [row["tags"][0]["id"] for row in reported["timeline"]] == [VOCABULARY.ids[k] for k in best]
   assert shortened("x" * 101, 100) == "x" * 99 + "…"
+
+
+def test_names_with_commas_and_ids_that_are_names():
+  tags = [Tag("/m/068hy", "Domestic animals, pets", 0.5), Tag("waves", "waves", 0.25)]
+  text = "0.50 Domestic animals, pets; 0.25 waves"
+  assert many_files._table("a.wav", [(0.0, 1.0, tags)], True).splitlines()[1].endswith(text)
+  assert many_files._table("a.wav", [(0.0, 1.0, tags)], False).splitlines() == [
+    "a.wav",
+    "  0.500  Domestic animals, pets  (/m/068hy)",
+    "  0.250  waves",
+  ]
 
 
 def test_the_command_embeds(tagger, sounds, tmp_path, capsys):

@@ -34,7 +34,8 @@ def check_options(layout: str, options: dict[str, Any]) -> None:
   needed, allowed = OPTIONS[layout]
   for name in needed:
     if not options[name]:
-      raise UserError(f"--{name}: --layout {layout} needs it; see `atgcn prepare --help`")
+      other = "for a folder of recordings per label, use --layout folders; " * (layout == "list")
+      raise UserError(f"--{name}: --layout {layout} needs it; {other}see `atgcn prepare --help`")
   for name, value in options.items():
     if value and name not in (*needed, *allowed):
       raise UserError(f"--{name}: --layout {layout} does not support it; leave it out")

@@ -20,7 +20,7 @@ from atgcn_jax.data.layouts.listing import (
   make_listing,
 )
 from atgcn_jax.data.store.long_files import load_cut, measured
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 OVERLAP = 0.5  # share of an event, or of the clip if it is shorter, that gives a clip the label
@@ -104,7 +104,8 @@ def list_events(
   listing = make_listing(rows, vocabulary, functools.partial(load_cut, root, settings), root)
   if late:
     listing.remarks.append(
-      f"{late[0]}: an event starts after the end of its sound; {len(late)} such events are left out"
+      f"{late[0]}: an event starts after the end of its sound; "
+      f"{counted(len(late), 'such event is', 'such events are')} left out"
     )
   listing.absent.extend((name, NOT_THERE) for name in absent)
   listing.unreadable.extend(found.faults)

@@ -17,7 +17,7 @@ from atgcn_jax.data.layouts.listing import (
   load_file,
   make_listing,
 )
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 # Names of folders that state a fold, in lower case.
@@ -88,7 +88,8 @@ def list_folders(
   if loose:
     shown = ", ".join(map(one_line, loose[:SHOWN]))
     listing.remarks.append(
-      f"{root}: {len(loose)} files are in no folder of a label and are left out: {shown}"
+      f"{root}: {counted(len(loose), 'file is', 'files are')} in no folder of a label and left "
+      f"out: {shown}"
     )
   if others:
     listing.remarks.append(f"{root}: {others}")

@@ -22,7 +22,7 @@ from atgcn_jax.data.layouts.listing import (
   make_listing,
   repeat_remarks,
 )
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.counts import SEGMENT_FORM, Segment, parsed_segment
 from atgcn_jax.labels.label_files import text_lines
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -132,7 +132,8 @@ def read_segment_list(path: str | os.PathLike, remarks: list[str]) -> Iterator[S
     reason = f" ({shown[0]})" if shown else ""
     raise UserError(f"{path}: contains no segment{reason}; write rows of {SEGMENT_FORM}")
   if broken:
-    remarks.append(f"{path}: {broken} broken rows are left out; {'; '.join(shown)}")
+    rows = counted(broken, "broken row is", "broken rows are")
+    remarks.append(f"{path}: {rows} left out; {'; '.join(shown)}")
 
 
 def _clips_by_name(paths: Iterable[str]) -> dict[str, tuple[int, str]]:

@@ -11,9 +11,11 @@ import numpy as np
 from atgcn_jax.audio.findings import INCOMPLETE, KINDS, Finding
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.store.clip_store import ClipStore
+from atgcn_jax.errors import counted
 
 LONGER, SHORTER = "longer", "shorter"
 COLUMNS = ("file", "finding", "seconds", "detail")
+LEAST_REST = 0.01  # share of a clip; a shorter rest is no finding, such as 1 ms of 5.001 s
 NOT_KNOWN = 255  # stored instead of flags for clips whose sound was not checked
 
 
@@ -30,13 +32,14 @@ def missing_of(findings: Iterable[Finding] | None) -> float:
 
 
 def is_longer(seconds: Any, frontend: Frontend) -> Any:
-  """Return whether sounds are longer than a clip by at least one sample.
+  """Return whether sounds are longer than a clip by at least `LEAST_REST` of its length.
 
   Args:
     seconds: Length or array of lengths.
     frontend: Defines the clip length and the sample rate.
   """
-  return seconds > frontend.seconds + 0.5 / frontend.sample_rate
+  half_a_sample = 0.5 / frontend.sample_rate  # lengths are whole samples, stored as float32
+  return seconds > (1 + LEAST_REST) * frontend.seconds - half_a_sample
 
 
 def longer(seconds: float, frontend: Frontend) -> list[Finding]:
@@ -91,13 +94,14 @@ def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
   seconds = store.seconds if store.seconds is not None else np.zeros(0)
   lines = []
   for kind, one in found.items():
-    text = f"{one['clips']} of {len(store)} sounds are {kind}"
+    sounds = f"of {len(store)} sounds"
+    text = f"{counted(one['clips'], f'{sounds} is', f'{sounds} are')} {kind}"
     if kind == LONGER:
       share = one["seconds"] / float(np.nansum(seconds, dtype=np.float64))
       text += f" than {clip}: {one['seconds']:.3f} s ({share:.1%} of all) are not used{longer_hint}"
     elif kind == SHORTER:
       filled = "silence" if store.frontend.value_limit is None else "repeated embeddings"
-      text += f" than {clip} and are padded with {filled}"
+      text += f" than {clip} and padded with {filled}"
     elif kind == INCOMPLETE and "seconds" in one:
       text += f": {one['seconds']:.3f} s are missing"
       text += f" (unknown for {n} of them)" if (n := one["seconds_not_known"]) else ""
