@@ -83,7 +83,7 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
 
 
 def _make_trace_folder(folder: str) -> None:
-  """Make the folder of a trace, which the profiler would only do after the benchmark."""
+  """Make the folder of a trace now: the profiler would find a fault only after the benchmark."""
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:

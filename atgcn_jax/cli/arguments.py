@@ -25,7 +25,7 @@ AddVerb = Callable[..., argparse.ArgumentParser]
 
 
 class Store(argparse.Action):
-  """The storing of an argument that is not empty.
+  """An action that stores an argument and refuses an empty one.
 
   An empty argument mostly comes from a variable of a script that is not set. It would otherwise
   mean the current folder, or count as not given.
@@ -40,7 +40,7 @@ class Store(argparse.Action):
 
 
 class Append(Store):
-  """The same for an option that may be repeated, whose default is a list."""
+  """The same for an option that may be repeated. Its default is a list."""
 
   def __call__(self, parser, namespace, values, option_string=None):
     """Store the values so far and this one."""

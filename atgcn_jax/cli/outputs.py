@@ -82,7 +82,7 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 
 def name_outputs(options: argparse.Namespace) -> None:
-  """Print the outputs that a verb has written. Standard output is left to its results."""
+  """Print the outputs that a verb has written, on standard error; standard output has results."""
   for output in _named(options, tuple(OUTPUTS[options.verb])):
     print(f"atgcn {options.verb}: wrote {output.path}", file=sys.stderr)
 

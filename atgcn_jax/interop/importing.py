@@ -141,7 +141,7 @@ def check_shapes(path: str | os.PathLike, run: Run, variables: dict[str, Any]) -
 
 
 def _other_width(run: Run, variables: dict[str, Any]) -> float | None:
-  """Return the width of EfficientAT's weights, in tenths, or None if it is not another one."""
+  """Return the width of EfficientAT's weights, or None if the config has it or it is unknown."""
   if run.config.model.encoder != "mobilenet":
     return None
   channels = variables["params"]["encoder"]["last"]["conv"]["kernel"].shape[-1]

@@ -207,7 +207,7 @@ def test_invalid_scores_and_labels_are_refused():
 
 @pytest.mark.parametrize("positives", [2, 5])
 def test_few_clips_do_not_hide_a_label_that_is_guessed(positives):
-  """Perfect labels show no variance, and two low positives of another label hardly any."""
+  """Perfect labels show no variance. Low positives of another label show hardly any."""
   found = few_clips(positives, separations=(4, 4, 4, 0), sets=250)
   for name in METRICS:
     assert found[name].inside > 0.95, name

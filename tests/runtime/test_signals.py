@@ -183,7 +183,7 @@ def test_a_caught_signal_is_not_raised_in_the_cleanup(soon_again):
 
 @pytest.fixture
 def printed(monkeypatch):
-  """Return what is written to stderr at once, and the exit statuses, instead of both."""
+  """Return a list that gets the announced lines and exit statuses. Nothing is written or ended."""
   found = []
   monkeypatch.setattr(signals, "_print_now", found.append)
   monkeypatch.setattr(signals.os, "_exit", found.append)
@@ -191,7 +191,7 @@ def printed(monkeypatch):
 
 
 def after(printed, count):
-  """Return what is printed, once it has so many entries."""
+  """Wait until `printed` has this many entries, and return it."""
   end = time.monotonic() + 60
   while len(printed) < count and time.monotonic() < end:
     time.sleep(0.001)

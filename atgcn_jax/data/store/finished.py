@@ -1,4 +1,4 @@
-"""Finished clip store at the path of a new one: the same store, another one, or another file."""
+"""What is already at the path of a new clip store: this store, another store, or another file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ IDENTITY = "identity"  # attribute of a store: hash of what it was built from
 
 
 class Finished(NamedTuple):
-  """What a store was built from, empty for stores of earlier versions, and its number of clips."""
+  """A finished store: a hash of what it was built from, and its number of clips.
+
+  The hash is empty for stores of earlier versions.
+  """
 
   identity: str
   clips: int
