@@ -36,6 +36,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["ATGCN_QUICK_TESTS"] = "yes"
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION))
 
+gc.set_threshold(10_000, 50)  # as in `atgcn`: tests trace programs most of their time
+
 # A shell that starts the tests in the background lets them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import count_labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.labels.counts import check_counts
 from atgcn_jax.labels.sparse import Matrix, csr, dense, eye, without_diagonal

@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.label_files import SHOWN, has_controls, read_arrays, text_lines

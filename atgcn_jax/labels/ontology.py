@@ -11,8 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.csgraph
+import scipy
 
 from atgcn_jax.errors import UserError, printable, reason
 from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines

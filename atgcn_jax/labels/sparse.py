@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 # Up to this number of labels a matrix over their pairs is an array, above it scipy's csr_array.
 # Propagation along an array takes K (256 + 512) multiplications per label, the dense layers of the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import scipy.sparse
+import scipy
 from flax import linen as nn
 from jax.typing import ArrayLike
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.data.splits import split_clips

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 
 def multi_label_confusion(labels: np.ndarray, predicted: np.ndarray) -> scipy.sparse.csr_array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.reports.confusions import (
   Mistake,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError, reason

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.sparse
+import scipy
 
 from atgcn_jax.models.sparse_product import sparse_product
 

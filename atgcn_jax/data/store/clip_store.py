@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import h5py
 import numpy as np
-import scipy.sparse
+import scipy
 
 from atgcn_jax.audio.frontend import Frontend
 from atgcn_jax.data.store import hdf5, hdf5_text
