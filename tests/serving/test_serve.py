@@ -387,6 +387,13 @@ def test_programming_errors_are_one_sentence_too(client, analysis, sound, monkey
   assert "terminal" in answer.json()["error"]
 
 
+def test_freed_memory_is_returned_after_each_sound(client, sound, monkeypatch):
+  returned = []
+  monkeypatch.setattr(web_app, "return_freed_memory", lambda: returned.append(True))
+  assert [send(client, body).status_code for body in (sound, b"no sound")] == [201, 422]
+  assert len(returned) == 2
+
+
 def test_old_results_are_dropped(analysis, sound):
   result, _ = analysis.result_of("a", sound)
   size = results.OVERHEAD + sum(array.nbytes for array in result.line)

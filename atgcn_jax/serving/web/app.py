@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from atgcn_jax import __version__
+from atgcn_jax.runtime.process_setup import return_freed_memory
 from atgcn_jax.serving.detections import Rules
 from atgcn_jax.serving.web import uploads
 from atgcn_jax.serving.web.guard import Guard
@@ -116,9 +117,12 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
         body = await uploads.body_of(request, limits)
 
         def work() -> bytes:
-          result, spectrogram = analysis.result_of(name, body)
-          own = {"id": results.add(result), "spectrogram": spectrogram}
-          return json.dumps(own | analysis.result_json(result, rules)).encode()
+          try:
+            result, spectrogram = analysis.result_of(name, body)
+            own = {"id": results.add(result), "spectrogram": spectrogram}
+            return json.dumps(own | analysis.result_json(result, rules)).encode()
+          finally:
+            return_freed_memory()
 
         return Response(await worker.run(work), 201, media_type="application/json")
 
