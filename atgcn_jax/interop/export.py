@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -114,11 +116,26 @@ def write_export(folder: pathlib.Path, loaded: Loaded, to: str, workdir: pathlib
     onnx.write_onnx(folder, loaded, workdir)
   else:
     scores = sound_scores(loaded.run, loaded.state)
-    {"stablehlo": stablehlo.write_stablehlo, "savedmodel": savedmodel.write_savedmodel}[to](
-      folder, scores
-    )
+    write = {"stablehlo": stablehlo.write_stablehlo, "savedmodel": savedmodel.write_savedmodel}[to]
+    with _without_source_lines():
+      write(folder, scores)
   text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _without_source_lines() -> Iterator[None]:
+  """Lower programs without the source lines that call their operations.
+
+  A program would state paths of the machine that exports it, and have other bytes elsewhere.
+  """
+  name = "jax_traceback_in_locations_limit"
+  lines = jax.config.values[name]
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, lines)
 
 
 def description(loaded: Loaded, to: str) -> dict[str, Any]:

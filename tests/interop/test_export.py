@@ -100,6 +100,12 @@ def sounds():
   return found
 
 
+@pytest.mark.parametrize("to", ["stablehlo", "savedmodel"])
+def test_programs_do_not_state_where_they_were_made(exports, to):
+  for path in (exports / f"demo-{to}").rglob("*"):
+    assert path.is_dir() or not re.search(rb"\w\.py\b", path.read_bytes()), path
+
+
 def outside(code, folder, sounds, python=sys.executable):
   """Run a snippet of the page on sounds, in a process that cannot import the package."""
   np.savez(folder / "sounds.npz", **sounds)
