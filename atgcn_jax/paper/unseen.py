@@ -36,7 +36,8 @@ from atgcn_jax.paper.unseen_table import (
   table_of,
   write_labels,
 )
-from atgcn_jax.runs.added_labels import DEFAULTS, AddedLabels, added_to, extended_run
+from atgcn_jax.runs.added_labels import AddedLabels, added_to, extended_run
+from atgcn_jax.runs.calibrations import DEFAULTS
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import counts_of, ontology_at, ontology_path
 from atgcn_jax.runs.run import Run

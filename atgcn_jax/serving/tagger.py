@@ -18,13 +18,9 @@ from atgcn_jax.labels.added import AddedLabel, read_added_labels
 from atgcn_jax.labels.summary import find_label
 from atgcn_jax.pretrained.cache import pretrained_run
 from atgcn_jax.pretrained.catalogue import DEFAULT
-from atgcn_jax.runs.added_labels import (
-  DEFAULTS,
-  Calibrations,
-  added_to,
-  counts_at_hand,
-  read_calibrations,
-)
+from atgcn_jax.runs.added_labels import added_to
+from atgcn_jax.runs.added_weights import counts_at_hand
+from atgcn_jax.runs.calibrations import DEFAULTS, Calibrations, read_calibrations
 from atgcn_jax.runs.clip_embeddings import clip_embeddings
 from atgcn_jax.runs.run import Run, check_front_end
 from atgcn_jax.runs.safetensors_folder import load_either

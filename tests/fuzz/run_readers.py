@@ -145,7 +145,7 @@ def thresholds_faults(thresholds: Any) -> str:
 
 
 def make_calibrations(path: pathlib.Path) -> None:
-  from atgcn_jax.runs.added_labels import DEFAULTS, Calibrations, write_calibrations
+  from atgcn_jax.runs.calibrations import DEFAULTS, Calibrations, write_calibrations
 
   path.mkdir()
   write_calibrations(path, Calibrations(7, DEFAULTS.by_kind))
@@ -156,7 +156,7 @@ def change_calibrations(path: pathlib.Path, rng: Random) -> None:
 
 
 def read_calibrations(path: pathlib.Path) -> Any:
-  from atgcn_jax.runs.added_labels import read_calibrations
+  from atgcn_jax.runs.calibrations import read_calibrations
 
   return read_calibrations(path)
 

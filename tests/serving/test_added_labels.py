@@ -15,11 +15,10 @@ from atgcn_jax.labels.added import AddedLabel, read_added_labels
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabulary
 from atgcn_jax.reports.evaluation import evaluate
-from atgcn_jax.runs.added_labels import (
+from atgcn_jax.runs.added_labels import NODE_SHARE, added_to
+from atgcn_jax.runs.calibrations import (
   DEFAULTS,
-  NODE_SHARE,
   Calibrations,
-  added_to,
   read_calibrations,
   write_calibrations,
 )
