@@ -68,10 +68,15 @@ def _add_mixtures(verb: AddVerb) -> None:
 
 
 def _add_graph(verb: AddVerb) -> None:
-  graph = verb("graph", _graph, "write the label graph of label counts or of a segment list")
+  graph = verb("graph", _graph, "write the label graph of label counts or of segment lists")
   source = graph.add_mutually_exclusive_group(required=True)
   source.add_argument("--counts", metavar="FILE", help=COUNTS_HELP)
-  source.add_argument("--segments", metavar="FILE", help="AudioSet segment list, .csv or .csv.gz")
+  source.add_argument(
+    "--segments",
+    metavar="FILE",
+    nargs="+",
+    help="AudioSet segment lists of different clips, .csv or .csv.gz",
+  )
   graph.add_argument("--set", choices=SETS, help=SET_HELP)
   graph.add_argument(
     "--vocabulary",
@@ -102,6 +107,11 @@ def _add_graph(verb: AddVerb) -> None:
     "--plot by category",
   )
   graph.add_argument("--out", metavar="FILE", required=True, help="graph to write, .npz")
+  graph.add_argument(
+    "--counts-out",
+    metavar="FILE",
+    help="counts to write, .npz; with them as graph.source, runs make the graph by graph.method",
+  )
   graph.add_argument("--label", help="name or id of a label whose row is printed under two methods")
   graph.add_argument(
     "--against",
@@ -223,6 +233,9 @@ def _graph(options) -> None:
     other = graph_by(method=against)
   label_graph_file.write_graph(options.out, graph, options.threshold, options.neighbour_weight)
   print(f"{options.out}: {label_graph_file.graph_text(graph)}")
+  if options.counts_out:
+    label_graph_file.write_counts(options.counts_out, graph)
+    print(options.counts_out)
   if label is not None and other is not None:
     print(label_graph_file.side_by_side(graph, other, label))
   if options.plot:

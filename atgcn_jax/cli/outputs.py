@@ -32,7 +32,7 @@ OUTPUTS = {
   "similar": {"csv": Kind.FILE},
   "suggest": {"csv": Kind.FILE},
   "prepare": {"out": Kind.MADE},
-  "graph": {"out": Kind.MADE, "plot": Kind.MADE},
+  "graph": {"out": Kind.MADE, "counts_out": Kind.MADE, "plot": Kind.MADE},
   "soundscapes": {"out": Kind.OWN},
   "mixtures": {"out": Kind.OWN},
   "export": {"out": Kind.OWN},

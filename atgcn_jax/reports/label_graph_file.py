@@ -7,6 +7,7 @@ import os
 import pathlib
 import textwrap
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,13 +40,13 @@ def make_graph(
   vocabulary: str | os.PathLike,
   counts: str | os.PathLike | None,
   counts_set: str | None,
-  segments: str | os.PathLike | None,
+  segments: Sequence[str | os.PathLike] | None,
   method: str,
   threshold: float,
   neighbour_weight: float,
   ontology: str,
 ) -> LabelGraph:
-  """Return the graph of a file of counts or of a segment list.
+  """Return the graph of a file of counts or of segment lists, which must be of different clips.
 
   Raises:
     UserError: If a file or setting cannot be used.
@@ -53,11 +54,12 @@ def make_graph(
   labels = read_vocabulary(vocabulary)
   if counts is not None:
     counted = load_counts(counts, labels, counts_set)
-  elif segments is not None:
-    listed = read_segments(segments, labels)
-    if text := left_out(segments, listed):
-      warnings.warn(text, UserWarning, stacklevel=2)
-    counted = count_labels(listed.offsets, listed.label_indices, len(labels))
+  elif segments:
+    of_lists = [_counts_of_list(path, labels) for path in segments]
+    counted = Counts(
+      np.sum([counts.occurrences for counts in of_lists], axis=0),
+      sum(counts.cooccurrences for counts in of_lists),
+    )
   else:
     raise ValueError("one of counts and segments is required")
   propagation = propagation_of(
@@ -69,6 +71,14 @@ def make_graph(
     ontology=ontology,
   )
   return LabelGraph(labels, counted, method, propagation, summary_of(propagation))
+
+
+def _counts_of_list(path: str | os.PathLike, labels: Vocabulary) -> Counts:
+  """Return the counts of a segment list. A warning reports its broken rows."""
+  listed = read_segments(path, labels)
+  if text := left_out(path, listed):
+    warnings.warn(text, UserWarning, stacklevel=2)
+  return count_labels(listed.offsets, listed.label_indices, len(labels))
 
 
 def write_graph(
@@ -83,26 +93,50 @@ def write_graph(
   Raises:
     UserError: If the file cannot be written.
   """
-  matrices: dict[str, Any] = pack_matrices(
-    {"propagation": graph.propagation, "cooccurrences": graph.counts.cooccurrences}
+  _write_arrays(
+    "--out",
+    out,
+    _arrays_of_counts(graph)
+    | {
+      "propagation": graph.propagation,
+      "method": np.array(graph.method),
+      "threshold": np.array(threshold),
+      "neighbour_weight": np.array(neighbour_weight),
+    },
   )
+
+
+def write_counts(out: str | os.PathLike, graph: LabelGraph) -> None:
+  """Write the counts of a graph to a file that `graph.source` in a config can name.
+
+  The .npz file has `mids`, `occurrences` and `cooccurrences`, from which each run makes a graph by
+  its own method.
+
+  Raises:
+    UserError: If the file cannot be written.
+  """
+  _write_arrays("--counts-out", out, _arrays_of_counts(graph))
+
+
+def _arrays_of_counts(graph: LabelGraph) -> dict[str, Any]:
+  return {
+    "mids": np.array(graph.vocabulary.ids),
+    "occurrences": graph.counts.occurrences,
+    "cooccurrences": graph.counts.cooccurrences,
+  }
+
+
+def _write_arrays(option: str, out: str | os.PathLike, arrays: dict[str, Any]) -> None:
+  """Write arrays and sparse matrices to an .npz file that an option names."""
   content = io.BytesIO()
-  np.savez_compressed(
-    content,
-    **matrices,
-    mids=np.array(graph.vocabulary.ids),
-    occurrences=graph.counts.occurrences,
-    method=np.array(graph.method),
-    threshold=np.array(threshold),
-    neighbour_weight=np.array(neighbour_weight),
-  )
+  np.savez_compressed(content, **pack_matrices(arrays))  # type: ignore[arg-type]
   out = pathlib.Path(out)
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, content.getvalue())
   except OSError as error:
     raise UserError(
-      f"--out {out}: cannot be written ({error.strerror}); name another file"
+      f"{option} {out}: cannot be written ({error.strerror}); name another file"
     ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,16 @@ def counts_at_hand(run: Run, store: ClipStore | None) -> Counts | None:
   if source == "store":
     return None if store is None else counts_of(run.config, run.vocabulary, store)
   path = data_path(run.config.data.root, source)
-  if not os.path.exists(path) or "propagation" in read_arrays(path):
+  if not os.path.exists(path) or _lacks_counts(run, read_arrays(path)):
     return None
   return counts_of(run.config, run.vocabulary, store)
+
+
+def _lacks_counts(run: Run, arrays: Mapping[str, Any]) -> bool:
+  """Return whether the file of `graph.source` is a graph without the counts that it names."""
+  counts_set = run.config.graph.counts_set
+  name = f"occurrences_{counts_set}" if counts_set else "occurrences"
+  return "propagation" in arrays and name not in arrays
 
 
 def weights_of(run: Run, label: AddedLabel, counts: Counts | None) -> tuple[np.ndarray, str]:
@@ -89,7 +97,7 @@ def _stored_counts(run: Run, label: AddedLabel) -> Counts | None:
   if graph.source == "store" or not os.path.exists(path):
     return None
   arrays = read_arrays(path)
-  if "propagation" in arrays or label.id not in arrays.get("mids", ()):
+  if _lacks_counts(run, arrays) or label.id not in arrays.get("mids", ()):
     return None
   both = Vocabulary((*run.vocabulary.ids, label.id), (*run.vocabulary.names, label.name))
   return load_counts(path, both, graph.counts_set or None)

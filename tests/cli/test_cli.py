@@ -313,6 +313,8 @@ MISTAKES = {
   MIXTURES + " --rate 1000000000": "--rate 1000000000: must be 1000 to 192000 Hz",
   GRAPH: "--counts",
   COUNTED + " --segments {segments}": "--segments",
+  COUNTED + " --counts-out {below}": "--counts-out",
+  COUNTED + " --counts-out {counts}": "--counts-out",
   GRAPH + " --counts {counts}": "counts.npz",
   GRAPH + " --counts {counts} --set half": "--set",
   GRAPH + " --counts {counts} --set full": "counts.npz",
@@ -480,6 +482,26 @@ def test_the_graph_of_counts_and_of_segments(shared, tmp_path):
     np.testing.assert_allclose(one["propagation"], expected["paper_balanced"], atol=1e-6)
     author = graph(tmp_path, "author.npz", *labels, *counted, "--method", "author")
     np.testing.assert_allclose(author["propagation"], expected["author_balanced"], atol=1e-6)
+
+
+def test_the_counts_of_several_lists(tmp_path, place):
+  one = write(tmp_path / "one.csv", SOUND_ROWS)
+  other = write(tmp_path / "other.csv", 'd, 0, 10, "/m/0,/m/1"\n')
+  counts, labels = tmp_path / "made" / "counts.npz", ["--vocabulary", place["labels"]]
+  listed = graph(tmp_path, "one.npz", *labels, "--segments", one, other, "--counts-out", counts)
+  first = graph(tmp_path, "two.npz", *labels, "--segments", one)
+  both = np.isin(np.arange(6), (0, 1))
+  np.testing.assert_array_equal(listed["occurrences"], first["occurrences"] + both)
+  pairs = np.outer(both, both) & ~np.eye(6, dtype=bool)
+  np.testing.assert_array_equal(listed["cooccurrences"], first["cooccurrences"] + pairs)
+  counted = graph(tmp_path, "three.npz", *labels, "--counts", counts)
+  assert counted.keys() == listed.keys()
+  for key in counted:
+    np.testing.assert_array_equal(counted[key], listed[key])
+  config = tiny_config(trained().parent, f"graph.source={counts}", "graph.method=author")
+  author = graph(tmp_path, "four.npz", *labels, "--counts", counts, "--method", "author")
+  made = new_run(config, open_store(config.data.store))
+  np.testing.assert_array_equal(made.propagation, author["propagation"])
 
 
 def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):

@@ -16,6 +16,7 @@ from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabulary
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.added_labels import NODE_SHARE, added_to
+from atgcn_jax.runs.added_weights import counts_at_hand
 from atgcn_jax.runs.calibrations import (
   DEFAULTS,
   Calibrations,
@@ -99,6 +100,17 @@ def test_counts_without_those_of_the_run_name_the_file(tagger, tmp_path):
   (tmp_path / "labels.yaml").write_text("Kettle: {clips: 9, counts: {Whistle: 3, Hum: 2}}")
   with pytest.raises(UserError, match=r"labels.yaml: label 'Kettle'.*`Kettle: 0.5 Whistle`"):
     tagger.with_labels(tmp_path / "labels.yaml")
+
+
+def test_a_graph_file_may_hold_the_counts(tagger, tmp_path):
+  path, pairs = tmp_path / "graph.npz", np.ones((6, 6), int) - np.eye(6, dtype=int)
+  config = tiny_config(trained().parent, f"graph.source={path}")
+  run = dataclasses.replace(tagger.run, config=config)
+  graph = {"mids": VOCABULARY.ids, "propagation": np.eye(6, dtype=np.float32)}
+  np.savez(path, **graph)
+  assert counts_at_hand(run, None) is None
+  np.savez(path, **graph, occurrences=np.full(6, 9), cooccurrences=pairs)
+  np.testing.assert_array_equal(counts_at_hand(run, None).cooccurrences, pairs)
 
 
 def test_the_file_of_the_page_adds_labels_to_those_of_audioset(tagger, tmp_path):
