@@ -25,10 +25,10 @@
 #
 # The data are those of the tests, in the folder ATGCN_SHARED (default: shared): golden/, bench/, data/weights/ and the small
 # files of data/audioset/ (6 MB with golden/), for part d data/audioset/vggish_features.tar.gz (53 MB) and data/esc10/ (41 MB).
-# If only so much can be carried at a time, run it twice:
+# Part d can run on its own, from a folder with less data:
 #
-#   ATGCN_SHARED=carried launch/gpu_check.sh --wheels wheels --minutes 9 --out out --work work            # with esc10
-#   ATGCN_SHARED=carried launch/gpu_check.sh --wheels wheels --minutes 3 --out out --work work --parts d  # with the features
+#   ATGCN_SHARED=DIR launch/gpu_check.sh --wheels wheels --minutes 9 --out out --work work            # with esc10
+#   ATGCN_SHARED=DIR launch/gpu_check.sh --wheels wheels --minutes 3 --out out --work work --parts d  # with the features
 
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"

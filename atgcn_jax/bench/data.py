@@ -30,7 +30,6 @@ from atgcn_jax.runtime.process_setup import cache_folder, peak_bytes
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import normalised_log_mel
 
-TWIN = "../shared/bench/h5_loader.py"
 ROUNDS, BATCHES = 5, 1000  # number of rounds, batches per round
 AUDIOSET = 2_041_789  # clips in AudioSet's training set
 
@@ -45,7 +44,7 @@ def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any
     clips: Number of clips in the store.
     batch: Clips per step, over all devices.
     twin: Script of the reference loader, which is run in turn. It takes `--file`, `--dataset` and
-      `--batch` and prints a line of JSON. By default `TWIN`, if it exists and torch is installed.
+      `--batch` and prints a line of JSON. By default there is none.
 
   Returns:
     Medians over the rounds: `clips_per_second`, `seconds_per_step`, `gather_clips_per_second` for
@@ -58,7 +57,8 @@ def bench_data(clips: int, batch: int, twin: str | None = None) -> dict[str, Any
     UserError: The twin cannot be run, or the store does not fit on the disk.
     WorkFailed: The twin fails.
   """
-  twin = checked_twin(twin)
+  if twin is not None:
+    check_twin(twin)
   with made_up_store(clips) as store:
     mesh = sharding.data_mesh()
     feed = host_feed(
@@ -190,22 +190,16 @@ def _write(path: pathlib.Path, clips: int) -> None:
   )
 
 
-def checked_twin(twin: str | None) -> str | None:
-  """Return the script to run, or None if the default script or torch is missing.
+def check_twin(twin: str) -> None:
+  """Check that the script of a reference loader can be run.
 
   Raises:
-    UserError: A script was named and cannot be run.
+    UserError: It cannot.
   """
-  named, twin = twin is not None, twin or TWIN
-  for missing, why in (
-    (not pathlib.Path(twin).is_file(), "no such file; name the script of the reference loader"),
-    (importlib.util.find_spec("torch") is None, "needs torch; install it or leave --twin out"),
-  ):
-    if missing and named:
-      raise UserError(f"--twin {twin}: {why}")
-    if missing:
-      return None
-  return twin
+  if not pathlib.Path(twin).is_file():
+    raise UserError(f"--twin {twin}: no such file; name the script of the reference loader")
+  if importlib.util.find_spec("torch") is None:
+    raise UserError(f"--twin {twin}: needs torch; install it or leave --twin out")
 
 
 def memory_now(name: str) -> int:

@@ -47,12 +47,13 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
   elif what in ("metrics", "frontend"):
     from atgcn_jax.bench import host as bench_host
 
-    side = "reference" if options.reference else "bench"
+    reference = options.reference
     if what == "metrics":
-      result = getattr(bench_host, f"{side}_metrics")(20371, 527, options.steps)
+      metrics = bench_host.reference_metrics if reference else bench_host.bench_metrics
+      result = metrics(20371, 527, options.steps)
     else:
-      bench_of = getattr(bench_host, f"{side}_frontend")
-      result = bench_of(options.frontend, options.batch, options.steps)
+      log_mels = bench_host.reference_frontend if reference else bench_host.bench_frontend
+      result = log_mels(options.frontend, options.batch, options.steps)
   elif what == "graph":
     from atgcn_jax.bench.graph import bench_graph
 
@@ -77,7 +78,9 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
   else:
     from atgcn_jax.bench.peers import compare_with_peers, peer_table
 
-    result = compare_with_peers(options.twin or "../shared/bench/torch_cnn10.py", options.steps)
+    if not options.twin:
+      raise UserError("--twin: compare needs the script of the PyTorch side; name it")
+    result = compare_with_peers(options.twin, options.steps)
     return result, peer_table(result)
   return result, _lines(result)
 

@@ -128,7 +128,6 @@ def _add_detect(verb: AddVerb) -> None:
     "--collar",
     metavar="SECONDS",
     type=float,
-    default=0.2,
     help="with --score, how far the onset of a detection may be from that of the event (default: "
     "0.2)",
   )
@@ -179,6 +178,9 @@ def _tag(options) -> int:
 def _detect(options) -> int:
   if options.json and not options.score:
     raise UserError("--json: only valid with --score; for detections use --format jsonl")
+  if options.collar is not None and not options.score:
+    raise UserError("--collar: only valid with --score; add it or leave this out")
+  from atgcn_jax.serving.detection_scores import COLLAR_SECONDS
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.detect_files import detect_files
 
@@ -196,7 +198,7 @@ def _detect(options) -> int:
     min_seconds=options.min_seconds,
     hop_seconds=options.hop_seconds,
     tables=options.score,
-    collar=options.collar,
+    collar=COLLAR_SECONDS if options.collar is None else options.collar,
     as_json=options.json,
   )
   name_outputs(options)

@@ -12,7 +12,7 @@ TFDS_HELP = """
 To train on the dataset, pass --config.data.store=OUT/audioset_tfds/NAME/1.0.0 to `atgcn train`.
 
 --audio needs Apache Beam, which must be installed in an environment of its own:
-  python -m venv beam && beam/bin/pip install 'atgcn_jax[beam]'
+  python -m venv beam && beam/bin/pip install '.[beam]'
 Examples of --beam-pipeline-options:
   direct_running_mode=multi_processing,direct_num_workers=8             8 processes on this machine
   runner=DataflowRunner,project=…,region=…,temp_location=gs://…,sdk_container_image=…

@@ -88,7 +88,7 @@ def write_graph(
 
   The .npz file has `propagation` float32[K, K], `mids`, `occurrences`, `cooccurrences`, `method`,
   `threshold` and `neighbour_weight`. For a large vocabulary, the matrices are sparse
-  (`labels.sparse.packed`).
+  (`labels.sparse.pack_matrices`).
 
   Raises:
     UserError: If the file cannot be written.

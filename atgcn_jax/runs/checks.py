@@ -30,10 +30,8 @@ def check_config(config) -> None:
     UserError: If a setting is invalid. The message names the key and the valid values.
   """
   check_values(config)
-  clips = augment.clips_per_example(augment.Augmentation(**config.augment))
   devices = jax.device_count()
   for key, size in (
-    ("data.batch_size", config.data.batch_size * clips),
     ("data.batch_size", config.data.batch_size),
     ("evaluation.batch_size", config.evaluation.batch_size),
   ):

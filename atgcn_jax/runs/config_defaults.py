@@ -68,8 +68,8 @@ DEFAULTS: dict[str, Any] = {
     "ontology_targets": False,
     # Share of all labels of clips that are removed at random before training (a study of noise).
     "forgotten_positives": 0.0,
-    # Front end. Only used by `import-torch`; empty stands for `talnet`. If set, the store must have
-    # the same front end.
+    # Front end of imported weights; empty stands for `talnet`. If set, the store of a training must
+    # have the same front end.
     "frontend": "",
     "train_folds": ("train",),  # Names of the folds to train on.
     "validation_folds": ("validation",),  # Names of the folds to validate on.

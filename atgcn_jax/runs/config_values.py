@@ -93,7 +93,9 @@ def check_values(config) -> None:
 def kind_of(key: str, default: Any) -> tuple[str, Callable[[Any], bool]]:
   """Return what the value of a key must be, and a function that returns whether a value is that."""
   if isinstance(default, tuple):
-    item, fits = ("numbers above 0", _is_count) if key.endswith("_units") else ("texts", _is_text)
+    item, fits = (
+      ("integers of at least 1", _is_count) if key.endswith("_units") else ("texts", _is_text)
+    )
     least = 1 if key == "data.train_folds" else 0
     name = f"a tuple of {item}" + (", at least one" if least else "")
     return name, lambda x: isinstance(x, tuple) and len(x) >= least and all(map(fits, x))

@@ -24,7 +24,7 @@ from atgcn_jax.training.checkpoint import report_write_failures
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-TELL_EVERY = 60  # seconds between two progress lines
+PROGRESS_SECONDS = 60  # seconds between two progress lines
 FLUSH_SECONDS = 30  # between two flushes of the TensorBoard file, which may be on slow storage
 
 
@@ -111,11 +111,11 @@ class RunLog:
     """Exclude the time since the last step, such as an evaluation, from the rate of the bar."""
     self._bar.unpause()
 
-  def is_time_to_tell(self) -> bool:
+  def progress_is_due(self) -> bool:
     """Return whether a progress line is due, which is once a minute."""
-    return not self.title and time.monotonic() - self._last_line >= TELL_EVERY
+    return not self.title and time.monotonic() - self._last_line >= PROGRESS_SECONDS
 
-  def tell(self, step: int, loss: float, pace: Mapping[str, float]) -> None:
+  def report_progress(self, step: int, loss: float, pace: Mapping[str, float]) -> None:
     """Print a progress line.
 
     Args:
@@ -177,7 +177,7 @@ class NoLog(RunLog):
   def stepped(self, step: int) -> None:
     """Do nothing."""
 
-  def is_time_to_tell(self) -> bool:
+  def progress_is_due(self) -> bool:
     """Return False."""
     return False
 

@@ -157,8 +157,8 @@ class Telemetry:
       self._restart_pace(step)  # this step began before, so its times do not count either
     else:
       self._since_record.add_own(self._busy, self._waited)
-    if step > self._since_line.step and self.log.is_time_to_tell():
-      self.log.tell(step, float(before["loss"]), self._since_line.figures(step))
+    if step > self._since_line.step and self.log.progress_is_due():
+      self.log.report_progress(step, float(before["loss"]), self._since_line.figures(step))
       if lag := self._since_line.laggard(self._hosts):
         self.log.say(lag)
       self._since_line.restart(step)

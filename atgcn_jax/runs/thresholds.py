@@ -116,7 +116,7 @@ def tune(
     min_precision: The least precision on the validation clips, 0 to 1.
 
   Returns:
-    `step`, `split`, `clips`, `mean_f1` over the labels that a clip has, and `labels`, which maps
+    `step`, `split`, `clips`, `mean_f1` over the labels with a threshold, and `labels`, which maps
     label ids to `name`, `positives`, `threshold` and `f1`. The last two are None for labels
     without a threshold.
 

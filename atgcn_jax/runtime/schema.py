@@ -41,8 +41,6 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
     return value
   if origin in (types.UnionType, typing.Union):
     return _of_union(value, typing.get_args(kind), where)
-  if origin is typing.NotRequired:
-    return _checked(value, typing.get_args(kind)[0], where)
   if origin is list and isinstance(value, list):
     (part,) = typing.get_args(kind)
     return [_checked(item, part, f"{where}[{k}]") for k, item in enumerate(value)]

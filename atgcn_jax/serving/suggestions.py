@@ -122,7 +122,8 @@ def suggest_files(
       values.append(np.concatenate(outcome.value))
 
     bad = each_outcome("suggest", outcomes(sounds, True), bad, use)
-    _report(tagger, names, np.stack(values), top, as_json)
+    both = np.stack(values)
+    _report(tagger, names, both, suggestions(both[:, :K], both[:, K:], top), as_json)
     return bad
   options = {"--strict": tagger.strict} | tagger.identity()
   with output_of("suggest", "--csv", csv_file, options, sounds) as part:
@@ -136,7 +137,7 @@ def suggest_files(
     with whole_file(path_of(csv_file)) as file:
       file.write(csv_bytes([CSV_COLUMNS, *rows]))
   if as_json:
-    _report(tagger, names, both, top, as_json)
+    _report(tagger, names, both, found, as_json)
   return bad
 
 
@@ -174,12 +175,16 @@ def without_labelled(sounds: Sequence[str], given: Sequence[str], labels: str) -
 
 
 def _report(
-  tagger: Tagger, names: Sequence[str], both: np.ndarray, top: int, as_json: bool
+  tagger: Tagger,
+  names: Sequence[str],
+  both: np.ndarray,
+  found: Sequence[Suggestion],
+  as_json: bool,
 ) -> None:
-  """Print the suggestions among files with scores and embeddings float32[N, K + C]."""
+  """Print suggestions among files with scores and embeddings float32[N, K + C]."""
   K = len(tagger.vocabulary)
   chosen_tags = tagger.choice(SHOWN_TAGS)
-  for one in suggestions(both[:, :K], both[:, K:], top):
+  for one in found:
     name, tags = names[one.position], chosen_tags(both[one.position, :K])
     say(_json(name, one, tags) if as_json else _line(name, one, tags))
 

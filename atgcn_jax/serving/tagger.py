@@ -274,7 +274,14 @@ class Tagger(SoundScorer):
       raise ValueError("explain takes one sound, got a list; call it for each sound")
     k = find_label(self.vocabulary, label, "--explain")
     source = rereadable(source)  # it is read up to three times
-    scores, line = self.scores(source, rate), self.timeline(source, rate)
+    scores = self.scores(source, rate)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", SoundWarning)  # the first reading has warned
+      return self._explanation(source, rate, k, scores)
+
+  def _explanation(self, source: Any, rate: int | None, k: int, scores: np.ndarray) -> Explanation:
+    """Return the explanation of the score of label k."""
+    line = self.timeline(source, rate)
     names, known = self.vocabulary.names, len(self.run.vocabulary)
     log_odds, bias, values = None, 0.0, {}
     if k >= known:

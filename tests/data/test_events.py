@@ -165,7 +165,7 @@ def test_clips_of_a_table(tmp_path):
   assert listing.label_indices.tolist() == [0, 1]
   assert listing.absent == [("gone.wav", "not there")]
   (remark,) = listing.remarks
-  assert remark.startswith(f"{table}: line 5: an event starts after the end of its sound; 1 such")
+  assert remark.startswith(f"{table}, line 5: an event starts after the end of its sound; 1 such")
 
 
 def test_tables_that_cannot_be_used(tmp_path):

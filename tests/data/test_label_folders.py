@@ -133,7 +133,7 @@ def test_fsd50k(tmp_path):
   assert store.folds.tolist() == ["train", "validation", "test"]
   assert [label_ids(store, i) for i in range(3)] == [{*KNOWN.ids}, {"/m/dog"}, {"/m/rain"}]
   (tables / "dev.csv").write_text("fname,labels,mids,split\n1,Dog,/m/dog,tarin\n")
-  with pytest.raises(UserError, match=r"dev\.csv: line 2: split 'tarin' is neither train nor val"):
+  with pytest.raises(UserError, match=r"dev\.csv, line 2: split 'tarin' is neither train nor val"):
     list_fsd50k(tmp_path, small_store.FRONTEND)
   (tables / "eval.csv").unlink()
   (tables / "dev.csv").write_text("fname,labels,mids,split\n1,Dog,/m/dog,train\n")

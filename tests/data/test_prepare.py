@@ -189,7 +189,7 @@ BAD = {
     "gone.wav: no such file",
     "none",
   ),
-  "a folder for a sound": (write_labels(("", 1, "/m/a")), "labels.csv: line 2", "filename"),
+  "a folder for a sound": (write_labels(("", 1, "/m/a")), "labels.csv, line 2", "filename"),
   "foreign label": (write_labels((FIRST, 1, "/m/a,/m/y")), "labels.csv: ton 00", "'/m/y'"),
   "no label at all": (
     lambda folder: (
@@ -212,9 +212,9 @@ BAD = {
     "labels.csv: no column fold, positive_labels",
     "first line",
   ),
-  "short row": (write_labels((FIRST, "1")), "labels.csv: line 2", "a field per column"),
-  "ids not quoted": (write_labels((FIRST, "1", "/m/a", "/m/b")), "labels.csv: line 2", "quote"),
-  "open quote": (write_labels(("a.wav\nb.wav", 1, "/m/a")), "labels.csv: line 3", "quote"),
+  "short row": (write_labels((FIRST, "1")), "labels.csv, line 2", "a field per column"),
+  "ids not quoted": (write_labels((FIRST, "1", "/m/a", "/m/b")), "labels.csv, line 2", "quote"),
+  "open quote": (write_labels(("a.wav\nb.wav", 1, "/m/a")), "labels.csv, line 3", "quote"),
   "not text": (lambda f: (f / "labels.csv").write_bytes(b"\xff\xfe\0" * 9), "labels.csv", "CSV"),
 }
 

@@ -148,7 +148,10 @@ def test_odd_values_of_every_number_are_refused_by_name(kind, value):
     (["deterministic=2"], "deterministic must be True or False, got 2"),
     (["data.train_folds=()"], "data.train_folds must be a tuple of texts, at least one, got ()"),
     (["data.test_folds=(1,)"], "data.test_folds must be a tuple of texts, got (1,)"),
-    (["model.clip_units=(0,)"], "model.clip_units must be a tuple of numbers above 0, got (0,)"),
+    (
+      ["model.clip_units=(0,)"],
+      "model.clip_units must be a tuple of integers of at least 1, got (0,)",
+    ),
     (["optim.steps"], "--config.optim.steps: has no value; write --config.optim.steps=VALUE"),
     (["graph.threshold=1.5"], "graph.threshold must be from 0 to 1, got 1.5"),
   ],

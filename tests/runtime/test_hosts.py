@@ -129,7 +129,7 @@ from atgcn_jax import cli
 from atgcn_jax.runs import log
 from atgcn_jax.training import sharding
 
-log.TELL_EVERY = 3
+log.PROGRESS_SECONDS = 3
 place, wait = sharding.place, float(sys.argv.pop(1))
 
 def placed(*arguments):

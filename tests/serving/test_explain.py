@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from runs_support import saved, trained, wav, waveforms
 from scipy.special import logit
 
 from atgcn_jax import cli
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import SoundWarning, UserError
 from atgcn_jax.serving.explain import vector_parts
 from atgcn_jax.serving.tagger import Tagger
 
@@ -43,6 +44,14 @@ def test_the_log_odds_of_the_prior_are_a_part(tagger):
   assert after[0] == before[0]
   np.testing.assert_array_equal(after[1], before[1])
   assert after[2] - before[2] == pytest.approx(np.log(1 / 9))
+
+
+def test_a_sound_warns_once(tagger):
+  silence = np.zeros(len(waveforms(1, 9)[0][0]), np.float32)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    tagger.explain(silence, "Hum")
+  assert [one.category for one in caught] == [SoundWarning]
 
 
 def test_an_estimate_is_split_into_its_weighted_sum(tagger, tmp_path):

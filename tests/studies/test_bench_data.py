@@ -61,21 +61,20 @@ def test_data_with_a_twin(tmp_path, monkeypatch, capsys):
   assert not left_behind(tmp_path)
 
 
-def test_data_without_a_twin(monkeypatch, tmp_path):
-  monkeypatch.setattr(bench_data, "TWIN", "nowhere.py")
+def test_data_without_a_twin():
   result = bench_data.bench_data(48, 8)
   assert result["ratio"] is None
   assert result["twin_clips_per_second"] is None
 
 
-def test_a_named_twin_must_exist(monkeypatch, tmp_path):
+def test_a_twin_must_exist(monkeypatch, tmp_path):
   with pytest.raises(UserError, match="no such file"):
-    bench_data.checked_twin(str(tmp_path / "twin.py"))
+    bench_data.check_twin(str(tmp_path / "twin.py"))
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   script = tmp_path / "twin.py"
   script.write_text(TWIN)
   with pytest.raises(UserError, match="needs torch"):
-    bench_data.checked_twin(str(script))
+    bench_data.check_twin(str(script))
 
 
 def test_the_store_is_random_and_temporary(tmp_path):

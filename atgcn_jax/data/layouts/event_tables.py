@@ -81,7 +81,7 @@ def _track(path: str | os.PathLike, file: str) -> Iterator[Event]:
   for number, line in enumerate(text_lines(path), 1):
     if line.strip() and not line.startswith("\\"):
       fields = [*line.rstrip("\r\n").split("\t", 2), "", ""]
-      yield _event(file, fields[:3], "", "", f"{path}: line {number}")
+      yield _event(file, fields[:3], "", "", f"{path}, line {number}")
 
 
 def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
@@ -101,7 +101,7 @@ def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
     raise UserError(f"--split-by {group}: {path} has no such column; name one of its columns")
   seen = set()
   for line, row in rows:
-    where = f"{path}: line {line}"
+    where = f"{path}, line {line}"
     if None in row or None in row.values():
       raise UserError(f"{where}: not as many fields as the first line; quote texts with separators")
     name = row[used["file"]] if used["file"] else file

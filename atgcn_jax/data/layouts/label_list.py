@@ -132,7 +132,7 @@ def read_label_list(
       if now != then:
         where = f"line {lines[position]} ({first.filename})"
         raise UserError(
-          f"{path}: line {line}: {name} is in {what} {now}, but in {what} {then} in {where}; "
+          f"{path}, line {line}: {name} is in {what} {now}, but in {what} {then} in {where}; "
           "keep one of the rows"
         )
     first.labels.extend(label for label in labels if label not in first.labels)
@@ -171,7 +171,7 @@ def _rows(path: str | os.PathLike, folds: bool, group: str) -> Iterator[tuple[in
     others = [name for name in columns if name and name not in (*hot, *known)]
     warnings.warn(_hot_remark(path, hot, others), stacklevel=4)
   for line, row in rows:
-    where = f"{path}: line {line}"
+    where = f"{path}, line {line}"
     name, fold, of_group = row["filename"], row["fold"] if folds else "", row.get(group, "")
     if None in row or None in (row[column] for column in (*needed, *hot)) or "\n" in name:
       raise UserError(f"{where}: not {FORM}; write a field per column and quote the label ids")

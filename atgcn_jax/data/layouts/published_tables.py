@@ -41,10 +41,10 @@ def list_fsd50k(audio: str | os.PathLike, settings: Frontend) -> Listing:
       for line, row in _rows(path, columns, "FSD50K"):
         split = row.get("split", "")
         if part == "dev" and split not in FSD50K_FOLDS:
-          raise UserError(f"{path}: line {line}: split {split!r} is neither train nor val; fix it")
+          raise UserError(f"{path}, line {line}: split {split!r} is neither train nor val; fix it")
         name = f"FSD50K.{part}_audio/{row['fname']}.wav"
         labels = row["mids"].split(",")
-        yield Row(name, FSD50K_FOLDS.get(split, "test"), name, labels, f"{path}: line {line}")
+        yield Row(name, FSD50K_FOLDS.get(split, "test"), name, labels, f"{path}, line {line}")
 
   vocabulary = _fsd50k_vocabulary(os.path.join(tables, "vocabulary.csv"))
   return make_listing(rows(), vocabulary, functools.partial(load_file, root, settings), root)
@@ -71,7 +71,7 @@ def list_urbansound8k(audio: str | os.PathLike, settings: Frontend) -> Listing:
   def rows() -> Iterator[Row]:
     for line, row in _rows(path, columns, "UrbanSound8K"):
       name = f"audio/fold{row['fold']}/{row['slice_file_name']}"
-      yield Row(name, row["fold"], name, [row["class"]], f"{path}: line {line}")
+      yield Row(name, row["fold"], name, [row["class"]], f"{path}, line {line}")
 
   return make_listing(rows(), None, functools.partial(load_file, root, settings), root)
 
@@ -87,7 +87,7 @@ def _rows(
     raise UserError(f"{path}: no column {', '.join(missing)}; use the original of {data_set}")
   for line, row in table.rows:
     if not all(row[name] for name in columns):
-      raise UserError(f"{path}: line {line}: a field is empty; use the original of {data_set}")
+      raise UserError(f"{path}, line {line}: a field is empty; use the original of {data_set}")
     yield line, row
 
 

@@ -27,7 +27,7 @@ def flags_of(findings: Iterable[Finding] | None) -> int:
 
 
 def missing_of(findings: Iterable[Finding] | None) -> float:
-  """Return the missing length of a sound in seconds, NaN if it is unknown."""
+  """Return the missing length of a sound in seconds: NaN if it is unknown, 0 without findings."""
   return sum(one.seconds for one in findings or () if one.kind == INCOMPLETE)
 
 

@@ -48,6 +48,7 @@ def write_store(
 
   Raises:
     UserError: If the file cannot be written.
+    ValueError: If the numbers of log-mels and of clips differ.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -85,7 +86,7 @@ def write_store(
 def report_store_write_failures(
   path: str | os.PathLike, fix: str = "free space or choose another --out"
 ) -> Iterator[None]:
-  """Return a context manager that turns an OSError into a UserError about the store at `path`.
+  """Turn an OSError in the context into a UserError about the store at `path`.
 
   Args:
     path: Path of the store, for the message.

@@ -1,1 +1,1 @@
-"""Faster forms of the convolutions of CNN10 for CPUs and TPUs."""
+"""Faster forms of the convolutions of CNN10 and MobileNetV3, for CPUs and TPUs."""
