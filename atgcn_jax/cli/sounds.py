@@ -180,9 +180,9 @@ def _detect(options) -> int:
     raise UserError("--json: only valid with --score; for detections use --format jsonl")
   if options.collar is not None and not options.score:
     raise UserError("--collar: only valid with --score; add it or leave this out")
-  from atgcn_jax.serving.detection_scores import COLLAR_SECONDS
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.detect_files import detect_files
+  from atgcn_jax.serving.detection_scores import COLLAR_SECONDS
 
   keep_compiled_programs()
   tagger = tagger_of(options)
