@@ -62,7 +62,7 @@ def run(options: Any) -> tuple[dict[str, Any], str]:
         f"--labels {options.labels}: must be at least {EDGES + 1} for graph, whose labels have "
         f"{EDGES} edges each"
       )
-    result = bench_graph(options.labels, EDGES, options.steps)
+    result = bench_graph(options.labels, EDGES, options.steps, options.hubs)
   elif what == "counts":
     from atgcn_jax.bench.graph import bench_counts
 

@@ -185,6 +185,11 @@ def _add_bench(verb: AddVerb) -> None:
     help="number of labels for graph and counts (default: 10000)",
   )
   bench.add_argument(
+    "--hubs",
+    action="store_true",
+    help="for graph, give few labels very many edges instead of the same number to each",
+  )
+  bench.add_argument(
     "--reference",
     action="store_true",
     help="for metrics and frontend, measure scikit-learn or librosa instead of this package",

@@ -30,6 +30,8 @@ def check_config(config) -> None:
     UserError: If a setting is invalid. The message names the key and the valid values.
   """
   check_values(config)
+  if config.model.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
+    raise UserError("model.dtype: float64 needs the environment variable JAX_ENABLE_X64=1")
   devices = jax.device_count()
   for key, size in (
     ("data.batch_size", config.data.batch_size),

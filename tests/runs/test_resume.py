@@ -403,6 +403,7 @@ def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):
     ("model.head=tree", "model.head"),
     ("model.encoder=cnn99", "model.encoder"),
     ("model.dtype=int8", "model.dtype"),
+    ("model.dtype=float64", "JAX_ENABLE_X64"),
     ("data.train_folds=('x',)", "data.train_folds"),
     ("data.store=missing.h5", "missing.h5"),
     ("graph.source=missing.npz", "missing.npz"),
