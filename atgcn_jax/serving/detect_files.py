@@ -13,7 +13,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.whole_files import csv_bytes, write_whole
+from atgcn_jax.runtime.whole_files import csv_bytes, write_output
 from atgcn_jax.serving.detection_scores import (
   COLLAR_SECONDS,
   Reference,
@@ -114,9 +114,9 @@ def detect_files(
   bad = each_outcome("detect", outcomes, bad, use)
   if out is not None and kind == "csv":
     all_rows = [row for file, found in parts for row in as_table(found, kind, file, highest)]
-    write_output(path_of(out), csv_bytes([CSV_COLUMNS, *all_rows]))
+    write_output(out, csv_bytes([CSV_COLUMNS, *all_rows]))
   elif out is not None and kind == "jsonl":
-    write_output(path_of(out), "".join(as_json_lines(f, name) for name, f in parts).encode())
+    write_output(out, "".join(as_json_lines(f, name) for name, f in parts).encode())
   if reference is not None:
     for line in reference.remarks():
       print(f"atgcn detect: --score: {line}", file=sys.stderr)
@@ -179,17 +179,3 @@ def targets_of(
       raise UserError(f"--out {out}: {target} is one of the tables of --score; name another folder")
     targets[sound] = target
   return targets
-
-
-def write_output(path: str | os.PathLike, content: bytes, option: str = "--out") -> None:
-  """Write a complete output file, which an option named.
-
-  Raises:
-    UserError: It cannot be written.
-  """
-  try:
-    write_whole(path_of(path), content)
-  except OSError as error:
-    raise UserError(
-      f"{option} {path}: cannot be written ({error.strerror or error}); name another place"
-    ) from error
