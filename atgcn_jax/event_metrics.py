@@ -99,12 +99,13 @@ def event_counts(
     with_offset: Whether offsets must match too.
     share_of_length: See above.
   """
+  starts, ends = np.array(found, np.float64).reshape(-1, 2).T
   pairs = np.zeros((len(reference), len(found)), bool)
-  for i, (onset, offset) in enumerate(reference):
-    most = max(collar, share_of_length * (offset - onset)) + TOLERANCE
-    for j, (start, end) in enumerate(found):
-      fits = abs(start - onset) <= collar + TOLERANCE
-      pairs[i, j] = fits and (not with_offset or abs(end - offset) <= most)
+  for row, (onset, offset) in zip(pairs, reference):
+    row[:] = np.abs(starts - onset) <= collar + TOLERANCE
+    if with_offset:
+      most = max(collar, share_of_length * (offset - onset)) + TOLERANCE
+      row &= np.abs(ends - offset) <= most
   matched = 0
   if pairs.any():
     partners = maximum_bipartite_matching(csr_array(pairs.astype(np.int8)), perm_type="column")

@@ -112,7 +112,12 @@ def _blocks(
       if resampler is None:
         channels, rate = len(frame.layout.channels), frame.sample_rate
         resampler = av.AudioResampler("flt", frame.layout, rate)
-      for piece in resampler.resample(frame):
+      try:
+        pieces = resampler.resample(frame)
+      except (av.FFmpegError, ValueError) as error:  # the channels or the rate change
+        faults.append(error)
+        continue
+      for piece in pieces:
         yield piece.to_ndarray().reshape(-1, channels), rate
   if resampler is not None:
     for piece in resampler.resample(None):

@@ -17,7 +17,7 @@ from atgcn_jax.runtime.whole_files import check_regular
 class Kind(enum.Enum):
   """What an option names."""
 
-  FILE = "a file in a folder that exists"
+  FILE = "a file in a folder that exists, or in a bucket"
   MADE = "a file, whose folder is made if needed"
   FOLDER = "a folder that may hold other files"
   OWN = "a folder that may hold no input, because its files are replaced"
@@ -38,11 +38,13 @@ OUTPUTS = {
   "export": {"out": Kind.OWN},
   "data-card": {"out": Kind.FOLDER},
   "metadata": {"out": Kind.FOLDER},
+  "reproduce": {"out": Kind.FOLDER},
 }
 # The attributes that name inputs, in all of these verbs.
 INPUTS = (
   *("files", "clips", "store", "embeddings", "score", "add_labels", "workdir"),
   *("audio", "labels", "vocabulary", "ontology", "normaliser", "counts", "segments", "ratings"),
+  "configs",
 )
 FOLDER_FORMATS = ("raven", "audacity")  # of detect: a file per sound
 READ_WHOLE = ("store", "score")  # every file of such a folder is read, not only sounds
@@ -72,9 +74,12 @@ def check_outputs(options: argparse.Namespace) -> None:
   """
   others = list(_named(options, INPUTS))
   for attribute, kind in OUTPUTS.get(options.verb, {}).items():
+    on_disk = kind is not Kind.FILE
     if getattr(options, "format", None) in FOLDER_FORMATS:
       kind = Kind.FOLDER
     for output in _named(options, (attribute,)):
+      if on_disk and in_bucket(output.path):
+        raise UserError(f"{output}: is in a bucket; name a path on a disk")
       for other in others:
         _check_apart(output, kind, other)
       others.append(output)

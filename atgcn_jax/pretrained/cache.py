@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -25,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from atgcn_jax import __version__
-from atgcn_jax.data.audioset_files import is_web_address
+from atgcn_jax.data.audioset_files import digest_of, is_web_address
 from atgcn_jax.data.download import download
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.pretrained.catalogue import Pretrained, find_model
@@ -208,7 +207,7 @@ def _write(
     "source": model.source,
     "licence": model.licence,
     "url": model.url(),
-    "sha256": _digest(path, "sha256"),
+    "sha256": digest_of(path, "sha256").hex(),
     "bytes": path.stat().st_size,
     "version": __version__,
   }
@@ -239,9 +238,9 @@ def _fetched(
       f"{error}; --mirror also takes a folder with {model.file}, and `atgcn import-torch` any file"
     ) from error
   found = "as published" if model.checksum else "no checksum is published to compare it with"
+  sha256 = digest_of(path, "sha256").hex()
   tqdm.write(
-    f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {_digest(path, 'sha256')} "
-    f"({found})",
+    f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {sha256} ({found})",
     file=sys.stderr,
   )
   return path
@@ -281,7 +280,7 @@ def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | N
   """
   if model.checksum:
     algorithm, _, expected = model.checksum.partition(":")
-    found = _digest(path, algorithm)
+    found = digest_of(path, algorithm).hex()
     kind = "SHA-256" if algorithm == "sha256" else algorithm.upper()
     return "" if found == expected else f"has the {kind} {found}, not {expected}"
   from atgcn_jax.interop.torch_files import read_tensors
@@ -291,8 +290,3 @@ def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | N
   except UserError as error:
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]
   return ""
-
-
-def _digest(path: pathlib.Path, algorithm: str) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, algorithm).hexdigest()

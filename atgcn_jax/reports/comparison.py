@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
 from atgcn_jax.reports.comparison_plot import draw_comparison
 from atgcn_jax.reports.figure_style import short
 from atgcn_jax.runs.compare import Comparison, changes_of, most_changed
 from atgcn_jax.runs.log import finite_or_none
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.whole_files import write_whole
+from atgcn_jax.runtime.whole_files import write_output
 
 LISTED = 10  # number of listed labels with gains, and with losses
 METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'"}
@@ -41,16 +40,10 @@ def write_comparison(out: str | os.PathLike, comparison: Comparison) -> list[str
     "compare.md": comparison_markdown(comparison).encode(),
     "compare.png": draw_comparison(comparison),
   }
-  folder = path_of(out)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-      write_whole(folder / name, content)
-  except OSError as error:
-    raise UserError(
-      f"--out {out}: cannot be written ({error.strerror}); name another folder"
-    ) from error
-  return [str(folder / name) for name in contents]
+  paths = [str(path_of(out) / name) for name in contents]
+  for path, content in zip(paths, contents.values()):
+    write_output(path, content)
+  return paths
 
 
 def as_csv(comparison: Comparison) -> str:

@@ -8,8 +8,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from atgcn_jax.errors import UserError
-from atgcn_jax.runtime.whole_files import write_whole
+from atgcn_jax.runtime.whole_files import write_output
 
 
 def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
@@ -27,17 +26,9 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
     f"{stem}-card.json": json.dumps(card, indent=2, ensure_ascii=False) + "\n",
     f"{stem}-card.md": card_markdown(card),
   }
-  paths = []
-  for name, text in texts.items():
-    path = pathlib.Path(out) / name
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      write_whole(path, text.encode())
-    except OSError as error:
-      raise UserError(
-        f"--out {out}: {name} cannot be written ({error.strerror}); name another folder"
-      ) from error
-    paths.append(str(path))
+  paths = [str(pathlib.Path(out) / name) for name in texts]
+  for path, text in zip(paths, texts.values()):
+    write_output(path, text.encode())
   return paths
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -12,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import Counts, count_labels, left_out, load_counts, read_segments
 from atgcn_jax.labels.ontology import read_ontology, top_categories
 from atgcn_jax.labels.sparse import Matrix, pack_matrices
 from atgcn_jax.labels.summary import Summary, graph_row, summary_of
 from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
 from atgcn_jax.runs.label_graph import propagation_of
-from atgcn_jax.runtime.whole_files import write_whole
+from atgcn_jax.runtime.whole_files import write_output
 
 LISTED = 12  # maximum number of listed labels without a neighbour
 PAIRS = 10  # maximum number of listed pairs
@@ -130,14 +128,7 @@ def _write_arrays(option: str, out: str | os.PathLike, arrays: dict[str, Any]) -
   """Write arrays and sparse matrices to an .npz file that an option names."""
   content = io.BytesIO()
   np.savez_compressed(content, **pack_matrices(arrays))  # type: ignore[arg-type]
-  out = pathlib.Path(out)
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, content.getvalue())
-  except OSError as error:
-    raise UserError(
-      f"{option} {out}: cannot be written ({error.strerror}); name another file"
-    ) from error
+  write_output(out, content.getvalue(), option)
 
 
 def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.PathLike) -> None:
@@ -161,13 +152,7 @@ def plot(graph: LabelGraph, label: int | None, ontology: str, path: str | os.Pat
   if label is None:
     label = int(np.argmax(graph.summary.in_degree + graph.summary.out_degree))
   names = graph.vocabulary.names
-  try:
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    draw_graph(graph.propagation, names, graph.summary, label, path, categories)
-  except OSError as error:
-    raise UserError(
-      f"--plot {path}: cannot be written ({error.strerror}); name another file"
-    ) from error
+  draw_graph(graph.propagation, names, graph.summary, label, path, categories)
 
 
 def graph_text(graph: LabelGraph) -> str:

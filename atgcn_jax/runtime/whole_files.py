@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from atgcn_jax.errors import UserError, WorkFailed, reason
-from atgcn_jax.runtime.buckets import in_bucket
+from atgcn_jax.runtime.buckets import in_bucket, path_of
 
 NAME_LENGTH = 40  # characters of the name in that of a temporary file, whose length is limited
 
@@ -90,6 +90,28 @@ def write_result(path: pathlib.Path, content: bytes) -> None:
   except OSError as error:
     text = f"{path}: cannot be written ({reason(error)})"
     raise WorkFailed(f"{text}; free space and repeat the command") from error
+
+
+def write_output(path: str | os.PathLike, content: bytes, option: str = "--out") -> None:
+  """Write an output file that an option names, and on a disk the folders above it.
+
+  Args:
+    path: Path of the file, also in a bucket.
+    content: Its content.
+    option: The option, for the message.
+
+  Raises:
+    UserError: If the file cannot be written.
+  """
+  try:
+    place = path_of(path)
+    if not in_bucket(path):
+      place.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(place, content)
+  except OSError as error:
+    raise UserError(
+      f"{option} {path}: cannot be written ({reason(error)}); name another place"
+    ) from error
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:

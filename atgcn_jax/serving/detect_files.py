@@ -9,11 +9,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-
 from atgcn_jax.errors import UserError
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.whole_files import csv_bytes, write_whole
+from atgcn_jax.runtime.whole_files import csv_bytes, write_output
 from atgcn_jax.serving.detection_scores import (
   COLLAR_SECONDS,
   Reference,
@@ -23,19 +21,20 @@ from atgcn_jax.serving.detection_scores import (
 )
 from atgcn_jax.serving.detections import (
   CSV_COLUMNS,
-  RAVEN_COLUMNS,
+  FORMATS,
   Detection,
-  Rules,
+  as_file,
   as_json_lines,
   as_table,
   detections,
+  rules_of,
 )
 from atgcn_jax.serving.many_files import each_outcome, say
 from atgcn_jax.serving.sound_scorer import Outcome
 from atgcn_jax.serving.sources import spread
 from atgcn_jax.serving.tagger import Tagger
 
-ENDINGS = {"raven": ".selections.txt", "audacity": ".labels.txt"}  # one file per sound
+PER_SOUND = ("raven", "audacity")  # formats with one file per sound
 
 
 def detect_files(
@@ -77,7 +76,7 @@ def detect_files(
     UserError, WorkFailed: An option is invalid, the output cannot be written, or none of the files
       could be used.
   """
-  if kind in ENDINGS and out is None and not tables:
+  if kind in PER_SOUND and out is None and not tables:
     raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
   rules = rules_of(tagger, min_score, release, min_seconds)
   if not 0 <= collar < float("inf"):
@@ -87,7 +86,7 @@ def detect_files(
   scored: dict[str, list[Detection]] = {}
   highest = tagger.run.frontend.fmax
   parts: list[tuple[str, list[Detection]]] = []
-  targets = targets_of(sounds, kind, out, tables) if kind in ENDINGS and out else {}
+  targets = targets_of(sounds, kind, out, tables) if kind in PER_SOUND and out else {}
   outcomes = tagger.timelines(sounds, hop_seconds=hop_seconds)  # refuses the hop before any output
 
   def use(outcome: Outcome) -> None:
@@ -96,11 +95,8 @@ def detect_files(
       scored[file] = found
       if out is None:
         return
-    if kind in ENDINGS:
-      rows = as_table(found, kind, file, highest)
-      heading = [list(RAVEN_COLUMNS)] if kind == "raven" else []
-      text = "".join("\t".join(row) + "\n" for row in [*heading, *rows])
-      write_output(targets[file], text.encode())
+    if kind in PER_SOUND:
+      write_output(targets[file], as_file([(file, found)], kind, highest))
     elif out is None:
       if kind == "csv":
         say(csv_bytes(as_table(found, kind, file, highest)).decode().rstrip("\n"))
@@ -112,34 +108,14 @@ def detect_files(
   if out is None and kind == "csv" and reference is None:
     say(csv_bytes([CSV_COLUMNS]).decode().rstrip("\n"))
   bad = each_outcome("detect", outcomes, bad, use)
-  if out is not None and kind == "csv":
-    all_rows = [row for file, found in parts for row in as_table(found, kind, file, highest)]
-    write_output(path_of(out), csv_bytes([CSV_COLUMNS, *all_rows]))
-  elif out is not None and kind == "jsonl":
-    write_output(path_of(out), "".join(as_json_lines(f, name) for name, f in parts).encode())
+  if out is not None and kind not in PER_SOUND:
+    write_output(out, as_file(parts, kind, highest))
   if reference is not None:
     for line in reference.remarks():
       print(f"atgcn detect: --score: {line}", file=sys.stderr)
     result = score_detections(scored, reference, tagger.vocabulary, collar=collar)
     say(json.dumps(result) if as_json else scores_text(result))
   return bad
-
-
-def rules_of(tagger: Tagger, min_score: float | None, release: float, min_seconds: float) -> Rules:
-  """Return the rules of the options.
-
-  Raises:
-    UserError: An option is out of its range.
-  """
-  for option, value, most in (("--min-score", min_score, 1), ("--release", release, 1)):
-    if value is not None and not 0 < value <= most:
-      raise UserError(f"{option} {value:g}: must be above 0 and at most {most}")
-  if not 0 <= min_seconds < float("inf"):
-    raise UserError(f"--min-seconds {min_seconds:g}: must be at least 0")
-  least = tagger.thresholds if min_score is None else None
-  if least is None:
-    least = np.full(len(tagger.vocabulary), 0.5 if min_score is None else min_score)
-  return Rules(least, release, min_seconds)
 
 
 def targets_of(
@@ -149,7 +125,7 @@ def targets_of(
 
   Args:
     sounds: The sounds.
-    kind: A format of `ENDINGS`.
+    kind: A format of `PER_SOUND`.
     out: The folder. It is made.
     tables: Tables of annotated events, or folders of them, which must stay as they are.
 
@@ -168,7 +144,7 @@ def targets_of(
     name = os.path.basename(sound)
     if counts[name] > 1:
       name = os.path.normpath(sound).strip(os.sep).replace(os.sep, "_")
-    target = path_of(out) / f"{name}{ENDINGS[kind]}"
+    target = path_of(out) / f"{name}{FORMATS[kind][0]}"
     other = sound_of.setdefault(target, sound)
     if os.path.realpath(other) != os.path.realpath(sound):
       raise UserError(
@@ -179,17 +155,3 @@ def targets_of(
       raise UserError(f"--out {out}: {target} is one of the tables of --score; name another folder")
     targets[sound] = target
   return targets
-
-
-def write_output(path: str | os.PathLike, content: bytes, option: str = "--out") -> None:
-  """Write a complete output file, which an option named.
-
-  Raises:
-    UserError: It cannot be written.
-  """
-  try:
-    write_whole(path_of(path), content)
-  except OSError as error:
-    raise UserError(
-      f"{option} {path}: cannot be written ({error.strerror or error}); name another place"
-    ) from error

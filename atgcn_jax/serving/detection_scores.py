@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from atgcn_jax.data.layouts.event_tables import Event, read_events
+from atgcn_jax.audio.folders import contents
+from atgcn_jax.data.layouts.event_tables import Event, read_events, stems_of
 from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.event_metrics import Counts, Span, added, event_counts, segment_counts
 from atgcn_jax.labels.summary import find_label
@@ -197,7 +197,7 @@ def _as_json(counts: Counts) -> dict[str, Any]:
 
 
 def table_files(tables: Sequence[str]) -> list[str]:
-  """Return the tables, with those in a folder in its place.
+  """Return the tables, with those in a folder in its place, except hidden files.
 
   Raises:
     UserError: If a folder has none.
@@ -207,9 +207,7 @@ def table_files(tables: Sequence[str]) -> list[str]:
     if not os.path.isdir(table):
       files.append(table)
       continue
-    inside = sorted(
-      str(path) for path in pathlib.Path(table).rglob("*") if path.suffix.lower() in TABLES
-    )
+    inside = [os.path.join(table, path) for path in contents(table, TABLES).files]
     if not inside:
       raise UserError(f"--score {table}: has no {', '.join(TABLES)}; name a folder of tables")
     files += inside
@@ -231,9 +229,8 @@ def _sound_of(table: str, named: dict[str, list[str]]) -> str | None:
 
   If there are several, that in the folder of the table counts.
   """
-  folder, stem = os.path.split(os.path.abspath(table))
-  while "." in stem:
-    stem = os.path.splitext(stem)[0]
+  folder, name = os.path.split(os.path.abspath(table))
+  for stem in stems_of(name):
     same = named.get(stem, [])
     near = [sound for sound in same if os.path.dirname(os.path.abspath(sound)) == folder]
     found = near if len(near) == 1 else same

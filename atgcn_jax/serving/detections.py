@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runtime.whole_files import csv_bytes
+from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.serving.timeline import Timeline
 
 CSV_COLUMNS = ("file", "start_s", "end_s", "mid", "display_name", "score")
@@ -16,6 +19,12 @@ RAVEN_COLUMNS = (
   *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)"),
   *("High Freq (Hz)", "Annotation", "Score"),
 )
+FORMATS = {  # the ending of the file, and its media type
+  "csv": (".csv", "text/csv"),
+  "jsonl": (".jsonl", "application/jsonl"),
+  "raven": (".selections.txt", "text/plain"),
+  "audacity": (".labels.txt", "text/plain"),
+}
 
 
 class Detection(NamedTuple):
@@ -40,6 +49,23 @@ class Rules(NamedTuple):
   least: np.ndarray
   release: float = 0.5
   seconds: float = 0.0
+
+
+def rules_of(tagger: Tagger, min_score: float | None, release: float, min_seconds: float) -> Rules:
+  """Return the rules of the options; `min_score` defaults to the thresholds of the run, or .5.
+
+  Raises:
+    UserError: An option is out of its range.
+  """
+  for option, value, most in (("--min-score", min_score, 1), ("--release", release, 1)):
+    if value is not None and not 0 < value <= most:
+      raise UserError(f"{option} {value:g}: must be above 0 and at most {most}")
+  if not 0 <= min_seconds < float("inf"):
+    raise UserError(f"--min-seconds {min_seconds:g}: must be at least 0")
+  least = tagger.thresholds if min_score is None else None
+  if least is None:
+    least = np.full(len(tagger.vocabulary), 0.5 if min_score is None else min_score)
+  return Rules(least, release, min_seconds)
 
 
 def detections(line: Timeline, vocabulary: Vocabulary, rules: Rules) -> list[Detection]:
@@ -103,3 +129,22 @@ def as_table(
 def as_json_lines(found: Sequence[Detection], file: str) -> str:
   """Return one JSON object per detection, a line each."""
   return "".join(f"{json.dumps({'file': file} | one._asdict())}\n" for one in found)
+
+
+def as_file(
+  parts: Iterable[tuple[str, Sequence[Detection]]], kind: str, highest_hz: float
+) -> bytes:
+  """Return a file of detections.
+
+  Args:
+    parts: The names of sounds, and their detections; of one sound for `raven` and `audacity`.
+    kind: One of `FORMATS`.
+    highest_hz: See `as_table`.
+  """
+  if kind == "jsonl":
+    return "".join(as_json_lines(found, file) for file, found in parts).encode()
+  rows = [row for file, found in parts for row in as_table(found, kind, file, highest_hz)]
+  if kind == "csv":
+    return csv_bytes([CSV_COLUMNS, *rows])
+  heading = [RAVEN_COLUMNS] if kind == "raven" else []
+  return "".join("\t".join(row) + "\n" for row in [*heading, *rows]).encode()

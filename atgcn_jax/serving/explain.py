@@ -11,8 +11,7 @@ import numpy as np
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.summary import graph_row
 from atgcn_jax.runs.run import Run
-from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.whole_files import write_whole
+from atgcn_jax.runtime.whole_files import write_output
 
 SHOWN = 5  # contributions and spans in text
 
@@ -151,9 +150,4 @@ def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
     unit = "log-odds" if found.log_odds is not None else "weighted sum"
     right.set(title="where its vector comes from", xlabel=unit)
     content = picture(figure, kind, 130)
-  try:
-    write_whole(path_of(path), content)
-  except OSError as error:
-    raise UserError(
-      f"--plot {path}: cannot be written ({error.strerror or error}); name another file"
-    ) from error
+  write_output(path, content, "--plot")

@@ -11,8 +11,7 @@ import numpy as np
 
 from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.label_files import SHOWN
-from atgcn_jax.runtime.whole_files import csv_bytes
-from atgcn_jax.serving.detect_files import write_output
+from atgcn_jax.runtime.whole_files import csv_bytes, write_output
 from atgcn_jax.serving.embed_files import Embedded
 from atgcn_jax.serving.many_files import say
 from atgcn_jax.serving.tagger import Tagger

@@ -9,6 +9,7 @@ its final name when all its files are written, and is valid once its checksums a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -352,8 +353,8 @@ def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:
   folder = path_of(workdir) / "damaged"
   with report_write_failures(workdir, folder.name):
     folder.mkdir(exist_ok=True)
-    number = sum(path.name.startswith(f"{step}-") for path in folder.iterdir())
-    target = folder / f"{step}-{number}"
+    targets = (folder / f"{step}-{number}" for number in itertools.count())
+    target = next(target for target in targets if not target.exists())
     (folder_of(workdir) / str(step)).rename(target)
   return target
 

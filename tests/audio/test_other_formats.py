@@ -97,6 +97,16 @@ def test_damage_is_reported(tmp_path):
 
 
 @needs_av
+def test_a_change_of_channels_is_reported():
+  content = encoded(tone(2, 2), *FORMATS["aac"]) + encoded(tone(1), *FORMATS["aac"])
+  found, rate, (finding,) = sound_files.decode(content)
+  assert len(found) / rate == pytest.approx(2, abs=0.1)
+  assert finding.kind == "incomplete"
+  with pytest.raises(UserError, match="is cut short or damaged"):
+    sound_files.decode(content, strict=True)
+
+
+@needs_av
 def test_video_without_sound_and_other_files_are_rejected(tmp_path):
   target = io.BytesIO()
   with av.open(target, "w", format="mp4") as file:

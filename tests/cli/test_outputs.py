@@ -47,7 +47,20 @@ UNUSABLE = {
   "graph --counts c.npz --vocabulary l.csv --out g.npz --plot l.csv/g.png": "--plot l.csv/g.png: ",
   "data-card s.h5 --out l.csv": "--out l.csv: ",
   "metadata --out l.csv": "--out l.csv: ",
+  "reproduce table1 --store soundscapes --out l.csv": "--out l.csv: ",
 }
+BUCKET = "gs://bucket/x: is in a bucket; name a path on a disk"
+ON_DISK = (
+  "prepare --audio sounds --labels l.csv --out gs://bucket/x",
+  "graph --counts c.npz --vocabulary l.csv --out gs://bucket/x",
+  "graph --counts c.npz --vocabulary l.csv --out g.npz --counts-out gs://bucket/x",
+  "graph --counts c.npz --vocabulary l.csv --out g.npz --plot gs://bucket/x",
+  "soundscapes --clips 1 --out gs://bucket/x",
+  "mixtures --audio sounds --labels l.csv --vocabulary l.csv --counts c.npz --out gs://bucket/x",
+  "data-card s.h5 --out gs://bucket/x",
+  "metadata --out gs://bucket/x",
+  "reproduce table1 --store soundscapes --out gs://bucket/x",
+)
 FINE = (
   "tag --csv sounds/tags.csv sounds",
   "tag --csv sounds/new.ogg sounds",
@@ -55,6 +68,7 @@ FINE = (
   "detect --format raven --out sounds sounds",
   "prepare --audio sounds --labels l.csv --out new/folder/s.h5",
   "evaluate --workdir sounds --out sounds",
+  "detect --format raven --out gs://bucket/tables a.ogg",
   "similar --csv gs://bucket/a.csv --embeddings gs://bucket/b.npz a.ogg",
 )
 
@@ -72,7 +86,10 @@ def here(tmp_path, monkeypatch):
   return tmp_path
 
 
-@pytest.mark.parametrize(("line", "message"), [*REPLACED.items(), *UNUSABLE.items()])
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [*REPLACED.items(), *UNUSABLE.items(), *((line, BUCKET) for line in ON_DISK)],
+)
 def test_an_output_that_cannot_be_used_is_refused_before_the_work(here, capsys, line, message):
   before = contents(here)
   assert cli.main(line.split()) == 2

@@ -135,6 +135,11 @@ def test_fsd50k(tmp_path):
   (tables / "dev.csv").write_text("fname,labels,mids,split\n1,Dog,/m/dog,tarin\n")
   with pytest.raises(UserError, match=r"dev\.csv, line 2: split 'tarin' is neither train nor val"):
     list_fsd50k(tmp_path, small_store.FRONTEND)
+  for text in ("0,Dog\n", f"0,{'a' * 200_000},/m/dog\n"):
+    (tables / "vocabulary.csv").write_text(text)
+    with pytest.raises(UserError, match=r"vocabulary\.csv: not lines of index,name,mid"):
+      list_fsd50k(tmp_path, small_store.FRONTEND)
+  (tables / "vocabulary.csv").write_text("0,Dog,/m/dog\n1,Rain,/m/rain\n")
   (tables / "eval.csv").unlink()
   (tables / "dev.csv").write_text("fname,labels,mids,split\n1,Dog,/m/dog,train\n")
   with pytest.raises(UserError, match=r"eval\.csv: no such file; give the folder of FSD50K"):

@@ -386,6 +386,33 @@ def test_the_same_command_twice_and_other_content(folder, tmp_path, capsys):
   assert runs_support.contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_an_existing_dataset_that_is_damaged_is_refused(folder, tmp_path, capsys, text):
+  path = dataset(tmp_path, "out")
+  shutil.copytree(dataset(folder, "tfrecord"), path)
+  (path / "metadata.json").write_text(text)
+  command = ["tfds", "--store", folder / "uint8.h5", "--out", tmp_path / "out"]
+  assert f"{path}: already exists" in failing(command, capsys)
+
+
+def test_readers_of_records_are_closed(folder, monkeypatch):
+  from array_record.python import array_record_module
+
+  closed = []
+
+  class Reader(array_record_module.ArrayRecordReader):
+    def close(self):
+      closed.append(self)
+      super().close()
+
+  monkeypatch.setattr(array_record_module, "ArrayRecordReader", Reader)
+  (path, *_) = sorted(dataset(folder, "array_record").glob("*.array_record*"))
+  records = record_files.every_record(str(path), "array_record")
+  assert next(records)
+  records.close()
+  assert closed
+
+
 def test_a_dataset_can_be_made_from_a_dataset(folder, tmp_path):
   made = write_tfds(
     str(tmp_path), file_format="array_record", store=str(dataset(folder, "tfrecord"))

@@ -1,6 +1,7 @@
 """F1 of events against slow references and against another implementation."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -87,6 +88,13 @@ def test_events_against_all_assignments(with_offset):
     assert tuple(map(int, counts)) == (best, 4 - best, 4 - best)
     matched += best
   assert matched > 50
+
+
+def test_many_events_take_seconds():
+  events = [(float(k), k + 0.5) for k in range(6000)]
+  began = time.perf_counter()
+  assert event_counts(events, events, 0.2).hits == 6000
+  assert time.perf_counter() - began < 3  # a loop over all pairs took 8 s
 
 
 def test_times_on_the_bounds_count():

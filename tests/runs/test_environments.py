@@ -1,5 +1,7 @@
 """Environments of commands: caches, read-only folders, file names, encodings, pipes, devices."""
 
+import errno
+import fcntl
 import grp
 import io
 import json
@@ -151,6 +153,20 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   monkeypatch.setattr(os, "access", lambda path, mode: False)
   assert run_store.store_of(config).path == str(path)
   assert not recwarn
+
+
+def test_soundscapes_in_a_cache_without_locks(tmp_path, monkeypatch):
+  def refuse(descriptor, operation):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.setattr(fcntl, "flock", refuse)
+  monkeypatch.setattr(
+    prepare, "prepare_soundscapes", lambda path, n, seed: make_store(path, clips=n)
+  )
+  config = tiny_config(tmp_path, "data.store=soundscapes", "data.soundscape_clips=8")
+  assert len(run_store.store_of(config)) == 8
+  assert sorted(path.suffix for path in (tmp_path / "atgcn_jax").iterdir()) == [".h5"]
 
 
 # Folders that cannot be written to. This is simulated, because root can write everywhere.

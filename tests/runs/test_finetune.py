@@ -23,11 +23,13 @@ from atgcn_jax import cli
 from atgcn_jax.data.normaliser import band_statistics
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.errors import UserError
 from atgcn_jax.interop.export import export
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.plan.compiled_step import traced_step
+from atgcn_jax.runs import finetune as finetuning
 from atgcn_jax.runs.folds import splits_of
-from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.load import load_run, read_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
@@ -200,6 +202,14 @@ def test_invalid_arguments(store, tmp_path, capsys):
   other = make_store(tmp_path / "odd.h5", vocabulary=OTHERS, frontend=odd)
   assert "has the front end tiny, the store has odd" in refused(capsys, other, out)
   assert not out.exists()
+
+
+def test_a_source_in_a_bucket_is_not_the_one_on_the_disk(tmp_path, monkeypatch):
+  found = read_run(trained(), 30)
+  found.run.config.start.update({"run": str(tmp_path), "step": "30"})
+  monkeypatch.setattr(finetuning, "read_run", lambda workdir, step: found)
+  with pytest.raises(UserError, match=f"started from {tmp_path}, not from gs://bucket/run; use"):
+    finetuning.check_begun_with("gs://bucket/run", 30, trained())
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from atgcn_jax.audio.sound_files import decode
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.label_files import read_arrays, text_lines
 from atgcn_jax.runtime import whole_files
-from atgcn_jax.runtime.whole_files import whole_file, write_result, write_whole
+from atgcn_jax.runtime.whole_files import whole_file, write_output, write_result, write_whole
 
 
 def test_a_file_appears_at_the_end_only(tmp_path):
@@ -60,6 +60,14 @@ def test_a_result_that_cannot_be_written(tmp_path):
   write_result(tmp_path / "new" / "a.csv", b"x")
   with pytest.raises(WorkFailed, match=r"a\.csv: cannot be written \(.*\); free space and repeat"):
     write_result(tmp_path / "file" / "a.csv", b"x")
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").touch()
+  write_output(tmp_path / "new" / "a.csv", b"x")
+  assert (tmp_path / "new" / "a.csv").read_bytes() == b"x"
+  with pytest.raises(UserError, match=r"--csv .*/a\.csv: cannot be written \(.*\); name"):
+    write_output(tmp_path / "file" / "a.csv", b"x", "--csv")
 
 
 def test_named_pipes_are_refused_without_waiting(tmp_path):

@@ -89,6 +89,17 @@ def test_tables_without_files_belong_to_the_sound_of_their_name(tmp_path):
   assert not found.remarks()
 
 
+def test_dots_in_the_names_of_tables(tmp_path):
+  sounds = ["x/site.2020-01-31.wav", "x/._a.wav"]
+  (tmp_path / "site.2020-01-31.wav.labels.txt").write_text("0.5\t1.5\tHum\n")
+  (tmp_path / "._a.txt").write_text("1\t2\tDrone\n")
+  found = Reference([str(tmp_path)], sounds, VOCABULARY)  # without the hidden table
+  assert found.events == {sounds[0]: {0: [(0.5, 1.5)]}}
+  assert Reference([str(tmp_path / "._a.txt")], sounds, VOCABULARY).events.keys() == {sounds[1]}
+  with pytest.raises(UserError, match=r"other files: \._a\.txt"):
+    Reference([str(tmp_path / "._a.txt")], sounds[:1], VOCABULARY)
+
+
 def test_of_sounds_of_one_name_that_in_the_folder_of_the_table_counts(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for folder in ("x", "y"):

@@ -26,6 +26,7 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from atgcn_jax.serving.detections import FORMATS, rules_of
 from atgcn_jax.serving.web import app as web_app
 from atgcn_jax.serving.web import results, server, uploads
 from atgcn_jax.serving.web.guard import HEADERS
@@ -104,7 +105,7 @@ def test_tables_are_those_of_detect(client, result, sound, tmp_path, monkeypatch
     words = ["detect", "--workdir", str(trained()), "--min-score", "0.2", "--format", kind]
     assert cli.main([*words, "--out", out, "a.wav"]) == 0
     answer = client.get(f"/api/sounds/{result['id']}/tables/{kind}", params={"min_score": 0.2})
-    file = "a.wav" + results.FORMATS[kind][0]
+    file = "a.wav" + FORMATS[kind][0]
     assert answer.text == (tmp_path / file).read_text(), kind
     assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{file}"
   capsys.readouterr()
@@ -122,9 +123,9 @@ def test_rules_change_the_detections(client, result):
 
 
 def test_the_thresholds_of_a_run_are_the_default(analysis):
-  rules = analysis.rules(None, 0.5, 0)
+  rules = rules_of(analysis.tagger, None, 0.5, 0)
   assert rules.least.tolist() == [0.5] * 6
-  assert analysis.rules(0.3, 0.5, 1).least.tolist() == [0.3] * 6
+  assert rules_of(analysis.tagger, 0.3, 0.5, 1).least.tolist() == [0.3] * 6
 
 
 def test_the_graph_has_the_labels_found_and_their_neighbours(analysis, result):
@@ -152,7 +153,7 @@ def test_a_tone_is_bright_in_its_band():
 def test_long_timelines_and_spectrograms_are_pooled(analysis, monkeypatch):
   monkeypatch.setattr(results, "ROWS", 2)
   result, _ = analysis.result_of("a", wav_bytes(waveforms(5, 9)[0].ravel()))
-  timeline = analysis.result_json(result, analysis.rules(None, 0.5, 0))["timeline"]
+  timeline = analysis.result_json(result, rules_of(analysis.tagger, None, 0.5, 0))["timeline"]
   assert len(timeline["start_s"]) == 2
   assert timeline["start_s"][1] == timeline["end_s"][0]
   assert timeline["end_s"][1] == pytest.approx(5)

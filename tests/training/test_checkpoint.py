@@ -170,6 +170,13 @@ def test_latest_skips_a_damaged_checkpoint_but_a_number_does_not(copy, states):
     assert len(Tagger.restore(copy).tag(np.zeros(4000))) == 5
 
 
+def test_damaged_checkpoints_take_the_first_free_number(tmp_path):
+  (tmp_path / "damaged" / "100-1" / "kept").mkdir(parents=True)  # the user has removed 100-0
+  for number in (0, 2):
+    (checkpoint.folder_of(tmp_path) / "100" / "new").mkdir(parents=True)
+    assert checkpoint.set_aside(tmp_path, 100) == tmp_path / "damaged" / f"100-{number}"
+
+
 def test_only_damaged_checkpoints_is_an_error(copy):
   for step in checkpoint.saved_steps(copy):
     damage_step(copy, step)

@@ -70,6 +70,12 @@ def read_events(path: str | os.PathLike, file: str = "", group: str = "") -> Ite
     yield from _table(path, file, group.lower())
 
 
+def stems_of(path: str) -> Iterator[str]:
+  """Yield a path without its last suffix, without its last two, and so on."""
+  while (stem := os.path.splitext(path)[0]) != path:
+    yield (path := stem)
+
+
 def _is_track(line: str) -> bool:
   """Return whether a line is an onset and an offset, separated by a tab."""
   fields = line.split("\t")

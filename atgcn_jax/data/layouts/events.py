@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from atgcn_jax.audio import folders
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.layouts.event_tables import Event, read_events
+from atgcn_jax.data.layouts.event_tables import Event, read_events, stems_of
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Listing,
@@ -214,12 +214,9 @@ def _own_tables(root: str, files: Sequence[str], sounds: Sequence[str]) -> list[
   by_stem = {os.path.splitext(path)[0]: path for path in sounds}
   tables = []
   for path in files:
-    stem = path
-    while path.lower().endswith(".txt") and "." in os.path.basename(stem):
-      stem = os.path.splitext(stem)[0]
-      if stem in by_stem:
-        tables.append((os.path.join(root, path), by_stem[stem]))
-        break
+    stems = stems_of(path) if path.lower().endswith(".txt") else ()
+    if sound := next((by_stem[stem] for stem in stems if stem in by_stem), None):
+      tables.append((os.path.join(root, path), sound))
   if not tables:
     raise UserError(
       f"{root}: no table of events; give one to --labels, or put NAME.txt next to NAME.wav"

@@ -93,11 +93,11 @@ def _rows(
 
 def _fsd50k_vocabulary(path: str) -> Vocabulary:
   """Return the vocabulary of a file with the rows `index,name,mid` and no header."""
-  rows = [row for row in csv.reader(text_lines(path)) if row]
   try:
+    rows = [row for row in csv.reader(text_lines(path)) if row]
     _, names, ids = zip(*rows, strict=True)
     return Vocabulary(ids, names)
-  except ValueError:
+  except (ValueError, csv.Error):
     raise UserError(
       f"{path}: not lines of index,name,mid; use the original vocabulary.csv of FSD50K"
     ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -185,10 +186,9 @@ def every_record(path: str, file_format: str) -> Iterator[bytes]:
       return
     from array_record.python.array_record_module import ArrayRecordReader
 
-    reader = ArrayRecordReader(path)
-    for first in range(0, reader.num_records(), BLOCK):
-      yield from reader.read(list(range(first, min(first + BLOCK, reader.num_records()))))
-    reader.close()
+    with contextlib.closing(ArrayRecordReader(path)) as reader:
+      for first in range(0, reader.num_records(), BLOCK):
+        yield from reader.read(list(range(first, min(first + BLOCK, reader.num_records()))))
   except (tf.errors.OpError, ValueError, OSError, IndexError) as error:
     raise damaged(path, error) from error
 

@@ -156,9 +156,12 @@ def _check_same(folder: Any, source: dict[str, Any], file_format: str) -> None:
 
   same = False
   if source.get("store") and (folder / "metadata.json").exists():
-    found = json.loads((folder / "metadata.json").read_text())
-    written = tfds.builder_from_directory(folder).info.file_format.value
-    same = found.get("fingerprint") == open_clips(source["store"]).fingerprint
-    same = same and written == file_format
+    try:
+      found = json.loads((folder / "metadata.json").read_text())
+      written = tfds.builder_from_directory(folder).info.file_format.value
+    except ValueError:  # damaged
+      found, written = None, ""
+    fingerprint = found.get("fingerprint") if isinstance(found, dict) else None
+    same = written == file_format and fingerprint == open_clips(source["store"]).fingerprint
   if not same:
     raise UserError(f"{folder}: already exists; remove it or choose another --out")

@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from atgcn_jax import __version__
 from atgcn_jax.runtime.process_setup import return_freed_memory
-from atgcn_jax.serving.detections import Rules
+from atgcn_jax.serving.detections import FORMATS, Rules, rules_of
 from atgcn_jax.serving.web import uploads
 from atgcn_jax.serving.web.guard import Guard
 from atgcn_jax.serving.web.limits import RETRY_SECONDS, Refused
-from atgcn_jax.serving.web.results import FORMATS, Analysis, Results
+from atgcn_jax.serving.web.results import Analysis, Results
 
 T = TypeVar("T")
 PAGES = {"/": "index.html", "/api": "api.html"}
@@ -220,7 +220,8 @@ def _number(request: Request, name: str, default: float, least: float, most: flo
 def _rules(request: Request, analysis: Analysis) -> Rules:
   """Return the rules of detections in the query."""
   own = "min_score" in request.query_params
-  return analysis.rules(
+  return rules_of(
+    analysis.tagger,
     _number(request, "min_score", 0.5, 0.001, 1) if own else None,
     _number(request, "release", 0.5, 0.001, 1),
     _number(request, "min_seconds", 0, 0, 86_400),

@@ -11,14 +11,10 @@ import numpy as np
 
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.sparse import edges_of
-from atgcn_jax.runtime.whole_files import csv_bytes
 from atgcn_jax.serving.detections import (
-  CSV_COLUMNS,
-  RAVEN_COLUMNS,
   Detection,
   Rules,
-  as_json_lines,
-  as_table,
+  as_file,
   detections,
   nearest_spans,
 )
@@ -32,12 +28,6 @@ OVERHEAD = 4096  # bytes of a result besides its arrays
 LABELS = 30  # number of labels with scores over time
 ROWS = 1200  # maximum number of scores over time of a label
 IN_GRAPH, NEIGHBOURS = 12, 4  # number of labels found in the graph, and of neighbours of each
-FORMATS = {  # the ending of the file, and its media type
-  "csv": (".csv", "text/csv"),
-  "jsonl": (".jsonl", "application/jsonl"),
-  "raven": (".selections.txt", "text/plain"),
-  "audacity": (".labels.txt", "text/plain"),
-}
 
 
 class Result(NamedTuple):
@@ -135,13 +125,6 @@ class Analysis:
       raise Refused(500, f"{outcome.error}.")
     return outcome.value
 
-  def rules(self, least: float | None, release: float, seconds: float) -> Rules:
-    """Return the rules of detections; `least` defaults to the thresholds of the run, or 0.5."""
-    of_run = self.tagger.thresholds if least is None else None
-    if of_run is None:
-      of_run = np.full(len(self.tagger.vocabulary), 0.5 if least is None else least)
-    return Rules(of_run, release, seconds)
-
   def found(self, result: Result, rules: Rules) -> list[Detection]:
     """Return the detections in a sound."""
     return detections(result.line, self.tagger.vocabulary, rules)
@@ -213,12 +196,6 @@ class Analysis:
     }
 
   def table(self, result: Result, rules: Rules, kind: str) -> bytes:
-    """Return the detections in a sound as a file in one of FORMATS."""
+    """Return the detections in a sound as a file in one of `FORMATS`."""
     found = self.found(result, rules)
-    if kind == "jsonl":
-      return as_json_lines(found, result.name).encode()
-    rows = as_table(found, kind, result.name, self.tagger.run.frontend.fmax)
-    if kind == "csv":
-      return csv_bytes([CSV_COLUMNS, *rows])
-    heading = [list(RAVEN_COLUMNS)] if kind == "raven" else []
-    return "".join("\t".join(row) + "\n" for row in [*heading, *rows]).encode()
+    return as_file([(result.name, found)], kind, self.tagger.run.frontend.fmax)
