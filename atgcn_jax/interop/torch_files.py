@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.errors import PART, UserError, printable, reason
-from atgcn_jax.interop.torch_pickle import SAVE, Refused, Storage, unpickled
+from atgcn_jax.interop.torch_pickle import SAVE, NotTensors, Storage, unpickled
 from atgcn_jax.runtime.buckets import open_binary
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error)  # errors of `zipfile`
@@ -42,7 +42,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       loaded = _loaded(file)
   except FileNotFoundError:
     raise UserError(f"{path}: no such file; check the path") from None
-  except Refused as error:
+  except NotTensors as error:
     raise UserError(f"{path}: {printable(error, 2 * PART)}") from None
   except EOFError:
     raise UserError(f"{path}: {CUT_SHORT}") from None
@@ -61,9 +61,9 @@ def _loaded(file: io.BufferedIOBase) -> Any:
   if first.startswith(b"\x80"):
     return _Pickles(file).load()
   if first != b"PK":
-    raise Refused(f"is not a file of PyTorch; {SAVE}")
+    raise NotTensors(f"is not a file of PyTorch; {SAVE}")
   if not zipfile.is_zipfile(file):
-    raise Refused(CUT_SHORT)
+    raise NotTensors(CUT_SHORT)
   file.seek(0)
   with zipfile.ZipFile(file) as archive:
     return _Archive(archive).load()
@@ -77,10 +77,10 @@ class _Archive:
     pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
     self.folder = pickles[0].removesuffix("data.pkl") if len(pickles) == 1 else ""
     if not self.folder.endswith("/"):
-      raise Refused(f"is a zip archive, but not of PyTorch; {SAVE}")
+      raise NotTensors(f"is a zip archive, but not of PyTorch; {SAVE}")
     order = self.folder + "byteorder"
     if order in archive.namelist() and self.member(order) != b"little":
-      raise Refused(f"was saved on a big-endian machine; on another one, {SAVE}")
+      raise NotTensors(f"was saved on a big-endian machine; on another one, {SAVE}")
 
   def load(self) -> Any:
     """Return the object in the pickle, with arrays for tensors."""
@@ -91,9 +91,9 @@ class _Archive:
     try:
       info = self.archive.getinfo(name)
     except KeyError:
-      raise Refused(f"has no member {name!r}; fetch it again") from None
+      raise NotTensors(f"has no member {name!r}; fetch it again") from None
     if info.compress_type != zipfile.ZIP_STORED:
-      raise Refused(f"its member {name!r} is compressed; {SAVE}")
+      raise NotTensors(f"its member {name!r} is compressed; {SAVE}")
     return self.archive.read(info)
 
   def values_of(self, storage: Storage) -> np.ndarray:
@@ -102,7 +102,7 @@ class _Archive:
     if key not in self.read:
       self.read[key] = self.member(f"{self.folder}data/{key}")
     if len(self.read[key]) != count * dtype.itemsize:
-      raise Refused(
+      raise NotTensors(
         f"its storage {key!r} has {len(self.read[key])} bytes, not {count} numbers of "
         f"{dtype.itemsize}; fetch it again"
       )
@@ -143,16 +143,16 @@ class _Pickles:
     """Return the object in the file, with arrays for tensors."""
     magic, version, system = (self.pickle() for _ in range(3))
     if magic != MAGIC or version != 1001 or not isinstance(system, dict):
-      raise Refused(f"is a pickle, but not of PyTorch; {SAVE}")
+      raise NotTensors(f"is a pickle, but not of PyTorch; {SAVE}")
     if system.get("little_endian") is not True:
-      raise Refused(f"was saved on a big-endian machine; on another one, {SAVE}")
+      raise NotTensors(f"was saved on a big-endian machine; on another one, {SAVE}")
     loaded, keys = self.pickle(), self.pickle()
     if not isinstance(keys, list) or set(keys) != self.values.keys():
-      raise Refused(f"its storages are not those of its tensors; fetch it again, or {SAVE}")
+      raise NotTensors(f"its storages are not those of its tensors; fetch it again, or {SAVE}")
     for key in keys:
       values = self.values[key]
       if self.bytes(8) != struct.pack("<q", len(values)):
-        raise Refused(f"its storage {key!r} does not have {len(values)} numbers; fetch it again")
+        raise NotTensors(f"its storage {key!r} does not have {len(values)} numbers; fetch it again")
       values[:] = np.frombuffer(self.bytes(values.nbytes), values.dtype)
     return loaded
 
@@ -160,24 +160,26 @@ class _Pickles:
     """Return the object in the next pickle, with arrays that are not filled yet for tensors."""
     try:
       return unpickled(self.file, self.values_of)
-    except Refused:
+    except NotTensors:
       if self.file.tell() == self.file.size:
-        raise Refused(CUT_SHORT) from None
+        raise NotTensors(CUT_SHORT) from None
       raise
 
   def bytes(self, count: int) -> bytes:
     """Return the next bytes of the file."""
     data = self.file.read(count)
     if len(data) < count:
-      raise Refused(CUT_SHORT)
+      raise NotTensors(CUT_SHORT)
     return data
 
   def values_of(self, storage: Storage) -> np.ndarray:
     """Return the array of a storage, which is not filled yet."""
     key, dtype, count = storage
     if count * dtype.itemsize > self.file.size:
-      raise Refused(f"its storage {key!r} of {count} numbers is larger than the file; {CUT_SHORT}")
+      raise NotTensors(
+        f"its storage {key!r} of {count} numbers is larger than the file; {CUT_SHORT}"
+      )
     values = self.values.setdefault(key, np.empty(count, dtype))
     if (len(values), values.dtype) != (count, dtype):
-      raise Refused(f"contains two storages of the key {key!r}; {SAVE}")
+      raise NotTensors(f"contains two storages of the key {key!r}; {SAVE}")
     return values

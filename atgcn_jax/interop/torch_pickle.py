@@ -38,7 +38,7 @@ TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE")
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class Refused(ValueError):  # noqa: N818 (the message is what the file contains)
+class NotTensors(ValueError):  # noqa: N818 (the message is what the file contains)
   """Content that is not a state dict of dense tensors."""
 
 
@@ -60,12 +60,12 @@ def storage_of(reference: Any) -> Storage:
   """Return what a pickle's reference to a storage says.
 
   Raises:
-    Refused: The storage is of another type than STORAGES, or a view of another storage.
+    NotTensors: The storage is of another type than STORAGES, or a view of another storage.
   """
   kind, of_type, key, _, count, *view = reference
   module, _, name = of_type.name.rpartition(".")
   if kind != "storage" or module != "torch" or name not in STORAGES or view not in ([], [None]):
-    raise Refused(f"contains a storage of {of_type.name}; {SAVE} of dense tensors of numbers")
+    raise NotTensors(f"contains a storage of {of_type.name}; {SAVE} of dense tensors of numbers")
   if type(count) is not int or count < 0:
     raise ValueError
   return Storage(str(key), STORAGES[name], count)
@@ -79,16 +79,16 @@ def unpickled(data: bytes | io.BufferedIOBase, values_of: Callable[[Storage], np
     values_of: Returns the array of a storage.
 
   Raises:
-    Refused: The pickle contains something other than dicts and tensors.
+    NotTensors: The pickle contains something other than dicts and tensors.
     OSError: The file cannot be read.
   """
   try:
     return _run(data, values_of)
-  except Refused:
+  except NotTensors:
     raise
   except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError):
     # The stack machine checks no types: a malformed program fails where a value is used.
-    raise Refused(f"its pickle is malformed; fetch it again, or {SAVE}") from None
+    raise NotTensors(f"its pickle is malformed; fetch it again, or {SAVE}") from None
 
 
 def _run(data: bytes | io.BufferedIOBase, values_of: Callable[[Storage], np.ndarray]) -> Any:
@@ -151,14 +151,14 @@ def _run(data: bytes | io.BufferedIOBase, values_of: Callable[[Storage], np.ndar
     elif name == "BUILD":  # the attributes of an ordered dict, such as `_metadata`
       pop(1)
     else:
-      raise Refused(f"contains the operation {name}, which tensors do not need; {SAVE}")
-  raise Refused("its pickle has no end; fetch it again")
+      raise NotTensors(f"contains the operation {name}, which tensors do not need; {SAVE}")
+  raise NotTensors("its pickle has no end; fetch it again")
 
 
 def _known(name: str) -> Global:
   """Return a name that may occur in the pickle of a state dict."""
   if name not in FUNCTIONS and not (name.startswith("torch.") and name.endswith("Storage")):
-    raise Refused(f"contains {name:.100}, which is not a tensor; {SAVE}")
+    raise NotTensors(f"contains {name:.100}, which is not a tensor; {SAVE}")
   return Global(name)
 
 
@@ -170,7 +170,7 @@ def _called(function: Global, arguments: tuple[Any, ...]) -> Any:
     return _tensor(*arguments[:4])
   if function.name == PARAMETER:
     return arguments[0]
-  raise Refused(f"contains a call of {function.name}, which is not a tensor; {SAVE}")
+  raise NotTensors(f"contains a call of {function.name}, which is not a tensor; {SAVE}")
 
 
 def _tensor(values: np.ndarray, offset: int, shape: tuple, strides: tuple) -> np.ndarray:
@@ -188,7 +188,9 @@ def _tensor(values: np.ndarray, offset: int, shape: tuple, strides: tuple) -> np
   size = math.prod(shape)
   last = offset + sum((n - 1) * step for n, step in zip(shape, strides))
   if size and (last >= len(values) or size > len(values)):
-    raise Refused(f"contains a tensor {list(shape)} of a storage of {len(values)}; fetch it again")
+    raise NotTensors(
+      f"contains a tensor {list(shape)} of a storage of {len(values)}; fetch it again"
+    )
   if not size:
     return np.empty(shape, values.dtype)
   steps = [step * values.itemsize for step in strides]

@@ -70,9 +70,11 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
     )
 
   found = attempt(batch // chips)
-  if found.step is None or found.bytes > chip.hbm:
-    clips = largest_fitting(lambda n: attempt(n).bytes, chip.hbm, batch // chips, found.bytes)
-    needed = _bytes(found.bytes) if math.isfinite(found.bytes) else "too much memory"
+  if found.step is None or found.needed_bytes > chip.hbm:
+    clips = largest_fitting(
+      lambda n: attempt(n).needed_bytes, chip.hbm, batch // chips, found.needed_bytes
+    )
+    needed = _bytes(found.needed_bytes) if math.isfinite(found.needed_bytes) else "too much memory"
     best = f"the largest batch that fits is {clips * chips}" if clips else "no batch fits"
     raise WorkFailed(
       f"does not fit: {batch} clips per step on {topology} need {needed} on each chip, which has "
@@ -96,11 +98,11 @@ class Attempt(NamedTuple):
 
   Attributes:
     step: Result of `compiled_step`, or None if the compiler failed for lack of memory.
-    bytes: Bytes that the step needs on a chip; infinite if the compiler does not report them.
+    needed_bytes: Bytes that the step needs on a chip; infinite if the compiler reports none.
   """
 
   step: dict[str, Any] | None
-  bytes: float
+  needed_bytes: float
 
 
 def attempted(limit: float, *args: Any, **sizes: Any) -> Attempt:

@@ -104,7 +104,7 @@ def make_app(analysis: Analysis, title: str, names: Collection[str] = ()) -> Sta
         "has_graph": run.propagation is not None,
         "window_seconds": run.frontend.seconds,
         "highest_hz": run.frontend.fmax,
-        "max_bytes": limits.bytes,
+        "max_bytes": limits.upload_bytes,
         "max_seconds": limits.seconds,
       }
     )

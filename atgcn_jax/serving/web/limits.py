@@ -42,7 +42,7 @@ class Limits:
         raise UserError(f"{option} {value:g}: must be {least:g} to {most:g}")
 
   @property
-  def bytes(self) -> int:
+  def upload_bytes(self) -> int:
     """The largest upload, in bytes."""
     return round(self.megabytes * 1e6)
 

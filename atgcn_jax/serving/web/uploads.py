@@ -86,7 +86,7 @@ async def body_of(request: Request, limits: Limits) -> bytes:
     413, f"The file is larger than {limits.megabytes:g} MB, the limit of this server."
   )
   stated = request.headers.get("content-length", "0")
-  if not stated.isdecimal() or int(stated) > limits.bytes:
+  if not stated.isdecimal() or int(stated) > limits.upload_bytes:
     raise too_large
   body, chunks = bytearray(), request.stream()
   try:
@@ -95,7 +95,7 @@ async def body_of(request: Request, limits: Limits) -> bytes:
       async with asyncio.timeout(PERIOD_SECONDS):
         while len(body) < enough:
           body += await anext(chunks)
-          if len(body) > limits.bytes:
+          if len(body) > limits.upload_bytes:
             raise too_large
   except StopAsyncIteration:
     pass
