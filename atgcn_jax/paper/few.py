@@ -65,7 +65,7 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   store = open_experiment_store(settings)
-  config = experiment_config(graph, settings, store, "", 0)
+  config = experiment_config(graph, settings, store, "".join(settings.folds), 0)
   clips = {part: split_clips(store, splits_of(config), part) for part in PARTS}
   if not all(map(len, clips.values())):
     raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.audio.frontend import VGGISH_FEATURES
+from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
@@ -65,6 +66,8 @@ def reproduce(
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  if what in ("unseen", "few"):
+    _check_one_split(what, settings)
   features = open_experiment_store(settings).frontend == VGGISH_FEATURES
   if settings.configs is None:
     folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
@@ -96,6 +99,20 @@ def reproduce(
     plain = with_graph("identity", "graph head, no graph")
     return unseen(settings, draws, adapt(CNN10), adapt(plain), adapt(AT_GCN[2]))
   return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
+
+
+def _check_one_split(what: str, settings: Settings) -> None:
+  """Refuse settings that a study of one split and one head rate per system would ignore.
+
+  Raises:
+    UserError: There are several folds, or head rates.
+  """
+  if len(settings.folds) > 1:
+    raise UserError(f"--folds {','.join(settings.folds)}: {what} tests on one fold; name one")
+  if settings.head_rates:
+    raise UserError(
+      f"--head-rates: {what} does not choose rates; set --config.optim.head_factor instead"
+    )
 
 
 def note(settings: Settings) -> str:

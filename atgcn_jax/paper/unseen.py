@@ -77,7 +77,7 @@ def unseen(
     )
     for number in range(draws)
   ]
-  config = experiment_config(graph, settings, store, "", 0)
+  config = experiment_config(graph, settings, store, "".join(settings.folds), 0)
   ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "unseen")
   counts = counts_of(config, store.vocabulary, store)
   vectors = load_embeddings(

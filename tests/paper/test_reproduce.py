@@ -234,6 +234,8 @@ def history(workdir):
     (("table1", "--configs", "nowhere"), "--configs nowhere: has no cnn10.py"),
     (("table1", "--config.model.widht=1"), "unknown config key"),
     (("figure5",), "invalid choice"),
+    (("unseen", "--folds", "1,2"), "--folds 1,2: unseen tests on one fold; name one"),
+    (("few", "--head-rates", "1,3"), "--head-rates: few does not choose rates; set --config"),
   ],
 )
 def test_bad_arguments(store, tmp_path, capsys, arguments, message):
