@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ from atgcn_jax.paper.few_heads import (
 )
 from atgcn_jax.paper.unseen import draw_labels, without
 from atgcn_jax.paper.unseen_table import Draw, mean_interval
-from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing
+from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing, picture
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import counts_of
@@ -98,7 +99,8 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
           strengths[key] = best_strength(fit, positives, half.labels["validation"])
         scores = fit(positives, strengths[key])("test")
         found.append(map_of(scores, half.labels["test"]))
-        print(f"seed {seed}, {positives} positives, {title}: mAP {found[-1]:.4f}", flush=True)
+        line = f"seed {seed}, {positives} positives, {title}: mAP {found[-1]:.4f}"
+        print(line, file=sys.stderr, flush=True)
       precisions.setdefault(title, []).append(found)
   text = as_markdown(precisions, strengths, settings)
   write_result(settings.out / "few.md", text.encode())
@@ -186,4 +188,4 @@ def draw_curves(path: pathlib.Path, precisions: Mapping[str, Sequence[Sequence[f
     axes.set_xticks(range(len(POSITIVES)), [_named(n) for n in POSITIVES])
     axes.set(xlabel="training clips with the label", ylabel="mAP", ylim=(0, None))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=130, transparent=False)
+    write_result(path, picture(figure, path.name, 130))

@@ -37,6 +37,7 @@ from atgcn_jax.paper.unseen import unseen
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run import Loaded
+from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import sharding
 
 TABLES = {
@@ -66,6 +67,7 @@ def reproduce(
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  check_output_folder("--out", settings.out)
   if what in ("unseen", "few"):
     _check_one_split(what, settings)
   features = open_experiment_store(settings).frontend == VGGISH_FEATURES

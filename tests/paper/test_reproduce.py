@@ -247,6 +247,15 @@ def test_bad_arguments(store, tmp_path, capsys, arguments, message):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("what", ["table1", "unseen", "few"])
+def test_a_folder_that_cannot_be_made(store, tmp_path, capsys, what):
+  (tmp_path / "file").touch()
+  assert run(*command(what, store, tmp_path / "file" / "out")) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  assert lines[0].startswith(f"atgcn reproduce: --out {tmp_path}/file/out: ")
+
+
 @pytest.mark.slow
 def test_another_store_in_the_same_folder_is_refused(done, tmp_path, capsys):
   other = make_store(tmp_path / "other.h5", seed=5)

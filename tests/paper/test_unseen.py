@@ -131,6 +131,9 @@ def test_the_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
   assert "50% removed" in capsys.readouterr().out
   assert len(list(csv.DictReader((out / "forgotten.csv").open()))) == 2 * 2 * 2
   assert run("reproduce", "few", "--store", store, "--out", out, "--seeds", "2", *common) == 0
-  assert "| classifier | 0 | 1 | 2 |" in capsys.readouterr().out
+  printed = capsys.readouterr()
+  assert "| classifier | 0 | 1 | 2 |" in printed.out
+  assert "positives" not in printed.out.splitlines()[0], "progress is on standard error"
+  assert "seed 0, 5 positives" in printed.err
   assert len(list(csv.DictReader((out / "few.csv").open()))) == 4 * 2 * len(few.POSITIVES)
   assert (out / "few.png").stat().st_size > 10_000
