@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,6 @@ from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.paper.unseen import unseen
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.runs.run import Loaded
 from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import sharding
 
@@ -172,8 +170,9 @@ def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
   scored = run_all(shown, settings)
-  loaded = [_loaded(scored[experiment.name]) for experiment in shown]
-  panels = {one.title: label_vectors(run) for one, run in zip(shown, loaded)}
+  mesh = sharding.data_mesh()
+  loaded = [load_run(scored[one.name][0].workdir, settings.step, mesh) for one in shown]
+  panels = {one.title: of.run.label_vectors(of.state) for one, of in zip(shown, loaded)}
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
   # The table also shows how well the word vectors, the input of the graph, separate categories.
@@ -183,16 +182,3 @@ def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
     for title, vectors in {**panels, **inputs}.items()
   }
   return figure4.write_figure4(spaces, path.with_suffix(".csv"))
-
-
-def _loaded(runs: list[ScoredRun]) -> Loaded:
-  """Load the latest checkpoint of the first run."""
-  return load_run(runs[0].workdir, "latest", sharding.data_mesh())
-
-
-def label_vectors(loaded: Loaded) -> np.ndarray:
-  """Return the label vectors float[K, C] of a checkpoint, which score the labels."""
-  frontend = loaded.run.frontend
-  silence = np.zeros((1, frontend.frames, frontend.n_mels), np.float32)
-  features: Any = loaded.run.model().apply(loaded.state, silence, return_features=True)
-  return np.asarray(features["label_vectors"])

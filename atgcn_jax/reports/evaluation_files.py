@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from atgcn_jax.data.clip_sounds import SoundOf, sounds_in_folder, soundscape_sounds
@@ -86,10 +85,7 @@ def write_files(
   run, scores, labels = scored.loaded.run, scored.scores, scored.labels
   vectors, graph = None, None
   if "added" not in result:  # estimated labels have no vectors of their own under a linear head
-    shape = (1, run.frontend.frames, run.frontend.n_mels)
-    variables = jax.device_get(scored.loaded.state)
-    features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
-    vectors = np.asarray(features["label_vectors"])[scored.columns]
+    vectors = run.label_vectors(scored.loaded.state)[scored.columns]
     graph = None if run.propagation is None else selected(run.propagation, scored.columns)
   stored = read_thresholds(place.workdir)
   of_step = stored is not None and stored.step == result["step"]

@@ -14,7 +14,7 @@ from test_cli import run
 
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper import tables
+from atgcn_jax.paper import reproduce, tables
 from atgcn_jax.paper.experiment_configs import Settings, experiment_config
 from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import (
@@ -162,6 +162,25 @@ def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
     "silhouette, High",
     "silhouette, Low",
   ]
+
+
+def test_figure4_is_of_the_tested_step(store, tmp_path, monkeypatch):
+  nodes = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
+  (tmp_path / "ontology.json").write_text(json.dumps(nodes))
+
+  def run_all(wanted, settings):
+    return {one.name: [ScoredRun(one, 0, "", tmp_path, *[None] * 3)] for one in wanted}
+
+  steps = []
+  monkeypatch.setattr(reproduce, "run_all", run_all)
+  monkeypatch.setattr(
+    reproduce, "load_run", lambda workdir, step, mesh: steps.append(step) or 1 / 0
+  )
+  changed = (*SMALL, f"--config.graph.ontology={tmp_path}/ontology.json")
+  settings = Settings(str(store), tmp_path, CONFIGS, 1, (), changed, step="best")
+  with pytest.raises(ZeroDivisionError):
+    reproduce.reproduce("figure4", settings, [], [])
+  assert steps == ["best"]
 
 
 @pytest.mark.slow
