@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
 from atgcn_jax.paper.experiment_runs import score_runs, wanted_runs
@@ -38,9 +37,8 @@ from atgcn_jax.paper.few_heads import (
 from atgcn_jax.paper.unseen import draw_labels, without
 from atgcn_jax.paper.unseen_table import Draw, mean_interval
 from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing, picture
-from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.folds import splits_of
-from atgcn_jax.runs.label_graph import counts_of
+from atgcn_jax.runs.label_graph import counts_of, label_vectors_of
 from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 POSITIVES = (0, 1, 2, 5, 10, 20, None)  # None for all
@@ -74,11 +72,7 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
       "--config.data.validation_share"
     )
   counts = counts_of(config, store.vocabulary, store)
-  words = load_embeddings(
-    data_path(config.data.root, config.graph.embeddings),
-    store.vocabulary,
-    dimension=config.graph.embedding_size,
-  )
+  words = label_vectors_of(config, store.vocabulary)
   strengths: dict[tuple[str, int | None], float] = {}
   precisions: dict[str, list[list[float]]] = {}  # by row, mAP [positives] of each seed
   for seed in range(settings.seeds):

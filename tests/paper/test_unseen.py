@@ -102,7 +102,13 @@ def test_one_fold_of_a_store_with_numbered_folds(what, tmp_path, monkeypatch, ca
   store = make_store(tmp_path / "store.h5", folds="12345")
   command = ("reproduce", what, "--store", store, "--out", tmp_path / "out", "--folds", "3", *SMALL)
   ontology = f"--config.graph.ontology={write_ontology(tmp_path / 'ontology.json')}"
-  more = (ontology, "--config.data.validation_share=0.3", "--config.graph.source=store")
+  # The built-in label vectors are not in that folder.
+  more = (
+    ontology,
+    f"--config.data.root={tmp_path}",
+    "--config.data.validation_share=0.3",
+    "--config.graph.source=store",
+  )
   assert run(*command, *more) == 2
   assert "folds ('3',)" in capsys.readouterr().err
 

@@ -7,11 +7,13 @@ import os
 
 import numpy as np
 import pytest
-from runs_support import saved, trained, wav, waveforms
+from runs_support import saved, tiny_config, trained, wav, waveforms
 from scipy.special import logit
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
+from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.serving.explain import vector_parts
 from atgcn_jax.serving.tagger import Tagger
 
@@ -43,6 +45,15 @@ def test_the_log_odds_of_the_prior_are_a_part(tagger):
   assert after[0] == before[0]
   np.testing.assert_array_equal(after[1], before[1])
   assert after[2] - before[2] == pytest.approx(np.log(1 / 9))
+
+
+def test_a_linear_head_has_one_part(tmp_path):
+  config = tiny_config(tmp_path, "model.head=linear")
+  run = new_run(config, store_of(config))
+  variables = run.initial_state().variables
+  positions, vectors, _ = vector_parts(run, variables, 2)
+  assert positions == [2]
+  np.testing.assert_array_equal(vectors, run.label_vectors(variables)[[2]])
 
 
 def test_an_estimate_is_split_into_its_weighted_sum(tagger, tmp_path):
