@@ -17,7 +17,7 @@ from atgcn_jax.labels.ontology import (
   label_levels,
 )
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
-from atgcn_jax.ontology_metrics import map_by_level, ontology_map
+from atgcn_jax.ontology_metrics import carried_up, map_by_level, ontology_map
 from atgcn_jax.reports.evaluation_files import FOLDER, Place, store_name, write_files
 from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
@@ -180,9 +180,7 @@ def ontology_results(
   ids = scored.vocabulary.ids
   apart = label_distances(ontology, ids)
   levels = map_by_level(average_precision, label_levels(ontology, ids))
-  carried = scored.labels.copy()
-  for k, above in enumerate(label_ancestors(ontology, ids)):
-    carried[:, above] |= scored.labels[:, k : k + 1]
+  carried = carried_up(scored.labels, label_ancestors(ontology, ids))
   return {
     "OmAP": finite_or_none(ontology_map(scored.scores, scored.labels, apart).mean),
     "mAP_by_level": {str(level): finite_or_none(value) for level, value in levels.items()},
