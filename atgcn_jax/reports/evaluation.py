@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.data.layouts.listing import check_audio_folder
+from atgcn_jax.data.open_clips import store_name
 from atgcn_jax.errors import UserError
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.ontology import (
@@ -20,7 +21,7 @@ from atgcn_jax.labels.ontology import (
 )
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
 from atgcn_jax.ontology_metrics import carried_up, map_by_level, ontology_map
-from atgcn_jax.reports.evaluation_files import FOLDER, Place, store_name, write_files
+from atgcn_jax.reports.evaluation_files import FOLDER, Place, write_files
 from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES

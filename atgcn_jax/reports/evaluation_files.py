@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atgcn_jax.data.clip_sounds import SoundOf, sounds_in_folder, soundscape_sounds
-from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.reports.clip_media import sound_address, spectrogram_address
 from atgcn_jax.reports.confusions import Mistake, break_even_thresholds, worst_mistakes
@@ -26,7 +25,7 @@ from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.scoring import ScoredSplit
 from atgcn_jax.runs.thresholds import read_thresholds
-from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import write_whole
 
 FOLDER = "evaluation"
@@ -47,12 +46,6 @@ class Place(NamedTuple):
   out: str | os.PathLike | None
   is_own: bool
   is_default: bool
-
-
-def store_name(store: ClipStore) -> str:
-  """Return the name of a store: its file name, or the name and version of a TFDS dataset."""
-  path = pathlib.PurePath(store.path if in_bucket(store.path) else os.path.abspath(store.path))
-  return path.name if isinstance(store.log_mel, np.memmap) else "/".join(path.parts[-2:])
 
 
 def write_files(
@@ -122,7 +115,8 @@ def write_files(
 
 def _title(system: str, place: Place, result: dict[str, Any]) -> str:
   """Return the title of the page: the system, the run and what was evaluated."""
-  parts = [f"run {place.workdir.name}", f"split {result['split']}", f"step {result['step']}"]
+  run = os.path.basename(os.path.abspath(place.workdir))  # the folder may be named as "."
+  parts = [f"run {run}", f"split {result['split']}", f"step {result['step']}"]
   if not place.is_own:
     parts.append(f"store {result['store']}")
   parts += [f"{key} {result[key]}" for key in ("labels", "added") if key in result]

@@ -136,6 +136,12 @@ def test_written_files(tmp_path):
   assert result["clip_ids_sha256"] in page
 
 
+def test_the_title_names_the_folder(run, monkeypatch):
+  monkeypatch.chdir(run)
+  evaluate(".")
+  assert ": run run, split test, step 30</h1>" in (run / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_pages_of_other_splits_and_steps_do_not_replace_each_other(run):
   evaluate(run)
