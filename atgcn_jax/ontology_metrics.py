@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,19 @@ def nearest_distances(labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
   for distance in np.unique(distances)[::-1]:
     nearest[labels[:, distances == distance].any(axis=1)] = distance
   return nearest
+
+
+def carried_up(labels: np.ndarray, ancestors: Sequence[Sequence[int]]) -> np.ndarray:
+  """Return labels with which each clip also has the labels above its own, of the same type.
+
+  Args:
+    labels: bool or integers 0 and 1 [N, K].
+    ancestors: The positions of the labels above each label, as from `label_ancestors`.
+  """
+  carried = labels.copy()
+  for k, above in enumerate(ancestors):
+    carried[:, above] |= labels[:, k : k + 1]
+  return carried
 
 
 def map_by_level(average_precision: np.ndarray, levels: np.ndarray) -> dict[int, float]:

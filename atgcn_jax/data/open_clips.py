@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pathlib
+
+import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore, open_store
 from atgcn_jax.data.tfds.dataset import open_tfds
@@ -28,3 +31,9 @@ def open_clips(path: str | os.PathLike, *, finite: bool = True) -> ClipStore:
     )
   is_dataset = in_bucket(path) or os.path.isdir(path)
   return (open_tfds if is_dataset else open_store)(path, finite=finite)
+
+
+def store_name(store: ClipStore) -> str:
+  """Return the name of a store: its file name, or the name and version of a TFDS dataset."""
+  path = pathlib.PurePath(store.path if in_bucket(store.path) else os.path.abspath(store.path))
+  return path.name if isinstance(store.log_mel, np.memmap) else "/".join(path.parts[-2:])

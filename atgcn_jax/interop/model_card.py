@@ -95,11 +95,14 @@ def model_card(loaded: Loaded, workdir: pathlib.Path) -> str:
 
 
 def _evaluations(loaded: Loaded, workdir: pathlib.Path) -> str:
-  """Return the results at this step as tables, those on the store of the training first."""
+  """Return the results at this step as tables, those on the store of the training first.
+
+  Results of some labels only, or with estimates of added labels, are left out.
+  """
   own, others = {}, {}
   for path in sorted((workdir / "evaluation").glob("*.json")):
     found = _read(path)
-    if found.get("step") != loaded.step or "labels" in found:
+    if found.get("step") != loaded.step or found.keys() & {"labels", "added"}:
       continue
     split, store, fingerprint = map(found.get, ("split", "store", "store_fingerprint"))
     if fingerprint is None:  # written by a version that did not store it

@@ -230,15 +230,20 @@ def label_ancestors(ontology: Ontology, ids: Sequence[str]) -> list[list[int]]:
   ]
 
 
-def check_labels(ontology: Ontology, ids: Sequence[str]) -> None:
+def check_labels(ontology: Ontology, ids: Sequence[str], option: str = "graph.ontology") -> None:
   """Refuse labels that are not in the ontology.
+
+  Args:
+    ontology: The ontology.
+    ids: The ids of the labels.
+    option: The option that names the ontology, for the message.
 
   Raises:
     UserError: A label is not in the ontology.
   """
   for label_id in ids:
     if label_id not in ontology.names:
-      raise UserError(f"label {label_id} is not in the ontology; name another graph.ontology")
+      raise UserError(f"label {label_id} is not in the ontology; name another {option}")
 
 
 def _climb(ontology: Ontology, label_id: str, stops: Container[str]) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from matplotlib.figure import Figure
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
 from atgcn_jax.paper.experiment_runs import score_runs, wanted_runs
@@ -36,10 +36,9 @@ from atgcn_jax.paper.few_heads import (
 )
 from atgcn_jax.paper.unseen import draw_labels, without
 from atgcn_jax.paper.unseen_table import Draw, mean_interval
-from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing
-from atgcn_jax.runs.config import data_path
+from atgcn_jax.reports.figure_style import BLUE, DARK, GREEN, ORANGE, drawing, picture
 from atgcn_jax.runs.folds import splits_of
-from atgcn_jax.runs.label_graph import counts_of
+from atgcn_jax.runs.label_graph import counts_of, label_vectors_of
 from atgcn_jax.runtime.whole_files import csv_bytes, write_result
 
 POSITIVES = (0, 1, 2, 5, 10, 20, None)  # None for all
@@ -65,7 +64,7 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   store = open_experiment_store(settings)
-  config = experiment_config(graph, settings, store, "", 0)
+  config = experiment_config(graph, settings, store, "".join(settings.folds), 0)
   clips = {part: split_clips(store, splits_of(config), part) for part in PARTS}
   if not all(map(len, clips.values())):
     raise UserError(
@@ -73,11 +72,7 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
       "--config.data.validation_share"
     )
   counts = counts_of(config, store.vocabulary, store)
-  words = load_embeddings(
-    data_path(config.data.root, config.graph.embeddings),
-    store.vocabulary,
-    dimension=config.graph.embedding_size,
-  )
+  words = label_vectors_of(config, store.vocabulary)
   strengths: dict[tuple[str, int | None], float] = {}
   precisions: dict[str, list[list[float]]] = {}  # by row, mAP [positives] of each seed
   for seed in range(settings.seeds):
@@ -98,7 +93,8 @@ def few(settings: Settings, linear: Experiment, graph: Experiment) -> str:
           strengths[key] = best_strength(fit, positives, half.labels["validation"])
         scores = fit(positives, strengths[key])("test")
         found.append(map_of(scores, half.labels["test"]))
-        print(f"seed {seed}, {positives} positives, {title}: mAP {found[-1]:.4f}", flush=True)
+        line = f"seed {seed}, {positives} positives, {title}: mAP {found[-1]:.4f}"
+        print(line, file=sys.stderr, flush=True)
       precisions.setdefault(title, []).append(found)
   text = as_markdown(precisions, strengths, settings)
   write_result(settings.out / "few.md", text.encode())
@@ -186,4 +182,4 @@ def draw_curves(path: pathlib.Path, precisions: Mapping[str, Sequence[Sequence[f
     axes.set_xticks(range(len(POSITIVES)), [_named(n) for n in POSITIVES])
     axes.set(xlabel="training clips with the label", ylabel="mAP", ylim=(0, None))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=130, transparent=False)
+    write_result(path, picture(figure, path.name, 130))

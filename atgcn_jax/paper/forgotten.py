@@ -9,6 +9,7 @@ import numpy as np
 
 from atgcn_jax.labels.ontology import label_ancestors
 from atgcn_jax.metrics import tagging_metrics
+from atgcn_jax.ontology_metrics import carried_up
 from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
 from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import CNN10, Experiment
@@ -80,9 +81,7 @@ def forgotten(settings: Settings, systems: Sequence[Experiment], ontology: str, 
 
 def _map(run: ScoredRun, above: Sequence[Sequence[int]] | None) -> float:
   """Return the mAP of a run, with the test labels carried up to these ancestors if given."""
-  labels = run.labels.copy()
-  for k, positions in enumerate(above or ()):
-    labels[:, positions] |= run.labels[:, k : k + 1]
+  labels = run.labels if above is None else carried_up(run.labels, above)
   return float(tagging_metrics(run.scores, labels)["mAP"])
 
 

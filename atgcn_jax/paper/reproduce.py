@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from atgcn_jax.audio.frontend import VGGISH_FEATURES
+from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import top_categories
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import figure3, figure4, tables
@@ -35,7 +35,7 @@ from atgcn_jax.paper.scored_runs import run_all
 from atgcn_jax.paper.unseen import unseen
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.runs.run import Loaded
+from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import sharding
 
 TABLES = {
@@ -65,6 +65,9 @@ def reproduce(
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  check_output_folder("--out", settings.out)
+  if what in ("unseen", "few"):
+    _check_one_split(what, settings)
   features = open_experiment_store(settings).frontend == VGGISH_FEATURES
   if settings.configs is None:
     folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
@@ -96,6 +99,20 @@ def reproduce(
     plain = with_graph("identity", "graph head, no graph")
     return unseen(settings, draws, adapt(CNN10), adapt(plain), adapt(AT_GCN[2]))
   return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
+
+
+def _check_one_split(what: str, settings: Settings) -> None:
+  """Refuse settings that a study of one split and one head rate per system would ignore.
+
+  Raises:
+    UserError: There are several folds, or head rates.
+  """
+  if len(settings.folds) > 1:
+    raise UserError(f"--folds {','.join(settings.folds)}: {what} tests on one fold; name one")
+  if settings.head_rates:
+    raise UserError(
+      f"--head-rates: {what} does not choose rates; set --config.optim.head_factor instead"
+    )
 
 
 def note(settings: Settings) -> str:
@@ -153,8 +170,9 @@ def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
   tops = top_categories(ontology, store.vocabulary.ids)
   categories = [[ontology.names[top] for top in of_label] for of_label in tops]
   scored = run_all(shown, settings)
-  loaded = [_loaded(scored[experiment.name]) for experiment in shown]
-  panels = {one.title: label_vectors(run) for one, run in zip(shown, loaded)}
+  mesh = sharding.data_mesh()
+  loaded = [load_run(scored[one.name][0].workdir, settings.step, mesh) for one in shown]
+  panels = {one.title: of.run.label_vectors(of.state) for one, of in zip(shown, loaded)}
   path = settings.out / "figure4.png"
   figure4.draw_figure4(panels, categories, store.vocabulary.names, path)
   # The table also shows how well the word vectors, the input of the graph, separate categories.
@@ -164,16 +182,3 @@ def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
     for title, vectors in {**panels, **inputs}.items()
   }
   return figure4.write_figure4(spaces, path.with_suffix(".csv"))
-
-
-def _loaded(runs: list[ScoredRun]) -> Loaded:
-  """Load the latest checkpoint of the first run."""
-  return load_run(runs[0].workdir, "latest", sharding.data_mesh())
-
-
-def label_vectors(loaded: Loaded) -> np.ndarray:
-  """Return the label vectors float[K, C] of a checkpoint, which score the labels."""
-  frontend = loaded.run.frontend
-  silence = np.zeros((1, frontend.frames, frontend.n_mels), np.float32)
-  features: Any = loaded.run.model().apply(loaded.state, silence, return_features=True)
-  return np.asarray(features["label_vectors"])

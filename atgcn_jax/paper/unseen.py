@@ -12,7 +12,6 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import AddedLabel
 from atgcn_jax.labels.counts import Counts
-from atgcn_jax.labels.embeddings import load_embeddings
 from atgcn_jax.labels.estimates import (
   label_pairs,
   regression_weights,
@@ -38,8 +37,7 @@ from atgcn_jax.paper.unseen_table import (
 )
 from atgcn_jax.runs.added_labels import AddedLabels, added_to, extended_run
 from atgcn_jax.runs.calibrations import DEFAULTS
-from atgcn_jax.runs.config import data_path
-from atgcn_jax.runs.label_graph import counts_of, ontology_at, ontology_path
+from atgcn_jax.runs.label_graph import counts_of, label_vectors_of, ontology_at, ontology_path
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.scoring import Opened, open_split, score_labels
 from atgcn_jax.runtime.whole_files import write_result
@@ -77,14 +75,10 @@ def unseen(
     )
     for number in range(draws)
   ]
-  config = experiment_config(graph, settings, store, "", 0)
+  config = experiment_config(graph, settings, store, "".join(settings.folds), 0)
   ontology = ontology_at(ontology_path(config.data.root, config.graph.ontology), "unseen")
   counts = counts_of(config, store.vocabulary, store)
-  vectors = load_embeddings(
-    data_path(config.data.root, config.graph.embeddings),
-    store.vocabulary,
-    dimension=config.graph.embedding_size,
-  )
+  vectors = label_vectors_of(config, store.vocabulary)
   edges = dense(label_edges(ontology, store.vocabulary.ids))
   complete = score_runs(wanted_runs([linear], settings, store), settings, store)
   precisions: list[dict[str, np.ndarray]] = []  # by row, [seeds, new labels], of each draw

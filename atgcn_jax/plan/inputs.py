@@ -83,7 +83,9 @@ def plan_data(config: Any) -> Data:
     if named == AUDIOSET or (config.data.vocabulary and os.path.exists(named)):
       vocabulary = read_vocabulary(named)
     else:
-      missing = f"{named} does not exist" if named else "the config names no vocabulary"
+      missing = "the config names no vocabulary"
+      if config.data.vocabulary:
+        missing = f"{named} does not exist"
       assumed.append(f"AudioSet's {classes} labels, as {missing}")
   classes = len(vocabulary) if vocabulary else classes
   size = clips * clip_bytes(classes, frames, bands, "uint8")

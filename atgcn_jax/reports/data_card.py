@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from atgcn_jax.audio.findings import KINDS
-from atgcn_jax.data.open_clips import open_clips
+from atgcn_jax.data.open_clips import open_clips, store_name
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.data.store.findings_table import LONGER, NOT_KNOWN, SHORTER, counts
 from atgcn_jax.labels.counts import Segments, left_out, read_segments
@@ -58,7 +58,7 @@ def data_card(
   classes = _classes(store.vocabulary, by_fold, labels, lists, rated)
   empty = [one for one in classes if not one["clips"]]
   return {
-    "store": pathlib.Path(store_path).name,
+    "store": store_name(store),
     "content_sha256": store.fingerprint,
     "frontend": {"name": store.frontend.name, "seconds": store.frontend.seconds},
     "stored_as": str(store.log_mel.dtype),

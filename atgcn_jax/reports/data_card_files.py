@@ -21,7 +21,9 @@ def write_data_card(out: str | os.PathLike, card: dict[str, Any]) -> list[str]:
   Raises:
     UserError: If a file cannot be written.
   """
-  stem = pathlib.Path(card["store"]).stem
+  name = card["store"]
+  # The name of a dataset is that of two folders, such as audioset/1.0.0.
+  stem = name.replace("/", "-") if "/" in name else pathlib.Path(name).stem
   texts = {
     f"{stem}-card.json": json.dumps(card, indent=2, ensure_ascii=False) + "\n",
     f"{stem}-card.md": card_markdown(card),

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.data.layouts.listing import check_audio_folder
+from atgcn_jax.data.open_clips import store_name
+from atgcn_jax.errors import UserError
 from atgcn_jax.intervals import intervals
 from atgcn_jax.labels.ontology import (
   Ontology,
+  check_labels,
   label_ancestors,
   label_distances,
   label_levels,
 )
 from atgcn_jax.metrics import mean_of_defined, tagging_metrics
-from atgcn_jax.ontology_metrics import map_by_level, ontology_map
-from atgcn_jax.reports.evaluation_files import FOLDER, Place, store_name, write_files
+from atgcn_jax.ontology_metrics import carried_up, map_by_level, ontology_map
+from atgcn_jax.reports.evaluation_files import FOLDER, Place, write_files
 from atgcn_jax.runs.calibrated_labels import labels_added
 from atgcn_jax.runs.clip_ids import clip_ids_hash
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES
@@ -69,7 +72,8 @@ def evaluate(
     out: A folder to write the files to instead of the run directory.
     added_path: A file of labels to estimate in addition (`read_added_labels`). Their names in the
       files end in " (estimated)". The estimates are calibrated on the run's validation clips.
-    ontology: The path of an ontology, by default that of the config, if it names one.
+    ontology: The path of an ontology, by default that of the config, if it names one. If labels are
+      missing from that of the config, a warning is issued.
     audio: The folder of the sounds, as given to `atgcn prepare`, for the mistakes on the page. The
       sounds of the built-in soundscapes are known without it.
 
@@ -107,6 +111,8 @@ def evaluate_and_write(
   """Return the result of `evaluate`, and the path of the page or None if a file was not written."""
   if out is not None:
     first_only(lambda: check_output_folder("--out", out))
+  if ontology:
+    first_only(lambda: ontology_at(ontology, "--ontology"))  # a bad file is refused before scoring
   if audio is not None:
     first_only(lambda: check_audio_folder(audio))
   with kept_scores(path_of(workdir) / FOLDER if out is None else out) as keep:
@@ -159,7 +165,12 @@ def _written(
   path = ontology or ontology_path(config.data.root, config.graph.ontology)
   if path and (ontology or path == SOUNDSCAPES or os.path.exists(path)):
     average = np.asarray(metrics["average_precision"])
-    result |= ontology_results(ontology_at(path, "--ontology"), scored, average)
+    try:
+      result |= ontology_results(ontology_at(path, "--ontology"), scored, average)
+    except UserError as error:
+      if ontology:
+        raise
+      warnings.warn(f"without metrics of the ontology: {error}", stacklevel=2)
   # Only process 0 runs this, so the computations must only use its local devices.
   try:
     return result, write_files(place, scored, result, metrics, audio)
@@ -178,11 +189,10 @@ def ontology_results(
 ) -> dict[str, Any]:
   """Return the results that need an ontology; see `evaluate`."""
   ids = scored.vocabulary.ids
+  check_labels(ontology, ids, "--ontology")
   apart = label_distances(ontology, ids)
   levels = map_by_level(average_precision, label_levels(ontology, ids))
-  carried = scored.labels.copy()
-  for k, above in enumerate(label_ancestors(ontology, ids)):
-    carried[:, above] |= scored.labels[:, k : k + 1]
+  carried = carried_up(scored.labels, label_ancestors(ontology, ids))
   return {
     "OmAP": finite_or_none(ontology_map(scored.scores, scored.labels, apart).mean),
     "mAP_by_level": {str(level): finite_or_none(value) for level, value in levels.items()},

@@ -11,11 +11,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from atgcn_jax.data.clip_sounds import SoundOf, sounds_in_folder, soundscape_sounds
-from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.labels.sparse import selected
 from atgcn_jax.reports.clip_media import sound_address, spectrogram_address
 from atgcn_jax.reports.confusions import Mistake, break_even_thresholds, worst_mistakes
@@ -27,7 +25,7 @@ from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.parts import system_name
 from atgcn_jax.runs.scoring import ScoredSplit
 from atgcn_jax.runs.thresholds import read_thresholds
-from atgcn_jax.runtime.buckets import in_bucket, path_of
+from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.whole_files import write_whole
 
 FOLDER = "evaluation"
@@ -48,12 +46,6 @@ class Place(NamedTuple):
   out: str | os.PathLike | None
   is_own: bool
   is_default: bool
-
-
-def store_name(store: ClipStore) -> str:
-  """Return the name of a store: its file name, or the name and version of a TFDS dataset."""
-  path = pathlib.PurePath(store.path if in_bucket(store.path) else os.path.abspath(store.path))
-  return path.name if isinstance(store.log_mel, np.memmap) else "/".join(path.parts[-2:])
 
 
 def write_files(
@@ -86,10 +78,7 @@ def write_files(
   run, scores, labels = scored.loaded.run, scored.scores, scored.labels
   vectors, graph = None, None
   if "added" not in result:  # estimated labels have no vectors of their own under a linear head
-    shape = (1, run.frontend.frames, run.frontend.n_mels)
-    variables = jax.device_get(scored.loaded.state)
-    features: Any = run.model().apply(variables, np.zeros(shape, np.float32), return_features=True)
-    vectors = np.asarray(features["label_vectors"])[scored.columns]
+    vectors = run.label_vectors(scored.loaded.state)[scored.columns]
     graph = None if run.propagation is None else selected(run.propagation, scored.columns)
   stored = read_thresholds(place.workdir)
   of_step = stored is not None and stored.step == result["step"]
@@ -126,7 +115,8 @@ def write_files(
 
 def _title(system: str, place: Place, result: dict[str, Any]) -> str:
   """Return the title of the page: the system, the run and what was evaluated."""
-  parts = [f"run {place.workdir.name}", f"split {result['split']}", f"step {result['step']}"]
+  run = os.path.basename(os.path.abspath(place.workdir))  # the folder may be named as "."
+  parts = [f"run {run}", f"split {result['split']}", f"step {result['step']}"]
   if not place.is_own:
     parts.append(f"store {result['store']}")
   parts += [f"{key} {result[key]}" for key in ("labels", "added") if key in result]

@@ -12,14 +12,13 @@ from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import AddedLabel
 from atgcn_jax.labels.counts import Counts, load_counts
-from atgcn_jax.labels.embeddings import WITHOUT_FILE, load_embeddings
 from atgcn_jax.labels.estimates import regression_weights, word_weights
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.sparse import dense
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.calibrations import COUNTS, PARENTS, RELATIONS, WORDS
 from atgcn_jax.runs.config import data_path
-from atgcn_jax.runs.label_graph import counts_of
+from atgcn_jax.runs.label_graph import counts_of, label_vectors_of
 from atgcn_jax.runs.run import Run
 
 
@@ -111,12 +110,10 @@ def embeddings_of(run: Run, vocabulary: Vocabulary, where: str = "") -> np.ndarr
     vocabulary: The vocabulary.
     where: The start of a message on labels without vectors.
   """
-  graph = run.config.graph
-  source = graph.embeddings
+  source = run.config.graph.embeddings
   if source in ("random", "one_hot"):
     raise UserError(
       f"{where}graph.embeddings {source!r} has no vectors of added labels; give relations and use "
       "a run with word vectors"
     )
-  path = source if source in WITHOUT_FILE else data_path(run.config.data.root, source)
-  return load_embeddings(path, vocabulary, dimension=graph.embedding_size)
+  return label_vectors_of(run.config, vocabulary)

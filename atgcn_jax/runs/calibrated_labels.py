@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 
+from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import read_added_labels
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.estimates import (
+  Calibration,
   conditional_weights,
   fit_calibration,
   left_out_weights,
@@ -31,8 +35,10 @@ from atgcn_jax.runs.calibrations import (
   write_calibrations,
 )
 from atgcn_jax.runs.run import Loaded, Run
-from atgcn_jax.runs.scoring import own_store, score_split
+from atgcn_jax.runs.scoring import opened_split, own_store, score_labels
+from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runtime.processes import first_only
+from atgcn_jax.training import sharding
 
 
 def labels_added(
@@ -48,34 +54,56 @@ def labels_added(
   def add(loaded: Loaded) -> AddedLabels:
     run = loaded.run
     labels = read_added_labels(path, run.vocabulary)
+    opened = functools.cache(lambda: training_store(workdir, run))
     try:
-      counts = counts_at_hand(run, own_store(run.config, workdir))
+      counts = counts_at_hand(run, opened())
     except UserError:  # the training store is elsewhere
       counts = counts_at_hand(run, None)
-    return added_to(run, labels, counts, calibrated(workdir, loaded))
+    return added_to(run, labels, counts, calibrated(workdir, loaded, opened, counts))
 
   return add
 
 
-def calibrated(workdir: str | os.PathLike, loaded: Loaded) -> Calibrations:
+def training_store(workdir: str | os.PathLike, run: Run) -> ClipStore:
+  """Return the store that a run was trained on.
+
+  Raises:
+    UserError: If the store cannot be used, or has other labels than the run.
+  """
+  store = own_store(run.config, workdir)
+  if store.vocabulary.ids != run.vocabulary.ids:
+    raise UserError(f"{store.path}: has other labels than the run {workdir}")
+  return store
+
+
+def calibrated(
+  workdir: str | os.PathLike,
+  loaded: Loaded,
+  open_store: Callable[[], ClipStore],
+  counts: Counts | None,
+) -> Calibrations:
   """Return the calibrations of a checkpoint, and store them with the run if they are new.
 
   Args:
     workdir: The run directory.
     loaded: Its checkpoint.
+    open_store: Returns the training store.
+    counts: The counts of the run's labels; None if they are not at hand.
   """
-  stored = read_calibrations(workdir)
-  if stored.step == loaded.step:
+  run, stored = loaded.run, read_calibrations(workdir)
+  checkpoint = identity(run, loaded.state)["checkpoint"]
+  if stored.fit(loaded.step, checkpoint):
     return stored
-  run = loaded.run
   try:
-    store = own_store(run.config, workdir)
-    scored = score_split(workdir, str(loaded.step), None, "validation")
+    opened = opened_split(workdir, loaded, open_store(), "validation")
+    scored = score_labels(opened, run.vocabulary.ids, sharding.data_mesh(), "scoring")
+    if not scored.labels.any() or scored.labels.all():
+      raise UserError(f"{opened.store.path}: no validation clip has a label, or all have all")
   except UserError as error:
     warnings.warn(f"estimates have the calibration of AudioSet's features ({error})", stacklevel=2)
     return DEFAULTS
-  counts = counts_at_hand(run, store)
-  fitted = fit_calibrations(run, counts, loaded.step, scored.scores, scored.labels)
+  by_kind = fit_calibrations(run, counts, scored.scores, scored.labels)
+  fitted = Calibrations(loaded.step, by_kind, checkpoint)
   try:
     first_only(lambda: write_calibrations(workdir, fitted))
   except OSError as error:
@@ -84,28 +112,28 @@ def calibrated(workdir: str | os.PathLike, loaded: Loaded) -> Calibrations:
 
 
 def fit_calibrations(
-  run: Run, counts: Counts | None, step: int, scores: np.ndarray, labels: np.ndarray
-) -> Calibrations:
+  run: Run, counts: Counts | None, scores: np.ndarray, labels: np.ndarray
+) -> dict[str, Calibration]:
   """Fit the calibrations on clips whose labels are known, each label left out in turn.
 
   Args:
     run: The run.
     counts: The counts of the run's labels; None if they are not at hand.
-    step: The step of the scores.
     scores: float[N, K], scores of clips that were not trained on.
     labels: [N, K], their labels.
 
   Returns:
-    The calibrations. A kind of estimate that the run's files do not allow keeps its default.
+    The calibration of each kind of estimate. A kind that the run's files do not allow keeps its
+    default.
   """
   weights = {}
   if counts is not None:
     weights = {COUNTS: left_out_weights(counts), RELATIONS: conditional_weights(counts)}
-  if run.config.graph.embeddings not in ("random", "one_hot"):
+  with contextlib.suppress(UserError):  # they are random, or their file is elsewhere
     vectors = embeddings_of(run, run.vocabulary)
     similar = word_weights(vectors, vectors) * (1 - np.eye(len(vectors)))
     weights[WORDS] = scaled_to_one(similar)
   fitted = {
     kind: fit_calibration(weighted_sums(scores, given), labels) for kind, given in weights.items()
   }
-  return Calibrations(step, {**DEFAULTS.by_kind, **fitted})
+  return {**DEFAULTS.by_kind, **fitted}

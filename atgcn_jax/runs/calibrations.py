@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
@@ -19,13 +20,29 @@ COUNTS, RELATIONS, PARENTS, WORDS = "counts", "relations", "parents", "words"
 
 
 class Calibrations(NamedTuple):
-  """The calibration of each kind of estimate, and the step of the scores that they were fitted on.
+  """The calibration of each kind of estimate, and the checkpoint that they were fitted on.
 
-  `step` is None for `DEFAULTS`.
+  `step` is None for `DEFAULTS`. `checkpoint` is the hash of `scoring_identity`, empty in files of
+  earlier versions.
   """
 
   step: int | None
   by_kind: Mapping[str, Calibration]
+  checkpoint: str = ""
+
+  def fit(self, step: int, checkpoint: str) -> bool:
+    """Return whether they were fitted on this checkpoint."""
+    return self.step == step and self.checkpoint in ("", checkpoint)
+
+  def check_checkpoint(self, step: int, checkpoint: str) -> None:
+    """Warn if the scores come from another checkpoint. `DEFAULTS` are for all checkpoints."""
+    if self.step is not None and not self.fit(step, checkpoint):
+      which = f"this is step {step}" if step != self.step else "the run was trained again"
+      warnings.warn(
+        f"the estimates were calibrated at step {self.step}, but {which}; calibrate them again "
+        "with `atgcn evaluate --add-labels`",
+        stacklevel=3,
+      )
 
 
 # Fitted on held-out training clips of AudioSet's features with the linear head of docs/results.md.
@@ -43,13 +60,18 @@ DEFAULTS = Calibrations(
 def write_calibrations(workdir: str | os.PathLike, calibrations: Calibrations) -> None:
   """Write the calibrations to `added-labels.json` in a run directory."""
   by_kind = {kind: list(line) for kind, line in calibrations.by_kind.items()}
-  text = json.dumps({"step": calibrations.step, "calibrations": by_kind}, indent=2)
+  of = {"step": calibrations.step, "checkpoint": calibrations.checkpoint}
+  text = json.dumps({**of, "calibrations": by_kind}, indent=2)
   write_whole(path_of(workdir) / NAME, f"{text}\n".encode())
 
 
-class _Stored(TypedDict):
+class _Needed(TypedDict):
   step: int
   calibrations: dict[str, list[float]]
+
+
+class _Stored(_Needed, total=False):
+  checkpoint: str
 
 
 def read_calibrations(workdir: str | os.PathLike) -> Calibrations:
@@ -66,7 +88,8 @@ def read_calibrations(workdir: str | os.PathLike) -> Calibrations:
     lines = stored["calibrations"]
     if lines.keys() != DEFAULTS.by_kind.keys() or {len(line) for line in lines.values()} != {2}:
       raise ValueError("it has other kinds of estimates")
-    return Calibrations(stored["step"], {k: Calibration(*line) for k, line in lines.items()})
+    by_kind = {kind: Calibration(*line) for kind, line in lines.items()}
+    return Calibrations(stored["step"], by_kind, stored.get("checkpoint", ""))
   except (OSError, ValueError, RecursionError) as error:
     text = f"{path}: cannot be read as calibrations ({reason(error)})"
     raise UserError(f"{text}; move it away, and they are fitted again") from error

@@ -7,9 +7,9 @@ from typing import Any
 
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.embeddings import WITHOUT_FILE
-from atgcn_jax.runs.config import config_with_overrides, data_path
+from atgcn_jax.runs.config import config_with_overrides
 from atgcn_jax.runs.config_defaults import DEFAULTS, SOUNDSCAPES
-from atgcn_jax.runs.label_graph import ontology_path
+from atgcn_jax.runs.label_graph import embeddings_path, ontology_path
 from atgcn_jax.runs.load import find_checkpoints, read_run, sound_step
 from atgcn_jax.runs.safetensors_folder import is_safetensors_export, read_export
 from atgcn_jax.runtime.buckets import in_bucket
@@ -66,10 +66,8 @@ def finetuning_config(
       that started from another run.
   """
   number, config = saved_config(source, step)
-  embeddings = config.graph.embeddings
+  embeddings = embeddings_path(config.data.root, config.graph.embeddings)
   ontology = ontology_path(config.data.root, config.graph.ontology)
-  if embeddings not in WITHOUT_FILE:
-    embeddings = data_path(config.data.root, embeddings)
   config.update(CHANGES)
   config.data.update({"root": "", "store": store, "vocabulary": "", "placement": "host"})
   config.data.allow_test_overlap = False

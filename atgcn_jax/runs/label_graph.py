@@ -51,12 +51,7 @@ def label_graph(
   if config.model.head != "graph":
     return None, None
   graph = config.graph
-  source = graph.embeddings
-  embeddings = load_embeddings(
-    source if source in WITHOUT_FILE else data_path(config.data.root, source),
-    vocabulary,
-    dimension=graph.embedding_size,
-  )
+  embeddings = label_vectors_of(config, vocabulary)
   if graph.source != "store":
     path = data_path(config.data.root, graph.source)
     arrays = read_arrays(path)
@@ -70,6 +65,26 @@ def label_graph(
     neighbour_weight=graph.neighbour_weight,
     ontology=ontology_path(config.data.root, config.graph.ontology),
   ), embeddings
+
+
+def label_vectors_of(config, vocabulary: Vocabulary) -> np.ndarray:
+  """Return the label vectors float32[K, E] that `graph.embeddings` names, for any vocabulary.
+
+  Raises:
+    UserError: If the file cannot be used, or lacks a label.
+  """
+  path = embeddings_path(config.data.root, config.graph.embeddings)
+  return load_embeddings(path, vocabulary, dimension=config.graph.embedding_size)
+
+
+def embeddings_path(root: str, named: str) -> str:
+  """Return the path of the label vectors, or the name of those that need no file.
+
+  Args:
+    root: `data.root` of a config.
+    named: `graph.embeddings` of a config.
+  """
+  return named if named in WITHOUT_FILE else data_path(root, named)
 
 
 def label_relations(

@@ -101,6 +101,15 @@ class Run:
     shape = (self.frontend.frames, self.frontend.n_mels)
     return models.with_constants(self.model(), shape, placement)
 
+  def label_vectors(self, variables: Any) -> np.ndarray:
+    """Return the label vectors float[K, C] of the head with these variables of `model()`.
+
+    The computation is on the first device of this process.
+    """
+    silence = np.zeros((1, self.frontend.frames, self.frontend.n_mels), np.float32)
+    features: Any = self.model().apply(jax.device_get(variables), silence, return_features=True)
+    return np.asarray(features["label_vectors"])
+
   def augmentation(self) -> Augmentation:
     """Return the settings of the augmentation."""
     return Augmentation(**self.config.augment)

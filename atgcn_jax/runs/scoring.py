@@ -164,8 +164,20 @@ def open_split(
     UserError: If the run, step, store or split cannot be used.
   """
   loaded = load_run(workdir, step, mesh)
+  config = loaded.run.config
+  store = open_clips(store_path) if store_path else own_store(config, workdir, all_labels)
+  return opened_split(workdir, loaded, store, split)
+
+
+def opened_split(
+  workdir: str | os.PathLike, loaded: Loaded, store: ClipStore, split: str
+) -> Opened:
+  """Return a checkpoint and the clips of a store to score.
+
+  Raises:
+    UserError: If the store or the split cannot be used.
+  """
   run = loaded.run
-  store = open_clips(store_path) if store_path else own_store(run.config, workdir, all_labels)
   check_front_end(run, store, f"the run {workdir}")
   clips = split_clips(store, splits_of(run.config), split)
   if not len(clips):

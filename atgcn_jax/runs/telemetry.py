@@ -229,10 +229,15 @@ def profile_of(
     workdir: The run directory.
 
   Raises:
-    UserError: If training does not include the first step of the trace, or `workdir` is in a
-      bucket.
+    UserError: If the run is finished, training does not include the first step of the trace, or
+      `workdir` is in a bucket.
   """
   first, count = asked or (-1, 0)
+  if asked and start >= steps:
+    raise UserError(
+      f"--profile {first}:{count}: the run is already at step {start}, so there is no step to "
+      "trace; train further with --config.optim.steps"
+    )
   if asked and not start <= first < steps:
     raise UserError(
       f"--profile {first}:{count}: training runs from step {start} to {steps - 1}; start at one of "

@@ -68,13 +68,14 @@ def vector_parts(
     None for systems whose logits are no product of one vector per clip and the label's vector.
   """
   model = run.model()
-  if model.pooling is not None or model.logit_norm is not None or not hasattr(model, "head"):
+  if model.pooling is not None or model.logit_norm is not None:
     return None
-  silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
-  features, sown = model.apply(variables, silence, return_features=True, mutable=["intermediates"])
   if run.propagation is None:
-    bias = float(variables["params"]["head"]["fc"]["bias"][label])
-    return [label], np.asarray(features["label_vectors"])[[label]], bias + model.offset
+    fc = variables["params"]["head"]["fc"]
+    vector, bias = np.asarray(fc["kernel"])[:, label], float(fc["bias"][label])
+    return [label], vector[None], bias + model.offset
+  silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
+  _, sown = model.apply(variables, silence, mutable=["intermediates"])
   last = sown["intermediates"]["head"][f"gc{run.config.model.layers}"]["messages"][0]
   row = graph_row(run.propagation, label)
   from_labels = np.flatnonzero(row)

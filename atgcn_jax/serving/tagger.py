@@ -169,6 +169,7 @@ class Tagger(SoundScorer):
       labels = read_added_labels(labels, run.vocabulary)
     if not labels:
       raise ValueError("with_labels needs at least one label, got none")
+    self._calibrations.check_checkpoint(self.step, self.checkpoint())
     counts = counts_at_hand(run, None)
     added = added_to(run, labels, counts, self._calibrations)
     tagger = copy.copy(self)

@@ -216,6 +216,19 @@ def test_the_model_card_is_of_the_run(exports, workdir, tmp_path):
     assert str(trained().parent).encode() not in path.read_bytes(), "folders of this machine"
 
 
+def test_the_model_card_leaves_out_estimates(tmp_path):
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  loaded = load_run(workdir, STEP, sharding.data_mesh(jax.devices()[:1]))
+  result = {"step": int(STEP), "split": "test", "store_fingerprint": loaded.run.store_fingerprint}
+  folder = workdir / "evaluation"
+  folder.mkdir(exist_ok=True)
+  for name, more in (("", {"mAP": 0.25}), ("-new", {"mAP": 0.75, "added": "new.csv"})):
+    (folder / f"test-{STEP}{name}.json").write_text(json.dumps(result | more))
+  card = model_card(loaded, workdir)
+  assert "| mAP | 0.2500 |" in card
+  assert "0.7500" not in card
+
+
 @pytest.mark.slow
 def test_the_model_card_names_the_data_of_evaluations(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")

@@ -11,7 +11,7 @@ from atgcn_jax.labels.ontology import (
   ontology_of,
 )
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.ontology_metrics import map_by_level, ontology_map
+from atgcn_jax.ontology_metrics import carried_up, map_by_level, ontology_map
 
 NODES = [
   {"id": "top", "name": "Top", "child_ids": ["a", "b"]},
@@ -89,3 +89,11 @@ def test_map_by_level_leaves_undefined_labels_out():
   assert found[1] == 0.5
   assert np.isnan(found[2])
   assert found[3] == pytest.approx(0.2)
+
+
+def test_labels_above_a_label_are_added():
+  labels = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.uint8)
+  carried = carried_up(labels, [[], [0], [0, 1]])
+  np.testing.assert_array_equal(carried, [[1, 1, 0], [1, 1, 1], [1, 0, 0]])
+  assert carried.dtype == labels.dtype
+  assert labels.sum() == 3, "the argument does not change"

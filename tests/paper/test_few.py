@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.estimates import neighbour_weights
 from atgcn_jax.paper import few_fits
-from atgcn_jax.paper.few import as_markdown, best_strength
+from atgcn_jax.paper.few import as_markdown, best_strength, draw_curves
 from atgcn_jax.paper.few_fits import Examples, drawn_clips, fit_linear, kept_positives
 from atgcn_jax.paper.few_heads import PLAIN, Half, linear_fits
 
@@ -101,6 +102,16 @@ def test_the_table_has_a_column_per_number_of_positives(settings):
   assert "| classifier | 0 | 1 | 2 | 5 | 10 | 20 | all |" in text
   assert text.count("0.200 [-1.071, 1.471]") == 7
   assert "2 seeds" in text
+
+
+def test_a_picture_that_fails_leaves_no_file(tmp_path, monkeypatch):
+  path = tmp_path / "few.png"
+  draw_curves(path, {PLAIN: [[0.1] * 7]})
+  before = path.read_bytes()
+  monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"part") and 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    draw_curves(path, {PLAIN: [[0.2] * 7]})
+  assert path.read_bytes() == before
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from test_cli import run
 
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper import tables
+from atgcn_jax.paper import reproduce, tables
 from atgcn_jax.paper.experiment_configs import Settings, experiment_config
 from atgcn_jax.paper.experiment_runs import ScoredRun
 from atgcn_jax.paper.experiments import (
@@ -164,6 +164,25 @@ def test_figure4_draws_both_label_spaces(store, tmp_path, capsys):
   ]
 
 
+def test_figure4_is_of_the_tested_step(store, tmp_path, monkeypatch):
+  nodes = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
+  (tmp_path / "ontology.json").write_text(json.dumps(nodes))
+
+  def run_all(wanted, settings):
+    return {one.name: [ScoredRun(one, 0, "", tmp_path, *[None] * 3)] for one in wanted}
+
+  steps = []
+  monkeypatch.setattr(reproduce, "run_all", run_all)
+  monkeypatch.setattr(
+    reproduce, "load_run", lambda workdir, step, mesh: steps.append(step) or 1 / 0
+  )
+  changed = (*SMALL, f"--config.graph.ontology={tmp_path}/ontology.json")
+  settings = Settings(str(store), tmp_path, CONFIGS, 1, (), changed, step="best")
+  with pytest.raises(ZeroDivisionError):
+    reproduce.reproduce("figure4", settings, [], [])
+  assert steps == ["best"]
+
+
 @pytest.mark.slow
 def test_the_restart_starts_from_the_baseline_of_its_seed(store, tmp_path):
   more = ("--rows", "atgcn_restart", "--config.optim.steps=2")
@@ -234,6 +253,8 @@ def history(workdir):
     (("table1", "--configs", "nowhere"), "--configs nowhere: has no cnn10.py"),
     (("table1", "--config.model.widht=1"), "unknown config key"),
     (("figure5",), "invalid choice"),
+    (("unseen", "--folds", "1,2"), "--folds 1,2: unseen tests on one fold; name one"),
+    (("few", "--head-rates", "1,3"), "--head-rates: few does not choose rates; set --config"),
   ],
 )
 def test_bad_arguments(store, tmp_path, capsys, arguments, message):
@@ -243,6 +264,15 @@ def test_bad_arguments(store, tmp_path, capsys, arguments, message):
   assert len(lines) == 1
   assert re.search(message, lines[0])
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["table1", "unseen", "few"])
+def test_a_folder_that_cannot_be_made(store, tmp_path, capsys, what):
+  (tmp_path / "file").touch()
+  assert run(*command(what, store, tmp_path / "file" / "out")) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  assert lines[0].startswith(f"atgcn reproduce: --out {tmp_path}/file/out: ")
 
 
 @pytest.mark.slow

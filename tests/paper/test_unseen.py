@@ -9,6 +9,7 @@ from runs_support import VOCABULARY, make_store
 from test_cli import run
 from test_reproduce import SMALL
 
+from atgcn_jax.errors import UserError
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.paper import few, forgotten, reproduce, unseen
 from atgcn_jax.paper.experiments import AT_GCN, CNN10
@@ -80,20 +81,49 @@ def test_forgotten_positives_are_a_change_of_the_config():
   assert len({with_forgotten(CNN10, share).name for share in SHARES}) == 4
 
 
+def write_ontology(path):
+  """Write an ontology with all labels below one category."""
+  nodes = [{"id": "top", "name": "Top", "child_ids": list(VOCABULARY.ids)}]
+  pairs = zip(VOCABULARY.ids, VOCABULARY.names)
+  nodes += [{"id": label, "name": name, "child_ids": []} for label, name in pairs]
+  path.write_text(json.dumps(nodes))
+  return path
+
+
+@pytest.mark.parametrize("what", ["unseen", "few"])
+def test_one_fold_of_a_store_with_numbered_folds(what, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(unseen, "LEFT_OUT", 2)
+
+  def score_runs(runs, *_):
+    raise UserError(f"folds {runs[0].config.data.test_folds}")
+
+  for module in (unseen, few):
+    monkeypatch.setattr(module, "score_runs", score_runs)
+  store = make_store(tmp_path / "store.h5", folds="12345")
+  command = ("reproduce", what, "--store", store, "--out", tmp_path / "out", "--folds", "3", *SMALL)
+  ontology = f"--config.graph.ontology={write_ontology(tmp_path / 'ontology.json')}"
+  # The built-in label vectors are not in that folder.
+  more = (
+    ontology,
+    f"--config.data.root={tmp_path}",
+    "--config.data.validation_share=0.3",
+    "--config.graph.source=store",
+  )
+  assert run(*command, *more) == 2
+  assert "folds ('3',)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(unseen, "LEFT_OUT", 2)
   store = make_store(tmp_path / "store.h5")
-  nodes = [{"id": "top", "name": "Top", "child_ids": list(VOCABULARY.ids)}]
-  pairs = zip(VOCABULARY.ids, VOCABULARY.names)
-  nodes += [{"id": label, "name": name, "child_ids": []} for label, name in pairs]
-  (tmp_path / "ontology.json").write_text(json.dumps(nodes))
+  ontology = write_ontology(tmp_path / "ontology.json")
   monkeypatch.setattr(forgotten, "SHARES", (0.0, 0.5))
   monkeypatch.setattr(reproduce, "VARIANTS", (CNN10,))
   common = (
     *SMALL,
     "--config.optim.steps=2",
-    f"--config.graph.ontology={tmp_path / 'ontology.json'}",
+    f"--config.graph.ontology={ontology}",
     "--config.graph.source=store",
   )
   out = tmp_path / "out"
@@ -107,6 +137,9 @@ def test_the_studies_from_training_to_picture(tmp_path, monkeypatch, capsys):
   assert "50% removed" in capsys.readouterr().out
   assert len(list(csv.DictReader((out / "forgotten.csv").open()))) == 2 * 2 * 2
   assert run("reproduce", "few", "--store", store, "--out", out, "--seeds", "2", *common) == 0
-  assert "| classifier | 0 | 1 | 2 |" in capsys.readouterr().out
+  printed = capsys.readouterr()
+  assert "| classifier | 0 | 1 | 2 |" in printed.out
+  assert "positives" not in printed.out.splitlines()[0], "progress is on standard error"
+  assert "seed 0, 5 positives" in printed.err
   assert len(list(csv.DictReader((out / "few.csv").open()))) == 4 * 2 * len(few.POSITIVES)
   assert (out / "few.png").stat().st_size > 10_000

@@ -247,6 +247,17 @@ def test_the_files(tmp_path):
   assert len(paths) == 2
 
 
+def test_a_dataset_has_its_name_and_version(tmp_path, monkeypatch):
+  store = open_store(make(tmp_path / "store.h5"))
+  path = str(tmp_path / "birds" / "1.0.0")
+  dataset = dataclasses.replace(store, path=path, log_mel=np.array(store.log_mel))
+  monkeypatch.setattr(module, "open_clips", lambda path, finite: dataset)
+  card = data_card(path)
+  assert "# Data card of birds/1.0.0\n" in card_markdown(card)
+  write_data_card(tmp_path / "out", card)
+  assert (tmp_path / "out" / "birds-1.0.0-card.json").is_file()
+
+
 def test_tables_are_complete(tmp_path):
   """Each row of a table has as many cells as its header, for any names."""
   vocabulary = dataclasses.replace(small_store.VOCABULARY, names=("a|b", "c d", "e", "f"))

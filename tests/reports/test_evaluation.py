@@ -136,6 +136,12 @@ def test_written_files(tmp_path):
   assert result["clip_ids_sha256"] in page
 
 
+def test_the_title_names_the_folder(run, monkeypatch):
+  monkeypatch.chdir(run)
+  evaluate(".")
+  assert ": run run, split test, step 30</h1>" in (run / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_pages_of_other_splits_and_steps_do_not_replace_each_other(run):
   evaluate(run)
@@ -262,6 +268,26 @@ def test_stores_that_do_not_fit(run, tmp_path):
   with pytest.raises(UserError, match=r"missing.h5: no such clip store"):
     evaluate(run, store_path=str(tmp_path / "missing.h5"))
   assert contents(run) == before
+
+
+def test_labels_that_the_ontology_lacks(tmp_path, plain_pages):
+  nodes = [{"id": key, "name": key, "child_ids": []} for key in VOCABULARY.ids]
+  path = tmp_path / "ontology.json"
+  path.write_text(json.dumps(nodes))
+  run = saved_run(tmp_path / "run", tiny_config(tmp_path, f"graph.ontology={path}"))
+  assert "OmAP" in evaluate(run)
+  path.write_text(json.dumps(nodes[1:]))
+  message = f"label {VOCABULARY.ids[0]} is not in the ontology; name another --ontology"
+  with pytest.warns(UserWarning, match=f"without metrics of the ontology: {message}"):
+    assert "OmAP" not in evaluate(run)
+  with pytest.raises(UserError, match=message):
+    evaluate(run, ontology=str(path))
+
+
+def test_a_bad_ontology_is_refused_before_scoring(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluation, "score_split", None)
+  with pytest.raises(UserError, match=r"missing\.json"):
+    evaluate(run, ontology=str(tmp_path / "missing.json"))
 
 
 def test_a_split_without_clips(run, tmp_path):

@@ -11,7 +11,7 @@ from runs_support import records, tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.runs import log, telemetry, training_loop, training_programs
-from atgcn_jax.runs.telemetry import Pace, Telemetry, parsed_profile
+from atgcn_jax.runs.telemetry import Pace, Telemetry, parsed_profile, profile_of
 from atgcn_jax.training.sharding import data_mesh
 
 
@@ -113,6 +113,11 @@ def test_a_profile_is_written_where_tensorboard_reads_it(tmp_path, capsys):
   capsys.readouterr()
   assert cli.main([*command, "--profile", "3:2", "--config.optim.steps=8"]) == 2
   assert "--profile 3:2: training runs from step 6 to 7" in capsys.readouterr().err
+
+
+def test_a_finished_run_has_no_step_to_trace(tmp_path):
+  with pytest.raises(UserError, match="--profile 50:3: the run is already at step 100, so there"):
+    profile_of((50, 3), 100, 100, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "3", "3:0", "a:2", "3:b", "-1:2", "3:2:1"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import warnings
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabul
 from atgcn_jax.reports.evaluation import evaluate
 from atgcn_jax.runs.added_labels import NODE_SHARE, added_to
 from atgcn_jax.runs.added_weights import counts_at_hand
+from atgcn_jax.runs.calibrated_labels import calibrated, fit_calibrations
 from atgcn_jax.runs.calibrations import (
   DEFAULTS,
   Calibrations,
@@ -25,6 +27,7 @@ from atgcn_jax.runs.calibrations import (
 )
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import load_run
+from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 
@@ -149,9 +152,35 @@ def test_calibrations_are_stored_and_read(tmp_path):
   assert read_calibrations(tmp_path) is DEFAULTS
   write_calibrations(tmp_path, Calibrations(7, DEFAULTS.by_kind))
   assert read_calibrations(tmp_path) == Calibrations(7, DEFAULTS.by_kind)
-  (tmp_path / "added-labels.json").write_text('{"step": 7, "calibrations": {}}')
+  file = tmp_path / "added-labels.json"
+  found = json.loads(file.read_text())
+  del found["checkpoint"]  # as earlier versions have stored them
+  file.write_text(json.dumps(found))
+  assert read_calibrations(tmp_path).fit(7, "any")
+  with pytest.warns(UserWarning, match="calibrated at step 7, but this is step 8"):
+    read_calibrations(tmp_path).check_checkpoint(8, "any")
+  file.write_text('{"step": 7, "calibrations": {}}')
   with pytest.raises(UserError, match="cannot be read as calibrations"):
     read_calibrations(tmp_path)
+
+
+def test_kinds_without_files_keep_their_default(tagger, tmp_path):
+  config = tiny_config(tmp_path, f"graph.embeddings={tmp_path / 'moved.npz'}")
+  run = dataclasses.replace(tagger.run, config=config)
+  random = np.random.default_rng(0)
+  scores, labels = random.random((40, 6)), random.random((40, 6)) < 0.3
+  fitted = fit_calibrations(run, None, scores, labels)
+  assert fitted == DEFAULTS.by_kind
+
+
+def test_clips_without_labels_leave_the_default(tmp_path):
+  config = tiny_config(tmp_path)
+  run = saved_run(tmp_path / "run", config)
+  loaded = load_run(run, "latest", sharding.data_mesh())
+  store = store_of(config)
+  store = store.with_positives(np.zeros(len(store.label_indices), bool))
+  with pytest.warns(UserWarning, match="no validation clip has a label, or all have all"):
+    assert calibrated(run, loaded, lambda: store, None) is DEFAULTS
 
 
 def test_evaluation_with_labels_that_a_run_was_not_trained_on(tmp_path):
@@ -163,8 +192,20 @@ def test_evaluation_with_labels_that_a_run_was_not_trained_on(tmp_path):
   result = evaluate(tmp_path / "run", added_path=str(tmp_path / "new.csv"))
   assert result["classes"] == 6
   assert result["mAP"] == pytest.approx((5 * result["mAP_known"] + result["mAP_added"]) / 6)
-  assert read_calibrations(tmp_path / "run").step == 0, "fitted on the validation clips"
+  stored = read_calibrations(tmp_path / "run")
+  assert stored.step == 0, "fitted on the validation clips"
   table = next((tmp_path / "run" / "evaluation").glob("*-new.csv")).read_text()
   assert table.count(" (estimated)") == 1
+  file = tmp_path / "run" / "added-labels.json"
+  before = file.read_bytes()
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    Tagger.restore(tmp_path / "run").with_labels(tmp_path / "new.csv")
+  # Calibrations of other weights at the same step are fitted again.
+  write_calibrations(tmp_path / "run", stored._replace(checkpoint="other"))
+  with pytest.warns(UserWarning, match="at step 0, but the run was trained again"):
+    Tagger.restore(tmp_path / "run").with_labels(tmp_path / "new.csv")
+  evaluate(tmp_path / "run", added_path=str(tmp_path / "new.csv"))
+  assert file.read_bytes() == before
   with pytest.raises(UserError, match="has another vocabulary"):
     evaluate(tmp_path / "run", store_path=config.data.store)

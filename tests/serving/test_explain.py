@@ -8,11 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
-from runs_support import saved, trained, wav, waveforms
+from runs_support import saved, tiny_config, trained, wav, waveforms
 from scipy.special import logit
 
 from atgcn_jax import cli
 from atgcn_jax.errors import SoundWarning, UserError
+from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.serving.explain import vector_parts
 from atgcn_jax.serving.tagger import Tagger
 
@@ -52,6 +54,15 @@ def test_a_sound_warns_once(tagger):
     warnings.simplefilter("always")
     tagger.explain(silence, "Hum")
   assert [one.category for one in caught] == [SoundWarning]
+
+
+def test_a_linear_head_has_one_part(tmp_path):
+  config = tiny_config(tmp_path, "model.head=linear")
+  run = new_run(config, store_of(config))
+  variables = run.initial_state().variables
+  positions, vectors, _ = vector_parts(run, variables, 2)
+  assert positions == [2]
+  np.testing.assert_array_equal(vectors, run.label_vectors(variables)[[2]])
 
 
 def test_an_estimate_is_split_into_its_weighted_sum(tagger, tmp_path):

@@ -257,6 +257,11 @@ def test_sizes_come_from_an_existing_store():
   assert clip_bytes(527, 400, 64, "uint8") == 25_670  # as docs/data.md says
 
 
+def test_a_config_without_a_vocabulary_and_with_a_folder():
+  config = tiny_config(trained().parent, "data.root=data", "data.store=missing.h5")
+  assert plan_data(config).assumed[1] == "AudioSet's 527 labels, as the config names no vocabulary"
+
+
 @pytest.mark.slow
 def test_flops_of_a_recurrent_layer_count_every_frame():
   """Check that twice the frames have twice the products of TALNet, except for its head."""
