@@ -19,7 +19,7 @@ Span = tuple[float, float]  # onset and offset, in seconds
 TOLERANCE = 1e-9  # for sums of times that are not exact in binary
 
 
-class Counts(NamedTuple):
+class EventCounts(NamedTuple):
   """Numbers of true positives, false positives and false negatives, int[...] each."""
 
   hits: np.ndarray
@@ -45,12 +45,12 @@ def _share(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
   return np.where(total > 0, part / np.where(total > 0, total, 1), np.nan)
 
 
-def added(counts: Sequence[Counts]) -> Counts:
+def added(counts: Sequence[EventCounts]) -> EventCounts:
   """Return the sums of counts of equal shape."""
-  return Counts(*(np.sum(column, axis=0) for column in zip(*counts)))
+  return EventCounts(*(np.sum(column, axis=0) for column in zip(*counts)))
 
 
-def segment_counts(reference: Sequence[Span], found: Sequence[Span], segment: float) -> Counts:
+def segment_counts(reference: Sequence[Span], found: Sequence[Span], segment: float) -> EventCounts:
   """Return the counts of one label in one file over segments from its start.
 
   A label is active in a segment if an event overlaps it.
@@ -63,7 +63,7 @@ def segment_counts(reference: Sequence[Span], found: Sequence[Span], segment: fl
   rows = [_active(spans, segment) for spans in (reference, found)]
   size = max(map(len, rows))
   there, heard = (np.pad(row, (0, size - len(row))) for row in rows)
-  return Counts(*(np.sum(x) for x in (there & heard, ~there & heard, there & ~heard)))
+  return EventCounts(*(np.sum(x) for x in (there & heard, ~there & heard, there & ~heard)))
 
 
 def _active(spans: Sequence[Span], segment: float) -> np.ndarray:
@@ -85,7 +85,7 @@ def event_counts(
   *,
   with_offset: bool = True,
   share_of_length: float = 0.5,
-) -> Counts:
+) -> EventCounts:
   """Return the counts of one label in one file over events.
 
   A detected event matches an annotated one if their onsets differ by at most the collar and, with
@@ -110,6 +110,6 @@ def event_counts(
   if pairs.any():
     partners = maximum_bipartite_matching(csr_array(pairs.astype(np.int8)), perm_type="column")
     matched = int((partners >= 0).sum())
-  return Counts(
+  return EventCounts(
     np.array(matched), np.array(len(found) - matched), np.array(len(reference) - matched)
   )

@@ -13,7 +13,7 @@ import numpy as np
 from atgcn_jax.audio.folders import contents
 from atgcn_jax.data.layouts.event_tables import Event, read_events, stems_of
 from atgcn_jax.errors import PART, UserError, counted, printable
-from atgcn_jax.event_metrics import Counts, Span, added, event_counts, segment_counts
+from atgcn_jax.event_metrics import EventCounts, Span, added, event_counts, segment_counts
 from atgcn_jax.labels.summary import find_label
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.serving.detections import Detection
@@ -141,7 +141,7 @@ def score_detections(
     of_label = spans.setdefault(sound, {})
     for one in found[sound]:
       of_label.setdefault(one.id, []).append((one.start_s, one.end_s))
-  counts: dict[str, list[Counts]] = {kind: [] for kind in KINDS}
+  counts: dict[str, list[EventCounts]] = {kind: [] for kind in KINDS}
   for k in reference.labels:
     pairs = [
       (reference.events[sound].get(k, []), spans[sound].get(vocabulary.ids[k], []))
@@ -189,7 +189,7 @@ def scores_text(result: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def _as_json(counts: Counts) -> dict[str, Any]:
+def _as_json(counts: EventCounts) -> dict[str, Any]:
   values = {"f1": counts.f1(), "precision": counts.precision(), "recall": counts.recall()}
   return {name: None if np.isnan(value) else float(value) for name, value in values.items()} | {
     name: int(value) for name, value in counts._asdict().items()

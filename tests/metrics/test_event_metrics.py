@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from atgcn_jax.event_metrics import Counts, added, event_counts, segment_counts
+from atgcn_jax.event_metrics import EventCounts, added, event_counts, segment_counts
 
 # Events of two labels in three files, annotated and detected.
 EVENTS = {
@@ -110,7 +110,7 @@ def test_nothing_is_undefined():
 
 
 def test_f1_precision_and_recall():
-  counts = Counts(np.array([3, 0]), np.array([1, 2]), np.array([2, 0]))
+  counts = EventCounts(np.array([3, 0]), np.array([1, 2]), np.array([2, 0]))
   np.testing.assert_allclose(counts.f1(), [6 / 9, 0])
   np.testing.assert_allclose(counts.precision(), [0.75, 0])
   np.testing.assert_allclose(counts.recall(), [0.6, np.nan])
