@@ -219,11 +219,13 @@ def test_the_model_card_is_of_the_run(exports, workdir, tmp_path):
 def test_the_model_card_leaves_out_estimates(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
   loaded = load_run(workdir, STEP, sharding.data_mesh(jax.devices()[:1]))
-  result = {"step": int(STEP), "split": "test", "store_fingerprint": loaded.run.store_fingerprint}
+  result = {"step": int(STEP), "store_fingerprint": loaded.run.store_fingerprint}
   folder = workdir / "evaluation"
   folder.mkdir(exist_ok=True)
-  for name, more in (("", {"mAP": 0.25}), ("-new", {"mAP": 0.75, "added": "new.csv"})):
-    (folder / f"test-{STEP}{name}.json").write_text(json.dumps(result | more))
+  of_run = {"split": "test", "mAP": 0.25}
+  estimated = {"split": "all", "mAP": 0.75, "added": "new.csv"}
+  for name, more in ((f"test-{STEP}", of_run), (f"all-{STEP}-new", estimated)):
+    (folder / f"{name}.json").write_text(json.dumps(result | more))
   card = model_card(loaded, workdir)
   assert "| mAP | 0.2500 |" in card
   assert "0.7500" not in card
