@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from atgcn_jax.errors import PART, UserError, printable
+from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.labels.label_files import SHOWN, has_controls, read_arrays, text_lines
 from atgcn_jax.labels.sparse import Matrix, equal, selected, sized, without_diagonal
 from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
@@ -192,12 +192,12 @@ def left_out(path: str | os.PathLike[str], segments: Segments) -> str:
   """Return a one-line message on the rows of a list that are left out; empty if none are."""
   parts = []
   if segments.broken:
-    rows = "row" if segments.broken == 1 else "rows"
     more = ", …" if segments.broken > len(segments.examples) else ""
-    parts.append(f"{segments.broken} broken {rows} left out ({'; '.join(segments.examples)}{more})")
+    rows = counted(segments.broken, "broken row", "broken rows")
+    parts.append(f"{rows} left out ({'; '.join(segments.examples)}{more})")
   if segments.repeated:
-    rows = "row" if segments.repeated == 1 else "rows"
-    parts.append(f"{segments.repeated} {rows} with a repeated id left out")
+    rows = counted(segments.repeated, "row", "rows")
+    parts.append(f"{rows} with a repeated id left out")
   return f"{path}: {', '.join(parts)}; {len(segments.clip_ids)} used" if parts else ""
 
 

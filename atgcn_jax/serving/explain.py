@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atgcn_jax.errors import UserError
+from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.summary import graph_row
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runtime.whole_files import write_output
@@ -93,7 +93,8 @@ def explanation_text(source: str, found: Explanation) -> str:
     lines.append(f"  {part.log_odds:+6.2f}  {part.name} (scores {part.score:.3f})")
   rest = found.contributions[SHOWN:]
   if rest:
-    lines.append(f"  {sum(part.log_odds for part in rest):+6.2f}  {len(rest)} other labels")
+    others = counted(len(rest), "other label", "other labels")
+    lines.append(f"  {sum(part.log_odds for part in rest):+6.2f}  {others}")
   loudest = np.argsort(-found.scores, kind="stable")[:SHOWN]
   spans = (
     f"{found.start_s[i]:.2f}-{found.end_s[i]:.2f} s: {found.scores[i]:.3f}" for i in sorted(loudest)

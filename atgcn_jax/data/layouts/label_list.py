@@ -23,7 +23,7 @@ from atgcn_jax.data.layouts.listing import (
   make_listing,
 )
 from atgcn_jax.data.layouts.tables import read_table
-from atgcn_jax.errors import PART, UserError, printable
+from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
 from atgcn_jax.labels.vocabulary import Vocabulary
 
@@ -140,7 +140,7 @@ def read_label_list(
   if not files:
     raise UserError(f"{path}: lists no file; add one row for each sound file")
   if joined:
-    what = "1 row names" if len(joined) == 1 else f"{len(joined)} rows name"
+    what = counted(len(joined), "row names", "rows name")
     warnings.warn(
       f"{path}: {what} a file again, such as {joined[0]}; the labels of the rows are joined",
       stacklevel=2,
