@@ -155,6 +155,7 @@ def test_soundscapes_in_a_cache_that_is_read_only(temporary, tmp_path, monkeypat
   assert not recwarn
 
 
+@pytest.mark.filterwarnings("ignore:Error (reading|writing) persistent compilation cache")
 def test_soundscapes_in_a_cache_without_locks(tmp_path, monkeypatch):
   def refuse(descriptor, operation):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
