@@ -15,6 +15,7 @@ import numpy as np
 from atgcn_jax.errors import UserError, printable
 from atgcn_jax.labels.hints import about_columns, about_label
 from atgcn_jax.labels.label_files import SHOWN, check_name, has_controls, text_lines
+from atgcn_jax.runtime.whole_files import csv_bytes, write_whole
 
 COLUMNS = ("index", "mid", "display_name")
 AUDIOSET = "audioset"  # stands for the 527 labels of AudioSet in place of a path
@@ -202,10 +203,8 @@ def write_vocabulary(path: str | os.PathLike[str], vocabulary: Vocabulary) -> No
     path: The file to write. An existing file is replaced.
     vocabulary: The K labels.
   """
-  with open(path, "w", encoding="utf-8", newline="") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(range(len(vocabulary)), vocabulary.ids, vocabulary.names))
+  rows = zip(range(len(vocabulary)), vocabulary.ids, vocabulary.names)
+  write_whole(pathlib.Path(path), csv_bytes([COLUMNS, *rows]))
 
 
 def rows_by_id(
