@@ -77,7 +77,7 @@ def nearest_distances(labels: np.ndarray, distances: np.ndarray) -> np.ndarray:
 
 
 def carried_up(labels: np.ndarray, ancestors: Sequence[Sequence[int]]) -> np.ndarray:
-  """Return labels with which each clip also has the labels above its own, of the same type.
+  """Return the labels of clips with all labels above them added.
 
   Args:
     labels: bool or integers 0 and 1 [N, K].

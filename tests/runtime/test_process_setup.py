@@ -25,4 +25,5 @@ def test_freed_memory_below_memory_in_use_is_returned():
   in_use = arrays.pop()  # at the end of the heap, which malloc could shorten otherwise
   del arrays
   return_freed_memory()
-  assert filled - resident_bytes() > 100e6 < 2_000 * in_use.nbytes
+  assert filled - resident_bytes() > 100e6  # of 128e6
+  assert in_use.all()
