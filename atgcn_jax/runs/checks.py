@@ -20,7 +20,7 @@ from atgcn_jax.runs.safetensors_folder import is_safetensors_export
 from atgcn_jax.runs.step_inputs import PLACEMENTS
 from atgcn_jax.runtime.buckets import check_output_folder
 from atgcn_jax.training import augment
-from atgcn_jax.training.checkpoint import saved_steps
+from atgcn_jax.training.saved_checkpoints import saved_steps
 
 
 def check_config(config) -> None:

@@ -15,7 +15,7 @@ from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
 from atgcn_jax.runs.saved_form import checked_history
 from atgcn_jax.runtime.buckets import check_reachable, in_bucket
 from atgcn_jax.runtime.processes import first_only
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import checkpoint, saved_checkpoints, sharding
 from atgcn_jax.training.checksums import Damaged, Unfinished
 from atgcn_jax.training.finite import first_not_finite
 
@@ -40,11 +40,11 @@ def find_checkpoints(workdir: str | os.PathLike) -> Found:
   Raises:
     UserError: If there are checkpoints, but none of them is valid.
   """
-  steps = checkpoint.saved_steps(workdir)
+  steps = saved_checkpoints.saved_steps(workdir)
   faults: dict[int, Damaged] = {}
   for step in reversed(steps):
     try:
-      checkpoint.verify_checkpoint(workdir, step)
+      saved_checkpoints.verify_checkpoint(workdir, step)
     except Damaged as error:
       faults[step] = error
   sound = max((step for step in steps if step not in faults), default=None)
@@ -89,7 +89,7 @@ def make_way(workdir: str | os.PathLike, found: Found, *, replaced: bool) -> Non
     UserError: If the checkpoints have changed since they were found.
     WorkFailed: If a checkpoint cannot be moved or deleted.
   """
-  if checkpoint.saved_steps(workdir) != found.steps:
+  if saved_checkpoints.saved_steps(workdir) != found.steps:
     raise UserError(
       f"{workdir}: another process wrote checkpoints in the meantime; repeat the same command"
     )
@@ -114,9 +114,9 @@ def load_run(workdir: str | os.PathLike, step: str, mesh: jax.sharding.Mesh) -> 
   """
   saved = read_run(workdir, sound_step(workdir, step))
   # The shapes are those of the checkpoint: deriving them from the system would take a second.
-  shapes = _guarded(checkpoint.shapes_of_variables, workdir, saved.step)
+  shapes = _guarded(saved_checkpoints.shapes_of_variables, workdir, saved.step)
   target = _placed(shapes, sharding.Layout(mesh), len(saved.run.vocabulary))
-  return _with_state(saved, workdir, checkpoint.read_variables, target)
+  return _with_state(saved, workdir, saved_checkpoints.read_variables, target)
 
 
 def sound_step(workdir: str | os.PathLike, step: str) -> int:
@@ -130,7 +130,7 @@ def sound_step(workdir: str | os.PathLike, step: str) -> int:
   Raises:
     UserError: If the folder has no run, the step does not exist, or the checkpoint is damaged.
   """
-  steps = first_only(lambda: checkpoint.saved_steps(workdir))
+  steps = first_only(lambda: saved_checkpoints.saved_steps(workdir))
   if not steps:
     raise UserError(f"{workdir}: no run with a checkpoint; give the --workdir of `atgcn train`")
   if step == "latest":
@@ -157,7 +157,7 @@ def _first_sound(workdir, candidates: list[int], steps: list[int]) -> int:
 def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
   for candidate in candidates:
     try:
-      checkpoint.verify_checkpoint(workdir, candidate)
+      saved_checkpoints.verify_checkpoint(workdir, candidate)
       return candidate
     except Damaged as error:
       if candidate == candidates[-1]:
@@ -191,7 +191,7 @@ def _described(workdir: str | os.PathLike, step: int) -> Loaded:
     NotFinite: If one of the constants has invalid values.
     Exception: If the checkpoint is damaged. The type varies.
   """
-  description, constants = checkpoint.read_description(workdir, step)
+  description, constants = saved_checkpoints.read_description(workdir, step)
   run = run_from_saved(description, constants)
   return Loaded(step, run, checked_history(description.get("history")), None)
 
@@ -205,7 +205,7 @@ def with_training_state(
     UserError: If the state cannot be read, or a value is not finite.
   """
   target = _placed(saved.run.abstract_state(), layout, len(saved.run.vocabulary))
-  return _with_state(saved, workdir, checkpoint.read_state, target)
+  return _with_state(saved, workdir, saved_checkpoints.read_state, target)
 
 
 def _with_state(saved: Loaded, workdir: str | os.PathLike, read: Callable, target: Any) -> Loaded:
@@ -232,7 +232,7 @@ def _placed(shapes: Any, layout: sharding.Layout, classes: int) -> Any:
 def _not_finite(workdir, step: int, name: str) -> UserError:
   return UserError(
     f"{workdir}: checkpoint {step} holds values in {name} that are NaN or infinite; use another "
-    f"--step, or move {checkpoint.FOLDER}/{step} away to resume from the previous one"
+    f"--step, or move {saved_checkpoints.FOLDER}/{step} away to resume from the previous one"
   )
 
 
@@ -251,14 +251,14 @@ def _guarded(read, workdir, step: int, *target):
   except Exception as error:  # damaged files raise many types of errors
     if in_bucket(workdir):
       check_reachable(workdir)  # an unreachable file is not a damaged file
-    if checkpoint.has_checksums(workdir, step):
+    if saved_checkpoints.has_checksums(workdir, step):
       raise UserError(
         f"{workdir}: checkpoint {step} has other content than expected ({reason(error)}); use the "
         "version that wrote it, or another --step"
       ) from error
     raise UserError(
       f"{workdir}: checkpoint {step} has no checksums and cannot be read ({reason(error)}); move "
-      f"{checkpoint.FOLDER}/{step} away to use the previous one"
+      f"{saved_checkpoints.FOLDER}/{step} away to use the previous one"
     ) from error
 
 

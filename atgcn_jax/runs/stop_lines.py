@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from atgcn_jax.runtime.processes import is_first
-from atgcn_jax.training.checkpoint import has_checksums, saved_steps
+from atgcn_jax.training.saved_checkpoints import has_checksums, saved_steps
 
 
 def after_this_step(name: str) -> str:

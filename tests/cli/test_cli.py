@@ -27,7 +27,7 @@ from atgcn_jax import cli
 from atgcn_jax.cli import results
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.runs.run import new_run
-from atgcn_jax.training import checkpoint
+from atgcn_jax.training import saved_checkpoints
 
 pytestmark = pytest.mark.usefixtures("plain_pages")
 
@@ -370,7 +370,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(line, place, capfd):
   assert "Traceback" not in errors[0]
   assert contents(trained()) == before
   assert not os.path.exists(place["out"])
-  assert checkpoint.saved_steps(place["new"]) == []
+  assert saved_checkpoints.saved_steps(place["new"]) == []
 
 
 @pytest.mark.parametrize(
@@ -534,8 +534,8 @@ def test_a_graph_file_as_the_graph_of_a_run(tmp_path, place, capsys):
 @pytest.mark.slow
 def test_processes_print_no_messages_of_libraries(tmp_path):
   workdir = shutil.copytree(trained(), tmp_path / "run")
-  before, newest = checkpoint.saved_steps(workdir)[-2:]
-  for path in (workdir / checkpoint.FOLDER / str(newest) / "variables").rglob("d/*"):
+  before, newest = saved_checkpoints.saved_steps(workdir)[-2:]
+  for path in (workdir / saved_checkpoints.FOLDER / str(newest) / "variables").rglob("d/*"):
     path.write_bytes(path.read_bytes()[:20])
   sound = tmp_path / "sound.wav"
   soundfile.write(sound, np.sin(np.arange(5000) / 5), 4000)

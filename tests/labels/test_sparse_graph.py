@@ -27,7 +27,7 @@ from atgcn_jax.reports.label_graph_file import graph_text, make_graph, write_gra
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.run_store import store_of
 from atgcn_jax.runs.start import continued
-from atgcn_jax.training import checkpoint
+from atgcn_jax.training import saved_checkpoints
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_run_on_a_sparse_graph(large, tmp_path):
   graph = loaded.run.propagation
   assert isinstance(graph, scipy.sparse.csr_array)
   assert graph.dtype == np.float32
-  _, constants = checkpoint.read_description(workdir, loaded.step)
+  _, constants = saved_checkpoints.read_description(workdir, loaded.step)
   assert constants.keys() >= {"propagation_data", "propagation_indices", "propagation_indptr"}
 
   result = evaluate(workdir, split="validation")

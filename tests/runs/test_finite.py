@@ -34,7 +34,7 @@ from atgcn_jax.runs.step_inputs import device_feed, host_feed
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.serving import sound_scorer
 from atgcn_jax.serving import tagger as tagging
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import checkpoint, saved_checkpoints, sharding
 from atgcn_jax.training.finite import first_not_finite
 
 pytestmark = pytest.mark.usefixtures("plain_pages")
@@ -281,7 +281,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     stats = jax.tree.map(lambda x: x + np.inf, state.batch_stats)
     with pytest.raises(WorkFailed, match=r"step 1: a value of batch_stats\..* of step 0"):
       save_checkpoint(manager, run, state.replace(step=state.step + 1, batch_stats=stats), [])
-  assert checkpoint.saved_steps(tmp_path) == [0]
+  assert saved_checkpoints.saved_steps(tmp_path) == [0]
 
 
 def test_arrays_in_parts():

@@ -14,7 +14,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.interop.importing import import_torch
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.folder_lock import held
-from atgcn_jax.training import checkpoint
+from atgcn_jax.training import saved_checkpoints
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,7 +36,7 @@ def unstarted(tmp_path, monkeypatch):
       training_loop.train(
         tiny_config(trained().parent, "optim.steps=1", "model.layers=3"), tmp_path / "run"
       )
-  assert checkpoint.saved_steps(tmp_path / "run") == [0]
+  assert saved_checkpoints.saved_steps(tmp_path / "run") == [0]
   return tmp_path / "run"
 
 
@@ -101,7 +101,7 @@ def test_a_run_without_a_step_is_replaced_by_finetuning(unstarted, tmp_path, cap
 
 def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
   copy = shutil.copytree(trained(), tmp_path / "run")
-  newest = checkpoint.saved_steps(copy)[-1]
+  newest = saved_checkpoints.saved_steps(copy)[-1]
   (copy / "checkpoints" / str(newest) / "metrics" / "metrics").write_text("{")
   before = contents(copy)
   with pytest.raises(UserError, match=r"model.layers: 2 → 3"):

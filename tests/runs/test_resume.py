@@ -35,7 +35,7 @@ from atgcn_jax.runs import (
 from atgcn_jax.runs.load import read_run, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import saved_checkpoints, sharding
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def assert_as_undisturbed(workdir):
   assert same_bits(one.state, other.state)
   assert one.history == other.history
   assert records(workdir) == records(trained())
-  kept = checkpoint.saved_steps(workdir)
-  assert kept == checkpoint.saved_steps(trained())
-  left = {path.name for path in (workdir / checkpoint.FOLDER).iterdir()}
+  kept = saved_checkpoints.saved_steps(workdir)
+  assert kept == saved_checkpoints.saved_steps(trained())
+  left = {path.name for path in (workdir / saved_checkpoints.FOLDER).iterdir()}
   assert left == set(map(str, kept))
 
 
@@ -110,7 +110,7 @@ def run_until_done(arguments, conditions):
 
 def saving(workdir, least):
   """Return whether a checkpoint of at least this step is being written."""
-  names = [path.name for path in (workdir / checkpoint.FOLDER).glob("*tmp*")]
+  names = [path.name for path in (workdir / saved_checkpoints.FOLDER).glob("*tmp*")]
   return any(int(name.partition(".")[0]) >= least for name in names)
 
 
@@ -172,7 +172,7 @@ def test_an_extended_run_equals_a_longer_one(tmp_path, config):
   [slow(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, number, status):
-  end = checkpoint.saved_steps(trained())[-2]
+  end = saved_checkpoints.saved_steps(trained())[-2]
   command = [*map(str, train_command(trained().parent, tmp_path / "run"))]
   command.append(f"--config.optim.steps={end}")
   capsys.readouterr()  # discard the output of the run that the tests share
@@ -183,7 +183,7 @@ def test_a_signal_saves_and_the_command_resumes(tmp_path, monkeypatch, capsys, n
   assert "saved step 10" in said
   assert "resumed" not in said
   assert "next: " not in said
-  assert checkpoint.saved_steps(tmp_path / "run")[-1] == 10
+  assert saved_checkpoints.saved_steps(tmp_path / "run")[-1] == 10
   assert cli.main(command) == 0
   said = capsys.readouterr().err
   assert f"resumed from step 10 of {end}\n" in said
@@ -216,7 +216,7 @@ def test_a_signal_while_that_step_is_being_saved(tmp_path, monkeypatch, config):
     patch.setattr(run_checkpoints, "save_checkpoint", and_signal)
     with pytest.raises(Stopped):
       training_loop.train(config(), tmp_path)
-  assert checkpoint.saved_steps(tmp_path) == [0, 3]
+  assert saved_checkpoints.saved_steps(tmp_path) == [0, 3]
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, caps
     for step in (4, 5):
       with pytest.raises(Stopped):
         training_loop.train(short, workdir)
-      assert checkpoint.saved_steps(workdir)[-1] == step
+      assert saved_checkpoints.saved_steps(workdir)[-1] == step
       if step == 4:
         patch.setattr(training_programs, "score_clips", score_clips)
         interrupt(patch, 5)
@@ -280,7 +280,7 @@ def test_a_store_with_nan_is_refused(tmp_path, config):
   broken = make_store(tmp_path / "broken.h5", dtype="float16", broken=True)
   with pytest.raises(UserError, match=r"log-mel of clip clip0 is NaN or infinite"):
     training_loop.train(config(f"data.store={broken}"), tmp_path / "run")
-  assert checkpoint.saved_steps(tmp_path / "run") == []
+  assert saved_checkpoints.saved_steps(tmp_path / "run") == []
 
 
 def test_nan_in_validation_stops_the_run(tmp_path, config, monkeypatch):
@@ -416,4 +416,4 @@ def test_invalid_settings(tmp_path, config, override, named):
   with pytest.raises(UserError, match=named) as error:
     training_loop.train(config(override), tmp_path / "run")
   assert "\n" not in str(error.value)
-  assert checkpoint.saved_steps(tmp_path / "run") == []
+  assert saved_checkpoints.saved_steps(tmp_path / "run") == []

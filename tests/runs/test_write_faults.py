@@ -15,7 +15,7 @@ from atgcn_jax import cli
 from atgcn_jax.errors import WorkFailed
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.log import RunLog
-from atgcn_jax.training import checkpoint, checksums
+from atgcn_jax.training import checkpoint, checksums, saved_checkpoints
 
 
 def command(workdir, *overrides):
@@ -62,12 +62,12 @@ def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(disk, c
   line = complaint(capsys.readouterr().err)
   assert line.startswith(f"atgcn train: {workdir}: ")
   assert "could not be written: No space left on device" in line
-  sound = checkpoint.newest_verified(workdir)
+  sound = saved_checkpoints.newest_verified(workdir)
   assert f"step {sound} is saved and intact" in line
   # There is no space for a line of the log either.
   assert cli.main(command(workdir)) == 1
   assert "No space left on device" in complaint(capsys.readouterr().err)
-  assert checkpoint.newest_verified(workdir) >= sound
+  assert saved_checkpoints.newest_verified(workdir) >= sound
   mount("-o", "remount,size=8m", disk)
   assert cli.main(command(workdir)) == 0
   assert_as_undisturbed(workdir)

@@ -27,7 +27,7 @@ from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
 from atgcn_jax.runs import folder_lock, growing_files, lock_holder, log, training_loop
 from atgcn_jax.runtime import buckets
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import saved_checkpoints, sharding
 
 pytest.importorskip("google.cloud.storage", reason="buckets need google-cloud-storage")
 
@@ -133,14 +133,14 @@ def test_unfinished_and_damaged_checkpoints_are_passed_over(service, run):
   for name, content in below(service, run).items():
     if name and not name.endswith("/"):
       buckets.path_of(f"{copy}/{name}").write_bytes(content)
-  assert checkpoint.saved_steps(copy) == [3, 5]
+  assert saved_checkpoints.saved_steps(copy) == [3, 5]
   buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").unlink()
-  assert checkpoint.saved_steps(copy) == [3]
+  assert saved_checkpoints.saved_steps(copy) == [3]
   buckets.path_of(f"{copy}/checkpoints/5/commit_success.txt").write_text("again")
   buckets.path_of(f"{copy}/checkpoints/5/run/metadata").write_text("{")
   with pytest.warns(UserWarning, match="checkpoint 5 is damaged"):
     assert newest_sound(copy, sharding.Layout(sharding.data_mesh())).step == 3
-  assert checkpoint.saved_steps(copy) == [3]
+  assert saved_checkpoints.saved_steps(copy) == [3]
   assert "run/metadata" in below(service, f"{copy}/damaged/5-0")
 
 
@@ -150,11 +150,11 @@ def test_an_unreadable_checkpoint_is_not_damaged(service, run, monkeypatch):
     service.fail(True)
     raise ValueError("no answer")
 
-  monkeypatch.setattr(checkpoint, "read_description", lost)
+  monkeypatch.setattr(saved_checkpoints, "read_description", lost)
   with pytest.raises(UserError, match=f"^{run}: the storage service returned 503"):
     newest_sound(run, sharding.Layout(sharding.data_mesh()))
   service.fail(False)
-  assert 5 in checkpoint.saved_steps(run)
+  assert 5 in saved_checkpoints.saved_steps(run)
 
 
 def test_a_bucket_that_becomes_unreachable_prints_one_line(

@@ -13,7 +13,7 @@ import pytest
 from runs_support import REPOSITORY, joining, records, start, trained
 
 from atgcn_jax import cli
-from atgcn_jax.training import checkpoint
+from atgcn_jax.training import saved_checkpoints
 
 PORT = 9876
 ENTER = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
@@ -100,7 +100,7 @@ def test_two_hosts_make_the_run_of_one(hosts, tmp_path):
   one, two = records(trained()), records(workdir)
   assert two[0][2] == pytest.approx(one[0][2], rel=1e-5)
   assert [line[0] for line in two] == [1, 2, 3, 4, 4]
-  assert checkpoint.saved_steps(workdir)[-1] == 4
+  assert saved_checkpoints.saved_steps(workdir)[-1] == 4
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_hosts_that_lose_each_other_end_and_one_resumes(hosts, tmp_path):
   errors = [process.communicate(timeout=120)[1] for process in pair]
   assert time.monotonic() - cut < 60
   assert all(process.returncode in (1, -signal.SIGABRT) for process in pair), errors
-  saved = checkpoint.saved_steps(workdir)[-1]
+  saved = saved_checkpoints.saved_steps(workdir)[-1]
   assert saved >= 3
   command = ["train", "--config", trained().parent / "config.py", "--workdir", workdir]
   more = [f"--config.optim.steps={saved + 2}", "--config.evaluation.every=100000"]

@@ -32,7 +32,7 @@ from runs_support import (
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runtime import processes
-from atgcn_jax.training import checkpoint
+from atgcn_jax.training import saved_checkpoints
 from atgcn_jax.training.sharding import Layout, data_mesh
 
 TOGETHER = 4  # steps of the run of two processes, the first of the 30 of one process
@@ -141,7 +141,7 @@ def by_two(tmp_path_factory):
 
 def test_two_processes_make_the_same_run_as_one(by_two):
   workdir, errors = by_two
-  assert checkpoint.saved_steps(workdir)[-2:] == [3, TOGETHER]
+  assert saved_checkpoints.saved_steps(workdir)[-2:] == [3, TOGETHER]
   (one, other) = (records(folder) for folder in (trained(), workdir))
   one = [line for line in one if line[0] <= TOGETHER]
   assert [line[:2] for line in one] == [line[:2] for line in other]  # each line is written once
@@ -180,7 +180,7 @@ def test_sigterm_in_one_process_stops_all_and_one_resumes(tmp_path):
   wait_for(lambda: steps_logged(workdir) >= 10, pair)
   pair[1].send_signal(signal.SIGTERM)
   _, (first, second) = results(pair, 128 + signal.SIGTERM)
-  step = checkpoint.saved_steps(workdir)[-1]
+  step = saved_checkpoints.saved_steps(workdir)[-1]
   assert f"SIGTERM: saved step {step}" in first
   assert second.strip() == ""
   two = saved(workdir).state  # on eight devices of one process

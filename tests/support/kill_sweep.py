@@ -29,7 +29,7 @@ ENVIRONMENT = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": os.environ["JAX_PLAT
 
 from runs_support import records, same_bits, saved, start, tiny_config  # noqa: E402
 
-from atgcn_jax.training import checkpoint, checksums  # noqa: E402
+from atgcn_jax.training import checksums, saved_checkpoints  # noqa: E402
 
 EVERY = 3  # steps between saves
 AIMS = ("start", "restore", "step", "begin", "write", "rename", "delete", "aside")
@@ -60,12 +60,14 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> list[str
 
 def checkpoints(workdir: pathlib.Path) -> dict[int, pathlib.Path]:
   """Return the folders of the final checkpoints by step, oldest first."""
-  return {s: workdir / checkpoint.FOLDER / str(s) for s in checkpoint.saved_steps(workdir)}
+  return {
+    s: workdir / saved_checkpoints.FOLDER / str(s) for s in saved_checkpoints.saved_steps(workdir)
+  }
 
 
 def in_the_making(workdir: pathlib.Path) -> list[pathlib.Path]:
   """Return the folders of unfinished checkpoints."""
-  return list((workdir / checkpoint.FOLDER).glob("*tmp*"))
+  return list((workdir / saved_checkpoints.FOLDER).glob("*tmp*"))
 
 
 def set_aside(workdir: pathlib.Path) -> int:
@@ -101,10 +103,10 @@ def moment(aim: str, workdir: pathlib.Path, rng: random.Random, seconds: float):
   target = sound + EVERY * rng.randint(1, 3)  # one of the next three saves
 
   def final(step):
-    return (workdir / checkpoint.FOLDER / str(step)).exists()
+    return (workdir / saved_checkpoints.FOLDER / str(step)).exists()
 
   def with_checksums(step):
-    return (workdir / checkpoint.FOLDER / str(step) / checksums.NAME).exists()
+    return (workdir / saved_checkpoints.FOLDER / str(step) / checksums.NAME).exists()
 
   after = began + seconds * (rng.uniform(0, 0.6) if aim == "start" else rng.uniform(0.6, 1.1))
   return {
@@ -188,7 +190,7 @@ def life(aim: str, arguments: list[str], workdir: pathlib.Path, rng, seconds: fl
     return None, trained
   started = log_state(workdir) != before
   what = phase(aim, workdir, started, aside)
-  sound = checkpoint.newest_verified(workdir)
+  sound = saved_checkpoints.newest_verified(workdir)
   sound = -1 if sound is None else sound
   done = steps_done(workdir) if started else sound
   return Kill(aim, what, done, sound, max(0, done - max(0, sound))), trained
@@ -259,7 +261,7 @@ def same_end(folder: pathlib.Path) -> None:
   assert records(folder / "killed") == records(folder / "undisturbed")
   assert list(checkpoints(folder / "killed")) == list(checkpoints(folder / "undisturbed"))
   for step in checkpoints(folder / "killed"):
-    checkpoint.verify_checkpoint(folder / "killed", step)
+    saved_checkpoints.verify_checkpoint(folder / "killed", step)
 
 
 def table(kills: list[Kill]) -> str:

@@ -23,7 +23,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.runs.load import best_step, load_run
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.training import checkpoint, sharding
+from atgcn_jax.training import checkpoint, saved_checkpoints, sharding
 from atgcn_jax.training.state import start_state
 
 
@@ -63,18 +63,18 @@ def copy(tmp_path):
 def states():
   """Return {step: state} of the trained run's checkpoints, read before any damage."""
   mesh = sharding.data_mesh()
-  steps = checkpoint.saved_steps(trained())
+  steps = saved_checkpoints.saved_steps(trained())
   return {step: load_run(trained(), str(step), mesh).state for step in steps}
 
 
 def test_the_newest_and_the_best_are_preserved(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: 0.9, 3: 0.3, 4: None, 5: 0.4, 6: None})
-  assert checkpoint.saved_steps(tmp_path) == [2, 5, 6]
+  assert saved_checkpoints.saved_steps(tmp_path) == [2, 5, 6]
   # The next process knows the best too.
   save_all(tmp_path, {7: 0.5, 8: 0.6})
-  assert checkpoint.saved_steps(tmp_path) == [2, 7, 8]
+  assert saved_checkpoints.saved_steps(tmp_path) == [2, 7, 8]
   save_all(tmp_path, {9: 0.95, 10: None, 11: None}, keep=1)
-  assert checkpoint.saved_steps(tmp_path) == [9, 11]
+  assert saved_checkpoints.saved_steps(tmp_path) == [9, 11]
 
 
 def lists():
@@ -92,26 +92,26 @@ def test_saves_leave_no_objects_behind(tmp_path):
 
 def test_without_validation_the_newest_are_preserved(tmp_path):
   save_all(tmp_path, dict.fromkeys(range(6)), keep=3)
-  assert checkpoint.saved_steps(tmp_path) == [3, 4, 5]
+  assert saved_checkpoints.saved_steps(tmp_path) == [3, 4, 5]
 
 
 def test_round_trip(tmp_path):
   save_all(tmp_path, {7: 0.5})
   state = small_state(7)
   target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-  assert same_bits(checkpoint.read_state(tmp_path, 7, target), state)
-  assert same_bits(checkpoint.read_variables(tmp_path, 7, target.variables), state.variables)
-  description, constants = checkpoint.read_description(tmp_path, 7)
+  assert same_bits(saved_checkpoints.read_state(tmp_path, 7, target), state)
+  assert same_bits(saved_checkpoints.read_variables(tmp_path, 7, target.variables), state.variables)
+  description, constants = saved_checkpoints.read_description(tmp_path, 7)
   assert description == {"step": 7}
   np.testing.assert_array_equal(constants["mean"], np.ones(3))
 
 
 def test_files_of_a_killed_save_are_not_checkpoints_and_are_removed(tmp_path):
   save_all(tmp_path, {1: 0.2})
-  folder = tmp_path / checkpoint.FOLDER
+  folder = tmp_path / saved_checkpoints.FOLDER
   shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
   (folder / "2.orbax-checkpoint-tmp" / "commit_success.txt").unlink()
-  assert checkpoint.saved_steps(tmp_path) == [1]
+  assert saved_checkpoints.saved_steps(tmp_path) == [1]
   save_all(tmp_path, {3: 0.4})
   assert sorted(path.name for path in folder.iterdir()) == ["1", "3"]
 
@@ -119,34 +119,34 @@ def test_files_of_a_killed_save_are_not_checkpoints_and_are_removed(tmp_path):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_metrics_do_not_stop_the_manager(tmp_path, damage):
   save_all(tmp_path, {1: 0.9, 2: 0.3})
-  DAMAGES[damage](tmp_path / checkpoint.FOLDER / "1" / "metrics" / "metrics")
+  DAMAGES[damage](tmp_path / saved_checkpoints.FOLDER / "1" / "metrics" / "metrics")
   with pytest.warns(UserWarning, match="checkpoint 1 is damaged .metrics/metrics"):
     assert newest_sound_step(tmp_path) == 2
   save_all(tmp_path, {3: 0.4, 4: 0.1})
-  assert checkpoint.saved_steps(tmp_path) == [3, 4]
+  assert saved_checkpoints.saved_steps(tmp_path) == [3, 4]
 
 
 def test_a_half_deleted_old_checkpoint_does_not_stop_the_manager(tmp_path):
   save_all(tmp_path, {1: 0.9, 2: 0.3})
   for name in ("variables", "_CHECKPOINT_METADATA", "commit_success.txt"):
-    path = tmp_path / checkpoint.FOLDER / "1" / name
+    path = tmp_path / saved_checkpoints.FOLDER / "1" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
   with pytest.warns(UserWarning, match="checkpoint 1 is damaged"):
     assert newest_sound_step(tmp_path) == 2
   save_all(tmp_path, {3: 0.4})
-  assert checkpoint.saved_steps(tmp_path) == [2, 3]
+  assert saved_checkpoints.saved_steps(tmp_path) == [2, 3]
 
 
 def damage_step(run, step):
-  for path in (run / checkpoint.FOLDER / str(step)).rglob("*"):
+  for path in (run / saved_checkpoints.FOLDER / str(step)).rglob("*"):
     if path.is_file() and path.parent.name == "d":
       DAMAGES["halved"](path)
 
 
 def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(copy):
-  newest = checkpoint.saved_steps(copy)[-1]
+  newest = saved_checkpoints.saved_steps(copy)[-1]
   damage_step(copy, newest)
-  (copy / checkpoint.FOLDER / str(newest) / "metrics" / "metrics").write_text("{")
+  (copy / saved_checkpoints.FOLDER / str(newest) / "metrics" / "metrics").write_text("{")
   with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
     train(tiny_config(trained().parent), copy)
   again, undisturbed = saved(copy), saved(trained())
@@ -173,12 +173,12 @@ def test_latest_skips_a_damaged_checkpoint_but_a_number_does_not(copy, states):
 def test_damaged_checkpoints_take_the_first_free_number(tmp_path):
   (tmp_path / "damaged" / "100-1" / "kept").mkdir(parents=True)  # the user has removed 100-0
   for number in (0, 2):
-    (checkpoint.folder_of(tmp_path) / "100" / "new").mkdir(parents=True)
+    (saved_checkpoints.folder_of(tmp_path) / "100" / "new").mkdir(parents=True)
     assert checkpoint.set_aside(tmp_path, 100) == tmp_path / "damaged" / f"100-{number}"
 
 
 def test_only_damaged_checkpoints_is_an_error(copy):
-  for step in checkpoint.saved_steps(copy):
+  for step in saved_checkpoints.saved_steps(copy):
     damage_step(copy, step)
   with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="damaged"):
     load_run(copy, "latest", sharding.data_mesh())

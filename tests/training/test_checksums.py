@@ -11,7 +11,7 @@ from test_checkpoint import save_all
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.runs.load import load_run
-from atgcn_jax.training import checkpoint, checksums, sharding
+from atgcn_jax.training import checksums, saved_checkpoints, sharding
 from atgcn_jax.training.checksums import Damaged
 
 pytestmark = pytest.mark.usefixtures("plain_pages")
@@ -37,7 +37,7 @@ def spoilt(content, rng, flips):
 @pytest.mark.parametrize("flips", [2, pytest.param(300, marks=pytest.mark.slow)])
 def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
   save_all(tmp_path, {1: 0.2, 2: 0.3})
-  folder, rng = tmp_path / checkpoint.FOLDER / "2", random.Random(0)
+  folder, rng = tmp_path / saved_checkpoints.FOLDER / "2", random.Random(0)
   files = files_of(folder)
   # Metadata, the completion marker, the metrics, the arrays and their indices.
   names = {path.name for path in files}
@@ -50,22 +50,22 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
       if bad is not None:
         path.write_bytes(bad)
       with pytest.raises(Damaged) as error:
-        checkpoint.verify_checkpoint(tmp_path, 2)
+        saved_checkpoints.verify_checkpoint(tmp_path, 2)
       reported = str(error.value)
       assert str(path.relative_to(folder)) in reported
       assert fault in reported or path.name == checksums.NAME
       tried += 1
     path.write_bytes(content)
-  checkpoint.verify_checkpoint(tmp_path, 2)
+  saved_checkpoints.verify_checkpoint(tmp_path, 2)
   assert tried > (6 + flips // 4) * len(files)
 
 
 def test_for_each_damaged_file_the_previous_checkpoint_is_used(tmp_path):
   save_all(tmp_path / "whole", {1: 0.2, 2: 0.3})
-  folder = tmp_path / "whole" / checkpoint.FOLDER / "2"
+  folder = tmp_path / "whole" / saved_checkpoints.FOLDER / "2"
   for name in [path.relative_to(folder) for path in files_of(folder)]:
     run = shutil.copytree(tmp_path / "whole", tmp_path / "run")
-    path = run / checkpoint.FOLDER / "2" / name
+    path = run / saved_checkpoints.FOLDER / "2" / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.warns(UserWarning, match="checkpoint 2 is damaged") as reported:
@@ -73,21 +73,21 @@ def test_for_each_damaged_file_the_previous_checkpoint_is_used(tmp_path):
     assert len(reported) == 1
     assert str(name) in str(reported[0].message)
     assert "step 1 is used" in str(reported[0].message)
-    assert checkpoint.saved_steps(run) == [1]
+    assert saved_checkpoints.saved_steps(run) == [1]
     assert newest_sound_step(run) == 1  # and no further warning
     shutil.rmtree(run)
 
 
 def test_unknown_files_are_ignored(tmp_path):
   save_all(tmp_path, {1: 0.2})
-  (tmp_path / checkpoint.FOLDER / "1" / ".DS_Store").write_bytes(b"x")
-  checkpoint.verify_checkpoint(tmp_path, 1)
+  (tmp_path / saved_checkpoints.FOLDER / "1" / ".DS_Store").write_bytes(b"x")
+  saved_checkpoints.verify_checkpoint(tmp_path, 1)
 
 
 def test_checksums_match_the_stored_files(tmp_path):
   save_all(tmp_path, {1: 0.2, 2: None})
   for step in (1, 2):
-    folder = tmp_path / checkpoint.FOLDER / str(step)
+    folder = tmp_path / saved_checkpoints.FOLDER / str(step)
     names = {str(path.relative_to(folder)) for path in files_of(folder)} - {checksums.NAME}
     lines = (folder / checksums.NAME).read_text().splitlines()
     assert {line.split(" ", 2)[2] for line in lines[:-1]} == names
@@ -97,7 +97,7 @@ def test_checksums_match_the_stored_files(tmp_path):
 
 
 def without_checksums(workdir, step):
-  (workdir / checkpoint.FOLDER / str(step) / checksums.NAME).unlink()
+  (workdir / saved_checkpoints.FOLDER / str(step) / checksums.NAME).unlink()
 
 
 def test_a_save_that_is_interrupted_before_its_checksums_is_invalid(tmp_path):
@@ -109,17 +109,17 @@ def test_a_save_that_is_interrupted_before_its_checksums_is_invalid(tmp_path):
   without_checksums(tmp_path / "first", 0)
   with pytest.warns(UserWarning, match="its save was interrupted"):
     assert newest_sound_step(tmp_path / "first") is None
-  assert checkpoint.saved_steps(tmp_path / "first") == []
+  assert saved_checkpoints.saved_steps(tmp_path / "first") == []
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_the_last_intact_one_stays_until_the_next_has_its_checksums(tmp_path, monkeypatch, keep):
   save_all(tmp_path, {1: None, 2: None}, keep=keep)
-  before = checkpoint.saved_steps(tmp_path)
+  before = saved_checkpoints.saved_steps(tmp_path)
   seen = []
 
   def full(folder):
-    seen.append((folder.name, checkpoint.saved_steps(tmp_path)))
+    seen.append((folder.name, saved_checkpoints.saved_steps(tmp_path)))
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(checksums, "write_checksums", full)
@@ -129,12 +129,12 @@ def test_the_last_intact_one_stays_until_the_next_has_its_checksums(tmp_path, mo
     save_all(tmp_path, {3: None}, keep=keep)
   assert "\n" not in str(reported.value)
   assert seen == [("3", [*before, 3])]  # final, and nothing deleted
-  assert checkpoint.saved_steps(tmp_path) == [*before, 3]
+  assert saved_checkpoints.saved_steps(tmp_path) == [*before, 3]
   monkeypatch.undo()
   with pytest.warns(UserWarning, match="checkpoint 3 is damaged"):
     assert newest_sound_step(tmp_path) == 2
   save_all(tmp_path, {3: None}, keep=keep)
-  assert checkpoint.newest_verified(tmp_path) == 3
+  assert saved_checkpoints.newest_verified(tmp_path) == 3
 
 
 # Loading of checkpoints.
@@ -144,10 +144,9 @@ def test_the_last_intact_one_stays_until_the_next_has_its_checksums(tmp_path, mo
 def copy(tmp_path):
   """Return a copy of the trained run whose newest checkpoint has one changed bit."""
   run = shutil.copytree(trained(), tmp_path / "run")
-  newest = checkpoint.saved_steps(run)[-1]
-  path = max(
-    files_of(run / checkpoint.FOLDER / str(newest) / "variables"), key=lambda p: p.stat().st_size
-  )
+  newest = saved_checkpoints.saved_steps(run)[-1]
+  variables = run / saved_checkpoints.FOLDER / str(newest) / "variables"
+  path = max(files_of(variables), key=lambda p: p.stat().st_size)
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
   path.write_bytes(content)
@@ -159,7 +158,7 @@ def evaluate(workdir, *options):
 
 
 def test_a_changed_bit_is_never_loaded(copy, capsys):
-  before, newest = checkpoint.saved_steps(copy)[-2:]
+  before, newest = saved_checkpoints.saved_steps(copy)[-2:]
   untouched = contents(copy)
   assert evaluate(copy, "--step", str(newest)) == 2
   (line,) = capsys.readouterr().err.splitlines()
@@ -176,12 +175,12 @@ def test_a_changed_bit_is_never_loaded(copy, capsys):
 
 
 def test_the_best_is_verified_too(copy):
-  newest = checkpoint.saved_steps(copy)[-1]
+  newest = saved_checkpoints.saved_steps(copy)[-1]
   best = load_run(trained(), "best", sharding.data_mesh()).step
   assert best != newest
   with pytest.warns(UserWarning, match=f"checkpoint {newest} is damaged"):
     assert load_run(copy, "best", sharding.data_mesh()).step == best
-  (copy / checkpoint.FOLDER / str(best) / "commit_success.txt").unlink()
+  (copy / saved_checkpoints.FOLDER / str(best) / "commit_success.txt").unlink()
   with (
     pytest.raises(UserError, match=rf"{best} is damaged \(commit_success.txt is missing\)"),
     pytest.warns(UserWarning, match="damaged"),
@@ -191,9 +190,9 @@ def test_the_best_is_verified_too(copy):
 
 def from_before(workdir):
   """Make all checkpoints like those of a version without checksums."""
-  for step in checkpoint.saved_steps(workdir):
+  for step in saved_checkpoints.saved_steps(workdir):
     without_checksums(workdir, step)
-    path = workdir / checkpoint.FOLDER / str(step) / "_CHECKPOINT_METADATA"
+    path = workdir / saved_checkpoints.FOLDER / str(step) / "_CHECKPOINT_METADATA"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
 
 
@@ -201,8 +200,8 @@ def test_checkpoints_of_older_versions_are_read_and_their_damage_is_reported(tmp
   run = shutil.copytree(trained(), tmp_path / "run")
   from_before(run)
   assert evaluate(run) == 0
-  newest = checkpoint.saved_steps(run)[-1]
-  for path in files_of(run / checkpoint.FOLDER / str(newest) / "variables"):
+  newest = saved_checkpoints.saved_steps(run)[-1]
+  for path in files_of(run / saved_checkpoints.FOLDER / str(newest) / "variables"):
     path.write_bytes(b"")
   capsys.readouterr()
   assert evaluate(run) == 2
