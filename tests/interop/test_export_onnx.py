@@ -13,6 +13,7 @@ from runs_support import (
   VOCABULARY,
   contents,
   make_store,
+  onnx_python,
   tiny_config,
   trained,
 )
@@ -30,18 +31,12 @@ from test_export import (  # noqa: F401
 from atgcn_jax import Tagger
 from atgcn_jax.audio.frontend import FRONTENDS
 from atgcn_jax.audio.spectrogram import spectrogram
-from atgcn_jax.errors import UserError
-from atgcn_jax.interop import onnx
 from atgcn_jax.runs.training_loop import train
 
 
 @pytest.fixture(scope="module")
 def python():
-  """Return the Python interpreter of the converter's environment."""
-  try:
-    return onnx.converter()
-  except UserError as error:
-    pytest.skip(str(error))
+  return onnx_python()
 
 
 @pytest.fixture(scope="module")

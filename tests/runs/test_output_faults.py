@@ -20,6 +20,7 @@ from runs_support import (
   contents,
   make_store,
   no_space,
+  onnx_python,
   prepare_here,
   trained,
   wav,
@@ -53,6 +54,7 @@ COMMANDS = {
   "explain": "tag --workdir TRAINED --explain Hum --plot OUT/why.png IN/sounds/0.wav",
   "savedmodel": "export --workdir TRAINED --to savedmodel --out OUT/saved",
   "stablehlo": "export --workdir TRAINED --to stablehlo --out OUT/hlo",
+  "onnx": "export --workdir TRAINED --to onnx --out OUT/onnx",
   "soundscapes": "soundscapes --clips 2 --out OUT/scenes",
   "tfds": "tfds --store IN/store.h5 --out OUT/tfds",
   "reproduce": "reproduce table2 --store IN/store.h5 --rows graph_none --seeds 1 "
@@ -87,7 +89,9 @@ def make_inputs(folder):
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch):
+def _here(request, monkeypatch):
+  if getattr(request.node, "callspec", None) and request.node.callspec.params.get("verb") == "onnx":
+    onnx_python()
   prepare_here(monkeypatch)
 
 
@@ -151,7 +155,18 @@ def place(name):
 
 
 # Formats of files that have the same bytes each time.
-EXACT = (".csv", ".npz", ".png", ".md", ".json", ".h5", ".txt", ".safetensors", ".stablehlo")
+EXACT = (
+  ".csv",
+  ".npz",
+  ".png",
+  ".md",
+  ".json",
+  ".h5",
+  ".txt",
+  ".safetensors",
+  ".stablehlo",
+  ".onnx",
+)
 
 
 def compare_files(found, whole):

@@ -27,6 +27,8 @@ from atgcn_jax.audio.frontend import Frontend, log_mel
 from atgcn_jax.audio.quantisation import quantise
 from atgcn_jax.data.store import store_builder
 from atgcn_jax.data.store.store_writing import write_store
+from atgcn_jax.errors import UserError
+from atgcn_jax.interop import onnx
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import (
@@ -197,6 +199,14 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch) -> None:
     yield from map(work, chunks)
 
   monkeypatch.setattr(store_builder, "in_processes", in_processes)
+
+
+def onnx_python() -> pathlib.Path:
+  """Return the Python interpreter of the converter to ONNX; skip the test if there is none."""
+  try:
+    return onnx.converter()
+  except UserError as error:
+    pytest.skip(str(error))
 
 
 @contextlib.contextmanager
