@@ -120,7 +120,7 @@ def traced_step(
     label_embeddings=rng.standard_normal((classes, config.graph.embedding_size), "f"),
   )
   augmentation = Augmentation(**config.augment)
-  adam = optimiser_of(config.optim, head_only=config.model.freeze_encoder)
+  adam = optimiser_of(config.optim, frozen_encoder=config.model.freeze_encoder)
   state = jax.eval_shape(lambda: initial_state(model, adam, 0, (frames, bands)))
   batch_of: dict[str, Any] = {}
   if resident_clips:

@@ -163,7 +163,7 @@ def _written(
       result[name] = finite_or_none(mean_of_defined(precision[chosen]))
   config = scored.loaded.run.config
   path = ontology or ontology_path(config.data.root, config.graph.ontology)
-  if path and (ontology or path == SOUNDSCAPES or os.path.exists(path)):
+  if path and (ontology or path == SOUNDSCAPES or path_of(path).exists()):
     average = np.asarray(metrics["average_precision"])
     try:
       result |= ontology_results(ontology_at(path, "--ontology"), scored, average)

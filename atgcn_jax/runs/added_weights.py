@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from atgcn_jax.runs.calibrations import COUNTS, PARENTS, RELATIONS, WORDS
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.label_graph import counts_of, label_vectors_of
 from atgcn_jax.runs.run import Run
+from atgcn_jax.runtime.buckets import path_of
 
 
 def counts_at_hand(run: Run, store: ClipStore | None) -> Counts | None:
@@ -36,7 +36,7 @@ def counts_at_hand(run: Run, store: ClipStore | None) -> Counts | None:
   if source == "store":
     return None if store is None else counts_of(run.config, run.vocabulary, store)
   path = data_path(run.config.data.root, source)
-  if not os.path.exists(path) or _lacks_counts(run, read_arrays(path)):
+  if not path_of(path).exists() or _lacks_counts(run, read_arrays(path)):
     return None
   return counts_of(run.config, run.vocabulary, store)
 
@@ -93,7 +93,7 @@ def _stored_counts(run: Run, label: AddedLabel) -> Counts | None:
   """Return the counts of the run's labels and an added one, if the file of the run has them."""
   graph = run.config.graph
   path = data_path(run.config.data.root, graph.source)
-  if graph.source == "store" or not os.path.exists(path):
+  if graph.source == "store" or not path_of(path).exists():
     return None
   arrays = read_arrays(path)
   if _lacks_counts(run, arrays) or label.id not in arrays.get("mids", ()):

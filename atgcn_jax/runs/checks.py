@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,12 @@ def check_names(config) -> None:
     )
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
+  if 0 < config.optim.steps <= config.optim.warmup_steps:
+    warnings.warn(
+      f"optim.warmup_steps: the warm-up of {config.optim.warmup_steps} steps is not over when "
+      f"training ends at step {config.optim.steps}; set a lower one",
+      stacklevel=2,
+    )
 
 
 def check_start(source: str, workdir: str | os.PathLike) -> None:

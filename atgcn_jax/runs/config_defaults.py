@@ -26,8 +26,10 @@ DEFAULTS: dict[str, Any] = {
     # Batch norm statistics in training: `global` over the batch, `local` over each device's clips.
     "batch_norm": "global",
     "dropout": {
-      "block": 0.2,  # Dropout rate after each convolution block.
-      "pooled": 0.5,  # Dropout rate after pooling over time, of `cnn10` and `cnn14`.
+      # Dropout rate after each convolution block; none in `deepres`, `google_cnn`, `mobilenet`.
+      "block": 0.2,
+      # Dropout rate after pooling over time, of `cnn10`, `cnn14` and `vectors` (features pooled).
+      "pooled": 0.5,
       "embedding": 0.5,  # Dropout rate of the input of the head.
     },
     # Probability at which each score starts. Its log-odds are added to the logits; those of 0.5 are
@@ -102,7 +104,8 @@ DEFAULTS: dict[str, Any] = {
     # Learning rate after warm-up: `constant`, `cosine`, `linear` or `exponential`.
     "schedule": "constant",
     "warmup_steps": 0,  # Number of steps of linear warm-up.
-    # Learning rate at the last step, as a fraction of the peak. Ignored by `constant`.
+    # Learning rate at the last step, as a fraction of the peak. Ignored by `constant`; above 0 for
+    # `exponential`.
     "final_factor": 0.0,
     "b1": 0.9,  # Decay rate of Adam's first moment.
     "b2": 0.999,  # Decay rate of Adam's second moment.
@@ -114,8 +117,8 @@ DEFAULTS: dict[str, Any] = {
     "plateau_patience": 3,  # Number of evaluations without improvement before the rule applies.
   },
   "loss": {
-    # Weight of a penalty on different scores of labels that the graph links
-    # (training.losses.laplacian_penalty).
+    # Weight of a penalty on different scores of labels that occur together, by Eq. 5 and 6 whatever
+    # graph.method is (training.losses.laplacian_penalty).
     "laplacian": 0.0,
     # Weight of the loss of the categories above the labels (training.losses.hierarchical_loss).
     # Requires graph.ontology.

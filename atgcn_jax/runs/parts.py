@@ -56,7 +56,7 @@ def rate_of(optim: Any) -> optax.Schedule:
   )
 
 
-def optimiser_of(optim: Any, *, head_only: bool = False) -> optax.GradientTransformation:
+def optimiser_of(optim: Any, *, frozen_encoder: bool = False) -> optax.GradientTransformation:
   """Return the `optimiser` of an `optim` section."""
   return optimiser(
     rate_of(optim),
@@ -65,5 +65,5 @@ def optimiser_of(optim: Any, *, head_only: bool = False) -> optax.GradientTransf
     eps=optim.eps,
     clip_norm=optim.clip_norm,
     head_factor=optim.head_factor,
-    head_only=head_only,
+    frozen_encoder=frozen_encoder,
   )

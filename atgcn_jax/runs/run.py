@@ -120,7 +120,7 @@ class Run:
 
   def optimiser(self) -> optax.GradientTransformation:
     """Return the optimiser."""
-    return optimiser_of(self.config.optim, head_only=self.config.model.freeze_encoder)
+    return optimiser_of(self.config.optim, frozen_encoder=self.config.model.freeze_encoder)
 
   def initial_state(self, where: Any = None) -> TrainState:
     """Return the state before the first step, with these shardings (default: on one device)."""

@@ -96,8 +96,9 @@ def _no_change(x: Array) -> Array:
 def draw_group_mixing(key: Array, batch: int, alpha: float) -> tuple[Array, Array]:
   """Draw a mixup weight from Beta(alpha, alpha) for the batch, and a partner for each clip.
 
-  Partners are permuted within groups of consecutive clips, so that no clip is sent to another
-  device. The size of a group is the greatest common divisor of the batch size and GROUP.
+  Partners are permuted within groups of consecutive clips. The size of a group is the greatest
+  common divisor of the batch size and GROUP. No clip is sent to another device if it divides the
+  number of clips of a device, too.
 
   Returns:
     The weight float32[], and the partners int32[B // group, group].

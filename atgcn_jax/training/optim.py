@@ -20,10 +20,11 @@ def learning_rate_schedule(
     schedule: Form of the decay, one of SCHEDULES.
     steps: Number of steps, including the warm-up.
     warmup_steps: Number of steps of the warm-up.
-    final_factor: Learning rate at the last step, as a fraction of the peak. Ignored by `constant`.
+    final_factor: Learning rate at the last step, as a fraction of the peak. Ignored by `constant`,
+      above 0 for `exponential`.
 
   Raises:
-    ValueError: If the schedule is unknown.
+    ValueError: If the schedule is unknown, or falls exponentially to 0.
   """
   decay_steps = max(1, steps - warmup_steps)
   if schedule == "constant":
@@ -33,7 +34,9 @@ def learning_rate_schedule(
   elif schedule == "linear":
     decay = optax.linear_schedule(peak, peak * final_factor, decay_steps)
   elif schedule == "exponential":
-    decay = optax.exponential_decay(peak, decay_steps, max(final_factor, 1e-12))
+    if final_factor <= 0:
+      raise ValueError("optim.final_factor must be above 0 with optim.schedule='exponential'")
+    decay = optax.exponential_decay(peak, decay_steps, final_factor)
   else:
     raise ValueError(f"optim.schedule {schedule!r}: must be one of {', '.join(SCHEDULES)}")
   if not warmup_steps:
@@ -50,7 +53,7 @@ def optimiser(
   eps: float = 1e-8,
   clip_norm: float = 0.0,
   head_factor: float = 1.0,
-  head_only: bool = False,
+  frozen_encoder: bool = False,
 ) -> optax.GradientTransformation:
   """Return Adam, optionally with clipped gradients and another learning rate for the head.
 
@@ -61,8 +64,8 @@ def optimiser(
     eps: Term that is added to the denominator.
     clip_norm: Maximum global norm of the gradients. 0 disables clipping.
     head_factor: Multiplier of the learning rate of the head's parameters.
-    head_only: Whether to store moments only for the parameters of the head. The gradients of all
-      other parameters must be 0.
+    frozen_encoder: Whether to store no moments for the parameters of the encoder. Their gradients
+      must be 0.
   """
   parts = [optax.adam(rate, b1=b1, b2=b2, eps=eps)]
   if clip_norm > 0:
@@ -70,12 +73,17 @@ def optimiser(
   if head_factor != 1:
     parts.append(optax.masked(optax.scale(head_factor), of_head))
   whole = optax.chain(*parts) if len(parts) > 1 else parts[0]
-  return optax.masked(whole, of_head) if head_only else whole
+  return optax.masked(whole, not_of_encoder) if frozen_encoder else whole
 
 
 def of_head(params: dict[str, Any]) -> dict[str, bool]:
   """Return a mask over the modules of a system that is true only for the head."""
   return {name: name == "head" for name in params}
+
+
+def not_of_encoder(params: dict[str, Any]) -> dict[str, bool]:
+  """Return a mask over the modules of a system that is false only for the encoder."""
+  return {name: name != "encoder" for name in params}
 
 
 def plateau_factor(history: Sequence[float], *, factor: float, patience: int) -> float:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import socket
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from runs_support import (
   newest_sound,
   same_bits,
   saved,
+  tiny_config,
   waveforms,
   write_config,
 )
@@ -25,6 +27,7 @@ from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.label_files import read_arrays
 from atgcn_jax.labels.vocabulary import read_vocabulary, write_vocabulary
 from atgcn_jax.runs import folder_lock, growing_files, lock_holder, log, training_loop
+from atgcn_jax.runs.added_weights import counts_at_hand
 from atgcn_jax.runtime import buckets
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import saved_checkpoints, sharding
@@ -225,6 +228,22 @@ def test_label_files_are_read_from_a_bucket(service, tmp_path):
   assert read_arrays("gs://bucket/labels/a.npz")["a"].tolist() == [0, 1, 2]
   with pytest.raises(UserError, match=r"^gs://bucket/labels/none.csv: no such file"):
     read_vocabulary("gs://bucket/labels/none.csv")
+
+
+def test_counts_for_added_labels_are_read_from_a_bucket(service, tmp_path):
+  size = len(VOCABULARY)
+  np.savez(
+    tmp_path / "counts.npz",
+    mids=VOCABULARY.ids,
+    occurrences=np.full(size, 9),
+    cooccurrences=np.ones((size, size), int) - np.eye(size, dtype=int),
+  )
+  address = "gs://bucket/labels/counts.npz"
+  config = tiny_config(tmp_path, f"graph.source={address}")
+  run = types.SimpleNamespace(config=config, vocabulary=VOCABULARY)
+  assert counts_at_hand(run, None) is None
+  buckets.path_of(address).write_bytes((tmp_path / "counts.npz").read_bytes())
+  assert counts_at_hand(run, None).occurrences.tolist() == [9] * size
 
 
 def test_a_growing_file_is_written_periodically(service, monkeypatch):

@@ -43,9 +43,11 @@ def test_schedules(schedule, warmup):
 def test_a_warmup_of_all_steps_and_a_decay_to_zero():
   rate = schedule_of(1.0, warmup_steps=8, steps=8)
   np.testing.assert_allclose([rate(0), rate(4), rate(8)], [0, 0.5, 1])
-  for schedule in ("cosine", "linear", "exponential"):
+  for schedule in ("cosine", "linear"):
     rate = schedule_of(1.0, schedule=schedule, steps=8)
     assert 0 <= rate(8) < 1e-6
+  with pytest.raises(ValueError, match="final_factor must be above 0"):
+    schedule_of(1.0, schedule="exponential", steps=8)
 
 
 def test_unknown_schedule():
@@ -107,6 +109,20 @@ def test_plateau(history, scale):
 
 def test_patience_of_one():
   assert plateau_factor([0.5, 0.5, 0.4], factor=0.5, patience=1) == 0.25
+
+
+def test_a_frozen_encoder_leaves_all_other_modules_to_adam():
+  """Attention and the norm of the logits belong neither to the encoder nor to the head."""
+  params = {name: {"w": np.full(3, 0.5, "f")} for name in ("encoder", "pooling", "head")}
+  gradients = {**params, "encoder": {"w": np.zeros(3, "f")}}
+  updates = []
+  for frozen in (False, True):
+    adam = optimiser(schedule_of(0.1), head_factor=2.0, frozen_encoder=frozen)
+    state = adam.init(params)
+    updates.append(adam.update(gradients, state, params)[0])
+  jax.tree.map(np.testing.assert_array_equal, *updates)
+  moments = [x for x in jax.tree.leaves(state) if x.ndim]
+  assert len(moments) == 4, "two for each of pooling and head"
 
 
 def first_move(head, embedding, labels):
