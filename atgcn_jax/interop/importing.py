@@ -66,9 +66,7 @@ def import_torch(
   with held(workdir):
     make_way(workdir, found, replaced=found.sound is not None)
     with checkpoint.open_manager(workdir) as manager:
-      checkpoint.start_save(
-        manager, state, run.constants(), run.description() | {"history": []}, None
-      )
+      checkpoint.start_save(manager, state, run.constants(), run.description() | {"history": []})
 
 
 def read_torch(state_path: str | os.PathLike, config, frontend_name: str = "") -> Loaded:

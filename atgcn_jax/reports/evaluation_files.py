@@ -21,8 +21,8 @@ from atgcn_jax.reports.page import write_report
 from atgcn_jax.reports.page_mistakes import Example
 from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES
-from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.parts import system_name
+from atgcn_jax.runs.records import read_records
 from atgcn_jax.runs.scoring import ScoredSplit
 from atgcn_jax.runs.thresholds import read_thresholds
 from atgcn_jax.runtime.buckets import path_of

@@ -11,6 +11,7 @@ import jax
 
 from atgcn_jax.errors import UserError, reason
 from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
+from atgcn_jax.runs.records import logged_evaluation
 from atgcn_jax.runs.run import Loaded, NotFinite, run_from_saved
 from atgcn_jax.runs.saved_form import checked_history
 from atgcn_jax.runtime.buckets import check_reachable, in_bucket
@@ -175,13 +176,17 @@ def _verified(workdir, candidates: list[int], steps: list[int]) -> int:
 def read_run(workdir: str | os.PathLike, step: int) -> Loaded:
   """Return a checkpoint without its state; `state` is None. All processes must call this.
 
+  The history has the evaluation of this step also if it is only in the log.
+
   Raises:
     UserError: If the checkpoint cannot be read or has other content, or a value is not finite.
   """
   try:
-    return _guarded(_described, workdir, step)
+    saved = _guarded(_described, workdir, step)
   except NotFinite as error:
     raise _not_finite(workdir, step, str(error)) from None
+  logged = first_only(lambda: logged_evaluation(workdir, step, saved.history))
+  return saved._replace(history=saved.history + logged)
 
 
 def _described(workdir: str | os.PathLike, step: int) -> Loaded:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import math
@@ -10,38 +9,21 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
 from tqdm import tqdm
 
 from atgcn_jax.runs.growing_files import growing_file
+from atgcn_jax.runs.records import METRICS, read_records
 from atgcn_jax.runs.tensorboard import open_scalars, write_scalars
 from atgcn_jax.runtime.buckets import path_of
-from atgcn_jax.runtime.schema import checked
 from atgcn_jax.training.checkpoint import report_write_failures
 
-METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 PROGRESS_SECONDS = 60  # seconds between two progress lines
 FLUSH_SECONDS = 30  # between two flushes of the TensorBoard file, which may be on slow storage
-
-
-class _Record(TypedDict):
-  step: int
-
-
-def read_records(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """Return the records of a run's metrics.jsonl. Incomplete or damaged lines are skipped."""
-  path = path_of(workdir) / METRICS
-  if not path.is_file():
-    return []
-  records: list[dict[str, Any]] = []
-  for line in path.read_bytes().splitlines():
-    with contextlib.suppress(ValueError, RecursionError):  # a line that a kill or a fault has cut
-      records.append(dict(checked(json.loads(line), _Record, "record")))
-  return records
 
 
 def metrics_text(values: Mapping[str, float | None], clips: int) -> str:

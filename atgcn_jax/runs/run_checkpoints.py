@@ -73,9 +73,8 @@ def save_checkpoint(
     return
   if name := first_not_finite(state):
     raise _not_finite(manager, step, f"a value of {name} is NaN or infinite")
-  here = [record["mAP"] for record in history if record["step"] == step]
   description = run.description() | {"history": history}
-  checkpoint.start_save(manager, state, run.constants(), description, here[0] if here else None)
+  checkpoint.start_save(manager, state, run.constants(), description)
 
 
 def _not_finite(manager: ocp.CheckpointManager, step: int, fault: str) -> WorkFailed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,6 @@ from atgcn_jax.runs.carry_over import carried_over
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.label_graph import label_graph, label_relations
 from atgcn_jax.runs.load import Found, Loaded, find_checkpoints, read_run
-from atgcn_jax.runs.log import read_records
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runtime.processes import first_only
@@ -163,14 +162,3 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
           "name the original file or use another folder"
         )
   return dataclasses.replace(saved.run, config=config)
-
-
-def logged_evaluation(saved: Loaded, workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """Return the evaluation of a checkpoint if it is only in the log; at most one record.
-
-  This happens if the checkpoint was saved before its evaluation was logged.
-  """
-  if any(record["step"] == saved.step for record in saved.history):
-    return []
-  logged = [record for record in read_records(workdir) if "mAP" in record]
-  return [record for record in logged if record["step"] == saved.step][-1:]

@@ -17,13 +17,13 @@ from atgcn_jax.runs.banner import closing, opening, split_sizes
 from atgcn_jax.runs.checks import check_config, check_data, check_start, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
-from atgcn_jax.runs.load import make_way, with_training_state
+from atgcn_jax.runs.load import best_step, make_way, with_training_state
 from atgcn_jax.runs.log import finite_or_none, open_log
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_checkpoints import Checkpoints
 from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.schedule import History, Schedule, schedule_of, with_passes
-from atgcn_jax.runs.start import beginning, continued, layout_of, logged_evaluation, start_run
+from atgcn_jax.runs.start import beginning, continued, layout_of, start_run
 from atgcn_jax.runs.step_inputs import Feed, feed_of
 from atgcn_jax.runs.stop_lines import after_this_step, at_once
 from atgcn_jax.runs.telemetry import Telemetry, profile_of
@@ -76,7 +76,7 @@ def train(
     run = continued(saved, config, store, workdir)
     saved = with_training_state(saved, workdir, layout)
     state = saved.state
-    history = saved.history + first_only(lambda: logged_evaluation(saved, workdir))
+    history = saved.history
   start, examples = int(state.step), config.data.batch_size
   trace = profile_of(profile, start, schedule.steps, workdir)
   feed = feed_of(
@@ -97,7 +97,9 @@ def train(
     replaced = saved is None and found.sound is not None
     first_only(lambda: make_way(workdir, found, replaced=replaced))
     with (
-      checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+      checkpoint.open_manager(
+        workdir, config.checkpoint.keep, lambda steps: best_step(history, steps)
+      ) as manager,
       stop_on_signals() as stop,
       announced(after_this_step, lambda: at_once(workdir)),
     ):

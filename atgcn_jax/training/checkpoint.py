@@ -14,8 +14,8 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,31 +33,45 @@ from atgcn_jax.training.state import TrainState
 
 accept_unnamed_owners()
 
-BEST_METRIC = "mAP"
 MARK = {"checksums": "sha256"}  # in Orbax's metadata; older checkpoints have no checksums
 
 
+class _Best(NamedTuple):
+  """Orbax's policy to preserve the best checkpoint."""
+
+  best: Callable[[list[int]], int | None]
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    step = self.best([checkpoint.step for checkpoint in checkpoints])
+    return [checkpoint.step == step for checkpoint in checkpoints]
+
+
+def no_best(steps: list[int]) -> None:
+  """Return None: no step is known to be the best."""
+
+
 @contextlib.contextmanager
-def open_manager(workdir: str | os.PathLike, keep: int = 2) -> Iterator[ocp.CheckpointManager]:
+def open_manager(
+  workdir: str | os.PathLike,
+  keep: int = 2,
+  best: Callable[[list[int]], int | None] = no_best,
+) -> Iterator[ocp.CheckpointManager]:
   """Open the manager of a run's checkpoints.
 
   Opening removes incomplete checkpoints of killed processes. Closing waits for the last save.
 
   Args:
     workdir: Run directory.
-    keep: Number of newest checkpoints to preserve. The best checkpoint is preserved too.
+    keep: Number of newest checkpoints to preserve.
+    best: Returns the best of some steps, or None. Its checkpoint is preserved too.
 
   Raises:
     WorkFailed: If the folder cannot be created or a save fails.
   """
-  best = preservation_policy.BestN(
-    get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
-  )
   options = ocp.CheckpointManagerOptions(
     preservation_policy=preservation_policy.AnyPreservationPolicy(
-      [preservation_policy.LatestN(keep), best]
+      [preservation_policy.LatestN(keep), _Best(best)]
     ),
-    best_fn=lambda metrics: metrics[BEST_METRIC],
     cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
     async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
@@ -186,7 +200,6 @@ def start_save(
   state: TrainState,
   constants: dict[str, Any],
   run: dict[str, Any],
-  validation_map: float | None,
 ) -> None:
   """Start saving a state, and return when the arrays are copied from the devices.
 
@@ -195,7 +208,6 @@ def start_save(
     state: State to save.
     constants: Item `constants`.
     run: Item `run`.
-    validation_map: Validation mAP at this step, if it was evaluated.
 
   Raises:
     WorkFailed: If the previous save has failed, or this one cannot start.
@@ -207,10 +219,9 @@ def start_save(
     constants=ocp.args.PyTreeSave(constants),
     run=ocp.args.JsonSave(run),
   )
-  metrics = None if validation_map is None else {BEST_METRIC: validation_map}
   step = int(state.step)
   with report_write_failures(manager.directory.parent, f"the checkpoint of step {step}"):
-    manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=MARK)
+    manager.save(step, args=args, force=True, custom_metadata=MARK)
 
 
 def set_aside(workdir: str | os.PathLike, step: int) -> pathlib.Path:

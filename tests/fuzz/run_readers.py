@@ -96,7 +96,7 @@ def make_checkpoint(path: pathlib.Path) -> None:
   state = state.replace(step=np.array(loaded.step, np.int32))
   description = loaded.run.description() | {"history": loaded.history}
   with checkpoint.open_manager(path) as manager:
-    checkpoint.start_save(manager, state, loaded.run.constants(), description, 0.25)
+    checkpoint.start_save(manager, state, loaded.run.constants(), description)
 
 
 def change_checkpoint(path: pathlib.Path, rng: Random) -> None:
@@ -220,7 +220,7 @@ def change_log(path: pathlib.Path, rng: Random) -> None:
 
 def read_log(path: pathlib.Path) -> Any:
   from atgcn_jax.reports.page_figures import series
-  from atgcn_jax.runs.log import read_records
+  from atgcn_jax.runs.records import read_records
 
   records = read_records(path)
   return [series(records, key) for key in ("loss", "mAP")]

@@ -28,7 +28,7 @@ from atgcn_jax.paper.experiments import (
   on_curve,
   with_vectors,
 )
-from atgcn_jax.runs.log import read_records
+from atgcn_jax.runs.records import read_records
 from atgcn_jax.runs.scoring import score_split
 
 CONFIGS = REPOSITORY / "configs" / "table1"

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
   description = run.description() | {"history": []}
   (path / "run").mkdir()
   with checkpoint.open_manager(path / "run") as manager:
-    checkpoint.start_save(manager, run.initial_state(), run.constants(), description, None)
+    checkpoint.start_save(manager, run.initial_state(), run.constants(), description)
   return path
 
 

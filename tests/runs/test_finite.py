@@ -189,7 +189,7 @@ def spoilt_run(folder, name, value=NAN):
     )
     state = state.replace(**changed)
   with checkpoint.open_manager(folder) as manager:
-    checkpoint.start_save(manager, state, constants, run.description() | {"history": []}, None)
+    checkpoint.start_save(manager, state, constants, run.description() | {"history": []})
   return folder
 
 

@@ -118,10 +118,10 @@ def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch
   """A description without the key, as written by an older version."""
   save = checkpoint.start_save
 
-  def without(manager, state, constants, description, metric):
+  def without(manager, state, constants, description):
     description = json.loads(json.dumps(description))
     del description["config"]["data"]["allow_test_overlap"]
-    save(manager, state, constants, description, metric)
+    save(manager, state, constants, description)
 
   with monkeypatch.context() as before:
     before.setattr(checkpoint, "start_save", without)

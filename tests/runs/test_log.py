@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from atgcn_jax.runs import log
 from atgcn_jax.runs.growing_files import growing_file
-from atgcn_jax.runs.log import RunLog, metrics_text, read_records
+from atgcn_jax.runs.log import RunLog, metrics_text
+from atgcn_jax.runs.records import read_records
 from atgcn_jax.runtime.tensorflow import import_tensorflow
 
 

@@ -32,7 +32,7 @@ from atgcn_jax.runs import (
   training_loop,
   training_programs,
 )
-from atgcn_jax.runs.load import read_run, with_training_state
+from atgcn_jax.runs.load import read_run, sound_step, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runtime.signals import Stopped
 from atgcn_jax.training import saved_checkpoints, sharding
@@ -243,6 +243,34 @@ def test_a_signal_during_the_last_evaluation(tmp_path, monkeypatch, config, caps
   assert [r[0] for r in records(workdir) if "mAP" in r[1]] == [4, 5]
   training_loop.train(short, workdir)
   assert contents(workdir) == once
+
+
+@pytest.mark.parametrize("stopped_at", [4, slow(12)])
+def test_a_stop_during_an_evaluation_does_not_lose_the_best_step(
+  tmp_path, monkeypatch, config, stopped_at
+):
+  """The step is saved without its evaluation, which follows when the run resumes."""
+  workdir, steps = tmp_path / "run", (4, 8, 12)
+  short = config("optim.steps=12", "evaluation.every=4", "checkpoint.every=4", "checkpoint.keep=1")
+  scored, precisions = iter(steps), iter([0.9 if step == stopped_at else 0.1 for step in steps])
+  score_clips, tagging_metrics = training_programs.score_clips, training_loop.tagging_metrics
+
+  def and_signal(*args, **kwargs):
+    if next(scored) == stopped_at:
+      monkeypatch.setattr(training_programs, "score_clips", score_clips)
+      os.kill(os.getpid(), signal.SIGTERM)
+    return score_clips(*args, **kwargs)
+
+  monkeypatch.setattr(training_programs, "score_clips", and_signal)
+  monkeypatch.setattr(
+    training_loop,
+    "tagging_metrics",
+    lambda *args: tagging_metrics(*args) | {"mAP": next(precisions)},
+  )
+  with pytest.raises(Stopped):
+    training_loop.train(short, workdir)
+  training_loop.train(short, workdir)
+  assert sound_step(workdir, "best") == stopped_at
 
 
 def test_a_finished_run_is_left_as_it_is(copy, capsys):

@@ -49,7 +49,7 @@ def usage(process: int) -> tuple[float, int, int]:
 
 def watched(arguments: list[str], workdir: pathlib.Path, log: pathlib.Path) -> np.ndarray:
   """Train in a process, and return a row (step, *COLUMNS) for each record of its log."""
-  from atgcn_jax.runs.log import read_records
+  from atgcn_jax.runs.records import read_records
 
   with log.open("wb") as file:
     process = subprocess.Popen(

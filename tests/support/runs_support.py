@@ -233,7 +233,7 @@ def saved_run(workdir: pathlib.Path, config: Any) -> pathlib.Path:
   made = new_run(config, store_of(config))
   with checkpoint.open_manager(workdir) as manager:
     description = made.description() | {"history": []}
-    checkpoint.start_save(manager, made.initial_state(), made.constants(), description, None)
+    checkpoint.start_save(manager, made.initial_state(), made.constants(), description)
   return workdir
 
 
