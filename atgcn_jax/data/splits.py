@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import numpy as np
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 
+PLACE = re.compile(r"\d{6,}\.\d{3}")  # the start of a piece in seconds
+
 
 class Splits(NamedTuple):
   """The division of a store into splits.
@@ -19,8 +22,8 @@ class Splits(NamedTuple):
     train_folds: The names of the folds to train on.
     validation_folds: The names of the folds to validate on.
     test_folds: The names of the folds to test on.
-    validation_share: The share of the clips in the training folds that are used for validation
-      instead. They are selected by a hash of the clip id.
+    validation_share: The share of the recordings in the training folds that are used for validation
+      instead. They are selected by a hash of the clip id, or of the file for pieces of one.
   """
 
   train_folds: Sequence[Any]
@@ -66,4 +69,10 @@ def _in_folds(store: ClipStore, key: str, named: Sequence[Any]) -> np.ndarray:
 def _hashed_below(clip_ids: np.ndarray, share: float) -> np.ndarray:
   if share <= 0:
     return np.zeros(len(clip_ids), bool)
-  return np.array([zlib.crc32(clip.encode()) < share * 2**32 for clip in clip_ids])
+  return np.array([zlib.crc32(recording_of(clip).encode()) < share * 2**32 for clip in clip_ids])
+
+
+def recording_of(clip_id: str) -> str:
+  """Return the file of a piece FILE@SECONDS, as `prepare` names them, and other ids as they are."""
+  file, _, place = clip_id.rpartition("@")
+  return file if file and PLACE.fullmatch(place) else clip_id

@@ -77,6 +77,7 @@ DEFAULTS: dict[str, Any] = {
     "validation_folds": ("validation",),  # Names of the folds to validate on.
     "test_folds": ("test",),  # Names of the folds to test on.
     # Share of the clips of the training folds that validates instead, chosen by a hash of the id.
+    # Pieces of one file are together.
     "validation_share": 0.0,
     "allow_test_overlap": False,  # Allow the same fold in train_folds and in test_folds.
     # `balanced` (all classes equally often; clips without a label in proportion to their number,

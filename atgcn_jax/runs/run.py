@@ -53,6 +53,8 @@ class Run:
     relations: The inputs of the loss terms; see `label_relations`.
     draws_unlabelled: Whether balanced sampling draws clips without a label. False for runs of an
       old version.
+    holds_out_files: Whether `data.validation_share` holds out files, not pieces of them. False for
+      runs of an old version.
   """
 
   config: Any
@@ -65,6 +67,7 @@ class Run:
   store_fingerprint: str
   relations: Mapping[str, Any] = field(default_factory=dict)
   draws_unlabelled: bool = True
+  holds_out_files: bool = True
 
   def model(self) -> nn.Module:
     """Return the module of the system."""
@@ -154,6 +157,7 @@ class Run:
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
+      "holds_out_files": self.holds_out_files,
     }
 
 
@@ -201,6 +205,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     store_fingerprint=saved["store_fingerprint"],
     relations={name: constants[name] for name in RELATIONS if name in constants},
     draws_unlabelled=saved.get("draws_unlabelled", False),
+    holds_out_files=saved.get("holds_out_files", False),
   )
 
 

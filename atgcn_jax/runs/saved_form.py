@@ -28,6 +28,7 @@ class Description(_Needed, total=False):
   """The item `run` of a checkpoint; see `Run.description`."""
 
   draws_unlabelled: bool
+  holds_out_files: bool
   format: int
 
 

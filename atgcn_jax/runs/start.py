@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from atgcn_jax.data.splits import split_clips
+from atgcn_jax.data.splits import recording_of, split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.sparse import equal
@@ -145,6 +145,13 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
         f"never drew the {unlabelled} training clips without a label; train in another folder, "
         f"with --config.start.run={workdir} to start from its parameters"
       )
+  in_pieces = any(recording_of(clip) != clip for clip in store.clip_ids)
+  if not saved.run.holds_out_files and config.data.validation_share and in_pieces:
+    raise UserError(
+      f"--workdir {workdir}: the run was started by a version in which data.validation_share held "
+      "out pieces of files whose other pieces trained; train in another folder, with "
+      f"--config.start.run={workdir} to start from its parameters"
+    )
   graphs = (old.graph, config.graph)
   if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
     propagation, embeddings = label_graph(config, saved.run.vocabulary, store)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import small_store
 
-from atgcn_jax.data.splits import Splits, split_clips
+from atgcn_jax.data.splits import Splits, recording_of, split_clips
 from atgcn_jax.errors import UserError
 
 CLIPS = 3000
@@ -50,6 +50,16 @@ def test_a_share_of_the_training_folds_validates_instead(store, share):
   assert sorted({*train, *validation}) == [i for i in range(CLIPS) if i % 3 != 2]
   expected, spread = 2000 * share, np.sqrt(2000 * share * (1 - share))
   assert abs(len(validation) - expected) < 4 * spread
+
+
+def test_pieces_of_a_file_are_together(tmp_path):
+  ids = [f"a@b/{file}.wav@{10 * piece:010.3f}" for file in range(40) for piece in range(5)]
+  store = small_store.make(tmp_path / "s.h5", len(ids), clip_ids=ids, folds=["train"] * len(ids))
+  held_out = split_clips(store, splits_of(share=0.3), "validation")
+  assert 0 < len(held_out) < len(ids)
+  assert set(np.bincount(held_out // 5, minlength=40)) == {0, 5}
+  assert recording_of("x@home") == "x@home"
+  assert recording_of("@000010.000") == "@000010.000"
 
 
 def test_the_held_out_share_is_frozen(store):

@@ -1,16 +1,20 @@
 """Folds that two splits share are refused, or reported if they decide something."""
 
+import dataclasses
 import json
 import shutil
+import types
 import warnings
 
 import pytest
-from runs_support import contents, make_store, tiny_config, trained
+from runs_support import contents, make_store, saved, tiny_config, trained
 
 from atgcn_jax import cli
+from atgcn_jax.errors import UserError
 from atgcn_jax.runs import training_loop
 from atgcn_jax.runs.config import default_config
 from atgcn_jax.runs.folds import check_folds, shared_folds, splits_of
+from atgcn_jax.runs.start import continued
 from atgcn_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("plain_pages")
@@ -127,6 +131,20 @@ def test_a_run_saved_without_the_option_is_resumed(tmp_path, config, monkeypatch
     before.setattr(checkpoint, "start_save", without)
     training_loop.train(config("optim.steps=2"), tmp_path / "run")
   assert int(training_loop.train(config("optim.steps=3"), tmp_path / "run").step) == 3
+
+
+def test_a_run_that_held_out_pieces_of_files_is_not_resumed(tmp_path, config):
+  """Its clips would be split in another way."""
+  changed = config("data.validation_share=0.1")
+  earlier = saved(trained())
+  run = dataclasses.replace(earlier.run, config=changed, holds_out_files=False)
+  store = types.SimpleNamespace(
+    fingerprint=run.store_fingerprint, clip_ids=["a.wav", "b.wav@000010.000"]
+  )
+  with pytest.raises(UserError, match=f"--config.start.run={tmp_path} to start from its"):
+    continued(earlier._replace(run=run), changed, store, tmp_path)
+  store.clip_ids = ["a.wav", "b.wav"]
+  assert continued(earlier._replace(run=run), changed, store, tmp_path) == run
 
 
 def test_the_plateau_rule_on_test_clips_is_reported(config):
