@@ -153,8 +153,10 @@ class Telemetry:
       before: The metrics of the previous step, which is complete.
       metrics: The metrics of this step, which may still run.
     """
-    if step == self._start + 1:  # exclude the first step, which includes compilation
-      self._restart_pace(step)  # this step began before, so its times do not count either
+    # Exclude the first step, which includes compilation. Several processes know its times two steps
+    # later. This step began before the restart, so its times do not count either.
+    if 0 < step - self._start <= min(2, jax.process_count()):
+      self._restart_pace(step)
     else:
       self._since_record.add_own(self._busy, self._waited)
     if step > self._since_line.step and self.log.progress_is_due():

@@ -147,3 +147,43 @@ def test_a_wait_before_the_measurement_does_not_count():
   telemetry.end_step(1, {}, {})
   telemetry.record(2, {}, 0.1)
   assert values["input_wait"] == 0
+
+
+def test_compilation_does_not_count_with_several_processes(monkeypatch):
+  """Each process knows the times of the others two steps later."""
+  now, sent, said = [0.0], [np.zeros((2, 3))], []
+  monkeypatch.setattr(telemetry.time, "monotonic", lambda: now[0])
+  for name, value in (("process_count", 2), ("process_index", 0)):
+    monkeypatch.setattr(telemetry.jax, name, lambda value=value: value)
+  monkeypatch.setattr(telemetry, "host_names", lambda: ["this", "other"])
+
+  def beat(mine):
+    sent.append(np.array([mine, [0, min(mine[1], 30.0), 0.01]]))  # the other compiles faster
+    return sent[-2]
+
+  monkeypatch.setattr(telemetry, "Pulse", lambda *_: SimpleNamespace(beat=beat))
+  log = SimpleNamespace(
+    title="",
+    progress_is_due=lambda: True,
+    report_progress=lambda step, loss, figures: said.append(figures["input_wait"]),
+    say=said.append,
+    stepped=lambda step: None,
+  )
+  trace = SimpleNamespace(before=lambda step: None, after=lambda step, metrics: None)
+  stop = SimpleNamespace(signal_number=None)
+  made = Telemetry(log, trace, stop, data_mesh(), start=0, batch=8)
+
+  def batches():
+    for step in range(6):
+      now[0] += 0.01 if step else 5.0
+      yield {}
+
+  feed = SimpleNamespace(given=batches())
+  for step in range(6):
+    made.next_batch(step, feed)
+    now[0] += 0.02 if step else 60.0
+    made.dispatched()
+    now[0] += 0.1
+    made.end_step(step, {"loss": 0.0}, {})
+  assert len(said) == 3
+  assert max(said) < 0.2
