@@ -66,9 +66,11 @@ DEFAULTS: dict[str, Any] = {
     # CSV file of the labels to train on, or `audioset` for AudioSet's 527. The store must have all
     # of them; its other labels are ignored. Empty stands for all labels of the store.
     "vocabulary": "",
-    # Whether clips are trained with the labels above their own in graph.ontology.
+    # Whether clips are trained and validated with the labels above their own in graph.ontology.
+    # `evaluate` has both forms.
     "ontology_targets": False,
-    # Share of all labels of clips that are removed at random before training (a study of noise).
+    # Share of all labels of clips that are removed at random before training, also from validation
+    # clips (a study of noise).
     "forgotten_positives": 0.0,
     # Front end of imported weights; empty stands for `talnet`. If set, the store of a training must
     # have the same front end.

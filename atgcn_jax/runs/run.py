@@ -55,6 +55,8 @@ class Run:
       old version.
     holds_out_files: Whether `data.validation_share` holds out files, not pieces of them. False for
       runs of an old version.
+    carried_labels: A hash of the labels of the training store with `data.ontology_targets`, else
+      empty.
   """
 
   config: Any
@@ -68,6 +70,7 @@ class Run:
   relations: Mapping[str, Any] = field(default_factory=dict)
   draws_unlabelled: bool = True
   holds_out_files: bool = True
+  carried_labels: str = ""
 
   def model(self) -> nn.Module:
     """Return the module of the system."""
@@ -158,6 +161,7 @@ class Run:
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
       "holds_out_files": self.holds_out_files,
+      "carried_labels": self.carried_labels,
     }
 
 
@@ -206,6 +210,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     relations={name: constants[name] for name in RELATIONS if name in constants},
     draws_unlabelled=saved.get("draws_unlabelled", False),
     holds_out_files=saved.get("holds_out_files", False),
+    carried_labels=saved.get("carried_labels", ""),
   )
 
 
@@ -300,6 +305,7 @@ def run_with(config, store: ClipStore, normaliser: Normaliser) -> Run:
     range_db=store.frontend.uint8_range if store.log_mel.dtype == np.uint8 else None,
     store_fingerprint=store.fingerprint,
     relations=label_relations(config, store.vocabulary, store),
+    carried_labels=store.labels_hash() if config.data.ontology_targets else "",
   )
   if store.frontend.value_limit is not None:
     check_takes_embeddings(run)

@@ -8,7 +8,8 @@ from atgcn_jax.data.open_clips import open_clips
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.ontology import label_ancestors
-from atgcn_jax.labels.vocabulary import read_vocabulary
+from atgcn_jax.labels.vocabulary import Vocabulary, read_vocabulary
+from atgcn_jax.ontology_metrics import carried_up
 from atgcn_jax.runs.config import data_path, vocabulary_path
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.label_graph import ontology_at, ontology_path
@@ -52,9 +53,24 @@ def training_store(config) -> ClipStore:
     store = store.with_positives(drawn >= share)
   if not config.data.ontology_targets:
     return store
+  return store.carried_up(_ancestors(config, store.vocabulary))
+
+
+def trained_labels(config, vocabulary: Vocabulary, labels: np.ndarray) -> np.ndarray:
+  """Return labels [N, K] in the form that a run is trained with: see `data.ontology_targets`.
+
+  Raises:
+    UserError: If the ontology cannot be used.
+  """
+  if not config.data.ontology_targets:
+    return labels
+  return carried_up(labels, _ancestors(config, vocabulary))
+
+
+def _ancestors(config, vocabulary: Vocabulary) -> list[list[int]]:
+  """Return the positions of the labels above each label of a vocabulary in the ontology."""
   path = ontology_path(config.data.root, config.graph.ontology)
-  ontology = ontology_at(path, "data.ontology_targets")
-  return store.carried_up(label_ancestors(ontology, store.vocabulary.ids))
+  return label_ancestors(ontology_at(path, "data.ontology_targets"), vocabulary.ids)
 
 
 def whole_store_of(config) -> ClipStore:

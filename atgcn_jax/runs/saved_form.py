@@ -29,6 +29,7 @@ class Description(_Needed, total=False):
 
   draws_unlabelled: bool
   holds_out_files: bool
+  carried_labels: str
   format: int
 
 

@@ -152,6 +152,9 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       "out pieces of files whose other pieces trained; train in another folder, with "
       f"--config.start.run={workdir} to start from its parameters"
     )
+  carried = saved.run.carried_labels  # empty for runs of an old version
+  if carried and carried != store.labels_hash():
+    raise _other_content("ontology", workdir)
   graphs = (old.graph, config.graph)
   if any(g.source != "store" or g.embeddings != "builtin" or g.ontology for g in graphs):
     propagation, embeddings = label_graph(config, saved.run.vocabulary, store)
@@ -164,8 +167,12 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       ("ontology", relations.get("members"), saved.run.relations.get("members")),
     ):
       if now is not None and then is not None and not equal(now, then):
-        raise UserError(
-          f"graph.{key}: the content differs from that with which the run in {workdir} started; "
-          "name the original file or use another folder"
-        )
+        raise _other_content(key, workdir)
   return dataclasses.replace(saved.run, config=config)
+
+
+def _other_content(key: str, workdir: str | os.PathLike) -> UserError:
+  return UserError(
+    f"graph.{key}: the content differs from that with which the run in {workdir} started; "
+    "name the original file or use another folder"
+  )

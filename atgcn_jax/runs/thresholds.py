@@ -145,17 +145,18 @@ def _tuned(
   workdir: str | os.PathLike, scored: Any, floor: float, min_precision: float
 ) -> dict[str, Any]:
   """Tune the thresholds on a ScoredSplit, write the file, and return the result of `tune`."""
-  if not scored.labels.any():
+  from atgcn_jax.runs.run_store import trained_labels
+
+  labels = trained_labels(scored.loaded.run.config, scored.vocabulary, scored.labels)
+  if not labels.any():
     raise UserError(f"{workdir}: no validation clip has a label; give a --store with labels")
-  thresholds, f1 = best_thresholds(
-    scored.scores, scored.labels, floor=floor, min_precision=min_precision
-  )
+  thresholds, f1 = best_thresholds(scored.scores, labels, floor=floor, min_precision=min_precision)
   if not np.isfinite(thresholds).any():
     raise UserError(
       f"--min-precision {min_precision:g}, --floor {floor:g}: no label reaches them; lower them"
     )
   ids, names = scored.vocabulary.ids, scored.vocabulary.names
-  columns = zip(ids, names, scored.labels.sum(axis=0, dtype=int), thresholds, f1)
+  columns = zip(ids, names, labels.sum(axis=0, dtype=int), thresholds, f1)
   result = {
     "step": scored.loaded.step,
     "split": "validation",

@@ -65,7 +65,8 @@ def train(
   check_data(config, store)
   least_steps = config.optim.steps
   config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
-  same_everywhere(configs.without_paths(config) | {"data.store": store.fingerprint})
+  content = {"data.store": store.fingerprint, "labels of the clips": store.labels_hash()}
+  same_everywhere(configs.without_paths(config) | content)
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)
   found, saved = beginning(config, store, workdir)
   history: History = []

@@ -82,7 +82,8 @@ def run_faults(run: Any) -> str:
   if run.range_db is not None and type(run.range_db) not in (int, float):
     return f"range_db is {type(run.range_db).__name__}"
   flags = run.draws_unlabelled, run.holds_out_files
-  if type(run.store_fingerprint) is not str or {type(flag) for flag in flags} != {bool}:
+  texts = run.store_fingerprint, run.carried_labels
+  if {type(text) for text in texts} != {str} or {type(flag) for flag in flags} != {bool}:
     return "values of another type"
   return frontend_faults(run.frontend) or vocabulary_faults(run.vocabulary)
 

@@ -1,5 +1,6 @@
 """An interrupted run ends with the same bits as an undisturbed one."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -34,6 +35,7 @@ from atgcn_jax.runs import (
 )
 from atgcn_jax.runs.load import read_run, sound_step, with_training_state
 from atgcn_jax.runs.log import RunLog
+from atgcn_jax.runs.start import continued
 from atgcn_jax.runtime.signals import Stopped
 from atgcn_jax.training import saved_checkpoints, sharding
 
@@ -393,9 +395,9 @@ def test_a_run_can_have_some_of_the_stores_labels(tmp_path, config):
   assert run.new_run(made, store).abstract_state().params["head"]["gc1"] is not None
 
 
-def test_ontology_targets_add_the_labels_above(config):
-  plain = run_store.store_of(config())
-  carried = plain.carried_up([[], [0], [], [0, 2], [], []])
+def test_ontology_targets_add_the_labels_above(config, monkeypatch):
+  plain, above = run_store.store_of(config()), [[], [0], [], [0, 2], [], []]
+  carried = plain.carried_up(above)
   clips = np.arange(len(plain))
   expected = plain.labels(clips)
   expected[:, 0] |= expected[:, 1] | expected[:, 3]
@@ -405,6 +407,20 @@ def test_ontology_targets_add_the_labels_above(config):
   made = config("data.ontology_targets=True")
   with pytest.raises(UserError, match=r"graph\.ontology: data\.ontology_targets needs the path"):
     run_store.training_store(made)
+  labels = plain.labels(clips)
+  assert run_store.trained_labels(config(), VOCABULARY, labels) is labels
+  monkeypatch.setattr(run_store, "_ancestors", lambda *_: above)
+  np.testing.assert_array_equal(run_store.trained_labels(made, VOCABULARY, labels), expected)
+
+
+def test_ontology_targets_are_compared_by_content(tmp_path, config):
+  earlier = saved(trained())
+  plain = run_store.store_of(config())
+  targets = dataclasses.replace(earlier.run, carried_labels=plain.labels_hash())
+  earlier = earlier._replace(run=targets)
+  assert continued(earlier, config(), plain, tmp_path).carried_labels == targets.carried_labels
+  with pytest.raises(UserError, match=r"graph\.ontology: the content differs"):
+    continued(earlier, config(), plain.carried_up([[], [0], [], [0, 2], [], []]), tmp_path)
 
 
 def test_a_vocabulary_file_with_a_label_that_the_store_lacks(tmp_path, config):

@@ -111,6 +111,11 @@ class ClipStore:
     labels[np.repeat(np.arange(len(clips)), np.diff(offsets)), indices] = 1
     return labels
 
+  def labels_hash(self) -> str:
+    """Return a hash of the labels of all clips."""
+    both = self.label_offsets.tobytes() + self.label_indices.tobytes()
+    return hashlib.sha256(both).hexdigest()[:16]
+
   def restricted(self, vocabulary: Vocabulary) -> ClipStore:
     """Return the same clips with some of the labels, as a store of its own fingerprint.
 
