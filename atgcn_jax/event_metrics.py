@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 Span = tuple[float, float]  # onset and offset, in seconds
+SHARE_OF_LENGTH = 0.5  # of an event, by which its offset may differ
 TOLERANCE = 1e-9  # for sums of times that are not exact in binary
 
 
@@ -84,27 +85,25 @@ def event_counts(
   collar: float,
   *,
   with_offset: bool = True,
-  share_of_length: float = 0.5,
 ) -> EventCounts:
   """Return the counts of one label in one file over events.
 
   A detected event matches an annotated one if their onsets differ by at most the collar and, with
-  `with_offset`, their offsets by at most the collar or `share_of_length` of the annotated event,
-  whichever is longer. Each event matches at most one other, so that as many as possible match.
+  `with_offset`, their offsets by at most the collar or half of the annotated event, whichever is
+  longer. Each event matches at most one other, so that as many as possible match.
 
   Args:
     reference: The annotated events.
     found: The detected events.
     collar: The collar, in seconds.
     with_offset: Whether offsets must match too.
-    share_of_length: See above.
   """
   starts, ends = np.array(found, np.float64).reshape(-1, 2).T
   pairs = np.zeros((len(reference), len(found)), bool)
   for row, (onset, offset) in zip(pairs, reference):
     row[:] = np.abs(starts - onset) <= collar + TOLERANCE
     if with_offset:
-      most = max(collar, share_of_length * (offset - onset)) + TOLERANCE
+      most = max(collar, SHARE_OF_LENGTH * (offset - onset)) + TOLERANCE
       row &= np.abs(ends - offset) <= most
   matched = 0
   if pairs.any():

@@ -136,10 +136,8 @@ def mean_over_folds(folds: Sequence[Sampled]) -> Sampled:
   )
 
 
-def interval(
-  seeds: Sequence[Sampled], lowest: float = 0.0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-  """Return the confidence limits of the mean over seeds.
+def interval(seeds: Sequence[Sampled], lowest: float = 0.0) -> tuple[float, float]:
+  """Return the limits of the mean over seeds, with a nominal coverage of `CONFIDENCE`.
 
   The interval covers the sampling of clips. With two or more seeds it also covers the variation
   between seeds.
@@ -155,7 +153,6 @@ def interval(
   Args:
     seeds: The same metric of one or more training runs on the same clips.
     lowest: The lowest value of the metric: 0, or -1 for a difference. The highest is 1.
-    confidence: The nominal coverage.
 
   Returns:
     The lower and the upper limit. (NaN, NaN) if the value is NaN.
@@ -174,7 +171,7 @@ def interval(
     beyond = np.var([seed.value for seed in seeds], ddof=1) - shared
     variances.append(max(float(beyond), 0.0) / len(seeds))
     freedoms.append(len(seeds) - 1)
-  variance, tail = sum(variances), (1 - confidence) / 2
+  variance, tail = sum(variances), (1 - CONFIDENCE) / 2
   if not variance:
     if any(seed.varies for seed in seeds):  # a difference of two systems that rank alike
       return value, value

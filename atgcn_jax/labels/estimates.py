@@ -14,6 +14,7 @@ from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.sparse import dense
 
 RIDGE = 0.3  # chosen on held-out training clips of AudioSet; .03 to 3 differ by .005 mAP
+NEIGHBOURS = 3  # number of labels of a relation in `conditional_weights`
 LEAST = 1e-6  # smallest weighted sum whose logarithm is taken
 
 
@@ -55,18 +56,13 @@ def left_out_weights(counts: Counts) -> np.ndarray:
   return weights
 
 
-def conditional_weights(counts: Counts, neighbours: int = 3) -> np.ndarray:
-  """Return P(k | j) for the labels j where it is highest, float64[K, K], else 0.
-
-  Args:
-    counts: Counts of K labels.
-    neighbours: Number of labels j per label k.
-  """
+def conditional_weights(counts: Counts) -> np.ndarray:
+  """Return P(k | j) for the `NEIGHBOURS` labels j where it is highest, float64[K, K], else 0."""
   together = label_pairs(counts)
   occurrences = np.diag(together).copy()
   np.fill_diagonal(together, 0)
   given = together / np.maximum(occurrences, 1)
-  least = np.sort(given, axis=1)[:, -min(neighbours, len(given))][:, None]
+  least = np.sort(given, axis=1)[:, -min(NEIGHBOURS, len(given))][:, None]
   return np.where(given >= least, given, 0)
 
 
