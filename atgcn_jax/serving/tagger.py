@@ -181,10 +181,21 @@ class Tagger(SoundScorer):
 
   @property
   def thresholds(self) -> np.ndarray | None:
-    """The thresholds float64[K], NaN for labels without one, or None if there are none."""
+    """The thresholds float64[K], or None if there are none.
+
+    Added labels have 0.5, as their estimates are on the scale of probabilities. A label of the run
+    without a threshold has NaN.
+    """
     if self._thresholds is None:
       return None
-    return self._thresholds.of(self.vocabulary)
+    least = self._thresholds.of(self.vocabulary)
+    least[len(self.run.vocabulary) :] = 0.5
+    return least
+
+  def check_thresholds(self) -> None:
+    """Warn if the thresholds were tuned at another step."""
+    if self._thresholds is not None:
+      self._thresholds.check_step(self.step)
 
   def scores(self, source: Any, rate: int | None = None) -> Any:
     """Return the sigmoid scores float32[K] in (0, 1) of a sound, in the order of the vocabulary."""
@@ -328,7 +339,7 @@ class Tagger(SoundScorer):
         raise UserError(
           "--above-threshold: the run has no thresholds; make them with `atgcn thresholds`"
         )
-      self._thresholds.check_step(self.step)
+      self.check_thresholds()
       least = self.thresholds
 
     def chosen(scores: np.ndarray) -> list[Tag]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,6 +424,16 @@ def test_invalid_options(capsys, arguments, message):
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_thresholds_of_another_step_are_reported_at_the_start(tmp_path, monkeypatch, capsys):
+  run = shutil.copytree(trained(), tmp_path / "run")
+  (run / "thresholds.json").write_text('{"step": 7, "labels": {"/m/0": {"threshold": 0.3}}}')
+  monkeypatch.setattr(server, "serve", lambda app, listening: None)
+  assert cli.main(["serve", "--workdir", str(run), "--port", "0"]) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "the thresholds were tuned at step 7, but this is step 30" in line
 
 
 def test_a_port_in_use_is_named():
