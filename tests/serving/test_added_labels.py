@@ -87,6 +87,17 @@ def _labels(tagger, file):
   return read_added_labels(file, tagger.run.vocabulary)
 
 
+def test_labels_that_were_added_before_stay(tagger, file):
+  first, second = _labels(tagger, file)[:2]
+  both = tagger.with_labels([first]).with_labels([second])
+  sound = waveforms(1, 9)[0][0]
+  expected = tagger.with_labels([first, second])
+  assert both.vocabulary == expected.vocabulary
+  np.testing.assert_array_equal(both.scores(sound), expected.scores(sound))
+  with pytest.raises(ValueError, match="label id Chirp is repeated"):
+    both.with_labels([first])
+
+
 def test_estimates_are_reported_from_a_half_on(tagger, file):
   extended = tagger.with_labels(file)
   extended._thresholds = Thresholds(tagger.step, {"/m/0": 0.3})

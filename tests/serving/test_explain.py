@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from runs_support import saved, tiny_config, trained, wav, waveforms
@@ -42,10 +43,18 @@ def test_the_log_odds_of_the_prior_are_a_part(tagger):
   config.model.prior = 0.1
   run = dataclasses.replace(tagger.run, config=config)
   variables = saved(trained()).state.variables
-  before, after = (vector_parts(one, variables, 2) for one in (tagger.run, run))
+  before, after = (vector_parts(one, variables)(2) for one in (tagger.run, run))
   assert after[0] == before[0]
   np.testing.assert_array_equal(after[1], before[1])
   assert after[2] - before[2] == pytest.approx(np.log(1 / 9))
+
+
+def test_a_second_explanation_compiles_nothing(tagger, caplog):
+  sound = waveforms(1, 9)[0][0]
+  tagger.explain(sound, "Hum")
+  with jax.log_compiles():
+    tagger.explain(sound, "Drone")
+  assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_sound_warns_once(tagger):
@@ -60,7 +69,7 @@ def test_a_linear_head_has_one_part(tmp_path):
   config = tiny_config(tmp_path, "model.head=linear")
   run = new_run(config, store_of(config))
   variables = run.initial_state().variables
-  positions, vectors, _ = vector_parts(run, variables, 2)
+  positions, vectors, _ = vector_parts(run, variables)(2)
   assert positions == [2]
   np.testing.assert_array_equal(vectors, run.label_vectors(variables)[[2]])
 
