@@ -14,6 +14,7 @@ from atgcn_jax.labels.summary import graph_row
 from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.window_outputs import window_features
 from atgcn_jax.runtime.whole_files import write_output
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 
 SHOWN = 5  # contributions and spans in text
 
@@ -154,7 +155,9 @@ def explanation_json(source: str, found: Explanation) -> str:
 
 
 def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
-  """Draw the score over time and the contributions.
+  """Draw the score over time and, if there are any, the contributions.
+
+  Each score is drawn at the times that are nearest to the middle of its span, as in detections.
 
   Args:
     path: The .png, .svg or .pdf file to write.
@@ -168,20 +171,32 @@ def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
     raise UserError(f"--plot {path}: must end in .png, .svg or .pdf")
   from matplotlib.figure import Figure
 
-  from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
+  from atgcn_jax.reports.figure_style import BLUE, drawing, picture
 
   with drawing():
-    figure = Figure((11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.stairs(found.scores, np.append(found.start_s, found.end_s[-1]), color=BLUE, fill=True)
+    panels = 2 if found.contributions else 1
+    figure = Figure((5.5 * panels, 4), layout="constrained")
+    left, *right = figure.subplots(1, panels, squeeze=False)[0]
+    starts, ends = nearest_spans(Timeline(found.start_s, found.end_s, found.scores[:, None]))
+    left.stairs(found.scores, np.append(starts, ends[-1]), color=BLUE, fill=True)
     left.set(title=f"{found.label}: score over time", xlabel="s", ylim=(0, 1))
-    parts = found.contributions[: 2 * SHOWN]
-    places = np.arange(len(parts))
-    values = [part.log_odds for part in parts]
-    right.barh(places, values, color=[BLUE if value >= 0 else ORANGE for value in values])
-    right.set_yticks(places, [part.name for part in parts])
-    right.invert_yaxis()
-    unit = "log-odds" if found.log_odds is not None else "weighted sum"
-    right.set(title="where its vector comes from", xlabel=unit)
+    if right:
+      _draw_contributions(right[0], found)
     content = picture(figure, kind, 130)
   write_output(path, content, "--plot")
+
+
+def _draw_contributions(axes: Any, found: Explanation) -> None:
+  """Draw a bar for each of the largest contributions."""
+  from atgcn_jax.reports.figure_style import BLUE, ORANGE
+
+  parts = found.contributions[: 2 * SHOWN]
+  places = np.arange(len(parts))
+  values = [part.log_odds for part in parts]
+  axes.barh(places, values, color=[BLUE if value >= 0 else ORANGE for value in values])
+  axes.set_yticks(places, [part.name for part in parts])
+  axes.invert_yaxis()
+  if found.log_odds is None:
+    axes.set(title="where its estimate comes from", xlabel="part of the weighted sum")
+  else:
+    axes.set(title="where its vector comes from", xlabel="log-odds")

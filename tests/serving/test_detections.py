@@ -11,8 +11,8 @@ from runs_support import VOCABULARY, trained, wav, waveforms
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.detect_files import targets_of
-from atgcn_jax.serving.detections import Rules, detections, nearest_spans
-from atgcn_jax.serving.timeline import Timeline
+from atgcn_jax.serving.detections import Rules, detections
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 
 LEAST = np.array([0.5, 0.8, np.nan, 0.5, 0.5, 0.5])
 

@@ -14,9 +14,15 @@ from scipy.special import logit
 
 from atgcn_jax import cli
 from atgcn_jax.errors import SoundWarning, UserError
+from atgcn_jax.reports import figure_style
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_store import store_of
-from atgcn_jax.serving.explain import vector_parts
+from atgcn_jax.serving.explain import (
+  Contribution,
+  Explanation,
+  draw_explanation,
+  vector_parts,
+)
 from atgcn_jax.serving.tagger import Tagger
 
 
@@ -102,6 +108,20 @@ def test_tag_explains_as_text_json_and_picture(tmp_path, capsys):
   assert found["log_odds"] == pytest.approx(
     found["bias"] + sum(part["log_odds"] for part in found["contributions"])
   )
+
+
+def test_the_picture_has_windows_where_detections_have_them(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(figure_style, "picture", lambda figure, *_: figures.append(figure) or b"")
+  starts = np.arange(3.0)
+  found = Explanation("Hum", 0.5, 0.0, 0.0, [], starts, starts + 10, np.float32([0.1, 0.9, 0.1]))
+  part = Contribution("Drone", 0.2, 0.04)
+  for one in (found, found._replace(contributions=[part], log_odds=None)):
+    draw_explanation(tmp_path / "why.png", one)
+  (only,), (left, right) = (figure.axes for figure in figures)
+  for axes in (only, left):
+    assert axes.patches[0].get_data().edges.tolist() == [0, 5.5, 6.5, 12]
+  assert right.get_title(loc="left") == "where its estimate comes from"
 
 
 def test_sources_that_can_be_read_only_once(tagger, tmp_path, capsys):

@@ -11,15 +11,9 @@ import numpy as np
 
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.sparse import edges_of
-from atgcn_jax.serving.detections import (
-  Detection,
-  Rules,
-  as_file,
-  detections,
-  nearest_spans,
-)
+from atgcn_jax.serving.detections import Detection, Rules, as_file, detections
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.serving.timeline import Timeline
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 from atgcn_jax.serving.web.limits import KEPT_BYTES, Limits, Refused
 from atgcn_jax.serving.web.spectrogram import spectrogram_json
 from atgcn_jax.serving.web.uploads import decoded
