@@ -72,9 +72,7 @@ def decoded(
 def _write(container: Any, target: Any, most_seconds: float) -> Contents:
   """Write the sound of an open container and return its faults. See `decoded` for the arguments."""
   stream, faults = container.streams.audio[0], list[Exception]()
-  is_stated = any(name in container.format.name for name in _STATING)
-  stated = (container.duration or 0) / 1e6 if is_stated else 0.0
-  sound = None
+  stated, sound = _stated_seconds(container, stream), None
   try:
     for block, rate in _blocks(container, stream, faults):
       if sound is None:
@@ -93,6 +91,19 @@ def _write(container: Any, target: Any, most_seconds: float) -> Contents:
     fault = f"the file states {stated:.3f} s and has {seconds:.3f} s"
     return Contents(fault=fault, missing=1 - seconds / stated)
   return Contents()
+
+
+def _stated_seconds(container: Any, stream: Any) -> float:
+  """Return the length of a stream that the file states, or 0 if it states none.
+
+  The length of the container is that of its longest stream, which may be a picture.
+  """
+  if not any(name in container.format.name for name in _STATING):
+    return 0.0
+  if stream.duration is not None:
+    return float(stream.duration * stream.time_base)
+  is_sound_only = len(container.streams) == len(container.streams.audio)
+  return (container.duration or 0) / 1e6 if is_sound_only else 0.0
 
 
 def _blocks(

@@ -41,7 +41,7 @@ class Thresholds(NamedTuple):
       warnings.warn(
         f"the thresholds were tuned at step {self.step}, but this is step {step}; "
         "tune them again with `atgcn thresholds`",
-        stacklevel=3,
+        stacklevel=4,
       )
 
 

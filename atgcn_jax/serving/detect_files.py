@@ -79,6 +79,8 @@ def detect_files(
   if kind in PER_SOUND and out is None and not tables:
     raise UserError(f"--format {kind}: writes a file per sound; name a folder with --out")
   rules = rules_of(tagger, min_score, release, min_seconds)
+  if min_score is None:
+    tagger.check_thresholds()
   if not 0 <= collar < float("inf"):
     raise UserError(f"--collar {collar:g}: must be at least 0")
   sounds, bad = spread(files)

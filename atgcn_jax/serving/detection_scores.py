@@ -46,7 +46,8 @@ class Reference:
 
     Args:
       tables: Tables of events, or folders of them (`read_events`). A table without a column of
-        files is that of the sound whose name, with or without suffix, its own name starts with.
+        files is that of the sound whose name, with or without suffix, its own name starts with. If
+        it is empty, each detection in the sound is a false alarm.
       sounds: The paths of the sounds. Tables name them by path or by the last part of it.
       vocabulary: The labels. Tables have ids or names.
 

@@ -12,7 +12,7 @@ from atgcn_jax.errors import UserError
 from atgcn_jax.labels.vocabulary import Vocabulary
 from atgcn_jax.runtime.whole_files import csv_bytes
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.serving.timeline import Timeline
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 
 CSV_COLUMNS = ("file", "start_s", "end_s", "mid", "display_name", "score")
 RAVEN_COLUMNS = (
@@ -92,13 +92,6 @@ def detections(line: Timeline, vocabulary: Vocabulary, rules: Rules) -> list[Det
         score = float(line.scores[first:after, k].max())
         found.append(Detection(start, end, vocabulary.ids[k], vocabulary.names[k], score))
   return sorted(found, key=lambda one: (one.start_s, one.name, one.id))
-
-
-def nearest_spans(line: Timeline) -> tuple[np.ndarray, np.ndarray]:
-  """Return starts and ends, in seconds, of the times that are nearest to the middle of each row."""
-  middles = (line.start_s + line.end_s) / 2
-  between = (middles[1:] + middles[:-1]) / 2
-  return np.append(line.start_s[0], between), np.append(between, line.end_s[-1])
 
 
 def as_table(

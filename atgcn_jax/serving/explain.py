@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.summary import graph_row
 from atgcn_jax.runs.run import Run
+from atgcn_jax.runs.window_outputs import window_features
 from atgcn_jax.runtime.whole_files import write_output
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 
 SHOWN = 5  # contributions and spans in text
 
@@ -52,17 +55,28 @@ class Explanation(NamedTuple):
   scores: np.ndarray
 
 
-def vector_parts(
-  run: Run, variables: Any, label: int
-) -> tuple[list[int], np.ndarray, float] | None:
-  """Return the parts of a label's vector: positions of labels, vectors [n, C], and the bias.
+class VectorParts(NamedTuple):
+  """The parts of a label's vector, which add up to it.
 
-  The parts add up to the label's vector exactly: a graph head is linear in its last propagation.
+  Attributes:
+    positions: The positions of the labels that they come from.
+    vectors: float[n, C].
+    bias: The constant part of the label's log-odds.
+  """
+
+  positions: list[int]
+  vectors: np.ndarray
+  bias: float
+
+
+def vector_parts(run: Run, variables: Any) -> Callable[[int], VectorParts] | None:
+  """Return the function from the position of a label to the parts of its vector.
+
+  The parts are exact: a graph head is linear in its last propagation.
 
   Args:
     run: The run.
     variables: The variables of the model, without inference constants.
-    label: The position of the label.
 
   Returns:
     None for systems whose logits are no product of one vector per clip and the label's vector.
@@ -71,15 +85,34 @@ def vector_parts(
   if model.pooling is not None or model.logit_norm is not None:
     return None
   if run.propagation is None:
-    fc = variables["params"]["head"]["fc"]
-    vector, bias = np.asarray(fc["kernel"])[:, label], float(fc["bias"][label])
-    return [label], vector[None], bias + model.offset
+    fc = {name: np.asarray(value) for name, value in variables["params"]["head"]["fc"].items()}
+
+    def own(label: int) -> VectorParts:
+      bias = float(fc["bias"][label]) + model.offset
+      return VectorParts([label], fc["kernel"][None, :, label], bias)
+
+    return own
   silence = np.zeros((1, run.frontend.frames, run.frontend.n_mels), np.float32)
   _, sown = model.apply(variables, silence, mutable=["intermediates"])
-  last = sown["intermediates"]["head"][f"gc{run.config.model.layers}"]["messages"][0]
-  row = graph_row(run.propagation, label)
-  from_labels = np.flatnonzero(row)
-  return from_labels.tolist(), row[from_labels, None] * np.asarray(last)[from_labels], model.offset
+  last = np.asarray(sown["intermediates"]["head"][f"gc{run.config.model.layers}"]["messages"][0])
+
+  def gathered(label: int) -> VectorParts:
+    row = graph_row(run.propagation, label)
+    senders = np.flatnonzero(row)
+    return VectorParts(senders.tolist(), row[senders, None] * last[senders], model.offset)
+
+  return gathered
+
+
+def head_inputs(run: Run) -> Callable[[Any, Any], dict[str, Any]]:
+  """Return the function from variables and waveforms to the vector that the head takes."""
+  features_of = window_features(run)
+
+  def inputs(variables: Any, waveforms: Any) -> dict[str, Any]:
+    features = features_of(variables, waveforms)
+    return {"embedding": features.get("hidden", features["embedding"])}
+
+  return inputs
 
 
 def explanation_text(source: str, found: Explanation) -> str:
@@ -122,7 +155,9 @@ def explanation_json(source: str, found: Explanation) -> str:
 
 
 def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
-  """Draw the score over time and the contributions.
+  """Draw the score over time and, if there are any, the contributions.
+
+  Each score is drawn at the times that are nearest to the middle of its span, as in detections.
 
   Args:
     path: The .png, .svg or .pdf file to write.
@@ -136,20 +171,32 @@ def draw_explanation(path: str | os.PathLike[str], found: Explanation) -> None:
     raise UserError(f"--plot {path}: must end in .png, .svg or .pdf")
   from matplotlib.figure import Figure
 
-  from atgcn_jax.reports.figure_style import BLUE, ORANGE, drawing, picture
+  from atgcn_jax.reports.figure_style import BLUE, drawing, picture
 
   with drawing():
-    figure = Figure((11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.stairs(found.scores, np.append(found.start_s, found.end_s[-1]), color=BLUE, fill=True)
+    panels = 2 if found.contributions else 1
+    figure = Figure((5.5 * panels, 4), layout="constrained")
+    left, *right = figure.subplots(1, panels, squeeze=False)[0]
+    starts, ends = nearest_spans(Timeline(found.start_s, found.end_s, found.scores[:, None]))
+    left.stairs(found.scores, np.append(starts, ends[-1]), color=BLUE, fill=True)
     left.set(title=f"{found.label}: score over time", xlabel="s", ylim=(0, 1))
-    parts = found.contributions[: 2 * SHOWN]
-    places = np.arange(len(parts))
-    values = [part.log_odds for part in parts]
-    right.barh(places, values, color=[BLUE if value >= 0 else ORANGE for value in values])
-    right.set_yticks(places, [part.name for part in parts])
-    right.invert_yaxis()
-    unit = "log-odds" if found.log_odds is not None else "weighted sum"
-    right.set(title="where its vector comes from", xlabel=unit)
+    if right:
+      _draw_contributions(right[0], found)
     content = picture(figure, kind, 130)
   write_output(path, content, "--plot")
+
+
+def _draw_contributions(axes: Any, found: Explanation) -> None:
+  """Draw a bar for each of the largest contributions."""
+  from atgcn_jax.reports.figure_style import BLUE, ORANGE
+
+  parts = found.contributions[: 2 * SHOWN]
+  places = np.arange(len(parts))
+  values = [part.log_odds for part in parts]
+  axes.barh(places, values, color=[BLUE if value >= 0 else ORANGE for value in values])
+  axes.set_yticks(places, [part.name for part in parts])
+  axes.invert_yaxis()
+  if found.log_odds is None:
+    axes.set(title="where its estimate comes from", xlabel="part of the weighted sum")
+  else:
+    axes.set(title="where its vector comes from", xlabel="log-odds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,15 @@ from atgcn_jax.runs.run import Run, check_front_end
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
-from atgcn_jax.runs.window_outputs import check_takes_sound, window_features, window_outputs
+from atgcn_jax.runs.window_outputs import check_takes_sound, window_outputs
 from atgcn_jax.serving import sources
-from atgcn_jax.serving.explain import Contribution, Explanation, vector_parts
+from atgcn_jax.serving.explain import (
+  Contribution,
+  Explanation,
+  VectorParts,
+  head_inputs,
+  vector_parts,
+)
 from atgcn_jax.serving.sound_scorer import Outcome, SoundScorer, windows_per_batch
 from atgcn_jax.training import sharding
 from atgcn_jax.training.finite import first_not_finite
@@ -93,6 +100,7 @@ class Tagger(SoundScorer):
     super().__init__(run, variables, step, strict)
     self._thresholds, self._calibrations = thresholds, calibrations
     self._trained, self._added = variables, ""
+    self._labels: tuple[AddedLabel, ...] = ()
     self._weights = np.zeros((0, len(run.vocabulary)))  # of added labels
 
   @classmethod
@@ -155,14 +163,14 @@ class Tagger(SoundScorer):
     An estimate comes from the scores of the known labels, carried along the relations of the added
     label, and with a label graph also from the label's own vector. Estimates are calibrated as
     `atgcn evaluate --add-labels` has stored with the run. Their names end in " (estimated)". The
-    scores of the known labels do not change.
+    scores of the known labels do not change. Labels that were added before stay.
 
     Args:
       labels: A file for `read_added_labels`, or the labels.
 
     Raises:
       UserError: If a label is known or cannot be related to known labels, or a file cannot be used.
-      ValueError: If there is no label.
+      ValueError: If there is no label, or one was added before.
     """
     run = self.run
     if isinstance(labels, str | os.PathLike):
@@ -171,8 +179,10 @@ class Tagger(SoundScorer):
       raise ValueError("with_labels needs at least one label, got none")
     self._calibrations.check_checkpoint(self.step, self.checkpoint())
     counts = counts_at_hand(run, None)
+    labels = (*self._labels, *labels)
     added = added_to(run, labels, counts, self._calibrations)
     tagger = copy.copy(self)
+    tagger._labels = labels
     tagger.vocabulary = added.vocabulary
     tagger._variables = (added.run or run).for_inference()(self._trained)
     tagger._score = jax.jit(added.outputs(window_outputs, run))
@@ -181,10 +191,21 @@ class Tagger(SoundScorer):
 
   @property
   def thresholds(self) -> np.ndarray | None:
-    """The thresholds float64[K], NaN for labels without one, or None if there are none."""
+    """The thresholds float64[K], or None if there are none.
+
+    Added labels have 0.5, as their estimates are on the scale of probabilities. A label of the run
+    without a threshold has NaN.
+    """
     if self._thresholds is None:
       return None
-    return self._thresholds.of(self.vocabulary)
+    least = self._thresholds.of(self.vocabulary)
+    least[len(self.run.vocabulary) :] = 0.5
+    return least
+
+  def check_thresholds(self) -> None:
+    """Warn if the thresholds were tuned at another step."""
+    if self._thresholds is not None:
+      self._thresholds.check_step(self.step)
 
   def scores(self, source: Any, rate: int | None = None) -> Any:
     """Return the sigmoid scores float32[K] in (0, 1) of a sound, in the order of the vocabulary."""
@@ -288,8 +309,8 @@ class Tagger(SoundScorer):
     if k >= known:
       row = self._weights[k - known]
       values = {j: float(row[j] * scores[j] ** 0.5) for j in np.flatnonzero(row).tolist()}
-    elif (parts := vector_parts(self.run, self._trained, k)) is not None:
-      positions, vectors, bias = parts
+    elif self._parts_of is not None:
+      positions, vectors, bias = self._parts_of(k)
       inputs = self._head_inputs(source, rate)
       values = dict(zip(positions, (vectors @ inputs).tolist()))
       log_odds = bias + sum(values.values())
@@ -307,15 +328,19 @@ class Tagger(SoundScorer):
 
   def _head_inputs(self, source: Any, rate: int | None) -> np.ndarray:
     """Return the vector that the head takes, the mean over the windows of a sound."""
-    features_of = window_features(self.run)
-
-    def inputs(variables: Any, waveforms: Any) -> dict[str, Any]:
-      features = features_of(variables, waveforms)
-      return {"embedding": features.get("hidden", features["embedding"])}
-
     tagger = copy.copy(self)
-    tagger._score = jax.jit(inputs)
+    tagger._score = self._inputs_of
     return tagger.embed(source, rate)
+
+  @functools.cached_property
+  def _parts_of(self) -> Callable[[int], VectorParts] | None:
+    """The function from labels to the parts of their vectors."""
+    return vector_parts(self.run, self._trained)
+
+  @functools.cached_property
+  def _inputs_of(self) -> Any:
+    """The compiled `head_inputs`."""
+    return jax.jit(head_inputs(self.run))
 
   def choice(self, top: int = 5, above_threshold: bool = False) -> Callable[..., list[Tag]]:
     """Return a function from scores float32[K] to tags, best first. See `tag` for the arguments."""
@@ -328,7 +353,7 @@ class Tagger(SoundScorer):
         raise UserError(
           "--above-threshold: the run has no thresholds; make them with `atgcn thresholds`"
         )
-      self._thresholds.check_step(self.step)
+      self.check_thresholds()
       least = self.thresholds
 
     def chosen(scores: np.ndarray) -> list[Tag]:

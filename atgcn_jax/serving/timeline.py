@@ -29,6 +29,13 @@ class WindowEmbeddings(NamedTuple):
   embeddings: np.ndarray
 
 
+def nearest_spans(line: Timeline) -> tuple[np.ndarray, np.ndarray]:
+  """Return starts and ends, in seconds, of the times that are nearest to the middle of each row."""
+  middles = (line.start_s + line.end_s) / 2
+  between = (middles[1:] + middles[:-1]) / 2
+  return np.append(line.start_s[0], between), np.append(between, line.end_s[-1])
+
+
 def embeddings_of_windows(spans: np.ndarray, embeddings: np.ndarray, rate: int) -> WindowEmbeddings:
   """Return one row per window. See `of_clip` for the arguments."""
   return WindowEmbeddings(spans[:, 0] / rate, spans[:, 1] / rate, embeddings)

@@ -96,6 +96,43 @@ def test_damage_is_reported(tmp_path):
     pass
 
 
+def video(path, codec, pictures, sound):
+  """Write a video of black pictures, ten a second, and samples float32[1, n]; return its path."""
+  options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+  with av.open(path, "w", options=options) as file:
+    seen = file.add_stream("mpeg4" if path.suffix == ".mp4" else "libvpx", rate=10)
+    heard = file.add_stream(codec, rate=RATE, layout="mono")
+    seen.width = seen.height = 16
+    seen.pix_fmt = "yuv420p"
+    for _ in range(pictures):
+      frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "rgb24")
+      file.mux(seen.encode(frame))
+    for start in range(0, sound.shape[1], 960):
+      frame = av.AudioFrame.from_ndarray(sound[:, start : start + 960], "fltp", "mono")
+      frame.sample_rate = RATE
+      file.mux(heard.encode(frame))
+    file.mux([*seen.encode(None), *heard.encode(None)])
+  return path
+
+
+@needs_av
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("webm", "libopus")])
+def test_the_picture_may_be_longer_than_the_sound(tmp_path, suffix, codec):
+  found, rate, findings = sound_files.decode(video(tmp_path / f"a.{suffix}", codec, 30, tone(1)))
+  assert len(found) / rate == pytest.approx(1, abs=0.1)
+  assert findings == []
+
+
+@needs_av
+def test_the_sound_of_a_video_that_is_cut_short_is_reported(tmp_path):
+  path = video(tmp_path / "a.mp4", "aac", 60, tone(4))
+  with av.open(path) as file:
+    half = [packet.pos for packet in file.demux(audio=0) if packet.size][94]
+  found, _, (finding,) = sound_files.decode(path.read_bytes()[:half])  # a whole number of packets
+  assert 1 < len(found) / RATE < 3
+  assert finding.detail.startswith("the file states 4.0")
+
+
 @needs_av
 def test_a_change_of_channels_is_reported():
   content = encoded(tone(2, 2), *FORMATS["aac"]) + encoded(tone(1), *FORMATS["aac"])

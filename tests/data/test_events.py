@@ -52,10 +52,17 @@ def test_tables_of_events(tmp_path, text):
 
 def test_decimal_commas_and_rows_without_an_event(tmp_path):
   assert read(tmp_path / "t.txt", "0,5\t1,5\tdog\n") == EVENTS[:1]
-  assert read(tmp_path / "t.txt", "") == []
   (row,) = read(tmp_path / "t.csv", "filename\tonset\toffset\tlabel\nb.wav\t\t\t\n")
   assert row[0] == "b.wav"
   assert np.isnan(row[1])
+
+
+@pytest.mark.parametrize("text", ["", "\n", RAVEN.splitlines()[0], "onset,offset,label\n"])
+def test_an_empty_table_states_that_its_file_has_no_event(tmp_path, text):
+  (row,) = read(tmp_path / "t.txt", text)
+  assert row[0] == "a.wav"
+  assert np.isnan(row[1])
+  assert read(tmp_path / "t.txt", "filename,onset,offset,label\n") == []
 
 
 def test_raven_tables_of_several_files(tmp_path):
@@ -166,6 +173,13 @@ def test_clips_of_a_table(tmp_path):
   assert listing.absent == [("gone.wav", "not there")]
   (remark,) = listing.remarks
   assert remark.startswith(f"{table}, line 5: an event starts after the end of its sound; 1 such")
+
+
+def test_a_sound_without_events_needs_no_fold(tmp_path):
+  root = folder(tmp_path, a="onset,offset,label,fold\n1,2,dog,train\n", c="onset,offset,label\n")
+  assert listed(root, []).clip_ids == ["a.wav@000000.500"]
+  with pytest.raises(UserError, match=r"c\.wav has no fold"):
+    listed(root, [], background=True)
 
 
 def test_tables_that_cannot_be_used(tmp_path):

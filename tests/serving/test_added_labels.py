@@ -28,6 +28,8 @@ from atgcn_jax.runs.calibrations import (
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run_store import store_of
+from atgcn_jax.runs.thresholds import Thresholds
+from atgcn_jax.serving.detections import rules_of
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
 
@@ -83,6 +85,26 @@ def test_estimates_are_the_documented_formula(tagger, file):
 
 def _labels(tagger, file):
   return read_added_labels(file, tagger.run.vocabulary)
+
+
+def test_labels_that_were_added_before_stay(tagger, file):
+  first, second = _labels(tagger, file)[:2]
+  both = tagger.with_labels([first]).with_labels([second])
+  sound = waveforms(1, 9)[0][0]
+  expected = tagger.with_labels([first, second])
+  assert both.vocabulary == expected.vocabulary
+  np.testing.assert_array_equal(both.scores(sound), expected.scores(sound))
+  with pytest.raises(ValueError, match="label id Chirp is repeated"):
+    both.with_labels([first])
+
+
+def test_estimates_are_reported_from_a_half_on(tagger, file):
+  extended = tagger.with_labels(file)
+  extended._thresholds = Thresholds(tagger.step, {"/m/0": 0.3})
+  np.testing.assert_array_equal(extended.thresholds, [0.3, *[np.nan] * 5, *[0.5] * 3])
+  assert rules_of(extended, None, 0.5, 0).least[6:].tolist() == [0.5] * 3
+  tags = extended.choice(above_threshold=True)(np.full(9, 0.6))
+  assert [tag.name for tag in tags] == [VOCABULARY.names[0], *extended.vocabulary.names[6:]]
 
 
 def test_the_nodes_of_known_labels_do_not_change(tagger, file):

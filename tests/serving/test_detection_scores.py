@@ -89,6 +89,22 @@ def test_tables_without_files_belong_to_the_sound_of_their_name(tmp_path):
   assert not found.remarks()
 
 
+def test_detections_in_sounds_with_an_empty_table_are_false_alarms(tmp_path):
+  (tmp_path / "a.txt").write_text("0\t1\tHum\n")
+  (tmp_path / "b.txt").touch()
+  (tmp_path / "c.selections.txt").write_text("Begin Time (s)\tEnd Time (s)\tAnnotation\n")
+  found = Reference([str(tmp_path)], SOUNDS, VOCABULARY)
+  assert not found.remarks()
+  detected = {sound: [Detection(0.0, 1.0, "/m/0", "Hum", 0.9)] for sound in SOUNDS}
+  result = score_detections(detected, found, VOCABULARY)
+  assert result["sounds"] == 3
+  assert result["overall"]["event"]["false_alarms"] == 2
+  # A table with a column of files may be of any recordings.
+  (tmp_path / "c.selections.txt").unlink()
+  (tmp_path / "c.csv").write_text("filename,onset,offset,label\n")
+  assert Reference([str(tmp_path)], SOUNDS, VOCABULARY).events.keys() == {"x/a.wav", "x/b.wav"}
+
+
 def test_dots_in_the_names_of_tables(tmp_path):
   sounds = ["x/site.2020-01-31.wav", "x/._a.wav"]
   (tmp_path / "site.2020-01-31.wav.labels.txt").write_text("0.5\t1.5\tHum\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from runs_support import VOCABULARY, trained, wav, waveforms
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.serving.detect_files import targets_of
-from atgcn_jax.serving.detections import Rules, detections, nearest_spans
-from atgcn_jax.serving.timeline import Timeline
+from atgcn_jax.serving.detections import Rules, detections
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 
 LEAST = np.array([0.5, 0.8, np.nan, 0.5, 0.5, 0.5])
 
@@ -111,6 +112,18 @@ def test_mistakes_end_in_one_line(sound, tmp_path, monkeypatch, capsys, argument
   assert message in printed.err
   assert printed.err.count("\n") == 1
   assert not printed.out
+
+
+@pytest.mark.filterwarnings("default")
+def test_thresholds_of_another_step_are_reported_once(sound, tmp_path, capsys):
+  run = shutil.copytree(trained(), tmp_path / "run")
+  (run / "thresholds.json").write_text('{"step": 7, "labels": {"/m/0": {"threshold": 0.3}}}')
+  command = ["detect", "--workdir", str(run), str(sound), str(sound)]
+  assert cli.main(command) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "the thresholds were tuned at step 7, but this is step 30; tune them again" in line
+  assert cli.main([*command, "--min-score", "0.2"]) == 0
+  assert capsys.readouterr().err == ""
 
 
 def test_no_two_sounds_share_a_table(tmp_path):

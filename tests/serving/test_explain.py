@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from runs_support import saved, tiny_config, trained, wav, waveforms
@@ -13,9 +14,15 @@ from scipy.special import logit
 
 from atgcn_jax import cli
 from atgcn_jax.errors import SoundWarning, UserError
+from atgcn_jax.reports import figure_style
 from atgcn_jax.runs.run import new_run
 from atgcn_jax.runs.run_store import store_of
-from atgcn_jax.serving.explain import vector_parts
+from atgcn_jax.serving.explain import (
+  Contribution,
+  Explanation,
+  draw_explanation,
+  vector_parts,
+)
 from atgcn_jax.serving.tagger import Tagger
 
 
@@ -42,10 +49,18 @@ def test_the_log_odds_of_the_prior_are_a_part(tagger):
   config.model.prior = 0.1
   run = dataclasses.replace(tagger.run, config=config)
   variables = saved(trained()).state.variables
-  before, after = (vector_parts(one, variables, 2) for one in (tagger.run, run))
+  before, after = (vector_parts(one, variables)(2) for one in (tagger.run, run))
   assert after[0] == before[0]
   np.testing.assert_array_equal(after[1], before[1])
   assert after[2] - before[2] == pytest.approx(np.log(1 / 9))
+
+
+def test_a_second_explanation_compiles_nothing(tagger, caplog):
+  sound = waveforms(1, 9)[0][0]
+  tagger.explain(sound, "Hum")
+  with jax.log_compiles():
+    tagger.explain(sound, "Drone")
+  assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_sound_warns_once(tagger):
@@ -60,7 +75,7 @@ def test_a_linear_head_has_one_part(tmp_path):
   config = tiny_config(tmp_path, "model.head=linear")
   run = new_run(config, store_of(config))
   variables = run.initial_state().variables
-  positions, vectors, _ = vector_parts(run, variables, 2)
+  positions, vectors, _ = vector_parts(run, variables)(2)
   assert positions == [2]
   np.testing.assert_array_equal(vectors, run.label_vectors(variables)[[2]])
 
@@ -93,6 +108,20 @@ def test_tag_explains_as_text_json_and_picture(tmp_path, capsys):
   assert found["log_odds"] == pytest.approx(
     found["bias"] + sum(part["log_odds"] for part in found["contributions"])
   )
+
+
+def test_the_picture_has_windows_where_detections_have_them(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(figure_style, "picture", lambda figure, *_: figures.append(figure) or b"")
+  starts = np.arange(3.0)
+  found = Explanation("Hum", 0.5, 0.0, 0.0, [], starts, starts + 10, np.float32([0.1, 0.9, 0.1]))
+  part = Contribution("Drone", 0.2, 0.04)
+  for one in (found, found._replace(contributions=[part], log_odds=None)):
+    draw_explanation(tmp_path / "why.png", one)
+  (only,), (left, right) = (figure.axes for figure in figures)
+  for axes in (only, left):
+    assert axes.patches[0].get_data().edges.tolist() == [0, 5.5, 6.5, 12]
+  assert right.get_title(loc="left") == "where its estimate comes from"
 
 
 def test_sources_that_can_be_read_only_once(tagger, tmp_path, capsys):

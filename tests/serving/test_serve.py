@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from atgcn_jax.serving.detections import FORMATS, rules_of
+from atgcn_jax.serving.detections import FORMATS, Rules, rules_of
 from atgcn_jax.serving.web import app as web_app
 from atgcn_jax.serving.web import results, server, uploads
 from atgcn_jax.serving.web.guard import HEADERS
@@ -126,6 +127,17 @@ def test_the_thresholds_of_a_run_are_the_default(analysis):
   rules = rules_of(analysis.tagger, None, 0.5, 0)
   assert rules.least.tolist() == [0.5] * 6
   assert rules_of(analysis.tagger, 0.3, 0.5, 1).least.tolist() == [0.3] * 6
+
+
+def test_labels_with_a_detection_come_first(client, result, monkeypatch):
+  last = result["timeline"]["labels"][-1]
+  monkeypatch.setattr(results, "LABELS", 2)
+  least = np.full(6, np.nan)
+  least[VOCABULARY.index[last["id"]]] = last["highest"]
+  monkeypatch.setattr(web_app, "rules_of", lambda *_: Rules(least))
+  found = client.get(f"/api/sounds/{result['id']}/detections").json()
+  assert {one["id"] for one in found["detections"]} == {last["id"]}
+  assert found["timeline"]["labels"] == [last, result["timeline"]["labels"][0]]
 
 
 def test_the_graph_has_the_labels_found_and_their_neighbours(analysis, result):
@@ -267,7 +279,9 @@ def test_answers_are_as_described(client, result):
   assert paths == {(p, m) for p, m in routes if p.startswith("/api/") and "openapi" not in p}
   model = client.get("/api/model").json()
   error = client.get("/api/sounds/none/detections").json()
-  for name, value in {"Result": result, "Model": model, "Error": error}.items():
+  found = client.get(f"/api/sounds/{result['id']}/detections").json()
+  answers = {"Result": result, "Detections": found, "Model": model, "Error": error}
+  for name, value in answers.items():
     schema = described["components"]["schemas"][name]
     jsonschema.validate(value, {**described, "$ref": f"#/components/schemas/{name}"})
     assert set(value) == set(schema["properties"])
@@ -423,6 +437,16 @@ def test_invalid_options(capsys, arguments, message):
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_thresholds_of_another_step_are_reported_at_the_start(tmp_path, monkeypatch, capsys):
+  run = shutil.copytree(trained(), tmp_path / "run")
+  (run / "thresholds.json").write_text('{"step": 7, "labels": {"/m/0": {"threshold": 0.3}}}')
+  monkeypatch.setattr(server, "serve", lambda app, listening: None)
+  assert cli.main(["serve", "--workdir", str(run), "--port", "0"]) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "the thresholds were tuned at step 7, but this is step 30" in line
 
 
 def test_a_port_in_use_is_named():

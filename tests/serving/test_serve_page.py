@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from runs_support import FRONTEND, trained, waveforms
+from runs_support import FRONTEND, VOCABULARY, trained, waveforms
 
 from atgcn_jax import Tagger
 
@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from atgcn_jax.runs.thresholds import Thresholds
 from atgcn_jax.serving.web import server
 from atgcn_jax.serving.web.app import make_app
 from atgcn_jax.serving.web.limits import Limits
@@ -47,7 +48,9 @@ for (const kind of ['dragenter', 'dragover', 'drop']) {
 
 @pytest.fixture(scope="module")
 def address():
-  analysis = Analysis(Tagger.restore(trained()), Limits(megabytes=1, seconds=30))
+  tagger = Tagger.restore(trained())
+  tagger._thresholds = Thresholds(tagger.step, dict.fromkeys(VOCABULARY.ids, 0.3))
+  analysis = Analysis(tagger, Limits(megabytes=1, seconds=30))
   with server.listen("127.0.0.1", 0) as listening:
     app = make_app(analysis, "tiny run")
     config = uvicorn.Config(app, ws="none", http="h11", log_config=None)
@@ -141,10 +144,11 @@ def left_of_cursor(browser):
   )
 
 
-def set_least(browser, value):
+def set_rule(browser, name, value):
   browser.execute_script(
-    "const s = document.getElementById('least'); s.value = arguments[0];"
+    "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
     "s.dispatchEvent(new Event('input'));",
+    name,
     value,
   )
 
@@ -152,7 +156,7 @@ def set_least(browser, value):
 def test_drop_see_play_and_download(page, sound, downloads):
   drop(page, sound)
   shown(page)
-  set_least(page, "0.2")
+  set_rule(page, "least", "0.2")
   csv_link = page.find_element(By.CSS_SELECTOR, "[data-format=csv]")
   until(page, lambda: "min_score=0.2" in csv_link.get_attribute("href"))
   names = {"Hum", "Drone", "Whistle", "Piping", "Hiss", "Squeak"}
@@ -174,7 +178,7 @@ def test_drop_see_play_and_download(page, sound, downloads):
 
   csv_link.click()
   file = downloads / "three.wav.csv"
-  until(page, file.exists)
+  until(page, lambda: file.exists() and file.stat().st_size)  # Chromium first makes an empty file
   rows = list(csv.DictReader(file.read_text().splitlines()))
   assert len(rows) == len(all_texts(page, "#found tbody tr"))
   assert rows[0]["file"] == "three.wav"
@@ -203,6 +207,40 @@ def test_a_recording_is_scored(page):
   shown(page)
   assert text(page, "#name").startswith("recording ")
   assert text(page, "#error") == ""
+
+
+def test_a_second_click_does_not_record_again(page):
+  page.execute_script(
+    "const media = navigator.mediaDevices, ask = media.getUserMedia.bind(media);"
+    "window.asked = 0;"
+    "media.getUserMedia = (what) => { window.asked += 1; return ask(what); };"
+    "const record = document.getElementById('record'); record.click(); record.click();"
+  )
+  until(page, lambda: "Stop" in text(page, "#record"))
+  assert page.execute_script("return window.asked") == 1
+  time.sleep(0.5)
+  page.find_element(By.ID, "record").click()
+  shown(page)
+
+
+def test_the_shortest_detection_leaves_the_thresholds(page, sound):
+  choose(page, sound)
+  shown(page)
+  assert text(page, "#least-value") == "as tuned"
+  set_rule(page, "shortest", "0.5")
+  csv_link = page.find_element(By.CSS_SELECTOR, "[data-format=csv]")
+  until(page, lambda: csv_link.get_attribute("href").endswith("?min_seconds=0.5"))
+  assert text(page, "#least-value") == "as tuned"
+  set_rule(page, "least", "0.2")
+  assert text(page, "#least-value") == "0.20"
+
+
+def test_remarks_name_the_file(page, tmp_path):
+  path = tmp_path / "loud.wav"
+  soundfile.write(path, 32768 * waveforms(1, 9)[0][0], FRONTEND.sample_rate, subtype="FLOAT")
+  choose(page, path)
+  shown(page)
+  assert text(page, "#remarks").startswith("loud.wav: samples reach ")
 
 
 def test_mistakes_are_one_sentence(page, tmp_path):

@@ -28,7 +28,8 @@ class Event(NamedTuple):
 
   Attributes:
     file: Name of the sound file, as in the table.
-    onset: Start in seconds; NaN in a row that only states that the file has no event.
+    onset: Start in seconds; NaN where a row, or a table without a column of files, only states that
+      the file has no event.
     offset: End in seconds.
     label: Label of the event.
     fold: Fold of the file. Empty if the table has none.
@@ -46,7 +47,7 @@ class Event(NamedTuple):
 
 
 def read_events(path: str | os.PathLike, file: str = "", group: str = "") -> Iterator[Event]:
-  """Yield the events of a table, whose form its first line decides.
+  """Yield the events of a table, whose form its first line decides; an empty file is a track.
 
   - Audacity label track: lines of onset, offset and label, separated by tabs, without a header.
   - Raven selection table: `Begin Time (s)`, `End Time (s)` and a column of labels such as
@@ -57,16 +58,17 @@ def read_events(path: str | os.PathLike, file: str = "", group: str = "") -> Ite
 
   Args:
     path: The table.
-    file: Sound file of the events, for tables without a column of files.
+    file: Sound file of the events, for tables without a column of files. Such a table states that
+      the file has no event if it has no row.
     group: Name of the column that states the groups of the files, for CSV. Empty for none.
 
   Raises:
     UserError: If the table cannot be read, lacks a column or has a row that is not an event.
   """
   first = next((line for line in text_lines(path) if line.strip()), "")
-  if _is_track(first):
+  if _is_track(first) or not first:
     yield from _track(path, file)
-  elif first:
+  else:
     yield from _table(path, file, group.lower())
 
 
@@ -84,10 +86,14 @@ def _is_track(line: str) -> bool:
 
 def _track(path: str | os.PathLike, file: str) -> Iterator[Event]:
   """Yield the events of an Audacity label track. Lines of frequencies start with a backslash."""
+  is_empty = True
   for number, line in enumerate(text_lines(path), 1):
     if line.strip() and not line.startswith("\\"):
+      is_empty = False
       fields = [*line.rstrip("\r\n").split("\t", 2), "", ""]
       yield _event(file, fields[:3], "", "", f"{path}, line {number}")
+  if is_empty and file:
+    yield _no_event(file, os.fspath(path))
 
 
 def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
@@ -121,6 +127,13 @@ def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
     if event[:4] not in seen:  # Raven has a row for each view of a selection.
       seen.add(event[:4])
       yield event
+  if not seen and not used["file"]:
+    yield _no_event(file, os.fspath(path))
+
+
+def _no_event(file: str, where: str, fold: str = "", group: str = "") -> Event:
+  """Return the statement that a file has no event."""
+  return Event(file, math.nan, math.nan, "", fold, group, where)
 
 
 def _event(file: str, fields: Sequence[str], fold: str, group: str, where: str) -> Event:
@@ -133,7 +146,7 @@ def _event(file: str, fields: Sequence[str], fold: str, group: str, where: str) 
   for text in (file, label):
     check_name(text, where)
   if all(not field or field in EMPTY for field in (onset, offset, label)):
-    return Event(file, math.nan, math.nan, "", fold, group, where)
+    return _no_event(file, where, fold, group)
   start, stop = _number(onset), _number(offset)
   if not 0 <= start <= stop < math.inf:
     onset, offset = printable(onset, SHOWN), printable(offset, SHOWN)

@@ -90,10 +90,11 @@ def list_events(
       f"{root}: no event is in one of its {len(sounds)} sound files ({len(absent)} others are "
       f"named{named}); give the folder of the annotated files to --audio"
     )
-  if folds and (without := [file.path for file in files if not file.fold]):
-    raise UserError(
-      f"{root}: {without[0]} has no fold; give --split 80/10/10 or --fold, or add a column fold"
-    )
+  for file in files if folds else ():
+    if not file.fold and (file.events or background):
+      raise UserError(
+        f"{root}: {file.path} has no fold; give --split 80/10/10 or --fold, or add a column fold"
+      )
   lengths = measured(root, [file.path for file in files], workers, strict=strict)
   late: list[str] = []
   rows = (

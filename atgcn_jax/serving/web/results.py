@@ -11,15 +11,9 @@ import numpy as np
 
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.labels.sparse import edges_of
-from atgcn_jax.serving.detections import (
-  Detection,
-  Rules,
-  as_file,
-  detections,
-  nearest_spans,
-)
+from atgcn_jax.serving.detections import Detection, Rules, as_file, detections
 from atgcn_jax.serving.tagger import Tagger
-from atgcn_jax.serving.timeline import Timeline
+from atgcn_jax.serving.timeline import Timeline, nearest_spans
 from atgcn_jax.serving.web.limits import KEPT_BYTES, Limits, Refused
 from atgcn_jax.serving.web.spectrogram import spectrogram_json
 from atgcn_jax.serving.web.uploads import decoded
@@ -135,23 +129,29 @@ class Analysis:
       "name": result.name,
       "seconds": result.seconds,
       "remarks": result.remarks,
-      "timeline": self._timeline_json(result.line),
     } | self.detections_json(result, rules)
 
   def detections_json(self, result: Result, rules: Rules) -> dict[str, Any]:
-    """Return the detections in a sound, and the graph around their labels, as JSON."""
+    """Return the detections in a sound, and the timeline and the graph of their labels, as JSON."""
     found = self.found(result, rules)
-    return {"detections": [one._asdict() for one in found], "graph": self._graph_json(found)}
+    return {
+      "detections": [one._asdict() for one in found],
+      "timeline": self._timeline_json(result.line, found),
+      "graph": self._graph_json(found),
+    }
 
-  def _timeline_json(self, line: Timeline) -> dict[str, Any]:
-    """Return the scores over time of the labels with the highest scores, the highest first."""
+  def _timeline_json(self, line: Timeline, found: list[Detection]) -> dict[str, Any]:
+    """Return the scores over time of the labels found, then of others, the highest scores first."""
     starts, ends = nearest_spans(line)
     step = -(-len(starts) // ROWS)
     firsts = np.arange(0, len(starts), step)
     scores = np.maximum.reduceat(line.scores, firsts)
     highest = scores.max(axis=0)
-    labels = np.argsort(-highest, kind="stable")[:LABELS]
-    ids, names = self.tagger.vocabulary.ids, self.tagger.vocabulary.names
+    vocabulary = self.tagger.vocabulary
+    is_other = np.ones(len(vocabulary), bool)
+    is_other[vocabulary.positions(one.id for one in found)] = False
+    labels = np.lexsort((-highest, is_other))[:LABELS]
+    ids, names = vocabulary.ids, vocabulary.names
     return {
       "start_s": starts[firsts].round(3).tolist(),
       "end_s": np.append(starts[firsts][1:], ends[-1]).round(3).tolist(),

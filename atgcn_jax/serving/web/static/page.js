@@ -68,7 +68,7 @@ function show() {
   $("track").setAttribute("aria-valuemax", result.seconds.toFixed(1));
   $("remarks").replaceChildren(...result.remarks.map((remark) => {
     const item = document.createElement("li");
-    item.textContent = `This file ${remark}.`;
+    item.textContent = `${result.name}: ${remark}.`;
     return item;
   }));
   drawFrequencies($("frequencies"), result.spectrogram.hz);
@@ -165,7 +165,6 @@ function showGraph(colourOf) {
 
 let refresh = 0;
 function changeRules() {
-  $("least-value").textContent = Number($("least").value).toFixed(2);
   clearTimeout(refresh);
   refresh = setTimeout(async () => {
     if (!result) return;
@@ -219,7 +218,11 @@ audio.addEventListener("error", () => {
   say("The browser cannot play this format; the detections are not affected.");
 });
 $("play").onclick = toggle;
-$("least").oninput = () => { chosen = true; changeRules(); };
+$("least").oninput = () => {
+  chosen = true;
+  $("least-value").textContent = Number($("least").value).toFixed(2);
+  changeRules();
+};
 $("shortest").oninput = changeRules;
 $("file").onchange = () => {
   const [file] = $("file").files;
@@ -260,7 +263,8 @@ $("record").onclick = async () => {
   complain(null);
   try {
     if (!stopRecording) {
-      stopRecording = await startRecording();
+      $("record").disabled = true; // a second click would open the microphone again
+      stopRecording = await startRecording().finally(() => { $("record").disabled = busy; });
       const start = performance.now();
       const tick = () => {
         const seconds = (performance.now() - start) / 1000;
