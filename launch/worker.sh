@@ -54,7 +54,7 @@ case $verb in
       ~/.local/bin/uv python install --quiet 3.11
       PYTHON=$(~/.local/bin/uv python find --managed-python 3.11)
     fi
-    install "[tpu]"
+    install "[tpu,gcs]"
     ;;
   start | work) "$verb" "${@:2}" ;;
   stop)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+from atgcn_jax.bench.steps import alone
 from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import count_labels
 from atgcn_jax.labels.sparse import csr, sized
@@ -42,7 +41,7 @@ def bench_graph(labels: int, edges: int, repeats: int, hubs: bool = False) -> di
     of the process; the rates that the two parts reach, and the limits of `machine_limits` to
     compare them with.
   """
-  found = _alone(_graph_figures, labels, edges, repeats, hubs)
+  found = alone(_graph_figures, labels, edges, repeats, hubs)
   limits = machine_limits(repeats)
   return found | limits
 
@@ -59,14 +58,7 @@ def bench_counts(clips: int, labels: int) -> dict[str, Any]:
     `seconds`, number of `pairs` that occur together, `input_bytes` of the label lists, and
     `peak_bytes` of the process.
   """
-  return _alone(_counts_figures, clips, labels)
-
-
-def _alone(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-  """Call a function in a new process and return its result."""
-  fresh = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
-    return pool.submit(work, *args).result()
+  return alone(_counts_figures, clips, labels)
 
 
 def _graph_figures(labels: int, edges: int, repeats: int, hubs: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from atgcn_jax.bench.steps import matrix_product_rate, run_json
+from atgcn_jax.bench.steps import alone, matrix_product_rate, run_json
 from atgcn_jax.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "scikit-learn", "librosa")
@@ -40,9 +40,9 @@ def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
   if not pathlib.Path(twin).is_file():
     raise UserError(f"--twin {twin}: no such file; name the script of the PyTorch side")
   rows: list[dict[str, Any]] = []
-  on_gpu = jax.default_backend() == "gpu"
-  dtype = "bfloat16" if on_gpu else "float32"
-  peak = matrix_product_rate(dtype)
+  # This process does not use the device itself: it would keep most of its memory.
+  facts = alone(_device_facts)
+  on_gpu, dtype, peak = facts["on_gpu"], facts["dtype"], facts["peak"]
   for what, batches in (("train", (64, 256, 1024) if on_gpu else (16,)), ("infer", (1, 16))):
     for model in ("cnn10", "atgcn"):
       for batch in batches:
@@ -66,7 +66,15 @@ def compare_with_peers(twin: str, rounds: int) -> dict[str, Any]:
   ):
     results = in_turn(command, [*command, "--reference"], rounds)
     rows.append(_row(name, results, "seconds", "s"))
-  return {"machine": machine(), "rows": rows}
+  return {"machine": facts["machine"], "rows": rows}
+
+
+def _device_facts() -> dict[str, Any]:
+  """Return the kind of device, the type of numbers, their rate of products, and `machine`."""
+  on_gpu = jax.default_backend() == "gpu"
+  dtype = "bfloat16" if on_gpu else "float32"
+  peak = matrix_product_rate(dtype)
+  return {"on_gpu": on_gpu, "dtype": dtype, "peak": peak, "machine": machine()}
 
 
 def in_turn(ours: list[str], peer: list[str], rounds: int) -> tuple[list[dict], list[dict]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -237,6 +239,13 @@ def bench_starts(what: str, model_name: str, batch: int, dtype: str = "float32")
     cold, warm = (run_json(command, environment) for _ in range(2))
   both = {"cold": cold, "warm": warm, "peak_bytes": warm["peak_bytes"]}
   return {"what": what, "model": model_name, "batch": batch, **both}
+
+
+def alone(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+  """Call a function in a new process and return its result."""
+  fresh = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
+    return pool.submit(work, *args).result()
 
 
 def run_json(command: list[str], environment: dict[str, str] | None = None) -> dict[str, Any]:

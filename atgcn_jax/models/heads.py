@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import scipy
 from flax import linen as nn
@@ -54,8 +55,15 @@ class GraphConvolution(nn.Module):
       self.sow("intermediates", "messages", nodes_KxE @ weight)  # for `serving.explain`
     if isinstance(propagation_KxK, SparseProduct) and nodes_KxE.shape[-1] < self.features:
       # The product is the same. Propagation is faster where the nodes have fewer channels.
-      return (propagation_KxK @ nodes_KxE) @ weight
-    return propagation_KxK @ (nodes_KxE @ weight)
+      return _product(propagation_KxK @ nodes_KxE, weight)
+    return _product(propagation_KxK, _product(nodes_KxE, weight))
+
+
+def _product(one: Array | SparseProduct, other: Array) -> Array:
+  """Return a product in full precision: GPUs and TPUs round the factors of dense ones."""
+  if isinstance(one, SparseProduct):
+    return one @ other
+  return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)
 
 
 class GraphHead(nn.Module):

@@ -98,10 +98,16 @@ def check_data(config, store: ClipStore) -> None:
   """Refuse clips that this config cannot train and validate on.
 
   Raises:
-    UserError: If the sampling, a fold or the encoder does not fit the store. The message names the
-      key.
+    UserError: If the sampling, a fold, the encoder or the parts of the labels do not fit the store.
+      The message names the key.
   """
   check_length(config.model.encoder, store)
+  parts, labels = config.sharding.label_parts, len(store.vocabulary)
+  if labels % parts:
+    raise UserError(
+      f"sharding.label_parts: {labels} labels cannot be split into {parts} equal parts; use a "
+      f"divisor of {labels}"
+    )
   check_sampling(store, config.data.sampling, config.data.placement)
   split_clips(store, splits_of(config), "validation")  # refuses folds that the store lacks
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 FORMS = ("authors", "panns")
-GROUP = 8  # largest size of the groups within which `authors` selects partners
+GROUP = 8  # usual size of the groups within which `authors` selects partners
 
 
 class Augmentation(NamedTuple):
@@ -96,18 +96,27 @@ def _no_change(x: Array) -> Array:
 def draw_group_mixing(key: Array, batch: int, alpha: float) -> tuple[Array, Array]:
   """Draw a mixup weight from Beta(alpha, alpha) for the batch, and a partner for each clip.
 
-  Partners are permuted within groups of consecutive clips. The size of a group is the greatest
-  common divisor of the batch size and GROUP. No clip is sent to another device if it divides the
-  number of clips of a device, too.
+  Partners are permuted within groups of consecutive clips; see `group_size`. No clip is sent to
+  another device if this size divides the number of clips of a device.
 
   Returns:
     The weight float32[], and the partners int32[B // group, group].
   """
   weight_key, partner_key = jax.random.split(key)
-  group = math.gcd(batch, GROUP)
+  group = group_size(batch)
   weight = jax.random.beta(weight_key, alpha, alpha)
   partners = jnp.argsort(jax.random.uniform(partner_key, (batch // group, group)), axis=1)
   return weight, partners
+
+
+def group_size(batch: int) -> int:
+  """Return the size of the groups within which the clips of a batch are mixed.
+
+  It is the greatest common divisor of the batch size and GROUP. If that is below 4, where many
+  clips would be their own partners, it is the largest divisor up to twice GROUP, or else the batch.
+  """
+  sizes = (math.gcd(batch, GROUP), *(n for n in range(2 * GROUP, 3, -1) if batch % n == 0), batch)
+  return next((size for size in sizes if size >= 4), batch)
 
 
 def mix_within_groups(weight: Array, partners_GxP: Array, x: Array) -> Array:

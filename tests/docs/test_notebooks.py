@@ -4,6 +4,7 @@ import ast
 import builtins
 import csv
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -54,7 +55,8 @@ def test_notebook_is_committed_without_outputs(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_a_notebook_imports_is_there(path):
+def test_what_a_notebook_uses_is_there(path):
+  """The imports, the attributes of modules, and the names of arguments."""
   code = "\n".join(
     line
     for cell in json.loads(path.read_text())["cells"]
@@ -62,14 +64,22 @@ def test_what_a_notebook_imports_is_there(path):
     for line in "".join(cell["source"]).splitlines()
     if not line.lstrip().startswith(("!", "%"))
   )
-  imported = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
-  ours = [node for node in imported if node.module.split(".")[0] == "atgcn_jax"]
-  assert ours
-  for node in ours:
-    for alias in node.names:
+  nodes, names = list(ast.walk(ast.parse(code))), {}
+  for node in nodes:
+    if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "atgcn_jax":
       module = importlib.import_module(node.module)
-      if not hasattr(module, alias.name):
-        importlib.import_module(f"{node.module}.{alias.name}")
+      for alias in node.names:
+        if not hasattr(module, alias.name):
+          importlib.import_module(f"{node.module}.{alias.name}")
+        names[alias.asname or alias.name] = getattr(module, alias.name)
+  assert names
+  for node in nodes:
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      owner = names.get(node.value.id)
+      assert not isinstance(owner, types.ModuleType) or hasattr(owner, node.attr), ast.unparse(node)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+      given = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+      inspect.signature(names[node.func.id]).bind_partial(**given)
 
 
 def first_cell(path):

@@ -126,7 +126,7 @@ def test_setup_copies_the_checkout_and_installs_it(tpu):
     assert (folder / "launch" / "quickstart.sh").stat().st_mode & 0o100
     assert (folder / "atgcn_jax" / "cli" / "__init__.py").exists()
     asked = (tpu.folder / "python").read_text()
-    assert f"--constraint {folder}/launch/constraints.txt --editable {folder}[tpu]\n" in asked
+    assert f"--constraint {folder}/launch/constraints.txt --editable {folder}[tpu,gcs]\n" in asked
   count = asked.count("-m pip install")
   assert tpu("setup").returncode == 0
   assert (tpu.folder / "python").read_text().count("-m pip install") == count == 2

@@ -102,7 +102,7 @@ def test_a_run_without_a_step_is_replaced_by_finetuning(unstarted, tmp_path, cap
 def test_damaged_checkpoints_stay_where_a_command_is_refused(tmp_path):
   copy = shutil.copytree(trained(), tmp_path / "run")
   newest = saved_checkpoints.saved_steps(copy)[-1]
-  (copy / "checkpoints" / str(newest) / "metrics" / "metrics").write_text("{")
+  (copy / "checkpoints" / str(newest) / "run" / "metadata").write_text("{")
   before = contents(copy)
   with pytest.raises(UserError, match=r"model.layers: 2 → 3"):
     training_loop.train(tiny_config(trained().parent, "model.layers=3"), copy)

@@ -77,7 +77,10 @@ def test_authors_mixup_uses_one_weight_and_partners_of_the_same_group():
   assert (np.array(partners) != np.arange(batch)).sum() > batch / 2
 
 
-@pytest.mark.parametrize(("batch", "group"), [(16, 8), (12, 4), (6, 2), (7, 1)])
+GROUPS = {16: 8, 12: 4, 6: 6, 7: 7, 50: 10, 45: 15, 34: 34, 1: 1}
+
+
+@pytest.mark.parametrize(("batch", "group"), GROUPS.items())
 def test_groups_divide_the_batch(batch, group):
   _, partners = augment.draw_group_mixing(KEY, batch, 0.2)
   assert partners.shape == (batch // group, group)
