@@ -13,6 +13,7 @@ from atgcn_jax.models.layers import (
   Placement,
   SpectrogramTransform,
   groups_of,
+  maximum,
   parameter_dtype,
   placement_here,
   scaled_channels,
@@ -98,7 +99,7 @@ class Cnn10(nn.Module):
       x = Dropout(self.block_dropout)(block(x, train), train=train)
     # The arrays are small from here on, so they are always computed in float32 or wider.
     x_BxTxC = x.mean(axis=2, dtype=parameter_dtype(self.dtype))
-    x = x_BxTxC.max(axis=1) + x_BxTxC.mean(axis=1)
+    x = maximum(x_BxTxC) + x_BxTxC.mean(axis=1)
     x = Dropout(self.pooled_dropout)(x, train=train)
     x = nn.Dense(
       scaled_channels(self.channels[-1], self.width),

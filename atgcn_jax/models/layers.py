@@ -116,3 +116,13 @@ def activation(kind: str, negative_slope: float, dtype: jnp.dtype) -> Callable[[
   if kind == "relu":
     return nn.relu
   raise ValueError(f"model.activation must be one of leaky_relu, prelu, relu, got {kind!r}")
+
+
+def maximum(x_BxTxC: Array) -> Array:
+  """Return the maximum over time [B, C], whose gradient goes to its first frame.
+
+  The gradient of `x.max` compares the maximum with x. Where XLA computes x a second time and rounds
+  it otherwise, no element is equal, and the gradient is 0 / 0.
+  """
+  first = x_BxTxC.argmax(axis=1)[:, None]
+  return jnp.where(jnp.arange(x_BxTxC.shape[1])[:, None] == first, x_BxTxC, 0).sum(axis=1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atgcn_jax.models.layers import Array, parameter_dtype
+from atgcn_jax.models.layers import Array, maximum, parameter_dtype
 
 POOLINGS = (
   "max",
@@ -61,7 +61,7 @@ class Pooling(nn.Module):
     """
     y = frame_probabilities(frame_logits_BxTxK)
     if self.kind == "max":
-      return logit(y.max(axis=1))
+      return logit(maximum(y))
     if self.kind == "average":
       return logit(y.mean(axis=1))
     if self.kind == "linear_softmax":

@@ -12,6 +12,7 @@ from atgcn_jax.models.layers import (
   Placement,
   SpectrogramTransform,
   groups_of,
+  maximum,
   parameter_dtype,
   scaled_channels,
 )
@@ -19,16 +20,6 @@ from atgcn_jax.models.normalisation import BatchNorm
 
 MAX_MEAN, FEATURE_ATTENTION = "max_mean", "feature_attention"
 FEATURE_POOLINGS = (MAX_MEAN, FEATURE_ATTENTION)
-
-
-def maximum(x_BxTxC: Array) -> Array:
-  """Return the maximum over time [B, C], whose gradient goes to its first frame.
-
-  The gradient of `x.max` compares the maximum with x. Where XLA computes x a second time and rounds
-  it otherwise, no element is equal, and the gradient is 0 / 0.
-  """
-  first = x_BxTxC.argmax(axis=1)[:, None]
-  return jnp.where(jnp.arange(x_BxTxC.shape[1])[:, None] == first, x_BxTxC, 0).sum(axis=1)
 
 
 class VectorEncoder(nn.Module):

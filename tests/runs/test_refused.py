@@ -48,6 +48,7 @@ def unstarted(tmp_path, monkeypatch):
     ("data.vocabulary=missing.csv", "missing.csv"),
     ("start.run=missing", "missing: no run"),
     ("sharding.label_parts=3", "sharding.label_parts"),
+    ("sharding.label_parts=4", "sharding.label_parts: 6 labels cannot be split into 4 equal parts"),
     ("model.batch_norm=odd", "model.batch_norm"),
     ("model.activation=odd", "model.activation must be .* got 'odd'"),
     ("optim.steps=4", "--profile 9:1"),
