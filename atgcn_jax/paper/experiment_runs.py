@@ -33,6 +33,7 @@ from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
 from atgcn_jax.runs.run import check_training_clips, run_with
 from atgcn_jax.runs.run_store import training_store
+from atgcn_jax.runs.schedule import with_passes
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
@@ -75,15 +76,19 @@ class Wanted(NamedTuple):
 def wanted_runs(
   experiments: Iterable[Experiment], settings: Settings, store: ClipStore
 ) -> list[Wanted]:
-  """Return the runs of experiments, for all folds and seeds of the settings."""
+  """Return the runs of experiments, for all folds and seeds of the settings.
+
+  The steps of their configs are those that `optim.passes` needs.
+  """
+
+  def config_of(experiment: Experiment, fold: str, seed: int) -> Any:
+    config = experiment_config(experiment, settings, store, fold, seed)
+    if not config.optim.passes:
+      return config
+    return with_passes(config, len(split_clips(store, splits_of(config), "train")))
+
   return [
-    Wanted(
-      experiment,
-      fold,
-      seed,
-      experiment_config(experiment, settings, store, fold, seed),
-      settings.out,
-    )
+    Wanted(experiment, fold, seed, config_of(experiment, fold, seed), settings.out)
     for experiment in experiments
     for fold in settings.folds or ("",)
     for seed in range(settings.seeds)
