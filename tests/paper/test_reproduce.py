@@ -15,8 +15,12 @@ from test_cli import run
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper import reproduce, tables
-from atgcn_jax.paper.experiment_configs import Settings, experiment_config
-from atgcn_jax.paper.experiment_runs import ScoredRun
+from atgcn_jax.paper.experiment_configs import (
+  Settings,
+  experiment_config,
+  refuse_built_graph,
+)
+from atgcn_jax.paper.experiment_runs import ScoredRun, wanted_runs
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -264,6 +268,28 @@ def test_bad_arguments(store, tmp_path, capsys, arguments, message):
   assert len(lines) == 1
   assert re.search(message, lines[0])
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["table2", "figure3"])
+def test_one_graph_for_rows_that_build_it_in_different_ways(store, tmp_path, capsys, what):
+  built = tmp_path / "graph.npz"
+  np.savez(built, mids=VOCABULARY.ids, propagation=np.eye(6))
+  source = f"--config.graph.source={built}"
+  assert run(*command(what, store, tmp_path / "out", source)) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"graph.source: {built} is a graph that is built already, but the run " in line
+  assert not (tmp_path / "out").exists()
+  # Rows that only change the system may share a graph.
+  settings = Settings(str(store), tmp_path, CONFIGS, 1, (), (*SMALL, source))
+  refuse_built_graph(TABLE1, settings, open_store(store))
+
+
+def test_the_runs_have_the_steps_of_their_passes(store):
+  settings = Settings(str(store), pathlib.Path("out"), CONFIGS, 1, (), SMALL)
+  passes = settings._replace(overrides=(*SMALL, "--config.optim.passes=8"))
+  opened = open_store(store)
+  steps = [wanted_runs([CNN10], s, opened)[0].config.optim.steps for s in (settings, passes)]
+  assert steps == [12, 30], "30 training clips in batches of 8"
 
 
 @pytest.mark.parametrize("what", ["table1", "unseen", "few"])

@@ -13,6 +13,7 @@ from runs_support import REPOSITORY, VOCABULARY, saved_run, tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
+from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabulary
 from atgcn_jax.reports.evaluation import evaluate
@@ -92,6 +93,15 @@ def test_the_nodes_of_known_labels_do_not_change(tagger, file):
   assert not graph[:6, 6:].any()
   np.testing.assert_allclose(graph[6:].sum(axis=1), 1, atol=1e-6)
   assert (graph[6, [2, 3]] > 0).all()
+
+
+def test_the_nodes_gather_as_those_of_the_graph_and_not_as_the_config_says(tagger, file):
+  counts = np.full(6, 9), np.full((6, 6), 4)
+  for method, own in (("paper", 0.75), ("identity", None)):
+    graph = propagation_matrix(*counts, method=method, neighbour_weight=0.5)
+    run = dataclasses.replace(tagger.run, propagation=graph)
+    added = added_to(run, _labels(tagger, file), None, DEFAULTS)
+    assert (added.run and added.run.propagation[6, 6]) == own
 
 
 def test_a_label_without_any_relation(tagger):
