@@ -218,7 +218,12 @@ def _add_bench(verb: AddVerb) -> None:
 def _reproduce(options) -> int:
   from atgcn_jax.paper.experiment_configs import Settings
   from atgcn_jax.paper.reproduce import reproduce
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runs.config import config_with_overrides, default_config
+  from atgcn_jax.runtime.process_setup import (
+    compute_reproducibly,
+    keep_compiled_programs,
+    keep_freed_memory,
+  )
   from atgcn_jax.runtime.signals import Stopped
 
   if options.seeds < 1:
@@ -231,6 +236,9 @@ def _reproduce(options) -> int:
   head_rates = _numbers("--head-rates", options.head_rates, "numbers above 0, as in 1,3,10")
   if any(not 0 < rate < math.inf for rate in head_rates):
     raise UserError(f"--head-rates {options.head_rates}: give numbers above 0")
+  # Those of the config files are read later, but before the first use of a device by a training.
+  if config_with_overrides(default_config(), options.overrides).deterministic:
+    compute_reproducibly()
   keep_compiled_programs()
   keep_freed_memory()
   settings = Settings(

@@ -37,6 +37,7 @@ from atgcn_jax.runs.schedule import with_passes
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
+from atgcn_jax.runtime.process_setup import compute_reproducibly
 from atgcn_jax.runtime.whole_files import write_result
 from atgcn_jax.training.step import Normaliser
 
@@ -105,6 +106,7 @@ def score_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) -> 
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  set_up_process(runs)
   ended = [read_scores(run.scores, run.config, store, settings.step) for run in runs]
   missing = [run for run, scores in zip(runs, ended) if scores is None]
   check_runs(missing, settings.out)
@@ -138,6 +140,7 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
     raise UserError(
       f"--head-rates: {store.path} has no validation clips; set --config.data.validation_share"
     )
+  set_up_process(runs)
   missing = [run for run in runs if validation_map(run) is None]
   check_runs(missing, settings.out)
   with held(settings.out) if missing else contextlib.nullcontext():
@@ -145,6 +148,12 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
       train(run.config, run.workdir, f"[choice] {run.workdir.name}")
       jax.clear_caches()
   return [validation_map(run) or 0.0 for run in runs]
+
+
+def set_up_process(runs: Iterable[Wanted]) -> None:
+  """Compute reproducibly if a run asks for it. All runs of a reproduction share this process."""
+  if any(run.config.deterministic for run in runs):
+    compute_reproducibly()
 
 
 def validation_map(run: Wanted) -> float | None:

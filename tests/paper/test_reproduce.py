@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,8 +14,9 @@ from runs_support import REPOSITORY, VOCABULARY, contents, make_store, start
 from test_cli import run
 
 from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper import reproduce, tables
+from atgcn_jax.paper import experiment_runs, reproduce, tables
 from atgcn_jax.paper.experiment_configs import (
   Settings,
   experiment_config,
@@ -282,6 +284,23 @@ def test_one_graph_for_rows_that_build_it_in_different_ways(store, tmp_path, cap
   # Rows that only change the system may share a graph.
   settings = Settings(str(store), tmp_path, CONFIGS, 1, (), (*SMALL, source))
   refuse_built_graph(TABLE1, settings, open_store(store))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_reproduction_bit_for_bit_on_a_gpu(store, tmp_path, monkeypatch, in_file):
+  monkeypatch.setenv("XLA_FLAGS", "--xla_of_the_user=1")
+
+  def check_runs(*_):
+    raise UserError("stop")
+
+  monkeypatch.setattr(experiment_runs, "check_runs", check_runs)
+  for name in ("cnn10", "atgcn"):
+    text = f"def get_config(): return dict(deterministic={in_file})"
+    (tmp_path / f"{name}.py").write_text(text)
+  more = () if in_file else ("--config.deterministic=True",)
+  words = command("figure3", store, tmp_path / "out", "--configs", tmp_path, *more)
+  assert run(*words) == 2
+  assert os.environ["XLA_FLAGS"] == "--xla_of_the_user=1 --xla_gpu_deterministic_ops=true"
 
 
 def test_the_runs_have_the_steps_of_their_passes(store):
