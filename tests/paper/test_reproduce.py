@@ -260,6 +260,17 @@ def history(workdir):
     (("table1", "--config.model.widht=1"), "unknown config key"),
     (("figure5",), "invalid choice"),
     (("unseen", "--folds", "1,2"), "--folds 1,2: unseen tests on one fold; name one"),
+    (("figure4", "--folds", "1,2"), "--folds 1,2: figure4 tests on one fold; name one"),
+    (("figure4", "--seeds", "3"), "--seeds 3: figure4 shows the run with seed 0; leave it out"),
+    (
+      ("unseen", "--rows", "cnn10"),
+      "--rows: only for table1, table2, ablation; unseen does not use",
+    ),
+    (
+      ("table1", "--points", "0.1"),
+      "--points: only for figure3; table1 does not use it",
+    ),
+    (("few", "--draws", "3"), "--draws: only for unseen; few does not"),
     (("few", "--head-rates", "1,3"), "--head-rates: few does not choose rates; set --config"),
   ],
 )
