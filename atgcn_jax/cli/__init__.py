@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from atgcn_jax import __version__
 from atgcn_jax.cli import (
+  benches,
   data,
   embeddings,
   pretrained,
@@ -216,6 +217,7 @@ def command_parser() -> argparse.ArgumentParser:
   data.add_data_verbs(verb)
   tfds.add_tfds_verb(verb)
   studies.add_study_verbs(verb)
+  benches.add_bench_verb(verb)
   return parser
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from atgcn_jax.errors import UserError
 from atgcn_jax.pretrained.catalogue import DEFAULT
 
 CONFIG_HELP = "Arguments of the form --config.KEY=VALUE override keys of the config."
@@ -47,6 +48,26 @@ class Append(Store):
     before = getattr(namespace, self.dest)
     super().__call__(parser, namespace, values, option_string)
     setattr(namespace, self.dest, [*before, values])
+
+
+def refuse_unused(
+  options: argparse.Namespace, used_by: Mapping[str, Sequence[str]], chosen: str
+) -> None:
+  """Refuse options that would be ignored.
+
+  Args:
+    options: The parsed options of the verb.
+    used_by: The choices that use an option, by the name of the option.
+    chosen: The choice of the user.
+
+  Raises:
+    UserError: If an option is given that `chosen` does not use.
+  """
+  for option, choices in used_by.items():
+    if getattr(options, option) and chosen not in choices:
+      raise UserError(
+        f"--{option}: only for {', '.join(choices)}; {chosen} does not use it, leave it out"
+      )
 
 
 def add_clips(verb: argparse.ArgumentParser) -> None:

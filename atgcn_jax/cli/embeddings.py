@@ -131,6 +131,16 @@ def _similar(options) -> None:
     raise UserError(
       f"--store {options.store}: needs the --workdir or --model that embeds its clips"
     )
+  if not is_named:
+    for option, given in (
+      ("--step", options.step != "latest"),
+      ("--offline", options.offline),
+      ("--mirror", options.mirror is not None),
+    ):
+      if given:
+        raise UserError(
+          f"{option}: only valid with --workdir or --model; add one or leave this out"
+        )
   from atgcn_jax.runtime.process_setup import keep_compiled_programs
   from atgcn_jax.serving.embed_files import embed_store, read_embedded
   from atgcn_jax.serving.similar import similar_clips

@@ -1,4 +1,4 @@
-"""Verbs for studies: reproduce, plan, bench."""
+"""Verbs for studies: reproduce, plan."""
 
 from __future__ import annotations
 
@@ -8,29 +8,16 @@ import os
 import pathlib
 import signal
 
-from atgcn_jax.cli.arguments import CONFIG_HELP, JSON_HELP, AddVerb
+from atgcn_jax.cli.arguments import CONFIG_HELP, JSON_HELP, AddVerb, refuse_unused
 from atgcn_jax.errors import UserError
 
-BENCHES = {
-  "train": "training step",
-  "infer": "scoring of one batch",
-  "layers": "each convolution of CNN10, relative to a matrix product",
-  "compile": "first step of a new process, with an empty and with a filled compilation cache",
-  "memory": "peak memory of a training process",
-  "metrics": "mAP and mAUC of 20,371 clips and 527 labels",
-  "frontend": "log-mels of full clips",
-  "graph": "label graph with --labels labels",
-  "counts": "label and pair counts of 2,041,789 clips",
-  "data": "transfer of clips from a store to the device, in turn with a reference loader",
-  "feed": "training step with one constant batch, and fed from a store",
-  "compare": "this package in turn with PyTorch, scikit-learn and librosa",
-}
 PLAN_HELP = f"""
 Needs the package libtpu (extra tpu), but no TPU. Compiling the step for the topology takes minutes.
 Times are estimates of a roofline model, not measurements. If the step does not fit into the memory
 of a chip, the exit status is 1 and the message names the largest batch that fits.
 {CONFIG_HELP}
 """
+TABLES = ("table1", "table2", "ablation")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,7 +25,6 @@ def add_study_verbs(verb: AddVerb) -> None:
   """Add the verbs to the parser."""
   _add_reproduce(verb)
   _add_plan(verb)
-  _add_bench(verb)
 
 
 def _add_reproduce(verb: AddVerb) -> None:
@@ -106,7 +92,6 @@ def _add_reproduce(verb: AddVerb) -> None:
     "--draws",
     metavar="N",
     type=int,
-    default=10,
     help="number of random sets of left-out labels in unseen (default: 10)",
   )
   reproduce.add_argument(
@@ -139,90 +124,24 @@ def _add_plan(verb: AddVerb) -> None:
   plan.add_argument("--json", action="store_true", help=JSON_HELP)
 
 
-def _add_bench(verb: AddVerb) -> None:
-  bench = verb(
-    "bench", _bench, "measure time and memory of training, scoring and their parts on random clips"
-  )
-  bench.add_argument(
-    "what",
-    choices=tuple(BENCHES),
-    help="benchmark to run; " + "; ".join(map(": ".join, BENCHES.items())),
-  )
-  bench.add_argument(
-    "--model",
-    default="atgcn",
-    choices=("cnn10", "atgcn", "mn04", "mn10", "vectors"),
-    help="system for train, infer, compile, memory and feed, which has only cnn10 and atgcn "
-    "(default: atgcn)",
-  )
-  bench.add_argument(
-    "--batch", metavar="N", type=int, help="clips per batch (default: 64 for data, otherwise 16)"
-  )
-  bench.add_argument(
-    "--steps",
-    metavar="N",
-    type=int,
-    default=5,
-    help="number of timed repetitions, of which the median is reported (default: 5)",
-  )
-  bench.add_argument(
-    "--dtype",
-    default="float32",
-    choices=("float32", "bfloat16"),
-    help="type that the layers compute in (default: float32)",
-  )
-  bench.add_argument(
-    "--frontend",
-    default="talnet",
-    choices=("talnet", "panns", "efficientat"),
-    help="front end for frontend (default: talnet)",
-  )
-  bench.add_argument(
-    "--labels",
-    metavar="N",
-    type=int,
-    default=10000,
-    help="number of labels for graph and counts (default: 10000)",
-  )
-  bench.add_argument(
-    "--hubs",
-    action="store_true",
-    help="for graph, give few labels very many edges instead of the same number to each",
-  )
-  bench.add_argument(
-    "--reference",
-    action="store_true",
-    help="for metrics and frontend, measure scikit-learn or librosa instead of this package",
-  )
-  bench.add_argument(
-    "--clips",
-    metavar="N",
-    type=int,
-    default=100_000,
-    help="number of clips in the store for data and feed (default: 100000)",
-  )
-  bench.add_argument(
-    "--twin",
-    metavar="SCRIPT",
-    help="script to compare with: PyTorch training for compare, a reference loader for data",
-  )
-  bench.add_argument(
-    "--trace",
-    metavar="DIR",
-    help="for train and infer, folder for a profiler trace of as many more steps; the result lists "
-    "the longest operations",
-  )
-  bench.add_argument("--json", action="store_true", help=JSON_HELP)
-
-
 def _reproduce(options) -> int:
   from atgcn_jax.paper.experiment_configs import Settings
   from atgcn_jax.paper.reproduce import reproduce
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
+  from atgcn_jax.runs.config import config_with_overrides, default_config
+  from atgcn_jax.runtime.process_setup import (
+    compute_reproducibly,
+    keep_compiled_programs,
+    keep_freed_memory,
+  )
   from atgcn_jax.runtime.signals import Stopped
 
+  refuse_unused(
+    options, {"rows": TABLES, "points": ("figure3",), "draws": ("unseen",)}, options.what
+  )
   if options.seeds < 1:
     raise UserError(f"--seeds {options.seeds}: must be at least 1")
+  if options.draws is None:
+    options.draws = 10
   if options.draws < 1:
     raise UserError(f"--draws {options.draws}: must be at least 1")
   points = _numbers("--points", options.points, "numbers from 0 to 1, as in 0,0.3,1")
@@ -231,6 +150,9 @@ def _reproduce(options) -> int:
   head_rates = _numbers("--head-rates", options.head_rates, "numbers above 0, as in 1,3,10")
   if any(not 0 < rate < math.inf for rate in head_rates):
     raise UserError(f"--head-rates {options.head_rates}: give numbers above 0")
+  # Those of the config files are read later, but before the first use of a device by a training.
+  if config_with_overrides(default_config(), options.overrides).deterministic:
+    compute_reproducibly()
   keep_compiled_programs()
   keep_freed_memory()
   settings = Settings(
@@ -280,17 +202,3 @@ def _plan(options) -> None:
     for number, handler in handlers.items():
       signal.signal(number, handler)
   print(json.dumps(found) if options.json else plan_text(found))
-
-
-def _bench(options) -> None:
-  from atgcn_jax.bench.run_bench import run
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
-
-  if options.batch is None:
-    options.batch = 64 if options.what == "data" else 16
-  if min(options.batch, options.steps, options.labels, options.clips) < 1:
-    raise UserError("--batch, --steps, --labels and --clips: must be at least 1")
-  keep_compiled_programs()
-  keep_freed_memory()
-  result, text = run(options)
-  print(json.dumps(result) if options.json else text)

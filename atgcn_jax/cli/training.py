@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -124,10 +123,15 @@ def _trained(options, deterministic: bool, config_of: Callable[[], Any]) -> int:
   from atgcn_jax.runs.telemetry import parsed_profile
 
   profile = parsed_profile(options.profile) if options.profile else None
+  from atgcn_jax.runtime.process_setup import (
+    compute_reproducibly,
+    keep_compiled_programs,
+    keep_freed_memory,
+  )
+
   if deterministic:
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    compute_reproducibly()
   from atgcn_jax.runs.training_loop import train
-  from atgcn_jax.runtime.process_setup import keep_compiled_programs, keep_freed_memory
   from atgcn_jax.runtime.processes import join
   from atgcn_jax.runtime.signals import Stopped
 

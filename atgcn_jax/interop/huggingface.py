@@ -11,9 +11,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from atgcn_jax.interop.model_card import model_card
+from atgcn_jax.runs.calibrations import read_calibrations, write_calibrations
 from atgcn_jax.runs.config import PATHS
 from atgcn_jax.runs.run import Loaded
 from atgcn_jax.runs.safetensors_folder import CONSTANTS, FILE
+from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
 from atgcn_jax.runs.thresholds import read_thresholds
 
@@ -24,7 +26,8 @@ def write_huggingface(
   """Write `model.safetensors` and `README.md`, and return further entries of `config.json`.
 
   Tensors are named by their path, such as `params.encoder.fc1.kernel`; the normaliser and the label
-  graph are named `constants.NAME`. Thresholds that were tuned at this step are copied.
+  graph are named `constants.NAME`. Thresholds that were tuned at this step, and calibrations of
+  added labels that were fitted on this checkpoint, are copied.
 
   Args:
     folder: Existing folder to write to.
@@ -40,6 +43,13 @@ def write_huggingface(
   thresholds = read_thresholds(workdir)
   if thresholds is not None and thresholds.step == loaded.step:
     (folder / THRESHOLDS).write_bytes((workdir / THRESHOLDS).read_bytes())
+  calibrations = read_calibrations(workdir)
+  if calibrations.step is not None and calibrations.fit(
+    loaded.step, identity(loaded.run, loaded.state)["checkpoint"]
+  ):
+    # The hash of the export is another, as its config has no folders. Its step is enough, because
+    # an export has one checkpoint, which never changes.
+    write_calibrations(folder, calibrations._replace(checkpoint=""))
   description = loaded.run.description()
   without_folders(description["config"])
   return {"library_name": "atgcn_jax", "history": loaded.history, "run": description}

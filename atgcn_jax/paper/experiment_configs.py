@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
 from atgcn_jax.paper.experiments import BASELINE, BEGUN_WITH, Experiment
+from atgcn_jax.runs.built_graph import SETTINGS, is_built_graph
 from atgcn_jax.runs.config import config_with_overrides, default_config, load_config
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.run_store import store_of
@@ -95,6 +97,28 @@ def experiment_config(
   ]
   own = [f"--config.{change}" for change in [*own, f"seed={seed}"]]
   return load_config(":".join([str(file), *recipe]), [*changes, *settings.overrides, *own])
+
+
+def refuse_built_graph(
+  experiments: Iterable[Experiment], settings: Settings, store: ClipStore
+) -> None:
+  """Refuse a built graph as `graph.source` of experiments that set how the graph is built.
+
+  Otherwise all of them would train on the same graph.
+
+  Raises:
+    UserError: It is one, or a config file, a fold or an override cannot be used.
+  """
+  keys = tuple(f"graph.{key}=" for key in SETTINGS)
+  for experiment in experiments:
+    if any(change.startswith(keys) for change in experiment.changes):
+      config = experiment_config(experiment, settings, store, "".join(settings.folds[:1]), 0)
+      if is_built_graph(config):
+        raise UserError(
+          f"graph.source: {config.graph.source} is a graph that is built already, but the run "
+          f"{experiment.name} sets {' '.join(experiment.changes)}; name a file of counts, as "
+          "`atgcn graph --counts-out` writes it"
+        )
 
 
 def split_of(store: ClipStore, fold: str) -> list[str]:

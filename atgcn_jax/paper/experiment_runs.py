@@ -33,9 +33,11 @@ from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
 from atgcn_jax.runs.run import check_training_clips, run_with
 from atgcn_jax.runs.run_store import training_store
+from atgcn_jax.runs.schedule import with_passes
 from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
+from atgcn_jax.runtime.process_setup import compute_reproducibly
 from atgcn_jax.runtime.whole_files import write_result
 from atgcn_jax.training.step import Normaliser
 
@@ -75,15 +77,19 @@ class Wanted(NamedTuple):
 def wanted_runs(
   experiments: Iterable[Experiment], settings: Settings, store: ClipStore
 ) -> list[Wanted]:
-  """Return the runs of experiments, for all folds and seeds of the settings."""
+  """Return the runs of experiments, for all folds and seeds of the settings.
+
+  The steps of their configs are those that `optim.passes` needs.
+  """
+
+  def config_of(experiment: Experiment, fold: str, seed: int) -> Any:
+    config = experiment_config(experiment, settings, store, fold, seed)
+    if not config.optim.passes:
+      return config
+    return with_passes(config, len(split_clips(store, splits_of(config), "train")))
+
   return [
-    Wanted(
-      experiment,
-      fold,
-      seed,
-      experiment_config(experiment, settings, store, fold, seed),
-      settings.out,
-    )
+    Wanted(experiment, fold, seed, config_of(experiment, fold, seed), settings.out)
     for experiment in experiments
     for fold in settings.folds or ("",)
     for seed in range(settings.seeds)
@@ -100,6 +106,7 @@ def score_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) -> 
     UserError: The settings, the store or a folder cannot be used.
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
+  set_up_process(runs)
   ended = [read_scores(run.scores, run.config, store, settings.step) for run in runs]
   missing = [run for run, scores in zip(runs, ended) if scores is None]
   check_runs(missing, settings.out)
@@ -133,6 +140,7 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
     raise UserError(
       f"--head-rates: {store.path} has no validation clips; set --config.data.validation_share"
     )
+  set_up_process(runs)
   missing = [run for run in runs if validation_map(run) is None]
   check_runs(missing, settings.out)
   with held(settings.out) if missing else contextlib.nullcontext():
@@ -140,6 +148,12 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
       train(run.config, run.workdir, f"[choice] {run.workdir.name}")
       jax.clear_caches()
   return [validation_map(run) or 0.0 for run in runs]
+
+
+def set_up_process(runs: Iterable[Wanted]) -> None:
+  """Compute reproducibly if a run asks for it. All runs of a reproduction share this process."""
+  if any(run.config.deterministic for run in runs):
+    compute_reproducibly()
 
 
 def validation_map(run: Wanted) -> float | None:

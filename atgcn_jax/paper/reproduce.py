@@ -66,8 +66,7 @@ def reproduce(
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   check_output_folder("--out", settings.out)
-  if what in ("unseen", "few"):
-    _check_one_split(what, settings)
+  _check_settings(what, settings)
   features = open_experiment_store(settings).frontend == VGGISH_FEATURES
   if settings.configs is None:
     folder = pathlib.Path(FEATURES_CONFIGS if features else CONFIGS)
@@ -101,15 +100,17 @@ def reproduce(
   return _figure4(settings, [adapt(CNN10), adapt(AT_GCN[2])])
 
 
-def _check_one_split(what: str, settings: Settings) -> None:
-  """Refuse settings that a study of one split and one head rate per system would ignore.
+def _check_settings(what: str, settings: Settings) -> None:
+  """Refuse settings that a study would ignore.
 
   Raises:
-    UserError: There are several folds, or head rates.
+    UserError: There are several folds or seeds, or head rates, and the study has one of them.
   """
-  if len(settings.folds) > 1:
+  if what in ("unseen", "few", "figure4") and len(settings.folds) > 1:
     raise UserError(f"--folds {','.join(settings.folds)}: {what} tests on one fold; name one")
-  if settings.head_rates:
+  if what == "figure4" and settings.seeds > 1:
+    raise UserError(f"--seeds {settings.seeds}: figure4 shows the run with seed 0; leave it out")
+  if what in ("unseen", "few") and settings.head_rates:
     raise UserError(
       f"--head-rates: {what} does not choose rates; set --config.optim.head_factor instead"
     )
@@ -156,13 +157,12 @@ def seed_means(runs: list[ScoredRun]) -> list[float]:
 
 
 def _figure4(settings: Settings, shown: Sequence[Experiment]) -> str:
-  """Train the systems with seed 0 on the first fold, and write Figure 4 and its table.
+  """Train the systems with one seed on one fold, and write Figure 4 and its table.
 
   Args:
     settings: Settings of the reproduction.
     shown: The baseline and the system with a label graph.
   """
-  settings = settings._replace(seeds=1, folds=settings.folds[:1])
   store, fold = open_experiment_store(settings), "".join(settings.folds)
   # An ontology that cannot be used must be reported before the training.
   config = experiment_config(shown[0], settings, store, fold, 0)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store
+from atgcn_jax.paper.experiment_configs import Settings, open_experiment_store, refuse_built_graph
 from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, validate_runs, wanted_runs
 from atgcn_jax.paper.experiments import BASELINE, HEAD_RATE, Experiment, with_head_rate
 from atgcn_jax.runtime.whole_files import csv_bytes, write_result
@@ -35,6 +35,7 @@ def run_all(wanted: Sequence[Experiment], settings: Settings) -> dict[str, list[
   ordered = sorted(wanted, key=lambda experiment: experiment.name != BASELINE)
   rated = {experiment.name: experiment for experiment in ordered}
   store = open_experiment_store(settings)
+  refuse_built_graph(ordered, settings, store)
   if settings.head_rates:
     tried: dict[str, Tried] = {}
     for name, experiment in rated.items():

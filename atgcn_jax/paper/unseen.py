@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import UserError
-from atgcn_jax.labels.added import AddedLabel
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.estimates import (
   label_pairs,
@@ -22,9 +20,21 @@ from atgcn_jax.labels.ontology import label_edges, top_categories
 from atgcn_jax.labels.sparse import dense
 from atgcn_jax.labels.vocabulary import Vocabulary, write_vocabulary
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper.experiment_configs import Settings, experiment_config, open_experiment_store
+from atgcn_jax.paper.experiment_configs import (
+  Settings,
+  experiment_config,
+  open_experiment_store,
+  refuse_built_graph,
+)
 from atgcn_jax.paper.experiment_runs import ScoredRun, score_runs, wanted_runs
 from atgcn_jax.paper.experiments import Experiment
+from atgcn_jax.paper.unseen_nodes import (
+  Added,
+  gathering_nodes,
+  labels_of,
+  nodes_with_inputs,
+  open_run,
+)
 from atgcn_jax.paper.unseen_table import (
   BEST,
   TRAINED,
@@ -35,13 +45,8 @@ from atgcn_jax.paper.unseen_table import (
   table_of,
   write_labels,
 )
-from atgcn_jax.runs.added_labels import AddedLabels, added_to, extended_run
-from atgcn_jax.runs.calibrations import DEFAULTS
 from atgcn_jax.runs.label_graph import counts_of, label_vectors_of, ontology_at, ontology_path
-from atgcn_jax.runs.run import Run
-from atgcn_jax.runs.scoring import Opened, open_split, score_labels
 from atgcn_jax.runtime.whole_files import write_result
-from atgcn_jax.training import sharding
 
 LEFT_OUT = 60  # labels per draw, of AudioSet's 527
 CHANCE = "chance"
@@ -67,6 +72,7 @@ def unseen(
     Stopped: SIGTERM or Ctrl-C arrived, and the current run is saved.
   """
   store = open_experiment_store(settings)
+  refuse_built_graph((linear, plain, graph), settings, store)
   if len(store.vocabulary) <= LEFT_OUT:
     raise UserError(f"--store {store.path}: has {len(store.vocabulary)} labels, at most {LEFT_OUT}")
   drawn = [
@@ -90,7 +96,8 @@ def unseen(
     )
     weights = estimate_weights(counts, vectors, edges, draw)
     heads = Heads(of_linear, of_plain, of_graph, complete)
-    precisions.append(precisions_of(heads, draw, weights, vectors[draw.new], store, settings))
+    added = labels_of(counts, store.vocabulary, draw)
+    precisions.append(precisions_of(heads, draw, weights, vectors[draw.new], added, settings))
   table = table_of(precisions)
   text = as_markdown(table, settings, draws, LEFT_OUT)
   write_result(settings.out / "unseen.md", text.encode())
@@ -122,7 +129,7 @@ def precisions_of(
   draw: Draw,
   weights: Mapping[str, np.ndarray],
   vectors: np.ndarray,
-  store: ClipStore,
+  added: Added,
   settings: Settings,
 ) -> dict[str, np.ndarray]:
   """Return the average precision of the left-out labels of a draw, [seeds, A], by row.
@@ -132,7 +139,7 @@ def precisions_of(
     draw: The labels.
     weights: Weights float64[A, K] of the known labels, by row.
     vectors: float[A, E], word vectors of the left-out labels.
-    store: The store.
+    added: The left-out labels, as labels to add.
     settings: Settings of the reproduction.
   """
   labels = heads.complete[0].labels[:, draw.new]
@@ -144,9 +151,9 @@ def precisions_of(
     ("nodes with own word vectors, no graph", plain),
     ("nodes with own word vectors, the paper's graph", graph),
   ):
-    own = [nodes_with_inputs(head, draw, store, vectors) for head in opened]
+    own = [nodes_with_inputs(head, added, vectors) for head in opened]
     rows[title] = [_precision(scores, labels) for scores in own]
-  gathering = [gathering_nodes(head, draw, store) for head in graph]
+  gathering = [gathering_nodes(head, added) for head in graph]
   rows["nodes that only gather, the paper's graph"] = [
     _precision(scores, labels) for scores, _ in gathering
   ]
@@ -198,46 +205,6 @@ def estimate_weights(
     "along P(k given j)": part / np.maximum(occurrences[known], 1),
     BEST: regression_weights(counts, known, new),
   }
-
-
-def open_run(run: ScoredRun, settings: Settings) -> Opened:
-  """Open the tested clips of a run with all labels of the store."""
-  step = "latest" if settings.step == "latest" else "best"
-  return open_split(run.workdir, step, None, "test", sharding.data_mesh(), all_labels=True)
-
-
-def added_by(opened: Opened, draw: Draw, store: ClipStore) -> AddedLabels:
-  """Add the left-out labels of a draw to a run."""
-  vocabulary = store.vocabulary.part(draw.new)
-  labels = [AddedLabel(*pair) for pair in zip(vocabulary.ids, vocabulary.names)]
-  return added_to(opened.loaded.run, labels, None, DEFAULTS)
-
-
-def nodes_with_inputs(
-  opened: Opened, draw: Draw, store: ClipStore, inputs: np.ndarray
-) -> np.ndarray:
-  """Return the scores float32[N, A] of left-out labels by nodes with these inputs, float[A, E]."""
-  added = added_by(opened, draw, store)
-  extended = extended_run(opened.loaded.run, added.vocabulary, added.weights, inputs)
-  return _scores(opened, extended)[:, len(draw.known) :]
-
-
-def gathering_nodes(opened: Opened, draw: Draw, store: ClipStore) -> tuple[np.ndarray, np.ndarray]:
-  """Return the scores of left-out labels as `tag --add-labels` estimates them with a graph head.
-
-  Both are float32[N, A]: by nodes that only gather, and these together with the regression.
-  """
-  added = added_by(opened, draw, store)
-  assert added.run is not None
-  scores = _scores(opened, added.run)
-  known = len(draw.known)
-  return scores[:, known:], np.asarray(added.extended(scores))[:, known:]
-
-
-def _scores(opened: Opened, run: Run) -> np.ndarray:
-  """Return the scores of the labels of a run that replaces the opened one."""
-  replaced = opened._replace(loaded=opened.loaded._replace(run=run))
-  return score_labels(replaced, run.vocabulary.ids, sharding.data_mesh(), "").scores
 
 
 def _precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -57,24 +57,27 @@ class Data(NamedTuple):
 
 
 def plan_data(config: Any) -> Data:
-  """Return the sizes of the config's store or vocabulary, or those of AudioSet without either."""
-  frontend = FRONTENDS["talnet"]
-  frames, bands, clips = frontend.frames, frontend.n_mels, AUDIOSET_CLIPS
-  if config.model.encoder in ON_VECTORS:
-    frames, bands = 10, 128
-  classes, vocabulary, assumed = AUDIOSET_LABELS, None, []
-  path = data_path(config.data.root, config.data.store)
-  if config.data.store == SOUNDSCAPES:
-    from atgcn_jax.data.synthetic.soundscapes import soundscape_vocabulary
+  """Return the sizes of the config's store or vocabulary, or those of AudioSet without either.
 
-    vocabulary, clips = soundscape_vocabulary(), config.data.soundscape_clips
-  elif os.path.exists(path):
+  A store that does not exist is that of the front end in `data.frontend`.
+
+  Raises:
+    UserError: If a file cannot be used, or there is no such front end.
+  """
+  path = data_path(config.data.root, config.data.store)
+  if config.data.store != SOUNDSCAPES and os.path.exists(path):
     store = store_of(config)
     clips, frames, bands = store.log_mel.shape
     dtype = str(store.log_mel.dtype)
     train = len(split_clips(store, splits_of(config), "train"))
     classes, size = len(store.vocabulary), stored_size(path)
     return Data(classes, frames, bands, dtype, clips, train, size, [], store.vocabulary, store)
+  clips, classes, vocabulary, assumed = AUDIOSET_CLIPS, AUDIOSET_LABELS, None, []
+  frames, bands, dtype = clip_form(config)
+  if config.data.store == SOUNDSCAPES:
+    from atgcn_jax.data.synthetic.soundscapes import soundscape_vocabulary
+
+    vocabulary, clips = soundscape_vocabulary(), config.data.soundscape_clips
   else:
     assumed.append(
       f"{clips:,} clips of {frames} frames and {bands} bands, as {path} does not exist"
@@ -88,8 +91,24 @@ def plan_data(config: Any) -> Data:
         missing = f"{named} does not exist"
       assumed.append(f"AudioSet's {classes} labels, as {missing}")
   classes = len(vocabulary) if vocabulary else classes
-  size = clips * clip_bytes(classes, frames, bands, "uint8")
-  return Data(classes, frames, bands, "uint8", clips, clips, size, assumed, vocabulary)
+  size = clips * clip_bytes(classes, frames, bands, dtype)
+  return Data(classes, frames, bands, dtype, clips, clips, size, assumed, vocabulary)
+
+
+def clip_form(config: Any) -> tuple[int, int, str]:
+  """Return the frames, bands and type of the clips in a store that does not exist yet.
+
+  Raises:
+    UserError: If there is no front end of the name in `data.frontend`.
+  """
+  if config.model.encoder in ON_VECTORS:
+    return 10, 128, "uint8"
+  name = config.data.frontend or "talnet"
+  if name not in FRONTENDS:
+    raise UserError(f"data.frontend must be one of {', '.join(FRONTENDS)}, got {name!r}")
+  frontend = FRONTENDS[name]
+  dtype = "uint8" if frontend.log_offset is None else "float16"  # as `atgcn prepare` stores them
+  return frontend.frames, frontend.n_mels, dtype
 
 
 def stored_size(path: str) -> int:

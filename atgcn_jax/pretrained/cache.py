@@ -1,4 +1,4 @@
-"""Fetching of pretrained weights, and their conversion to runs.
+"""The cache of pretrained networks: their weights, and these converted to runs.
 
 Files and converted runs are stored in `pretrained/` of the package's cache folder. A run there has
 the form of an export to `huggingface`, which is read in a tenth of the time of a run directory. It
@@ -8,26 +8,19 @@ is complete once it has checksums, which are written last.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
 import shutil
-import sys
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from email.message import Message
 from typing import Any
 
-from tqdm import tqdm
-
 from atgcn_jax import __version__
-from atgcn_jax.data.audioset_files import digest_of, is_web_address
-from atgcn_jax.data.download import download
+from atgcn_jax.data.audioset_files import digest_of
 from atgcn_jax.errors import UserError, WorkFailed
 from atgcn_jax.pretrained.catalogue import Pretrained, find_model
+from atgcn_jax.pretrained.fetching import SPACE, fetched, note_of, origin_of
 from atgcn_jax.runtime.buckets import path_of
 from atgcn_jax.runtime.file_locks import lock_file
 from atgcn_jax.runtime.process_setup import cache_folder, home_cache
@@ -37,7 +30,6 @@ from atgcn_jax.training.checksums import Damaged, verify_files, write_checksums
 
 # Functions import what only fetching and conversion need: tagging starts a quarter sooner.
 FOLDER, RECORD = "pretrained", "pretrained.json"
-SPACE = "free space or set XDG_CACHE_HOME to another folder"
 
 
 def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = None) -> pathlib.Path:
@@ -67,7 +59,7 @@ def pretrained_run(name: str, *, offline: bool = False, mirror: str | None = Non
         warnings.warn(f"{run}: {fault}; the weights are converted again", stacklevel=2)
       _remove(run)
       try:
-        path = _fetched(model, folder, offline=offline, mirror=mirror)
+        path = fetched(model, folder, offline=offline, mirror=mirror)
         _write(model, run, path, _export, mirror)
         write_checksums(run)
       except BaseException as error:
@@ -94,7 +86,7 @@ def write_pretrained_run(
   """
   model = find_model(name)
   with _locked_cache(model) as folder:
-    path = _fetched(model, folder, offline=offline, mirror=mirror)
+    path = fetched(model, folder, offline=offline, mirror=mirror)
     try:
       return _write(model, path_of(workdir), path, _import, mirror)
     except WorkFailed as error:  # the disk is full, for example
@@ -197,6 +189,7 @@ def _write(
     if not reason.startswith(f"{path}: "):  # the fault is not that of the weights
       raise
     path.unlink()
+    note_of(path).unlink(missing_ok=True)
     reason = reason.removeprefix(f"{path}: ").partition("; ")[0]
     raise UserError(
       f"{model.url(mirror)}: does not contain the weights of {model.name} ({reason}); give another "
@@ -206,7 +199,7 @@ def _write(
     "name": model.name,
     "source": model.source,
     "licence": model.licence,
-    "url": model.url(),
+    "url": origin_of(model, path),
     "sha256": digest_of(path, "sha256").hex(),
     "bytes": path.stat().st_size,
     "version": __version__,
@@ -217,76 +210,3 @@ def _write(
     fault = f"{place}: {RECORD} cannot be written ({error.strerror})"
     raise UserError(f"{fault}; free space or choose another folder") from error
   return record
-
-
-def _fetched(
-  model: Pretrained, folder: pathlib.Path, *, offline: bool, mirror: str | None
-) -> pathlib.Path:
-  """Return the file of a network's weights, which is downloaded if the folder does not have it."""
-  path = folder / model.file
-  if path.is_file() and not fault_of_weights(model, path):
-    return path
-  if offline:
-    raise UserError(
-      f"{model.name}: is not in the cache ({folder}); run the same command without --offline once"
-    )
-  url = model.url() if mirror is None else model.url(_address_of(mirror, model))
-  try:
-    download(url, path, functools.partial(fault_of_weights, model), advice=SPACE)
-  except WorkFailed as error:  # as for any file that a command needs and cannot read
-    raise UserError(
-      f"{error}; --mirror also takes a folder with {model.file}, and `atgcn import-torch` any file"
-    ) from error
-  found = "as published" if model.checksum else "no checksum is published to compare it with"
-  sha256 = digest_of(path, "sha256").hex()
-  tqdm.write(
-    f"{model.file}: fetched, {path.stat().st_size} bytes, SHA-256 {sha256} ({found})",
-    file=sys.stderr,
-  )
-  return path
-
-
-def _address_of(mirror: str, model: Pretrained) -> str:
-  """Return the address of a mirror: a web address, or the file address of a folder on disk.
-
-  Raises:
-    UserError: If it is neither, or the folder does not have the file of the network.
-  """
-  if is_web_address(mirror):
-    return mirror
-  is_address = mirror.startswith("file://")
-  place = pathlib.Path(
-    urllib.request.url2pathname(urllib.parse.urlsplit(mirror).path) if is_address else mirror
-  )
-  if not place.is_dir():
-    raise UserError(
-      f"--mirror {mirror}: not a web address and no folder; give one such as https://host/folder, "
-      f"or a folder that has {model.file}"
-    )
-  if not (place / model.file).is_file():
-    raise UserError(f"--mirror {mirror}: has no file {model.file}; put it there under this name")
-  return place.absolute().as_uri()
-
-
-def fault_of_weights(model: Pretrained, path: pathlib.Path, headers: Message | None = None) -> str:
-  """Return what is wrong with the downloaded file of a network; empty if nothing is known to be.
-
-  Without a known checksum, it must be a complete file of tensors.
-
-  Args:
-    model: The network.
-    path: Path of the downloaded content.
-    headers: Ignored.
-  """
-  if model.checksum:
-    algorithm, _, expected = model.checksum.partition(":")
-    found = digest_of(path, algorithm).hex()
-    kind = "SHA-256" if algorithm == "sha256" else algorithm.upper()
-    return "" if found == expected else f"has the {kind} {found}, not {expected}"
-  from atgcn_jax.interop.torch_files import read_tensors
-
-  try:
-    read_tensors(path)
-  except UserError as error:
-    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
-  return ""

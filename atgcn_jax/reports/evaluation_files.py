@@ -80,9 +80,7 @@ def write_files(
   if "added" not in result:  # estimated labels have no vectors of their own under a linear head
     vectors = run.label_vectors(scored.loaded.state)[scored.columns]
     graph = None if run.propagation is None else selected(run.propagation, scored.columns)
-  stored = read_thresholds(place.workdir)
-  of_step = stored is not None and stored.step == result["step"]
-  thresholds = stored.of(scored.vocabulary) if stored and of_step else None
+  thresholds = _thresholds(place.workdir, scored)
   sound_of = _sounds(scored, audio, place.is_own)
   rule = break_even_thresholds(scores, labels) if thresholds is None else thresholds
   heard, missed = worst_mistakes(scores, labels, rule, MISTAKES)
@@ -111,6 +109,19 @@ def write_files(
     config=plain_config(run.config),
   )
   return str(page)
+
+
+def _thresholds(workdir: pathlib.Path, scored: ScoredSplit) -> np.ndarray | None:
+  """Return the thresholds of the run at the step of the scores, float64[K], or None without them.
+
+  Added labels, which the run has no thresholds for, have their break-even thresholds.
+  """
+  stored = read_thresholds(workdir)
+  if stored is None or stored.step != scored.loaded.step:
+    return None
+  known = scored.columns < len(scored.loaded.run.vocabulary)
+  others = break_even_thresholds(scored.scores, scored.labels)
+  return np.where(known, stored.of(scored.vocabulary), others)
 
 
 def _title(system: str, place: Place, result: dict[str, Any]) -> str:

@@ -81,9 +81,9 @@ def write_report(
     thresholds: The thresholds of the run, float[K], or None; see `confusions_html`.
     heard: The worst clips in which an absent label is heard.
     missed: The worst clips in which a label is missed.
-    label_vectors: float[K, C], or None for a system without label vectors.
-    propagation: float[K, K], or None for a system without a graph. Row i has the weights with which
-      label i receives from the other labels.
+    label_vectors: float[K, C], or None for a system without label vectors and with added labels.
+    propagation: float[K, K], or None for a system without a graph and with added labels. Row i has
+      the weights with which label i receives from the other labels.
     config: The config of the run.
     seed: The seed of the layouts of the label graph and the label map.
 
@@ -107,12 +107,15 @@ def write_report(
     "Learning curves": _curves(records),
     "Labels": labels_html(vocabulary, positives, average_precision, auc, len(scores), propagation),
     "Precision and recall": precision_recall_html(names, scores, labels, average_precision),
-    "Confusions": confusions_html(names, scores, labels, thresholds),
+    "Confusions": confusions_html(names, scores, labels, thresholds, added="added" in result),
     "Worst mistakes": mistakes_html(names, scores, labels, heard, missed),
     "Label graph": graph_html(names, propagation, average_precision, seed),
     "Label vectors": map_html(names, label_vectors, positives, average_precision, seed),
     "Settings": _settings(config, result),
   }
+  if "added" in result:
+    hidden = note_html("Not shown with added labels; evaluate without --add-labels to see it.")
+    sections |= {"Label graph": hidden, "Label vectors": hidden}
   summary = _headline(result, positives, average_precision, len(scores))
   page = document_html(title, summary, sections)
   write_whole(path_of(path), page.encode("utf-8", errors="replace"))

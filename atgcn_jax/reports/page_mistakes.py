@@ -29,7 +29,12 @@ class Example(NamedTuple):
 
 
 def confusions_html(
-  names: Sequence[str], scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None
+  names: Sequence[str],
+  scores: np.ndarray,
+  labels: np.ndarray,
+  thresholds: np.ndarray | None,
+  *,
+  added: bool = False,
 ) -> str:
   """Return what is heard instead of each label.
 
@@ -39,8 +44,11 @@ def confusions_html(
     labels: [N, K], nonzero where a clip has the label.
     thresholds: The thresholds of the run, float[K], NaN for labels that are never predicted; or
       None, which stands for `break_even_thresholds`.
+    added: Whether there are added labels, whose thresholds are always `break_even_thresholds`.
   """
   source = "its threshold, stored with the run by atgcn thresholds"
+  if added:
+    source += " (for an added label, the score that as many clips reach as have the label)"
   if thresholds is None:
     thresholds = break_even_thresholds(scores, labels)
     source = (

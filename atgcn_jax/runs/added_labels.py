@@ -119,7 +119,7 @@ def added_to(
   )
   weights = np.array(rows)
   extended = None
-  if run.propagation is not None and run.config.graph.method != "identity":
+  if run.propagation is not None and neighbour_weight(run):
     # A word vector that the head was not trained with is a worse start than none: on AudioSet,
     # nodes with it have half of the mAP of nodes that only gather from their neighbours.
     assert run.label_embeddings is not None
@@ -131,7 +131,7 @@ def added_to(
 def extended_run(run: Run, vocabulary: Vocabulary, weights: np.ndarray, vectors: np.ndarray) -> Run:
   """Return a run with added labels as nodes that gather from known labels. No known label changes.
 
-  The rows of the new nodes have the form of Eq. 7 and Eq. 1: `graph.neighbour_weight` for the known
+  The rows of the new nodes have the form of Eq. 7 and Eq. 1: `neighbour_weight` for the known
   labels in proportion to their weights, the rest and 1 for the label itself, divided by 2.
 
   Args:
@@ -140,8 +140,7 @@ def extended_run(run: Run, vocabulary: Vocabulary, weights: np.ndarray, vectors:
     weights: float[A, K]. Negative weights count as 0.
     vectors: float[A, E], the inputs H^(0) of the new nodes.
   """
-  shared = 0.0 if run.config.graph.method == "identity" else run.config.graph.neighbour_weight
-  rows = (shared / 2 * scaled_to_one(np.maximum(weights, 0))).astype(np.float32)
+  rows = (neighbour_weight(run) / 2 * scaled_to_one(np.maximum(weights, 0))).astype(np.float32)
   own = (1 - rows.sum(axis=1)).astype(np.float32)
   known: Matrix = run.propagation
   if scipy.sparse.issparse(known):
@@ -151,3 +150,19 @@ def extended_run(run: Run, vocabulary: Vocabulary, weights: np.ndarray, vectors:
   assert run.label_embeddings is not None
   nodes = np.concatenate([run.label_embeddings, vectors.astype(run.label_embeddings.dtype)])
   return dataclasses.replace(run, vocabulary=vocabulary, propagation=graph, label_embeddings=nodes)
+
+
+def neighbour_weight(run: Run) -> float:
+  """Return p of Eq. 7 of a run's label graph, with which added labels gather; 0 without edges.
+
+  It comes from the graph where Eq. 7 made it, because the file that `graph.source` names may have
+  been made with another p than that of the config. By Eq. 7 and Eq. 1, each label with neighbours
+  then has the weight 1 - p / 2 for itself.
+  """
+  assert run.propagation is not None
+  own = run.propagation.diagonal().astype(np.float64)
+  own = own[own < 1 - 1e-6]
+  if not own.size:
+    return 0.0
+  is_of_eq_7 = np.ptp(own) < 1e-5
+  return round(2 * (1 - own.mean()), 6) if is_of_eq_7 else run.config.graph.neighbour_weight

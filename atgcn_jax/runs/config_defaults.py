@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "threshold": 0.3,  # Threshold τ of Eq. 6, from 0 to 1.
     "neighbour_weight": 0.2,  # Total weight p of the neighbours in Eq. 7, from 0 to 1.
     # `store` (count the labels of the training clips), an .npz file of counts, or an .npz file
-    # written by `atgcn graph`.
+    # written by `atgcn graph`, whose own method, threshold and neighbour weight then count.
     "source": "store",
     "counts_set": "",  # `balanced`, `unbalanced` or `full`, if the .npz file has several counts.
     # Path of an ontology.json file, or `soundscapes`. Required by the method `ontology` and by

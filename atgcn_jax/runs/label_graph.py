@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import scipy
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
@@ -26,8 +23,9 @@ from atgcn_jax.labels.ontology import (
   ontology_of,
   read_ontology,
 )
-from atgcn_jax.labels.sparse import Matrix, selected, sized
-from atgcn_jax.labels.vocabulary import Vocabulary, rows_by_id
+from atgcn_jax.labels.sparse import Matrix
+from atgcn_jax.labels.vocabulary import Vocabulary
+from atgcn_jax.runs.built_graph import stored_propagation, warn_of_other_settings
 from atgcn_jax.runs.config import data_path
 from atgcn_jax.runs.config_defaults import SOUNDSCAPES
 from atgcn_jax.runs.folds import splits_of
@@ -39,6 +37,9 @@ def label_graph(
   config, vocabulary: Vocabulary, store: ClipStore | None
 ) -> tuple[Matrix | None, np.ndarray | None]:
   """Return the propagation matrix and the label embeddings of a config; None for a linear head.
+
+  If `graph.source` names a file of `atgcn graph`, the settings of that file count. A warning says
+  so if those of the config differ.
 
   Args:
     config: The config.
@@ -56,6 +57,7 @@ def label_graph(
     path = data_path(config.data.root, graph.source)
     arrays = read_arrays(path)
     if "propagation" in arrays:
+      warn_of_other_settings(config, path, arrays)
       return stored_propagation(path, arrays, vocabulary), embeddings
   return propagation_of(
     counts_of(config, vocabulary, store),
@@ -195,31 +197,3 @@ def propagation_of(
     )
   except ValueError as error:
     raise UserError(f"graph: {error}") from error
-
-
-def stored_propagation(path: str, arrays: dict[str, Any], vocabulary: Vocabulary) -> Matrix:
-  """Return the matrix of an `atgcn graph` file in the order of the vocabulary.
-
-  Raises:
-    UserError: If the file has other labels, or a weight is negative or not finite.
-  """
-  rows = rows_by_id(path, arrays.get("mids", np.zeros(0, "U1")), vocabulary)
-  propagation = arrays["propagation"]
-  if propagation.shape != (len(rows), len(rows)):
-    raise UserError(
-      f"{path}: the graph has shape {propagation.shape}, but there are {len(rows)} labels; "
-      "make it with `atgcn graph` for this vocabulary"
-    )
-  if propagation.dtype.kind not in "fiu":
-    raise UserError(
-      f"{path}: `propagation` has dtype {propagation.dtype}, which is not numeric; make it again "
-      "with `atgcn graph`"
-    )
-  with np.errstate(over="ignore"):  # values beyond float32 are refused below
-    chosen = sized(selected(propagation, rows).astype(np.float32))
-  weights = chosen.data if scipy.sparse.issparse(chosen) else chosen
-  if not (np.isfinite(weights).all() and (weights >= 0).all()):
-    raise UserError(
-      f"{path}: a weight of the graph is negative or not finite; make it again with `atgcn graph`"
-    )
-  return chosen

@@ -88,6 +88,17 @@ def _temporary_cache() -> pathlib.Path:
   return pathlib.Path(tempfile.mkdtemp(prefix="atgcn_jax-"))
 
 
+def compute_reproducibly() -> None:
+  """Make results on a GPU reproducible bit for bit, as `deterministic` of a config asks for.
+
+  JAX reads this when it starts, so it has no effect after the first use of a device.
+  """
+  flag = "--xla_gpu_deterministic_ops=true"
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  if flag not in flags:
+    os.environ["XLA_FLAGS"] = " ".join([*flags, flag])
+
+
 def keep_compiled_programs() -> None:
   """Enable JAX's persistent compilation cache in the cache folder, unless it has another folder.
 

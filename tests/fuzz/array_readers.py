@@ -48,7 +48,7 @@ def make_graph(path: pathlib.Path) -> None:
 
 def read_graph(path: pathlib.Path) -> Any:
   from atgcn_jax.labels.label_files import read_arrays
-  from atgcn_jax.runs.label_graph import stored_propagation
+  from atgcn_jax.runs.built_graph import stored_propagation
 
   arrays = read_arrays(path)
   if "propagation" not in arrays:

@@ -29,7 +29,9 @@ from atgcn_jax.interop import export as exporting
 from atgcn_jax.interop.export import export
 from atgcn_jax.interop.exported_function import windows_of
 from atgcn_jax.interop.model_card import model_card
+from atgcn_jax.labels.estimates import Calibration
 from atgcn_jax.reports.evaluation import evaluate
+from atgcn_jax.runs.calibrations import DEFAULTS, Calibrations, write_calibrations
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.thresholds import tune
 from atgcn_jax.training import sharding
@@ -165,6 +167,23 @@ def test_thresholds_of_the_exported_step_are_copied(tmp_path, tuned_at, goes_alo
   expected = Tagger.restore(workdir, STEP).thresholds
   assert np.isfinite(expected).any()
   np.testing.assert_array_equal(found, expected)
+
+
+def test_calibrations_of_the_exported_checkpoint_are_copied(tmp_path):
+  workdir = shutil.copytree(trained(), tmp_path / "run")
+  (tmp_path / "labels.yaml").write_text("Buzz: 0.9 Hum, 0.9 Drone")
+  sound, by_kind = waveforms(1, 9)[0][0], {kind: Calibration(1.5, 0.4) for kind in DEFAULTS.by_kind}
+  checkpoint = Tagger.restore(workdir).checkpoint()
+  for of, goes_along in ((checkpoint, True), ("other", False)):
+    write_calibrations(workdir, Calibrations(int(STEP), by_kind, of))
+    export(workdir, "huggingface", tmp_path / "exported", STEP)
+    assert (tmp_path / "exported" / "added-labels.json").exists() == goes_along
+    if goes_along:  # also without a warning
+      scores = [
+        Tagger.restore(folder).with_labels(tmp_path / "labels.yaml").scores(sound)
+        for folder in (workdir, tmp_path / "exported")
+      ]
+      np.testing.assert_array_equal(*scores)
 
 
 @pytest.mark.parametrize(("size", "step"), [(7, 7), slow(10, 5), slow(10, 10), slow(40, 4)])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import signal
@@ -13,10 +14,15 @@ from runs_support import REPOSITORY, VOCABULARY, contents, make_store, start
 from test_cli import run
 
 from atgcn_jax.data.store.clip_store import open_store
+from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
-from atgcn_jax.paper import reproduce, tables
-from atgcn_jax.paper.experiment_configs import Settings, experiment_config
-from atgcn_jax.paper.experiment_runs import ScoredRun
+from atgcn_jax.paper import experiment_runs, reproduce, tables
+from atgcn_jax.paper.experiment_configs import (
+  Settings,
+  experiment_config,
+  refuse_built_graph,
+)
+from atgcn_jax.paper.experiment_runs import ScoredRun, wanted_runs
 from atgcn_jax.paper.experiments import (
   ABLATION,
   AT_GCN,
@@ -254,6 +260,17 @@ def history(workdir):
     (("table1", "--config.model.widht=1"), "unknown config key"),
     (("figure5",), "invalid choice"),
     (("unseen", "--folds", "1,2"), "--folds 1,2: unseen tests on one fold; name one"),
+    (("figure4", "--folds", "1,2"), "--folds 1,2: figure4 tests on one fold; name one"),
+    (("figure4", "--seeds", "3"), "--seeds 3: figure4 shows the run with seed 0; leave it out"),
+    (
+      ("unseen", "--rows", "cnn10"),
+      "--rows: only for table1, table2, ablation; unseen does not use",
+    ),
+    (
+      ("table1", "--points", "0.1"),
+      "--points: only for figure3; table1 does not use it",
+    ),
+    (("few", "--draws", "3"), "--draws: only for unseen; few does not"),
     (("few", "--head-rates", "1,3"), "--head-rates: few does not choose rates; set --config"),
   ],
 )
@@ -264,6 +281,45 @@ def test_bad_arguments(store, tmp_path, capsys, arguments, message):
   assert len(lines) == 1
   assert re.search(message, lines[0])
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["table2", "figure3"])
+def test_one_graph_for_rows_that_build_it_in_different_ways(store, tmp_path, capsys, what):
+  built = tmp_path / "graph.npz"
+  np.savez(built, mids=VOCABULARY.ids, propagation=np.eye(6))
+  source = f"--config.graph.source={built}"
+  assert run(*command(what, store, tmp_path / "out", source)) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"graph.source: {built} is a graph that is built already, but the run " in line
+  assert not (tmp_path / "out").exists()
+  # Rows that only change the system may share a graph.
+  settings = Settings(str(store), tmp_path, CONFIGS, 1, (), (*SMALL, source))
+  refuse_built_graph(TABLE1, settings, open_store(store))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_reproduction_bit_for_bit_on_a_gpu(store, tmp_path, monkeypatch, in_file):
+  monkeypatch.setenv("XLA_FLAGS", "--xla_of_the_user=1")
+
+  def check_runs(*_):
+    raise UserError("stop")
+
+  monkeypatch.setattr(experiment_runs, "check_runs", check_runs)
+  for name in ("cnn10", "atgcn"):
+    text = f"def get_config(): return dict(deterministic={in_file})"
+    (tmp_path / f"{name}.py").write_text(text)
+  more = () if in_file else ("--config.deterministic=True",)
+  words = command("figure3", store, tmp_path / "out", "--configs", tmp_path, *more)
+  assert run(*words) == 2
+  assert os.environ["XLA_FLAGS"] == "--xla_of_the_user=1 --xla_gpu_deterministic_ops=true"
+
+
+def test_the_runs_have_the_steps_of_their_passes(store):
+  settings = Settings(str(store), pathlib.Path("out"), CONFIGS, 1, (), SMALL)
+  passes = settings._replace(overrides=(*SMALL, "--config.optim.passes=8"))
+  opened = open_store(store)
+  steps = [wanted_runs([CNN10], s, opened)[0].config.optim.steps for s in (settings, passes)]
+  assert steps == [12, 30], "30 training clips in batches of 8"
 
 
 @pytest.mark.parametrize("what", ["table1", "unseen", "few"])

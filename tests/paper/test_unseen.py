@@ -1,22 +1,29 @@
 """Studies of labels without clips and of forgotten labels."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from runs_support import VOCABULARY, make_store
+from runs_support import VOCABULARY, make_store, tiny_config
 from test_cli import run
 from test_reproduce import SMALL
 
 from atgcn_jax.errors import UserError
+from atgcn_jax.labels.added import AddedLabel
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.paper import few, forgotten, reproduce, unseen
 from atgcn_jax.paper.experiments import AT_GCN, CNN10
 from atgcn_jax.paper.forgotten import SHARES, with_forgotten
 from atgcn_jax.paper.scored_runs import write_head_rates
 from atgcn_jax.paper.unseen import draw_labels, estimate_weights, without
+from atgcn_jax.paper.unseen_nodes import labels_of
 from atgcn_jax.paper.unseen_table import TRAINED, UnseenRow, table_of
+from atgcn_jax.runs.added_labels import added_to
+from atgcn_jax.runs.calibrations import DEFAULTS
+from atgcn_jax.runs.run import new_run
+from atgcn_jax.runs.run_store import store_of
 
 
 @pytest.fixture
@@ -51,6 +58,28 @@ def test_each_form_of_estimate(draw):
   cosine = together[k] @ together[j] / np.linalg.norm(together[k]) / np.linalg.norm(together[j])
   assert found["along the cosine of counts"][0, 1] == pytest.approx(cosine)
   assert {matrix.shape for matrix in found.values()} == {(2, 4)}
+
+
+def test_nodes_gather_by_the_counts_of_the_study(draw, tmp_path):
+  labels = (np.random.default_rng(0).random((200, 6)) < 0.4).astype(np.int64)
+  together = labels.T @ labels
+  counts = Counts(np.diag(together).copy(), together - np.diag(np.diag(together)))
+  path = tmp_path / "counts.npz"
+  np.savez(path, mids=VOCABULARY.ids, **dataclasses.asdict(counts))
+  known, found = VOCABULARY.part(draw.known), {}
+  for source in ("store", path):
+    config = tiny_config(tmp_path, f"graph.source={source}", f"data.vocabulary={draw.path}")
+    made = dataclasses.replace(new_run(config, store_of(config)), propagation=None)
+    assert made.vocabulary == known
+    found[source] = added_to(made, *labels_of(counts, VOCABULARY, draw), DEFAULTS)
+  weights = estimate_weights(counts, np.ones((6, 2)), np.zeros((6, 6), bool), draw)
+  np.testing.assert_allclose(found["store"].weights, weights["regression on the known labels"])
+  # These are, bit for bit, the weights of labels without counts of their own and a counts file.
+  plain = [AddedLabel(VOCABULARY.ids[k], VOCABULARY.names[k]) for k in draw.new]
+  read = added_to(made, plain, None, DEFAULTS)
+  for one in found.values():
+    assert one.kinds == read.kinds == ("counts", "counts")
+    np.testing.assert_array_equal(one.weights, read.weights)
 
 
 def test_the_table_has_intervals_over_draws():

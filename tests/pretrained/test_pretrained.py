@@ -34,6 +34,7 @@ from atgcn_jax.runs.safetensors_folder import read_export
 from atgcn_jax.training.sharding import data_mesh
 
 TINY = MODELS["mn01"]  # of the fewest parameters
+FETCHED = {TINY.file, f"{TINY.file}.url"}
 
 
 @functools.cache
@@ -108,7 +109,7 @@ def test_a_model_is_fetched_and_converted_once(server, folder, weights, capsys):
   digest = hashlib.sha256(weights).hexdigest()
   said = capsys.readouterr().err
   assert f"{TINY.file}: fetched, {len(weights)} bytes, SHA-256 {digest} (no checksum" in said
-  assert entries(folder) == {"mn01", "mn01.lock", TINY.file}
+  assert entries(folder) == {"mn01", "mn01.lock", *FETCHED}
   assert cache.record_of(run)["sha256"] == digest
   before = (run / cache.RECORD).stat().st_mtime_ns
   assert run_of(server, offline=True) == run
@@ -120,6 +121,19 @@ def test_a_model_is_fetched_and_converted_once(server, folder, weights, capsys):
   kernel = loaded.state["params"]["head"]["fc"]["kernel"]
   np.testing.assert_array_equal(kernel, state["classifier.5.weight"].T)
   assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_names_the_address_of_its_file(server, folder, tmp_path, capsys):
+  words = ["models", "get", "mn01", "--out"]
+  mirror = address(server)
+  assert cli.main([*words, str(tmp_path / "first"), "--mirror", mirror]) == 0
+  assert f"from {TINY.url(mirror)}, SHA-256" in capsys.readouterr().out
+  # Also from the cache, and of a file that an earlier version has fetched.
+  assert cli.main([*words, str(tmp_path / "second")]) == 0
+  assert cache.record_of(tmp_path / "second")["url"] == TINY.url(mirror)
+  (folder / f"{TINY.file}.url").unlink()
+  assert cli.main([*words, str(tmp_path / "third")]) == 0
+  assert cache.record_of(tmp_path / "third")["url"] == (folder / TINY.file).as_uri()
 
 
 def cut(whole):
@@ -181,9 +195,9 @@ def test_a_run_directory_is_written(server, folder, weights, tmp_path, capsys, m
   assert cli.main([*map(str, words), "--json"]) == 0
   captured = capsys.readouterr()
   assert "(as published)" in captured.err
-  assert json.loads(captured.out)["url"] == TINY.url()
+  assert json.loads(captured.out)["url"] == TINY.url(address(server))
   assert load_run(tmp_path / "run", "latest", data_mesh()).step == 0
-  assert entries(folder) == {"mn01.lock", TINY.file}
+  assert entries(folder) == {"mn01.lock", *FETCHED}
   assert f"--out {tmp_path / 'run'}: holds a run" in error_of(capsys, 2, *words)
   assert len(server.asked) == 1
 
@@ -254,7 +268,7 @@ def test_an_interrupted_download_resumes(server, folder):
   server.faults = {TINY.file: [cut_off]}
   run_of(server)
   assert server.asked == [(TINY.file, None), (TINY.file, "bytes=1000-")]
-  assert entries(folder) == {"mn01", "mn01.lock", TINY.file}
+  assert entries(folder) == {"mn01", "mn01.lock", *FETCHED}
 
 
 def test_a_download_that_stays_cut_short(server, folder, capsys, tmp_path):
@@ -358,7 +372,7 @@ def test_a_full_disk(server, folder, monkeypatch):
     patch.setattr(cache, "write_whole", full)
     with pytest.raises(UserError, match=r"mn01: pretrained.json cannot be written \(No space left"):
       run_of(server)
-  assert entries(folder) == {"mn01.lock", TINY.file}  # no run that is not whole
+  assert entries(folder) == {"mn01.lock", *FETCHED}  # no run that is not whole
   opened = open
 
   def cannot_write(path, mode="r", **options):
@@ -366,7 +380,8 @@ def test_a_full_disk(server, folder, monkeypatch):
       raise OSError(28, "No space left on device")
     return opened(path, mode, **options)
 
-  (folder / TINY.file).unlink()
+  for name in FETCHED:
+    (folder / name).unlink()
   monkeypatch.setattr("builtins.open", cannot_write)
   with pytest.raises(UserError, match=r"No space left on device.*set XDG_CACHE_HOME"):
     run_of(server)

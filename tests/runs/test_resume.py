@@ -33,6 +33,7 @@ from atgcn_jax.runs import (
   training_loop,
   training_programs,
 )
+from atgcn_jax.runs.label_graph import label_graph
 from atgcn_jax.runs.load import read_run, sound_step, with_training_state
 from atgcn_jax.runs.log import RunLog
 from atgcn_jax.runs.start import continued
@@ -363,9 +364,21 @@ def test_a_store_with_other_content_is_refused(copy, tmp_path, config):
     training_loop.train(config(f"data.store={other}"), copy)
 
 
-def write_graph(path, propagation):
-  np.savez(path, mids=VOCABULARY.ids, propagation=propagation)
+def write_graph(path, propagation, **settings):
+  np.savez(path, mids=VOCABULARY.ids, propagation=propagation, **settings)
   return path
+
+
+def test_the_settings_of_a_graph_file_count(tmp_path, config):
+  settings = {"method": "paper", "threshold": 0.3, "neighbour_weight": 0.2}
+  built = write_graph(tmp_path / "graph.npz", np.eye(6), **settings)
+  label_graph(config(f"graph.source={built}"), VOCABULARY, None)  # without a warning
+  message = "made with graph.method=paper, graph.threshold=0.3, graph.neighbour_weight=0.2, which"
+  for other in ("method=identity", "threshold=0.4", "neighbour_weight=1.0"):
+    with pytest.warns(UserWarning, match=message):
+      label_graph(config(f"graph.source={built}", f"graph.{other}"), VOCABULARY, None)
+  write_graph(built, np.eye(6))  # of another program, which states no settings
+  label_graph(config(f"graph.source={built}", "graph.method=identity"), VOCABULARY, None)
 
 
 def test_a_graph_file_is_compared_by_content(tmp_path, config):

@@ -13,6 +13,7 @@ from runs_support import REPOSITORY, VOCABULARY, saved_run, tiny_config, trained
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError
 from atgcn_jax.labels.added import AddedLabel, read_added_labels
+from atgcn_jax.labels.adjacency import propagation_matrix
 from atgcn_jax.labels.counts import Counts
 from atgcn_jax.labels.vocabulary import AUDIOSET, read_vocabulary, write_vocabulary
 from atgcn_jax.reports.evaluation import evaluate
@@ -28,7 +29,7 @@ from atgcn_jax.runs.calibrations import (
 from atgcn_jax.runs.config import load_config
 from atgcn_jax.runs.load import load_run
 from atgcn_jax.runs.run_store import store_of
-from atgcn_jax.runs.thresholds import Thresholds
+from atgcn_jax.runs.thresholds import Thresholds, tune
 from atgcn_jax.serving.detections import rules_of
 from atgcn_jax.serving.tagger import Tagger
 from atgcn_jax.training import sharding
@@ -114,6 +115,15 @@ def test_the_nodes_of_known_labels_do_not_change(tagger, file):
   assert not graph[:6, 6:].any()
   np.testing.assert_allclose(graph[6:].sum(axis=1), 1, atol=1e-6)
   assert (graph[6, [2, 3]] > 0).all()
+
+
+def test_the_nodes_gather_as_those_of_the_graph_and_not_as_the_config_says(tagger, file):
+  counts = np.full(6, 9), np.full((6, 6), 4)
+  for method, own in (("paper", 0.75), ("identity", None)):
+    graph = propagation_matrix(*counts, method=method, neighbour_weight=0.5)
+    run = dataclasses.replace(tagger.run, propagation=graph)
+    added = added_to(run, _labels(tagger, file), None, DEFAULTS)
+    assert (added.run and added.run.propagation[6, 6]) == own
 
 
 def test_a_label_without_any_relation(tagger):
@@ -203,6 +213,23 @@ def test_clips_without_labels_leave_the_default(tmp_path):
   store = store.with_positives(np.zeros(len(store.label_indices), bool))
   with pytest.warns(UserWarning, match="no validation clip has a label, or all have all"):
     assert calibrated(run, loaded, lambda: store, None) is DEFAULTS
+
+
+def test_the_page_of_an_evaluation_with_added_labels(tmp_path):
+  write_vocabulary(tmp_path / "known.csv", VOCABULARY.part([0, 1, 3, 4, 5]))
+  write_vocabulary(tmp_path / "new.csv", VOCABULARY.part([2]))
+  config = tiny_config(tmp_path, f"data.vocabulary={tmp_path / 'known.csv'}")
+  run = saved_run(tmp_path / "run", config)
+  tune(run)
+  evaluate(run, added_path=str(tmp_path / "new.csv"))
+  page = next((run / "evaluation").glob("*-new.html")).read_text()
+  assert page.count("Not shown with added labels; evaluate without --add-labels to see it.") == 2
+  assert "This system has no" not in page
+  assert "stored with the run by atgcn thresholds (for an added label, the score that" in page
+  # As many clips reach the break-even threshold as have the label, so not all of them are missed.
+  row = re.search(r"<td>Whistle \(estimated\)</td><td[^>]*>(\d+)</td><td[^>]*>(\d+)</td>", page)
+  assert row
+  assert int(row[2]) < int(row[1])
 
 
 def test_evaluation_with_labels_that_a_run_was_not_trained_on(tmp_path):

@@ -172,6 +172,9 @@ def test_similar_in_stores_that_do_not_fit(store, tmp_path, capsys):
   broken = make_store(tmp_path / "broken.h5", clips=4, dtype="float16", broken=True)
   for options, status, reason in (
     (("--store", store), 2, "needs the --workdir or --model"),
+    (("--embeddings", "x.npz", "--step", "best"), 2, "--step: only valid with --workdir or --mod"),
+    (("--embeddings", "x.npz", "--offline"), 2, "--offline: only valid with --workdir or --model"),
+    (("--embeddings", "x.npz", "--mirror", tmp_path), 2, "--mirror: only valid with --workdir"),
     (("--store", unfit, "--workdir", trained()), 2, "front end other, but the run needs tiny"),
     (("--store", broken, "--workdir", trained()), 2, "broken.h5"),
     (("--store", tmp_path / "none.h5", "--workdir", trained()), 2, "no such clip store"),

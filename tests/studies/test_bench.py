@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from atgcn_jax import models
+from atgcn_jax import cli, models
 from atgcn_jax.bench import host, peers, steps
 from atgcn_jax.bench import layers as bench_layers
 from atgcn_jax.bench.feed import bench_feed
@@ -93,6 +93,15 @@ def test_a_step_of_a_mobilenet(monkeypatch, what):
 def test_feed_refuses_another_front_end():
   with pytest.raises(UserError, match="--model mn04: feed has clips for cnn10 and atgcn"):
     bench_feed(8, "mn04", 8, 1, "float32")
+
+
+@pytest.mark.parametrize(
+  "words", ["memory --trace x", "train --reference", "feed --twin x.py", "counts --hubs"]
+)
+def test_options_of_other_benchmarks_are_refused(words, capsys):
+  assert cli.main(["bench", *words.split()]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"{words.split()[1]}: only for " in line
 
 
 def test_librosa_is_not_compared_with_front_ends_that_it_lacks():

@@ -262,6 +262,15 @@ def test_a_config_without_a_vocabulary_and_with_a_folder():
   assert plan_data(config).assumed[1] == "AudioSet's 527 labels, as the config names no vocabulary"
 
 
+def test_a_missing_store_is_of_the_front_end_of_the_config():
+  config, store = f"{CONFIGS / 'own_data.py'}:mn04", "--config.data.store=missing.h5"
+  data = plan_data(load_config(config, [store]))
+  assert (data.frames, data.bands, data.dtype) == (1000, 128, "float16")
+  assert data.assumed[0].startswith("2,041,789 clips of 1000 frames and 128 bands, as ")
+  with pytest.raises(UserError, match=r"data.frontend must be one of talnet, panns"):
+    plan_data(load_config(config, [store, "--config.data.frontend=odd"]))
+
+
 @pytest.mark.slow
 def test_flops_of_a_recurrent_layer_count_every_frame():
   """Check that twice the frames have twice the products of TALNet, except for its head."""
