@@ -16,6 +16,7 @@ from atgcn_jax.plan.chips import chip_of, roofline
 from atgcn_jax.plan.compiled_step import compiled_step
 from atgcn_jax.plan.inputs import Data, check_model, clip_bytes, graph_of, plan_data, relations_of
 from atgcn_jax.runs.checks import check_names
+from atgcn_jax.runs.schedule import steps_of
 from atgcn_jax.training.augment import Augmentation, clips_per_example
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -85,7 +86,7 @@ def plan_training(config: Any, topology: str, batch: int | None = None) -> dict[
     batch,
     data,
     found.step,
-    steps=config.optim.steps,
+    steps=steps_of(config.optim, data.train_clips, batch),
     dtype=config.model.dtype,
     clips_read=batch * clips_per_example(Augmentation(**config.augment)),
     checkpoints=config.checkpoint.keep + 2,  # the best one, and the one that is being written

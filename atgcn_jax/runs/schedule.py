@@ -68,12 +68,20 @@ def with_passes(config, clips: int):
     config: The config. `optim.steps` is the minimum.
     clips: The number of training clips.
   """
-  needed = math.ceil(config.optim.passes * clips / config.data.batch_size)
-  if needed <= config.optim.steps:
-    return config
   config = config.copy_and_resolve_references()
-  config.optim.steps = needed
+  config.optim.steps = steps_of(config.optim, clips, config.data.batch_size)
   return config
+
+
+def steps_of(optim: Any, clips: int, batch: int) -> int:
+  """Return the number of steps: `optim.steps`, or more if `optim.passes` needs them.
+
+  Args:
+    optim: The section of the config.
+    clips: The number of training clips.
+    batch: The number of clips per step.
+  """
+  return max(optim.steps, math.ceil(optim.passes * clips / batch))
 
 
 def schedule_of(config) -> Schedule:

@@ -271,6 +271,15 @@ def test_a_missing_store_is_of_the_front_end_of_the_config():
     plan_data(load_config(config, [store, "--config.data.frontend=odd"]))
 
 
+def test_a_plan_has_the_steps_of_the_passes(monkeypatch):
+  step = estimate.Attempt({"memory": {"parameters": 1}}, 1)
+  monkeypatch.setattr(estimate, "attempted", lambda *_, **__: step)
+  monkeypatch.setattr(estimate, "figures", lambda *_, steps, **__: {"steps": steps})
+  config = load_config(CONFIGS / "own_data.py", ["--config.data.store=missing.h5"])
+  found = estimate.plan_training(config, "v5e:2x2", batch=64)
+  assert found["steps"] == math.ceil(8 * 2_041_789 / 64)
+
+
 @pytest.mark.slow
 def test_flops_of_a_recurrent_layer_count_every_frame():
   """Check that twice the frames have twice the products of TALNet, except for its head."""
