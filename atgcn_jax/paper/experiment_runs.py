@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
-import json
+import os
 import pathlib
 import sys
 import time
@@ -17,28 +16,25 @@ import numpy as np
 
 from atgcn_jax.data.splits import split_clips
 from atgcn_jax.data.store.clip_store import ClipStore
-from atgcn_jax.errors import UserError, reason
-from atgcn_jax.labels.label_files import read_arrays
+from atgcn_jax.errors import UserError
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.paper.experiment_configs import Settings, experiment_config, run_name
 from atgcn_jax.paper.experiments import Experiment
+from atgcn_jax.paper.score_files import names_the_same, read_scores, score_and_write
 from atgcn_jax.runs.checks import check_config, check_data, check_workdir
 from atgcn_jax.runs.config import (
-  config_from_json,
   contradictions,
   plain_config,
 )
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import find_checkpoints, read_run
-from atgcn_jax.runs.run import check_training_clips, run_with
+from atgcn_jax.runs.run import Loaded, check_training_clips, run_with
 from atgcn_jax.runs.run_store import training_store
 from atgcn_jax.runs.schedule import with_passes
-from atgcn_jax.runs.scoring import score_split
 from atgcn_jax.runs.start import beginning, continued, layout_of
 from atgcn_jax.runs.training_loop import train
 from atgcn_jax.runtime.process_setup import compute_reproducibly
-from atgcn_jax.runtime.whole_files import write_result
 from atgcn_jax.training.step import Normaliser
 
 
@@ -51,7 +47,6 @@ class ScoredRun(NamedTuple):
   workdir: pathlib.Path
   scores: np.ndarray
   labels: np.ndarray
-  vocabulary: tuple[str, ...]
 
 
 class Wanted(NamedTuple):
@@ -141,13 +136,18 @@ def validate_runs(runs: Sequence[Wanted], settings: Settings, store: ClipStore) 
       f"--head-rates: {store.path} has no validation clips; set --config.data.validation_share"
     )
   set_up_process(runs)
-  missing = [run for run in runs if validation_map(run) is None]
+  ended = [finished_run(run) for run in runs]
+  missing = [
+    run
+    for run, saved in zip(runs, ended)
+    if saved is None or not names_the_same(plain_config(saved.run.config), run.config)
+  ]
   check_runs(missing, settings.out)
   with held(settings.out) if missing else contextlib.nullcontext():
     for run in missing:
       train(run.config, run.workdir, f"[choice] {run.workdir.name}")
       jax.clear_caches()
-  return [validation_map(run) or 0.0 for run in runs]
+  return [validation_map(run, settings.step) for run in runs]
 
 
 def set_up_process(runs: Iterable[Wanted]) -> None:
@@ -156,15 +156,30 @@ def set_up_process(runs: Iterable[Wanted]) -> None:
     compute_reproducibly()
 
 
-def validation_map(run: Wanted) -> float | None:
-  """Return the best validation mAP of a run that has made all its steps, else None."""
+def finished_run(run: Wanted) -> Loaded | None:
+  """Return the last checkpoint of a run that has made all steps of its config, else None."""
   sound = find_checkpoints(run.workdir).sound
   if sound is None or sound != run.config.optim.steps:
     return None
   saved = read_run(run.workdir, sound)
-  if contradictions(plain_config(saved.run.config), run.config):
-    return None
-  return max((record["mAP"] or 0.0 for record in saved.history), default=None)
+  return None if contradictions(plain_config(saved.run.config), run.config) else saved
+
+
+def validation_map(run: Wanted, step: str) -> float:
+  """Return the validation mAP of a finished run at the step that is tested, `latest` or `best`.
+
+  Raises:
+    UserError: It is undefined.
+  """
+  saved = finished_run(run)
+  assert saved is not None
+  found = [record["mAP"] for record in saved.history if record["mAP"] is not None]
+  if not found:
+    raise UserError(
+      f"--head-rates: the validation mAP of {run.workdir} is undefined; add validation clips with "
+      "and without each label"
+    )
+  return found[-1] if step == "latest" else max(found)
 
 
 def check_runs(missing: Sequence[Wanted], out: pathlib.Path) -> None:
@@ -197,6 +212,7 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path) -> None:
       )
     saved = beginning(run.config, store, run.workdir).saved
     if saved is not None:
+      _check_baseline(saved.run.config.start.run, run)
       continued(saved, run.config, store, run.workdir)
     elif run.experiment.name not in built:
       bands = np.ones(store.frontend.n_mels, np.float32)
@@ -204,60 +220,15 @@ def check_runs(missing: Sequence[Wanted], out: pathlib.Path) -> None:
       built.add(run.experiment.name)
 
 
-def read_scores(path: pathlib.Path, config: Any, store: ClipStore, step: str) -> tuple | None:
-  """Read the scores, labels and label names of a run that finished under a config.
-
-  Returns:
-    None if the file does not exist, or has another config, store or kind of step.
+def _check_baseline(begun_with: str, run: Wanted) -> None:
+  """Refuse a run that started from another baseline, such as one with another rate.
 
   Raises:
-    UserError: The file is damaged.
+    UserError: If it did.
   """
-  if not path.is_file():
-    return None
-  saved = read_arrays(path)
-  try:
-    # A key that is younger than the file has its default.
-    old = plain_config(config_from_json(json.loads(str(saved["config"]))))
-    names, scores, labels = (saved[name] for name in ("names", "scores", "labels"))
-    if (scores.dtype, scores.ndim, labels.shape) != (np.float32, 2, scores.shape):
-      raise ValueError("the arrays are not scores and labels")
-    if names.dtype.kind != "U" or names.shape != scores.shape[1:] or not np.isfinite(scores).all():
-      raise ValueError("the names do not fit the scores, or a score is not finite")
-    of_store, of_step = str(saved["store"]), str(saved.get("step", "latest"))  # older: no step
-  except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+  old, new = (os.path.basename(path) for path in (begun_with, run.config.start.run))
+  if old != new:
     raise UserError(
-      f"{path}: cannot be read as scores ({reason(error)}); remove it, and the run is scored again"
-    ) from error
-  finished = old["optim"]["steps"] == config.optim.steps and of_store == store.fingerprint
-  if not (finished and of_step == step) or contradictions(old, config):
-    return None
-  return scores, labels, tuple(names.tolist())
-
-
-def score_and_write(
-  path: pathlib.Path, workdir: pathlib.Path, config: Any, store: ClipStore, step: str
-) -> tuple:
-  """Score a finished run on its test clips and write the file that `read_scores` reads.
-
-  The file appears under its name when it is complete.
-
-  Returns:
-    Scores, labels and label names.
-  """
-  last = str(config.optim.steps)
-  scored = score_split(workdir, last if step == "latest" else step, None, "test")
-  names = scored.vocabulary.names
-  content = io.BytesIO()
-  np.savez_compressed(
-    content,
-    scores=scored.scores,
-    labels=scored.labels,
-    clip_ids=scored.clip_ids,
-    names=np.array(names),
-    config=np.array(json.dumps(plain_config(config))),
-    store=np.array(store.fingerprint),
-    step=np.array(step),
-  )
-  write_result(path, content.getvalue())
-  return scored.scores, scored.labels, names
+      f"{run.workdir}: started from {old or 'no run'}, and now it is to start from "
+      f"{new or 'none'}; remove the folder, and it is trained again"
+    )

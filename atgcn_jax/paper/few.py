@@ -1,8 +1,9 @@
-"""Labels with few training clips: classifiers with and without a label graph, on one encoder.
+"""Labels with few training clips: classifiers with and without a label graph.
 
-The encoder and the classifiers of half of the labels are trained with all clips. The labels of the
-other half then get classifiers from a few of their positives. A clip with a positive that is not
-used does not count for that label.
+An encoder and the classifiers of half of the labels are trained with all clips, once with a linear
+head and once with a graph head. The labels of the other half then get classifiers from a few of
+their positives. A clip with a positive that is not used does not count for that label, but counts
+of labels that occur together have all clips.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def as_markdown(
   lines += [
     "",
     f"mAP of the labels with few positives, by their number. {settings.seeds} seeds, each with its "
-    "own half of the labels; 95 % intervals over seeds, of Student's t. "
+    "own half of the labels; 95 % intervals over seeds, of Student's t. Weights of neighbours come "
+    "from counts that also have the clips which are not used. "
     f"Store: {pathlib.Path(settings.store).name}. Strengths, chosen on the validation clips of the "
     f"first seed: {chosen}.",
   ]

@@ -182,8 +182,8 @@ def graph_fit(
 
     parameters = start
     if positives != 0:
-      counted = kept_positives(labels, positives, seed)
-      counted[:, : len(known)] = True
+      counted = np.ones(labels.shape, bool)
+      counted[:, len(known) :] = kept_positives(labels[:, len(known) :], positives, seed)
       chosen = drawn_clips(labels[:, len(known) :], counted[:, len(known) :], seed)
       x, y, use = (jnp.asarray(a[chosen], "f") for a in (inputs["train"], labels, counted))
 

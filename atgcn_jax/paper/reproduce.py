@@ -104,10 +104,19 @@ def _check_settings(what: str, settings: Settings) -> None:
   """Refuse settings that a study would ignore.
 
   Raises:
-    UserError: There are several folds or seeds, or head rates, and the study has one of them.
+    UserError: There are several folds or seeds, or head rates, and the study has one of them; or
+      an override is of a key that the study sets.
   """
   if what in ("unseen", "few", "figure4") and len(settings.folds) > 1:
     raise UserError(f"--folds {','.join(settings.folds)}: {what} tests on one fold; name one")
+  keys = {text.removeprefix("--config.").partition("=")[0] for text in settings.overrides}
+  for key, studies in (
+    ("data.vocabulary", ("unseen", "few", "forgotten", "figure4")),
+    ("graph.threshold", ("figure3",)),
+    ("graph.neighbour_weight", ("figure3",)),
+  ):
+    if key in keys and what in studies:
+      raise UserError(f"--config.{key}: {what} sets it itself; leave it out")
   if what == "figure4" and settings.seeds > 1:
     raise UserError(f"--seeds {settings.seeds}: figure4 shows the run with seed 0; leave it out")
   if what in ("unseen", "few") and settings.head_rates:
@@ -124,6 +133,8 @@ def note(settings: Settings) -> str:
   if settings.head_rates:
     rates = ", ".join(f"{rate:g}" for rate in settings.head_rates)
     text += f" Each head's rate was chosen from {rates} on the validation clips (head_rates.csv)."
+    if len(settings.folds) > 1:
+      text += f" These are of fold {settings.folds[0]}, and are test clips of the other folds."
   return text
 
 

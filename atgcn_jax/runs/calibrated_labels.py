@@ -34,7 +34,9 @@ from atgcn_jax.runs.calibrations import (
   read_calibrations,
   write_calibrations,
 )
+from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runs.run import Loaded, Run
+from atgcn_jax.runs.run_store import trained_labels
 from atgcn_jax.runs.scoring import opened_split, own_store, score_labels
 from atgcn_jax.runs.scoring_identity import identity
 from atgcn_jax.runtime.processes import first_only
@@ -97,12 +99,14 @@ def calibrated(
   try:
     opened = opened_split(workdir, loaded, open_store(), "validation")
     scored = score_labels(opened, run.vocabulary.ids, sharding.data_mesh(), "scoring")
-    if not scored.labels.any() or scored.labels.all():
+    labels = trained_labels(run.config, run.vocabulary, scored.labels)
+    if not labels.any() or labels.all():
       raise UserError(f"{opened.store.path}: no validation clip has a label, or all have all")
   except UserError as error:
     warnings.warn(f"estimates have the calibration of AudioSet's features ({error})", stacklevel=2)
     return DEFAULTS
-  by_kind = fit_calibrations(run, counts, scored.scores, scored.labels)
+  warn_if_test_clips(splits_of(run.config), "estimates are calibrated on the clips")
+  by_kind = fit_calibrations(run, counts, scored.scores, labels)
   fitted = Calibrations(loaded.step, by_kind, checkpoint)
   try:
     first_only(lambda: write_calibrations(workdir, fitted))

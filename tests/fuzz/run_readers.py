@@ -195,7 +195,7 @@ def make_scores(path: pathlib.Path) -> None:
 
 
 def read_scores(path: pathlib.Path) -> Any:
-  from atgcn_jax.paper.experiment_runs import read_scores
+  from atgcn_jax.paper.score_files import read_scores
 
   return read_scores(path, *config_and_store(), "latest")
 
@@ -203,10 +203,10 @@ def read_scores(path: pathlib.Path) -> Any:
 def scores_faults(found: Any) -> str:
   if found is None:
     return ""
-  scores, labels, names = found
+  scores, labels = found
   if scores.dtype != np.float32 or scores.shape != labels.shape or not np.isfinite(scores).all():
     return f"the scores are {scores.dtype}{scores.shape}, the labels {labels.shape}"
-  return "" if len(names) == scores.shape[1] else f"{len(names)} names of {scores.shape[1]} labels"
+  return ""
 
 
 def make_log(path: pathlib.Path) -> None:

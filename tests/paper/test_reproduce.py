@@ -7,10 +7,19 @@ import pathlib
 import re
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
-from runs_support import REPOSITORY, VOCABULARY, contents, make_store, start
+from runs_support import (
+  REPOSITORY,
+  VOCABULARY,
+  contents,
+  make_store,
+  start,
+  tiny_config,
+  trained,
+)
 from test_cli import run
 
 from atgcn_jax.data.store.clip_store import open_store
@@ -34,6 +43,8 @@ from atgcn_jax.paper.experiments import (
   on_curve,
   with_vectors,
 )
+from atgcn_jax.paper.score_files import read_scores
+from atgcn_jax.runs.config import plain_config
 from atgcn_jax.runs.records import read_records
 from atgcn_jax.runs.scoring import score_split
 
@@ -175,7 +186,7 @@ def test_figure4_is_of_the_tested_step(store, tmp_path, monkeypatch):
   (tmp_path / "ontology.json").write_text(json.dumps(nodes))
 
   def run_all(wanted, settings):
-    return {one.name: [ScoredRun(one, 0, "", tmp_path, *[None] * 3)] for one in wanted}
+    return {one.name: [ScoredRun(one, 0, "", tmp_path, *[None] * 2)] for one in wanted}
 
   steps = []
   monkeypatch.setattr(reproduce, "run_all", run_all)
@@ -272,6 +283,8 @@ def history(workdir):
     ),
     (("few", "--draws", "3"), "--draws: only for unseen; few does not"),
     (("few", "--head-rates", "1,3"), "--head-rates: few does not choose rates; set --config"),
+    (("few", "--config.data.vocabulary=a.csv"), "--config.data.vocabulary: few sets it itself"),
+    (("figure3", "--config.graph.threshold=0.4"), "--config.graph.threshold: figure3 sets it"),
   ],
 )
 def test_bad_arguments(store, tmp_path, capsys, arguments, message):
@@ -370,7 +383,7 @@ def scored_runs(experiment, shifts, folds=("",), clips=60):
     labels = (random.random((clips, 3)) < 0.4).astype(np.uint8)
     noise = random.standard_normal((clips, 3))
     runs += [
-      ScoredRun(experiment, seed, fold, None, noise + shift * labels, labels, ())
+      ScoredRun(experiment, seed, fold, None, noise + shift * labels, labels)
       for seed, shift in enumerate(shifts)
     ]
   return runs
@@ -410,10 +423,49 @@ def test_the_interval_covers_a_known_difference():
     labels = (random.random((150, 3)) < 0.4).astype(np.uint8)
     noise = random.standard_normal((2, 150, 3))
     runs = [
-      ScoredRun(experiment, 0, "", None, labels + spread * noise[i], labels, ())
+      ScoredRun(experiment, 0, "", None, labels + spread * noise[i], labels)
       for i, (experiment, spread) in enumerate(((CNN10, 1.0), (AT_GCN[2], 0.8)))
     ]
     difference, low, high = tables.paired_difference([runs[1]], [runs[0]])
     assert low < difference < high
     covered.append(low < 0.0663 < high)  # the mean of 3,000 draws
   assert sum(covered) >= 9
+
+
+@pytest.mark.parametrize(
+  ("change", "is_kept"),
+  [
+    ("data.vocabulary=part.csv", False),
+    ("graph.source=counts.npz", False),
+    ("graph.embeddings=glove.npz", False),
+    ("graph.ontology=ontology.json", False),
+    ("start.run=elsewhere/runs/cnn10-seed0", True),  # a folder that was moved
+    ("start.run=paper/runs/cnn10_head_0.1-seed0", False),
+  ],
+)
+def test_scores_with_other_files_are_not_reused(tmp_path, change, is_kept):
+  config = tiny_config(trained().parent, "start.run=paper/runs/cnn10-seed0")
+  np.savez(
+    tmp_path / "scores.npz",
+    scores=np.zeros((2, 3), np.float32),
+    labels=np.zeros((2, 3), np.uint8),
+    names=np.array(["A", "B", "C"]),
+    config=np.array(json.dumps(plain_config(config))),
+    store=np.array("store"),
+  )
+  changed = tiny_config(trained().parent, "start.run=paper/runs/cnn10-seed0", change)
+  store = types.SimpleNamespace(fingerprint="store")
+  assert read_scores(tmp_path / "scores.npz", config, store, "latest") is not None
+  assert (read_scores(tmp_path / "scores.npz", changed, store, "latest") is not None) == is_kept
+
+
+def test_the_rate_is_chosen_at_the_step_that_is_tested(monkeypatch, tmp_path):
+  def run_of(*precisions):
+    history = [{"step": step, "mAP": value} for step, value in enumerate(precisions)]
+    return types.SimpleNamespace(workdir=tmp_path, history=history)
+
+  monkeypatch.setattr(experiment_runs, "finished_run", lambda run: run)
+  assert experiment_runs.validation_map(run_of(0.1, 0.5, 0.3), "latest") == 0.3
+  assert experiment_runs.validation_map(run_of(0.1, 0.5, 0.3), "best") == 0.5
+  with pytest.raises(UserError, match=r"--head-rates: the validation mAP of .* is undefined"):
+    experiment_runs.validation_map(run_of(None, None), "best")

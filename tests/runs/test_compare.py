@@ -104,7 +104,7 @@ def test_metrics_match_scikit_learn():
 
 def test_interval_matches_that_of_the_paper_tables():
   a, b = (
-    ScoredRun(CNN10, 0, "", pathlib.Path(), s.scores, s.labels, s.vocabulary.names)
+    ScoredRun(CNN10, 0, "", pathlib.Path(), s.scores, s.labels)
     for s in scores_of(plain(), trained())
   )
   expected = tables.paired_difference([b], [a])
