@@ -50,6 +50,10 @@ READ = {
     HEADER.replace(",", "\t") + "c1.wav\t1\t\nc2.wav\t1\tdog,rain\n",
     [("c1.wav", "1", []), ("c2.wav", "1", ["dog", "rain"])],
   ),
+  "a text of two lines": (
+    'filename,fold,note,positive_labels\nc1.wav,1,"a ""b""\nc", dog\nc2.wav,1,5" tree,\n',
+    [("c1.wav", "1", ["dog"]), ("c2.wav", "1", [])],
+  ),
   "repeated label": (HEADER + 'c1.wav,1,"dog,,dog"\n', [("c1.wav", "1", ["dog"])]),
 }
 
@@ -118,6 +122,26 @@ REFUSED = {
     "'file_name' to filename, 'Folds' to fold, 'po",
   ),
   "repeated column": ("filename,fold,Fold,positive_labels\n", "several columns fold; keep one"),
+  "repeated label": (
+    "filename,fold,dog,cat,dog\nc1.wav,1,1,0,0\n",
+    "several columns dog; keep one",
+  ),
+  "open quote": (
+    HEADER + 'c1.wav,1,dog\nc2.wav,1,"dog\nc3.wav,1,dog\n',
+    r'line 3: a quote \("\) is not closed; close or remove it',
+  ),
+  "quote closed in another row": (
+    HEADER + 'c1.wav,1,"dog\nc2.wav,1,"rain"\n',
+    "line 2: a quote .* is not closed",
+  ),
+  "open quote of a long table": (
+    HEADER + 'c1.wav,1,"dog\n' + "c2.wav,1,dog\n" * 20_000,
+    "line 2: a quote .* is not closed",
+  ),
+  "open quote of the header": (
+    'filename,fold,"positive_labels\nc1.wav,1,dog\n',
+    "line 1: a quote .* is not closed",
+  ),
   "nearly multi-hot": ("filename,fold,dog\nc1.wav,1,1\nc2.wav,1,2\n", "no column positive_lab"),
   "esc50": (ESC50, "--layout esc50"),
   "sonyc": ("split,sensor_id,audio_filename,annotator_id\n", "--layout sonyc"),

@@ -156,6 +156,8 @@ def _rows(path: str | os.PathLike, folds: bool, group: str) -> Iterator[tuple[in
   if "positive_labels" not in columns and not about_columns(columns, ["positive_labels"]):
     every = list(rows)
     rows, hot = iter(every), _hot_columns(columns, [row for _, row in every], known)
+    if repeated := [name for name in hot if columns.count(name) > 1]:
+      raise UserError(f"{path}: several columns {', '.join(repeated)}; keep one")
   needed = ["filename", *(["fold"] if folds else []), *([] if hot else ["positive_labels"])]
   if missing := [name for name in needed if name not in columns]:
     hint = about_columns(columns, missing)
