@@ -183,6 +183,13 @@ ENDS = (
 )
 
 
+def test_an_event_ends_with_its_sound(tmp_path):
+  root = folder(tmp_path, a="1\t2\tcat\n9.5\t30\tdog\n")
+  listing = listed(root, [], fold="train")
+  assert listing.clip_ids == ["a.wav@000000.500", "a.wav@000008.000"]
+  assert [listing.vocabulary.ids[k] for k in listing.label_indices] == ["cat", "dog"]
+
+
 def test_names_are_the_ends_of_paths(tmp_path):
   root, table = folder(tmp_path), tmp_path / "t.csv"
   table.write_text(ENDS)
@@ -255,6 +262,8 @@ def test_tables_that_cannot_be_used(tmp_path):
     listed(root, [table])
   with pytest.raises(UserError, match=r"line 2: label 'dog' is not among .*; did you mean /m/dgo"):
     listed(root, [table], Vocabulary(("/m/dgo",), ("Dgo",)), "train")
+  with pytest.raises(UserError, match=r"line 3: label 'rain' is not among"):
+    listed(root, [table], Vocabulary(("dog", "cat"), ("Dog", "Cat")), "train")
   with pytest.raises(UserError, match=r"--split-by site: .*no such column"):
     listed(root, [table], fold="train", group="site")
   table.write_text(TABLE.replace("a.wav", "x.wav"))

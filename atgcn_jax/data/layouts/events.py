@@ -191,19 +191,22 @@ def _rows(
   late: list[str],
 ) -> Iterator[Row]:
   """Yield the clips of a file. Events after its end are added to `late`."""
-  where = file.events[0].where if file.events else file.path
-  labels = [event.label for event in file.events]
-  ids = vocabulary.as_ids(labels) if vocabulary else labels
-  events = sorted((event.onset, event.offset, label) for event, label in zip(file.events, ids))
-  if length > 0:
-    late += [event.where for event in file.events if event.onset >= length]
-    events = [event for event in events if event[0] < length]
+  late += [event.where for event in file.events if 0 < length <= event.onset]
+  there = [event for event in file.events if not 0 < length <= event.onset]
+  where = there[0].where if there else file.path
+  labels = [event.label for event in there]
+  if vocabulary:
+    labels = vocabulary.as_ids(labels)
+    for event, label in zip(there, labels):
+      vocabulary.indices([label], where=event.where)
+  events = sorted((event.onset, event.offset, label) for event, label in zip(there, labels))
   if length <= seconds:  # also a file that cannot be read, which fails when it is loaded
     if events or background:
       labels = list(dict.fromkeys(label for *_, label in events))
       yield Row(file.path, file.fold, file.path, labels, where, file.group)
     return
   spans = [(onset, offset) for onset, offset, _ in events]
+  events = [(onset, min(offset, length), label) for onset, offset, label in events]
   starts = event_windows(spans, seconds, length)
   if background:
     starts += background_windows(spans, seconds, length)
