@@ -89,8 +89,8 @@ def add_prepare(verb: AddVerb) -> None:
     "--split-by",
     metavar="GROUP",
     default="",
-    help="keep clips together in --split: folder, date (the last one in the path), or for list and "
-    "events a column of the CSV (default: the clips of one file)",
+    help="keep clips together in --split: for list and events a column of the CSV, otherwise "
+    "folder or date (the last one in the path) (default: the clips of one file)",
   )
   prepare.add_argument(
     "--stratify",

@@ -297,3 +297,26 @@ def test_clips_of_a_file_are_in_one_part(tmp_path):
   files = [clip.partition("@")[0] for clip in store.clip_ids.tolist()]
   assert len(files) > 21
   assert len({*zip(files, store.folds.tolist())}) == len({*files})
+
+
+@pytest.mark.parametrize("column", ["date", "folder"])
+def test_groups_are_the_column_of_that_name_or_stated_by_the_path(tmp_path, column):
+  root, table = folder(tmp_path), tmp_path / "t.csv"
+  options = {"fold": "train", "group": column, "background": True}
+  table.write_text(TABLE)
+  assert listed(root, [table], **options).groups == []
+  table.write_text(f"filename,onset,offset,label,{column.title()}\na.wav,0.5,1.5,dog,x\n")
+  groups = listed(root, [table], **options).groups
+  assert {*groups} == {"x", "c.wav", "sub/b.wav"}
+  table.write_text(table.read_text() + "c.wav,0.5,1.5,dog,\n")
+  with pytest.raises(UserError, match=f"--split-by {column}: .*line 3 has no {column}, but"):
+    listed(root, [table], **options)
+
+
+def test_label_tracks_have_no_groups(tmp_path):
+  root = folder(tmp_path, a=AUDACITY)
+  with pytest.raises(
+    UserError, match=r"--split-by site: .*a\.txt is a label track without columns"
+  ):
+    listed(root, [], fold="train", group="site")
+  assert listed(root, [], fold="train", group="date").groups == []

@@ -252,16 +252,17 @@ def test_the_command_splits_folders(tmp_path, capfd):
     assert message in capfd.readouterr().err
 
 
-def test_the_groups_of_a_list_are_a_column(tmp_path):
+@pytest.mark.parametrize("column", ["site", "date"])
+def test_the_groups_of_a_list_are_a_column(tmp_path, column):
   with (tmp_path / "labels.csv").open("w", newline="") as file:
     writer = csv.writer(file, delimiter=";")
-    writer.writerow(["filename", "site", "dog", "rain"])
+    writer.writerow(["filename", column, "dog", "rain"])
     for k in range(24):
       make_sound(tmp_path / "in" / f"{k}.wav", k)
       writer.writerow([f"{k}.wav", k % 8, k % 2, 1 - k % 2])
   with pytest.warns(UserWarning, match="2 columns of 0 and 1 are labels: dog, rain$"):
     prepare(
-      tmp_path / "in", tmp_path / "labels.csv", tmp_path / "s.h5", split="50/25/25", split_by="site"
+      tmp_path / "in", tmp_path / "labels.csv", tmp_path / "s.h5", split="50/25/25", split_by=column
     )
   folds = open_store(tmp_path / "s.h5").folds
   assert all(len(set(folds[site::8])) == 1 for site in range(8))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.layouts.tables import read_table, separator_of
 from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.hints import EMPTY
@@ -60,12 +61,17 @@ def read_events(path: str | os.PathLike, file: str = "", group: str = "") -> Ite
     path: The table.
     file: Sound file of the events, for tables without a column of files. Such a table states that
       the file has no event if it has no row.
-    group: Name of the column that states the groups of the files, for CSV. Empty for none.
+    group: Name of the column that states the groups of the files, for CSV. Empty for none. The
+      table may lack a column named as in BY_PATH.
 
   Raises:
     UserError: If the table cannot be read, lacks a column or has a row that is not an event.
   """
   first = _first_line(path)
+  if _is_track(first) and group and group not in BY_PATH:
+    raise UserError(
+      f"--split-by {group}: {path} is a label track without columns; use folder or date"
+    )
   if _is_track(first) or not first:
     yield from _track(path, file)
   else:
@@ -122,7 +128,7 @@ def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
       f"{path}: no column of the {what}, such as {' or '.join(NAMES[what][:3])}; its columns are "
       f"{printable(', '.join(filter(None, columns)), PART)}"
     )
-  if group and group not in columns:
+  if group and group not in (*columns, *BY_PATH):
     raise UserError(f"--split-by {group}: {path} has no such column; name one of its columns")
   seen = set()
   for line, row in rows:

@@ -20,6 +20,7 @@ from atgcn_jax.data.layouts.listing import (
   check_audio_folder,
   make_listing,
 )
+from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.store.long_files import load_cut, measured
 from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -66,6 +67,7 @@ def list_events(
     strict: Whether files with a missing part count as unreadable.
     folds: Whether the clips need folds.
     group: Name of the column that states the groups of the files; empty if each file is a group.
+      If the tables lack a column named as in BY_PATH, the clips have no groups.
     background: Whether clips without a label are also listed: consecutive ones of the stretches
       without an event, and of sound files without any event.
 
@@ -82,10 +84,12 @@ def list_events(
     for table, sound in (own.sounds if own else dict.fromkeys(tables, "")).items()
     for pair in events_of(table, names, sound, group)
   ]
-  files, absent = _by_file(events, fold or "")
+  by_path = _is_by_path(group, events)
+  files, absent = _by_file(events, fold or "", by_path=by_path)
   if background:
     known = {file.path for file in files} | (own.spare if own else set())
-    files += [_Annotated(path, [], fold or "", path) for path in sounds if path not in known]
+    others = [path for path in sounds if path not in known]
+    files += [_Annotated(path, [], fold or "", "" if by_path else path) for path in others]
   files.sort(key=lambda file: file.path)
   if not any(file.events for file in files):
     first = next(iter(absent), "")
@@ -215,14 +219,31 @@ def _rows(
     yield Row(clip, file.fold, clip, labels_in(events, start, seconds), where, file.group)
 
 
+def _is_by_path(group: str, events: Sequence[tuple[Event, str]]) -> bool:
+  """Return whether the paths state the groups, because no table has a column of this name.
+
+  Raises:
+    UserError: If only some of the events have the group.
+  """
+  if group not in BY_PATH:
+    return False
+  lacking = [event.where for event, _ in events if not event.group and event.label]
+  if lacking and any(event.group for event, _ in events):
+    raise UserError(
+      f"--split-by {group}: {lacking[0]} has no {group}, but other events have; add it"
+    )
+  return bool(lacking)
+
+
 def _by_file(
-  events: Iterable[tuple[Event, str]], fold: str
+  events: Iterable[tuple[Event, str]], fold: str, *, by_path: bool
 ) -> tuple[list[_Annotated], dict[str, None]]:
   """Return the sound files with their events, and the names that are no file of the folder.
 
   Args:
     events: Each event with the path of its sound, which is empty if there is none.
     fold: Fold of files for which no table states one.
+    by_path: Whether the files have no groups.
 
   Raises:
     UserError: If a file is in two folds or groups.
@@ -233,7 +254,7 @@ def _by_file(
     if not path:
       absent[event.file] = None
       continue
-    fold_of, group = event.fold or fold, event.group or path
+    fold_of, group = event.fold or fold, "" if by_path else event.group or path
     file = files.setdefault(path, _Annotated(path, [], fold_of, group))
     if (fold_of, group) != (file.fold, file.group):
       now, then = (fold_of, file.fold) if fold_of != file.fold else (group, file.group)

@@ -22,6 +22,7 @@ from atgcn_jax.data.layouts.listing import (
   load_file,
   make_listing,
 )
+from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.layouts.tables import read_table
 from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
@@ -107,7 +108,8 @@ def read_label_list(
     path: Path of the label list, with columns separated by commas, semicolons or tabs.
     root: Folder of the files. An absolute name in this folder equals the relative name.
     folds: Whether the list states folds. If not, a column of folds is ignored.
-    group: Name of the column that states the groups of the files. Empty for none.
+    group: Name of the column that states the groups of the files. Empty for none. The list may lack
+      a column named as in BY_PATH.
 
   Raises:
     UserError: If the list or a column is missing, a row has no name, fold or group, a file is in
@@ -166,6 +168,8 @@ def _rows(path: str | os.PathLike, folds: bool, group: str) -> Iterator[tuple[in
       f"{path}: no column {', '.join(missing)}; {hint}{'; ' if hint else ''}"
       f"the first line must name {FORM}{otherwise}"
     )
+  if group in BY_PATH and group not in columns:
+    group = ""
   if group and group not in columns:
     named = ", ".join(filter(None, columns))
     raise UserError(f"--split-by {group}: {path} has no such column; name one of {named}")
