@@ -140,14 +140,14 @@ def folder(tmp_path, **tables):
 
 def test_clips_of_tables_next_to_the_sounds(tmp_path):
   root = folder(
-    tmp_path, **{"a.Table.1.selections": RAVEN, "sub/b": "0\t0.5\tRain\n", "notes": "x"}
+    tmp_path, **{"a.Table.1.selections": RAVEN, "sub/b": "0\t0.5\thail\n", "notes": "x"}
   )
   out = tmp_path / "s.h5"
   line = ["prepare", "--layout", "events", "--audio", root, "--out", out, "--fold", "train"]
   assert cli.main([*map(str, line)]) == 0
   store = open_store(out)
   assert store.clip_ids.tolist() == ["a.wav@000000.000", "a.wav@000006.000", "sub/b.wav"]
-  assert [label_ids(store, k) for k in range(3)] == [{"dog"}, {"rain"}, {"Rain"}]
+  assert [label_ids(store, k) for k in range(3)] == [{"dog"}, {"rain"}, {"hail"}]
   np.testing.assert_allclose(store.seconds, [2, 2, 1])
   line = [*line[:-3], tmp_path / "all.h5", "--fold", "train", "--background"]
   assert cli.main([*map(str, line)]) == 0
@@ -242,6 +242,11 @@ def test_tables_of_no_sound_and_sounds_that_share_a_table_are_reported(tmp_path)
     "write NAME.txt for NAME.wav",
     f"{root}: 1 sound shares the table of another sound, left out: c.flac; rename it",
   ]
+
+
+def test_labels_that_differ_only_in_case_are_named(tmp_path):
+  (remark,) = listed(folder(tmp_path, a="0\t1\tdog\n7\t8\tDog\n"), [], fold="train").remarks
+  assert "labels Dog and dog differ only in case" in remark
 
 
 def test_a_sound_without_events_needs_no_fold(tmp_path):

@@ -93,6 +93,18 @@ def test_folders_that_cannot_be_used(tmp_path):
     listed(tmp_path, None, "train")
 
 
+def test_labels_that_differ_only_in_spelling_are_named(tmp_path):
+  touch(tmp_path, "Dog/a.wav", "dog/b.wav", "Vo\u0308gel/a.wav", "V\u00f6gel/b.wav")
+  _, listing = listed(tmp_path, fold="train")
+  assert {remark.partition(" differ only in ")[0] for remark in listing.remarks} == {
+    f"{tmp_path}: labels Dog and dog",
+    f"{tmp_path}: labels Vo\u0308gel and V\u00f6gel",
+  }
+  touch(tmp_path, "rain /a.wav")
+  with pytest.raises(UserError, match=r"label 'rain ' starts or ends with a blank; rename it"):
+    listed(tmp_path, fold="train")
+
+
 def test_names_that_are_not_utf8_are_reported(tmp_path):
   touch(tmp_path, "dog/a.wav", os.path.join("dog", os.fsdecode(b"\xe9.wav")))
   clips, listing = listed(tmp_path, fold="train")

@@ -8,6 +8,7 @@ import soundfile
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
+from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.layouts.label_list import (
   check_files,
   list_labelled,
@@ -212,7 +213,8 @@ def test_implausible_labels_are_rejected(path, label):
 DOUBTS = {
   "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write integers",
   "c1.wav,Train,dog\nc2.wav,train,dog\n": "folds Train and train differ only in case",
-  "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case",
+  "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case or Unicode form; write",
+  "c1.wav,1,Vo\u0308gel\nc2.wav,1,V\u00f6gel\n": "labels .* differ only in case or Unicode form",
   'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; separate with",
 }
 
@@ -251,6 +253,13 @@ def test_a_missing_file_gives_a_suggestion(tmp_path, path, name):
     listing.load(listing.sources[0])
   with pytest.raises(UserError, match=hint):
     check_files(tmp_path / "audio", read_label_list(path), path)
+
+
+def test_a_name_in_another_unicode_form_gives_a_suggestion(tmp_path):
+  (tmp_path / "Vo\u0308gel.wav").touch()
+  form = r", in the Unicode form of the file$"
+  assert re.search(f"did you mean Vo\u0308gel.wav{form}", nearby.hint(tmp_path, "V\u00f6gel.wav"))
+  assert nearby.hint(tmp_path, "v\u00d6gel").endswith("Vo\u0308gel.wav")
 
 
 def test_files_that_are_missing_or_not_sound(tmp_path, path):

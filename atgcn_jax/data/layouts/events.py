@@ -19,6 +19,7 @@ from atgcn_jax.data.layouts.listing import (
   Row,
   check_audio_folder,
   make_listing,
+  spelling_doubts,
 )
 from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.store.long_files import load_cut, measured
@@ -112,6 +113,8 @@ def list_events(
   )
   listing = make_listing(rows, vocabulary, functools.partial(load_cut, root, settings), root)
   listing.remarks.extend(own.remarks(root) if own else ())
+  doubts = spelling_doubts(listing.folds, listing.vocabulary.ids)
+  listing.remarks.extend(f"{root}: {doubt}" for doubt in doubts)
   if late:
     listing.remarks.append(
       f"{late[0]}: an event starts after the end of its sound; "

@@ -16,6 +16,7 @@ from atgcn_jax.data.layouts.listing import (
   check_audio_folder,
   load_file,
   make_listing,
+  spelling_doubts,
 )
 from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -79,6 +80,8 @@ def list_folders(
         yield Row(path, FOLDS[parts[0].lower()] if above else fold or "", path, ids, where)
 
   listing = make_listing(rows(), vocabulary, functools.partial(load_file, root, settings), root)
+  doubts = spelling_doubts(listing.folds, listing.vocabulary.ids)
+  listing.remarks.extend(f"{root}: {doubt}" for doubt in doubts)
   others = folders.other_formats(found.files)
   if not listing.clip_ids:
     raise UserError(

@@ -21,6 +21,7 @@ from atgcn_jax.data.layouts.listing import (
   check_audio_folder,
   load_file,
   make_listing,
+  spelling_doubts,
 )
 from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.layouts.tables import read_table
@@ -232,13 +233,9 @@ def _check_ids(files: list[LabelledFile], path: str | os.PathLike) -> None:
 def _doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
   """Yield remarks about folds and labels that may be mistakes."""
   folds, labels = sorted(set(folds)), sorted(labels)
+  yield from spelling_doubts(folds, labels)
   if decimal := [fold for fold in folds if re.fullmatch(r"\d+\.0", fold)]:
     yield f"folds are {', '.join(decimal[:3])}; write integers, or use these names in the config"
-  for what, words in (("folds", folds), ("labels", labels)):
-    first: dict[str, str] = {}
-    for word in words:
-      if (other := first.setdefault(word.casefold(), word)) != word:
-        yield f"{what} {other} and {word} differ only in case; write one if they are the same"
   known = set(labels)
   for label in labels:
     if len(parts := label.split()) > 1 and known.issuperset(parts):
