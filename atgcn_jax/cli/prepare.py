@@ -60,8 +60,8 @@ def add_prepare(verb: AddVerb) -> None:
   )
   prepare.add_argument(
     "--fold",
-    help="for folders, events, segments, panns and talnet, fold of all clips (default: taken from "
-    "names of folders or files)",
+    help="for segments, panns and talnet, fold of all clips; for folders and events, of those "
+    "whose folder or table states none (default: taken from names of folders or files)",
   )
   prepare.add_argument(
     "--normaliser",

@@ -84,10 +84,10 @@ def prepare(
     **layout_options: Options of some layouts. `vocabulary`: CSV with the columns `index`, `mid`,
       `display_name`; defaults to the sorted labels of the clips (`list`, `folders`, `events` and
       `segments` only). `ontology`: AudioSet's `ontology.json`, for `esc50`. `esc10`: whether to use
-      only the ESC-10 part of `esc50`. `fold`: fold of all clips, for `folders`, `segments`, `panns`
-      and `talnet`; defaults to the fold in the names of folders or files; for `events`, fold of the
-      files without one. `normaliser`: file of mean and deviation, for `talnet`. `background`:
-      whether to store clips without an event too, for `events`.
+      only the ESC-10 part of `esc50`. `fold`: fold of all clips, for `segments`, `panns` and
+      `talnet`; defaults to the fold in the names of folders or files; for `folders` and `events`,
+      fold of the files without one. `normaliser`: file of mean and deviation, for `talnet`.
+      `background`: whether to store clips without an event too, for `events`.
 
   Returns:
     The numbers of stored, absent and unreadable clips.

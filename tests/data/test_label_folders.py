@@ -79,6 +79,31 @@ def test_folders_of_folds(tmp_path):
   assert listing.vocabulary == KNOWN
 
 
+def test_a_folder_without_labels_beside_folders_of_folds(tmp_path):
+  touch(tmp_path, "train/dog/a.wav", "test/dog/b.wav", "_quiet/c.wav")
+  with pytest.raises(
+    UserError, match=r": _quiet has no fold; give --fold train for it, or move it"
+  ):
+    listed(tmp_path)
+  clips, listing = listed(tmp_path, fold="validation")
+  assert clips["_quiet/c.wav"] == ("validation", [])
+  assert clips["test/dog/b.wav"] == ("test", ["dog"])
+  assert not listing.remarks
+  assert listed(tmp_path, folds=False)[0]["_quiet/c.wav"] == ("", [])
+  (tmp_path / "_quiet").rename(tmp_path / "train" / "_quiet")
+  assert listed(tmp_path)[0]["train/_quiet/c.wav"] == ("train", [])
+  with pytest.raises(UserError, match=r"--fold x: the folders of .* state the folds; leave it out"):
+    listed(tmp_path, fold="x")
+  touch(tmp_path, "more/dog/d.wav")
+  with pytest.raises(UserError, match=r": more is no fold, unlike test, train; move it into one"):
+    listed(tmp_path, folds=False)
+
+
+def test_a_label_may_have_the_name_of_a_fold(tmp_path):
+  touch(tmp_path, "train/a.wav", "_quiet/b.wav")
+  assert listed(tmp_path, fold="x")[1].vocabulary.ids == ("train",)
+
+
 def test_folders_that_cannot_be_used(tmp_path):
   touch(tmp_path, "a.wav", "dog/a.txt", "dog/b.spx")
   with pytest.raises(UserError, match=r"no sound file in a folder of a label; 1 file of another"):
