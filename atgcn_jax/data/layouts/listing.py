@@ -78,6 +78,7 @@ class Listing:
     remarks: Lines for the user.
     normaliser: float32[2, F], mean and deviation of each band that were delivered with the clips.
     groups: `Row.group` of each clip. Empty if each clip is a group of its own.
+    shown: Name of each clip in reports. Empty if that is its source.
   """
 
   clip_ids: list[str]
@@ -93,6 +94,7 @@ class Listing:
   remarks: list[str] = dataclasses.field(default_factory=list)
   normaliser: np.ndarray | None = None
   groups: list[str] = dataclasses.field(default_factory=list)
+  shown: list[str] = dataclasses.field(default_factory=list)
 
 
 def make_listing(
