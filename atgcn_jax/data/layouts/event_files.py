@@ -25,7 +25,7 @@ class SoundNames:
     self._paths = {*sounds}
     self._named: dict[str, list[str]] = {}
     self._beside: dict[tuple[str, str], list[str]] = {}  # by folder and name
-    for sound in sounds:
+    for sound in dict.fromkeys(sounds):
       folder = os.path.dirname(os.path.abspath(os.path.join(root, sound)))
       for name in {folded(name) for name in _names(sound)}:
         self._named.setdefault(name, []).append(sound)
