@@ -60,8 +60,8 @@ def add_prepare(verb: AddVerb) -> None:
   )
   prepare.add_argument(
     "--fold",
-    help="for folders, events, segments, panns and talnet, fold of all clips (default: taken from "
-    "names of folders or files)",
+    help="for segments, panns and talnet, fold of all clips; for folders and events, of those "
+    "whose folder or table states none (default: taken from names of folders or files)",
   )
   prepare.add_argument(
     "--normaliser",
@@ -89,8 +89,8 @@ def add_prepare(verb: AddVerb) -> None:
     "--split-by",
     metavar="GROUP",
     default="",
-    help="keep clips together in --split: folder, date (the last one in the path), or for list and "
-    "events a column of the CSV (default: the clips of one file)",
+    help="keep clips together in --split: for list and events a column of the CSV, otherwise "
+    "folder or date (the last one in the path) (default: the clips of one file)",
   )
   prepare.add_argument(
     "--stratify",

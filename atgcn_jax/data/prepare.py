@@ -14,8 +14,8 @@ from atgcn_jax.audio import frontend
 from atgcn_jax.data.layouts.choice import check_options, listing_of, several
 from atgcn_jax.data.layouts.feature_archive import unpacked_archive
 from atgcn_jax.data.layouts.listing import Clip, Row, make_listing, used_only
-from atgcn_jax.data.layouts.options import CUTS, LAYOUT_OPTIONS
-from atgcn_jax.data.layouts.splitting import BY_PATH, parsed_shares, with_split
+from atgcn_jax.data.layouts.options import BY_PATH, CUTS, GROUPED, LAYOUT_OPTIONS
+from atgcn_jax.data.layouts.splitting import parsed_shares, with_split
 from atgcn_jax.data.store.clip_store import open_store
 from atgcn_jax.data.store.findings_table import summary
 from atgcn_jax.data.store.finished import read_finished
@@ -78,16 +78,16 @@ def prepare(
     strict: Whether to treat files with a missing part as unreadable.
     split: Percentages of train, validation and test that replace the folds, such as `80/10/10`
       (`splitting.with_split`). Empty for the folds of the layout.
-    split_by: Groups of the split: `folder`, `date` or, for `list` and `events`, the name of a
-      column.
+    split_by: Groups of the split: for `list` and `events` the name of a column, otherwise or
+      without such a column `folder` or `date` (`splitting.with_split`).
     stratify: Whether to stratify the split by label.
     **layout_options: Options of some layouts. `vocabulary`: CSV with the columns `index`, `mid`,
       `display_name`; defaults to the sorted labels of the clips (`list`, `folders`, `events` and
       `segments` only). `ontology`: AudioSet's `ontology.json`, for `esc50`. `esc10`: whether to use
-      only the ESC-10 part of `esc50`. `fold`: fold of all clips, for `folders`, `segments`, `panns`
-      and `talnet`; defaults to the fold in the names of folders or files; for `events`, fold of the
-      files without one. `normaliser`: file of mean and deviation, for `talnet`. `background`:
-      whether to store clips without an event too, for `events`.
+      only the ESC-10 part of `esc50`. `fold`: fold of all clips, for `segments`, `panns` and
+      `talnet`; defaults to the fold in the names of folders or files; for `folders` and `events`,
+      fold of the files without one. `normaliser`: file of mean and deviation, for `talnet`.
+      `background`: whether to store clips without an event too, for `events`.
 
   Returns:
     The numbers of stored, absent and unreadable clips.
@@ -107,6 +107,8 @@ def prepare(
     raise UserError(f"--{unsupported[0]}: --layout {layout} does not support it; leave it out")
   if (split_by or stratify) and not split:
     raise UserError(f"--{'split-by' if split_by else 'stratify'}: needs --split 80/10/10")
+  if split_by.lower() in BY_PATH:
+    split_by = split_by.lower()
   if split:
     parsed_shares(split)
     if options["fold"]:
@@ -115,7 +117,7 @@ def prepare(
     raise UserError("--segment: --layout events cuts around events; use --background for the rest")
   options |= {
     "folds": not split,
-    "group": "" if split_by in BY_PATH else split_by,
+    "group": split_by if layout in GROUPED or split_by not in BY_PATH else "",
     "workers": workers or cores(),
     "strict": strict,
   }
@@ -134,7 +136,8 @@ def prepare(
     for remark in listing.remarks:
       warnings.warn(remark, stacklevel=2)
     if split:
-      listing = with_split(listing, split, split_by, stratify=stratify)
+      by = "" if options["group"] and listing.groups else split_by
+      listing = with_split(listing, split, by, stratify=stratify)
     if segment:
       listing = cut_long(listing, settings, workers or cores(), strict=strict)
     built = build_store(out, listing, settings, dtype, workers=workers, strict=strict)

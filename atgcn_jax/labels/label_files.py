@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,11 @@ def encoding_fault(error: UnicodeDecodeError) -> str:
 def has_controls(text: str) -> bool:
   """Return whether a text has characters that control its display, which no name has."""
   return _CONTROLS.search(text) is not None
+
+
+def folded(text: str) -> str:
+  """Return a text in the form in which case and Unicode form make no difference."""
+  return unicodedata.normalize("NFC", text).casefold()
 
 
 def check_name(text: str, where: str) -> None:

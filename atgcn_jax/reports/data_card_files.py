@@ -101,10 +101,12 @@ def _sound(card: dict[str, Any]) -> list[str]:
     counts = [
       (shorter, durations["shorter_than_a_clip"]),
       ("longer than a clip", durations["longer_than_a_clip"]),
-      ("total length of unused ends of longer files", f"{durations['seconds_not_used']:.2f} s"),
+      ("total length of unused ends of longer ones", f"{durations['seconds_not_used']:.2f} s"),
       ("unknown", durations["unknown"]),
     ]
-    parts.append(_table(("duration of the files", ""), [*rows, *counts]))
+    parts.append(
+      _table(("duration of the sounds (files or pieces of files)", ""), [*rows, *counts])
+    )
   if rates is None:
     parts.append("The store has no sample rates of its files.")
   else:

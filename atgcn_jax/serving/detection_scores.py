@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from atgcn_jax.audio.folders import contents
-from atgcn_jax.data.layouts.event_tables import Event, read_events, stems_of
+from atgcn_jax.data.layouts.event_files import SoundNames, events_of
+from atgcn_jax.data.layouts.event_tables import Event
 from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.event_metrics import EventCounts, Span, added, event_counts, segment_counts
 from atgcn_jax.labels.summary import find_label
@@ -48,7 +49,7 @@ class Reference:
       tables: Tables of events, or folders of them (`read_events`). A table without a column of
         files is that of the sound whose name, with or without suffix, its own name starts with. If
         it is empty, each detection in the sound is a false alarm.
-      sounds: The paths of the sounds. Tables name them by path or by the last part of it.
+      sounds: The paths of the sounds. Tables name them by path or by the end of it.
       vocabulary: The labels. Tables have ids or names.
 
     Raises:
@@ -58,13 +59,11 @@ class Reference:
     self.unknown: collections.Counter[str] = collections.Counter()
     self.absent: dict[str, None] = {}
     self._sounds, self._vocabulary = sounds, vocabulary
-    self._named = _named_like(sounds)
     self._known: dict[str, int | None] = {}
-    self._places: dict[str, str | None] = {}
+    names = SoundNames(sounds)
     for path in table_files(tables):
-      own = _sound_of(path, self._named)
-      for event in read_events(path, own or os.path.basename(path)):
-        self._add(event)
+      for event, sound in events_of(path, names, otherwise=os.path.basename(path)):
+        self._add(event, sound)
     self.labels = sorted({k for found in self.events.values() for k in found})
     if not self.labels:
       labels = printable(", ".join(list(self.unknown)[:3]), PART)
@@ -73,11 +72,8 @@ class Reference:
       why += f"; other files: {files}" if files else ""
       raise UserError(f"--score {tables[0]}: no event of a known label in one of the sounds{why}")
 
-  def _add(self, event: Event) -> None:
-    if event.file not in self._places:
-      self._places[event.file] = _matching(event.file, self._named)
-    sound = self._places[event.file]
-    if sound is None:
+  def _add(self, event: Event, sound: str) -> None:
+    if not sound:
       self.absent[event.file] = None
       return
     spans = self.events.setdefault(sound, {})
@@ -213,40 +209,6 @@ def table_files(tables: Sequence[str]) -> list[str]:
       raise UserError(f"--score {table}: has no {', '.join(TABLES)}; name a folder of tables")
     files += inside
   return files
-
-
-def _named_like(sounds: Sequence[str]) -> dict[str, list[str]]:
-  """Return the sounds by the last part of their path, with and without suffix."""
-  named: dict[str, list[str]] = {}
-  for sound in sounds:
-    name = os.path.basename(sound)
-    for key in {name, os.path.splitext(name)[0]}:
-      named.setdefault(key, []).append(sound)
-  return named
-
-
-def _sound_of(table: str, named: dict[str, list[str]]) -> str | None:
-  """Return the sound whose name, perhaps without suffix, starts the name of a table.
-
-  If there are several, that in the folder of the table counts.
-  """
-  folder, name = os.path.split(os.path.abspath(table))
-  for stem in stems_of(name):
-    same = named.get(stem, [])
-    near = [sound for sound in same if os.path.dirname(os.path.abspath(sound)) == folder]
-    found = near if len(near) == 1 else same
-    if len(found) == 1:
-      return found[0]
-  return None
-
-
-def _matching(name: str, named: dict[str, list[str]]) -> str | None:
-  """Return the sound that a table names, by its path or by the end of it."""
-  name = os.path.normpath(name.replace("\\", "/")).lstrip("/")
-  same = named.get(os.path.basename(name), [])
-  ends = [sound for sound in same if f"/{os.path.normpath(sound)}".endswith(f"/{name}")]
-  found = ends if len(ends) == 1 else same
-  return found[0] if len(found) == 1 else None
 
 
 def _position(vocabulary: Vocabulary, label: str) -> int | None:

@@ -102,12 +102,32 @@ def test_long_files_are_cut_into_clips(sounds):
   )
   assert report(sounds) == [
     [
-      "tail.mp3@000002.000-",
+      "tail.mp3@000002.000",
       "longer",
       "0.100",
       "2.100 s long; the last 0.100 s (4.8%) are not used",
     ]
   ]
+
+
+def test_the_card_does_not_call_pieces_files(sounds):
+  prepared(sounds, segment=True)
+  assert "| duration of the sounds (files or pieces of files) |" in card_markdown(
+    data_card(sounds / "s.h5")
+  )
+
+
+def test_an_unreadable_clip_is_named_by_its_id(sounds, monkeypatch):
+  outcome = store_builder.outcome
+
+  def without_the_last(load, root, settings, dtype, source, **options):
+    bad = source.endswith("-")
+    return "is bad" if bad else outcome(load, root, settings, dtype, source, **options)
+
+  monkeypatch.setattr(store_builder, "outcome", without_the_last)
+  prepared(sounds, segment=True)
+  unreadable = list(csv.reader(unfinished.report_path(sounds / "s.h5").open()))[1:]
+  assert [name for name, _ in unreadable] == [CLIP_IDS[k] for k in (3, 5, 8)]
 
 
 def test_clips_equal_the_parts_of_their_file(sounds):
@@ -187,8 +207,8 @@ def test_incomplete_files_are_cut_up_to_the_damage(sounds):
   assert built == (8, 0, 0)
   assert store.clip_ids.tolist() == [CLIP_IDS[k] for k in (0, 1, 2, 4, 5, 6, 7, 8)]
   incomplete = {row[0]: row for row in report(sounds) if row[1] == "incomplete"}
-  assert list(incomplete) == ["a/long.wav@000004.000-", "exact.flac@000002.000-"]
-  assert incomplete["a/long.wav@000004.000-"][2:] == [
+  assert list(incomplete) == ["a/long.wav@000004.000", "exact.flac@000002.000"]
+  assert incomplete["a/long.wav@000004.000"][2:] == [
     "2.000",
     "16000 of 56000 bytes of sound are missing; 2.000 of 3.000 s (66.7%) are missing; "
     "the rest is used",

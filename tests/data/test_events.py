@@ -65,11 +65,14 @@ def test_an_empty_table_states_that_its_file_has_no_event(tmp_path, text):
   assert read(tmp_path / "t.txt", "filename,onset,offset,label\n") == []
 
 
+RAVEN_OF_FILES = (
+  "Selection\tBegin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tAnnotation\n"
+  "1\t600.5\t601.5\ta.wav\t0.5\tdog\n"
+)
+
+
 def test_raven_tables_of_several_files(tmp_path):
-  text = (
-    "Selection\tBegin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tAnnotation\n"
-    "1\t600.5\t601.5\ta.wav\t0.5\tdog\n2\t4\t4.5\tb.wav\t4\train\n"
-  )
+  text = RAVEN_OF_FILES + "2\t4\t4.5\tb.wav\t4\train\n"
   found = read(tmp_path / "t.txt", text, "")
   assert found == [("a.wav", 0.5, 1.5, "dog"), ("b.wav", 4.0, 4.5, "rain")]
 
@@ -137,14 +140,14 @@ def folder(tmp_path, **tables):
 
 def test_clips_of_tables_next_to_the_sounds(tmp_path):
   root = folder(
-    tmp_path, **{"a.Table.1.selections": RAVEN, "sub/b": "0\t0.5\tRain\n", "notes": "x"}
+    tmp_path, **{"a.Table.1.selections": RAVEN, "sub/b": "0\t0.5\thail\n", "notes": "x"}
   )
   out = tmp_path / "s.h5"
   line = ["prepare", "--layout", "events", "--audio", root, "--out", out, "--fold", "train"]
   assert cli.main([*map(str, line)]) == 0
   store = open_store(out)
   assert store.clip_ids.tolist() == ["a.wav@000000.000", "a.wav@000006.000", "sub/b.wav"]
-  assert [label_ids(store, k) for k in range(3)] == [{"dog"}, {"rain"}, {"Rain"}]
+  assert [label_ids(store, k) for k in range(3)] == [{"dog"}, {"rain"}, {"hail"}]
   np.testing.assert_allclose(store.seconds, [2, 2, 1])
   line = [*line[:-3], tmp_path / "all.h5", "--fold", "train", "--background"]
   assert cli.main([*map(str, line)]) == 0
@@ -175,6 +178,77 @@ def test_clips_of_a_table(tmp_path):
   assert remark.startswith(f"{table}, line 5: an event starts after the end of its sound; 1 such")
 
 
+ENDS = (
+  "filename,onset,offset,label\nsiteA/b.wav,0,1,owl\nsub/b.wav,0,1,wren\nx/a,0,1,dog\nA.wav,0,1,x\n"
+)
+
+
+def test_an_event_ends_with_its_sound(tmp_path):
+  root = folder(tmp_path, a="1\t2\tcat\n9.5\t30\tdog\n")
+  listing = listed(root, [], fold="train")
+  assert listing.clip_ids == ["a.wav@000000.500", "a.wav@000008.000"]
+  assert [listing.vocabulary.ids[k] for k in listing.label_indices] == ["cat", "dog"]
+
+
+def test_names_are_the_ends_of_paths(tmp_path):
+  root, table = folder(tmp_path), tmp_path / "t.csv"
+  table.write_text(ENDS)
+  listing = listed(root, [table], fold="train")
+  assert listing.clip_ids == ["a.wav@000000.000", "sub/b.wav"]
+  assert listing.vocabulary.ids == ("dog", "wren")
+  assert listing.absent == [
+    ("siteA/b.wav", "not there"),
+    ("A.wav", "not there; did you mean a.wav"),
+  ]
+  table.write_text(TABLE.replace("a.wav", "A.wav"))
+  with pytest.raises(UserError, match=r"such as A\.wav; did you mean a\.wav\); give the folder"):
+    listed(root, [table], fold="train")
+
+
+def test_a_table_next_to_a_sound_means_that_sound(tmp_path):
+  root = tmp_path / "in"
+  for site, label in (("one", "owl"), ("two", "wren")):
+    (root / site).mkdir(parents=True)
+    soundfile.write(root / site / "20240101.wav", np.zeros(4000), 4000)
+    text = RAVEN_OF_FILES.replace("a.wav", "20240101.wav").replace("dog", label)
+    (root / site / "20240101.selections.txt").write_text(text)
+  for tables in ([], [root / site / "20240101.selections.txt" for site in ("one", "two")]):
+    listing = listed(root, tables, fold="train")
+    assert listing.clip_ids == ["one/20240101.wav", "two/20240101.wav"]
+    assert [listing.vocabulary.ids[k] for k in listing.label_indices] == ["owl", "wren"]
+    assert not listing.absent
+
+
+def test_label_tracks_among_the_labels_are_of_the_sound_of_their_name(tmp_path):
+  root, track = folder(tmp_path), tmp_path / "B_x.txt"
+  track.write_text("0\t0.5\tdog\n")
+  with pytest.raises(
+    UserError, match=r"B_x\.txt: a label track of no sound in the folder; name it"
+  ):
+    listed(root, [track], fold="train")
+  track = track.rename(tmp_path / "B.labels.txt")
+  assert listed(root, [track], fold="train").clip_ids == ["sub/b.wav"]
+
+
+def test_tables_of_no_sound_and_sounds_that_share_a_table_are_reported(tmp_path):
+  root = folder(tmp_path, A="0\t1\tdog\n", b_labels="0\t1\tcat\n", c=AUDACITY)
+  (root / "notes.txt").write_text("Begin Time (s) is a column\n")
+  (root / "old.txt").write_text(RAVEN)
+  (root / "c.flac").write_bytes((root / "c.wav").read_bytes())
+  listing = listed(root, [], fold="train", background=True)
+  assert {clip.partition("@")[0] for clip in listing.clip_ids} == {"a.wav", "c.wav", "sub/b.wav"}
+  assert listing.remarks[:2] == [
+    f"{root}: 2 tables of events have the name of no sound, left out: b_labels.txt, old.txt; "
+    "write NAME.txt for NAME.wav",
+    f"{root}: 1 sound shares the table of another sound, left out: c.flac; rename it",
+  ]
+
+
+def test_labels_that_differ_only_in_case_are_named(tmp_path):
+  (remark,) = listed(folder(tmp_path, a="0\t1\tdog\n7\t8\tDog\n"), [], fold="train").remarks
+  assert "labels Dog and dog differ only in case" in remark
+
+
 def test_a_sound_without_events_needs_no_fold(tmp_path):
   root = folder(tmp_path, a="onset,offset,label,fold\n1,2,dog,train\n", c="onset,offset,label\n")
   assert listed(root, []).clip_ids == ["a.wav@000000.500"]
@@ -193,6 +267,8 @@ def test_tables_that_cannot_be_used(tmp_path):
     listed(root, [table])
   with pytest.raises(UserError, match=r"line 2: label 'dog' is not among .*; did you mean /m/dgo"):
     listed(root, [table], Vocabulary(("/m/dgo",), ("Dgo",)), "train")
+  with pytest.raises(UserError, match=r"line 3: label 'rain' is not among"):
+    listed(root, [table], Vocabulary(("dog", "cat"), ("Dog", "Cat")), "train")
   with pytest.raises(UserError, match=r"--split-by site: .*no such column"):
     listed(root, [table], fold="train", group="site")
   table.write_text(TABLE.replace("a.wav", "x.wav"))
@@ -226,3 +302,26 @@ def test_clips_of_a_file_are_in_one_part(tmp_path):
   files = [clip.partition("@")[0] for clip in store.clip_ids.tolist()]
   assert len(files) > 21
   assert len({*zip(files, store.folds.tolist())}) == len({*files})
+
+
+@pytest.mark.parametrize("column", ["date", "folder"])
+def test_groups_are_the_column_of_that_name_or_stated_by_the_path(tmp_path, column):
+  root, table = folder(tmp_path), tmp_path / "t.csv"
+  options = {"fold": "train", "group": column, "background": True}
+  table.write_text(TABLE)
+  assert listed(root, [table], **options).groups == []
+  table.write_text(f"filename,onset,offset,label,{column.title()}\na.wav,0.5,1.5,dog,x\n")
+  groups = listed(root, [table], **options).groups
+  assert {*groups} == {"x", "c.wav", "sub/b.wav"}
+  table.write_text(table.read_text() + "c.wav,0.5,1.5,dog,\n")
+  with pytest.raises(UserError, match=f"--split-by {column}: .*line 3 has no {column}, but"):
+    listed(root, [table], **options)
+
+
+def test_label_tracks_have_no_groups(tmp_path):
+  root = folder(tmp_path, a=AUDACITY)
+  with pytest.raises(
+    UserError, match=r"--split-by site: .*a\.txt is a label track without columns"
+  ):
+    listed(root, [], fold="train", group="site")
+  assert listed(root, [], fold="train", group="date").groups == []

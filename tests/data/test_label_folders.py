@@ -79,6 +79,31 @@ def test_folders_of_folds(tmp_path):
   assert listing.vocabulary == KNOWN
 
 
+def test_a_folder_without_labels_beside_folders_of_folds(tmp_path):
+  touch(tmp_path, "train/dog/a.wav", "test/dog/b.wav", "_quiet/c.wav")
+  with pytest.raises(
+    UserError, match=r": _quiet has no fold; give --fold train for it, or move it"
+  ):
+    listed(tmp_path)
+  clips, listing = listed(tmp_path, fold="validation")
+  assert clips["_quiet/c.wav"] == ("validation", [])
+  assert clips["test/dog/b.wav"] == ("test", ["dog"])
+  assert not listing.remarks
+  assert listed(tmp_path, folds=False)[0]["_quiet/c.wav"] == ("", [])
+  (tmp_path / "_quiet").rename(tmp_path / "train" / "_quiet")
+  assert listed(tmp_path)[0]["train/_quiet/c.wav"] == ("train", [])
+  with pytest.raises(UserError, match=r"--fold x: the folders of .* state the folds; leave it out"):
+    listed(tmp_path, fold="x")
+  touch(tmp_path, "more/dog/d.wav")
+  with pytest.raises(UserError, match=r": more is no fold, unlike test, train; move it into one"):
+    listed(tmp_path, folds=False)
+
+
+def test_a_label_may_have_the_name_of_a_fold(tmp_path):
+  touch(tmp_path, "train/a.wav", "_quiet/b.wav")
+  assert listed(tmp_path, fold="x")[1].vocabulary.ids == ("train",)
+
+
 def test_folders_that_cannot_be_used(tmp_path):
   touch(tmp_path, "a.wav", "dog/a.txt", "dog/b.spx")
   with pytest.raises(UserError, match=r"no sound file in a folder of a label; 1 file of another"):
@@ -91,6 +116,18 @@ def test_folders_that_cannot_be_used(tmp_path):
   touch(tmp_path, "dog, loud/a.wav")
   with pytest.raises(UserError, match=r"label 'dog, loud': commas separate labels"):
     listed(tmp_path, None, "train")
+
+
+def test_labels_that_differ_only_in_spelling_are_named(tmp_path):
+  touch(tmp_path, "Dog/a.wav", "dog/b.wav", "Vo\u0308gel/a.wav", "V\u00f6gel/b.wav")
+  _, listing = listed(tmp_path, fold="train")
+  assert {remark.partition(" differ only in ")[0] for remark in listing.remarks} == {
+    f"{tmp_path}: labels Dog and dog",
+    f"{tmp_path}: labels Vo\u0308gel and V\u00f6gel",
+  }
+  touch(tmp_path, "rain /a.wav")
+  with pytest.raises(UserError, match=r"label 'rain ' starts or ends with a blank; rename it"):
+    listed(tmp_path, fold="train")
 
 
 def test_names_that_are_not_utf8_are_reported(tmp_path):
@@ -252,16 +289,17 @@ def test_the_command_splits_folders(tmp_path, capfd):
     assert message in capfd.readouterr().err
 
 
-def test_the_groups_of_a_list_are_a_column(tmp_path):
+@pytest.mark.parametrize("column", ["site", "date"])
+def test_the_groups_of_a_list_are_a_column(tmp_path, column):
   with (tmp_path / "labels.csv").open("w", newline="") as file:
     writer = csv.writer(file, delimiter=";")
-    writer.writerow(["filename", "site", "dog", "rain"])
+    writer.writerow(["filename", column, "dog", "rain"])
     for k in range(24):
       make_sound(tmp_path / "in" / f"{k}.wav", k)
       writer.writerow([f"{k}.wav", k % 8, k % 2, 1 - k % 2])
   with pytest.warns(UserWarning, match="2 columns of 0 and 1 are labels: dog, rain$"):
     prepare(
-      tmp_path / "in", tmp_path / "labels.csv", tmp_path / "s.h5", split="50/25/25", split_by="site"
+      tmp_path / "in", tmp_path / "labels.csv", tmp_path / "s.h5", split="50/25/25", split_by=column
     )
   folds = open_store(tmp_path / "s.h5").folds
   assert all(len(set(folds[site::8])) == 1 for site in range(8))

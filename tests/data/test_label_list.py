@@ -8,6 +8,7 @@ import soundfile
 
 from atgcn_jax import cli
 from atgcn_jax.audio import frontend
+from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.layouts.label_list import (
   check_files,
   list_labelled,
@@ -49,6 +50,10 @@ READ = {
   "tabs": (
     HEADER.replace(",", "\t") + "c1.wav\t1\t\nc2.wav\t1\tdog,rain\n",
     [("c1.wav", "1", []), ("c2.wav", "1", ["dog", "rain"])],
+  ),
+  "a text of two lines": (
+    'filename,fold,note,positive_labels\nc1.wav,1,"a ""b""\nc", dog\nc2.wav,1,5" tree,\n',
+    [("c1.wav", "1", ["dog"]), ("c2.wav", "1", [])],
   ),
   "repeated label": (HEADER + 'c1.wav,1,"dog,,dog"\n', [("c1.wav", "1", ["dog"])]),
 }
@@ -118,6 +123,26 @@ REFUSED = {
     "'file_name' to filename, 'Folds' to fold, 'po",
   ),
   "repeated column": ("filename,fold,Fold,positive_labels\n", "several columns fold; keep one"),
+  "repeated label": (
+    "filename,fold,dog,cat,dog\nc1.wav,1,1,0,0\n",
+    "several columns dog; keep one",
+  ),
+  "open quote": (
+    HEADER + 'c1.wav,1,dog\nc2.wav,1,"dog\nc3.wav,1,dog\n',
+    r'line 3: a quote \("\) is not closed; close or remove it',
+  ),
+  "quote closed in another row": (
+    HEADER + 'c1.wav,1,"dog\nc2.wav,1,"rain"\n',
+    "line 2: a quote .* is not closed",
+  ),
+  "open quote of a long table": (
+    HEADER + 'c1.wav,1,"dog\n' + "c2.wav,1,dog\n" * 20_000,
+    "line 2: a quote .* is not closed",
+  ),
+  "open quote of the header": (
+    'filename,fold,"positive_labels\nc1.wav,1,dog\n',
+    "line 1: a quote .* is not closed",
+  ),
   "nearly multi-hot": ("filename,fold,dog\nc1.wav,1,1\nc2.wav,1,2\n", "no column positive_lab"),
   "esc50": (ESC50, "--layout esc50"),
   "sonyc": ("split,sensor_id,audio_filename,annotator_id\n", "--layout sonyc"),
@@ -188,7 +213,8 @@ def test_implausible_labels_are_rejected(path, label):
 DOUBTS = {
   "c1.wav,1.0,dog\nc2.wav,2.0,dog\n": "folds are 1.0, 2.0; write integers",
   "c1.wav,Train,dog\nc2.wav,train,dog\n": "folds Train and train differ only in case",
-  "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case",
+  "c1.wav,1,dog\nc2.wav,1,Dog\n": "labels Dog and dog differ only in case or Unicode form; write",
+  "c1.wav,1,Vo\u0308gel\nc2.wav,1,V\u00f6gel\n": "labels .* differ only in case or Unicode form",
   'c1.wav,1,dog rain\nc2.wav,1,"dog,rain"\n': "'dog rain' counts as one label; separate with",
 }
 
@@ -227,6 +253,13 @@ def test_a_missing_file_gives_a_suggestion(tmp_path, path, name):
     listing.load(listing.sources[0])
   with pytest.raises(UserError, match=hint):
     check_files(tmp_path / "audio", read_label_list(path), path)
+
+
+def test_a_name_in_another_unicode_form_gives_a_suggestion(tmp_path):
+  (tmp_path / "Vo\u0308gel.wav").touch()
+  form = r", in the Unicode form of the file$"
+  assert re.search(f"did you mean Vo\u0308gel.wav{form}", nearby.hint(tmp_path, "V\u00f6gel.wav"))
+  assert nearby.hint(tmp_path, "v\u00d6gel").endswith("Vo\u0308gel.wav")
 
 
 def test_files_that_are_missing_or_not_sound(tmp_path, path):

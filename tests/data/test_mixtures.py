@@ -140,7 +140,10 @@ def test_a_store_of_mixtures(recordings, tmp_path):
 def test_bad_input_is_rejected_and_nothing_is_written(recordings, tmp_path):
   bare = tmp_path / "bare.csv"
   bare.write_text('filename,fold,positive_labels\nsub/dog-1a.wav,1,"dog,animal"\n')
+  empty = tmp_path / "empty.csv"
+  empty.write_text("filename,fold,positive_labels\nsub/dog-1a.wav,1,\n")
   for changes, message in (
+    ({"labels": empty}, "no file has a label; add the labels"),
     ({"labels": bare}, "fold 1 has fewer than two kinds of sound"),
     ({"labels": tmp_path / "none.csv"}, "no such label list"),
     ({"audio": tmp_path / "none"}, "no such folder"),

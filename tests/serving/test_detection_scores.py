@@ -41,6 +41,13 @@ def test_events_of_known_labels_and_sounds(tmp_path):
   ]
 
 
+def test_names_are_the_ends_of_paths(tmp_path):
+  text = "filename,onset,offset,label\n/data/x/a.wav,0,1,Hum\nz/b.wav,1,2,Hum\ny/c,2,3,Hum\n"
+  found = reference(tmp_path, text)
+  assert found.events == {"x/a.wav": {0: [(0, 1)]}, "y/c.wav": {0: [(2, 3)]}}
+  assert [*found.absent] == ["z/b.wav"]
+
+
 def test_scores(tmp_path):
   detected = {
     "x/a.wav": [

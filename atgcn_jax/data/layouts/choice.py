@@ -12,7 +12,7 @@ from atgcn_jax.data.layouts.events import list_events
 from atgcn_jax.data.layouts.label_folders import list_folders
 from atgcn_jax.data.layouts.label_list import list_labelled
 from atgcn_jax.data.layouts.listing import Listing
-from atgcn_jax.data.layouts.options import MANY, OPTIONS
+from atgcn_jax.data.layouts.options import GROUPED, MANY, OPTIONS
 from atgcn_jax.data.layouts.panns import list_packed
 from atgcn_jax.data.layouts.published_tables import list_fsd50k, list_urbansound8k
 from atgcn_jax.data.layouts.segments import list_segments
@@ -47,7 +47,8 @@ def listing_of(layout: str, options: dict[str, Any], settings: Frontend) -> List
   Args:
     layout: Name of the layout.
     options: Options of the layout, and `audio`, `labels`, `folds` (whether the layout must state
-      folds), `group` (column of groups, or empty), `workers` and `strict`.
+      folds), `group` (column of groups, which may lack if it is one of BY_PATH; empty for none),
+      `workers` and `strict`.
     settings: Front end of the clips.
 
   Raises:
@@ -58,7 +59,7 @@ def listing_of(layout: str, options: dict[str, Any], settings: Frontend) -> List
   fold = options["fold"]
   vocabulary = read_vocabulary(options["vocabulary"]) if options["vocabulary"] else None
   folds, group = options["folds"], options["group"]
-  if group and layout not in ("list", "events"):
+  if group and layout not in GROUPED:
     raise UserError(f"--split-by {group}: --layout {layout} has no such column; use folder or date")
   if layout == "list":
     return list_labelled(audio[0], labels[0], settings, vocabulary, folds=folds, group=group)

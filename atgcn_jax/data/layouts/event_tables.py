@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from atgcn_jax.data.layouts.tables import read_table
+from atgcn_jax.data.layouts.options import BY_PATH
+from atgcn_jax.data.layouts.tables import read_table, separator_of
 from atgcn_jax.errors import PART, UserError, printable
 from atgcn_jax.labels.hints import EMPTY
 from atgcn_jax.labels.label_files import SHOWN, check_name, text_lines
@@ -60,22 +61,36 @@ def read_events(path: str | os.PathLike, file: str = "", group: str = "") -> Ite
     path: The table.
     file: Sound file of the events, for tables without a column of files. Such a table states that
       the file has no event if it has no row.
-    group: Name of the column that states the groups of the files, for CSV. Empty for none.
+    group: Name of the column that states the groups of the files, for CSV. Empty for none. The
+      table may lack a column named as in BY_PATH.
 
   Raises:
     UserError: If the table cannot be read, lacks a column or has a row that is not an event.
   """
-  first = next((line for line in text_lines(path) if line.strip()), "")
+  first = _first_line(path)
+  if _is_track(first) and group and group not in BY_PATH:
+    raise UserError(
+      f"--split-by {group}: {path} is a label track without columns; use folder or date"
+    )
   if _is_track(first) or not first:
     yield from _track(path, file)
   else:
     yield from _table(path, file, group.lower())
 
 
-def stems_of(path: str) -> Iterator[str]:
-  """Yield a path without its last suffix, without its last two, and so on."""
-  while (stem := os.path.splitext(path)[0]) != path:
-    yield (path := stem)
+def is_event_table(path: str | os.PathLike) -> bool:
+  """Return whether the first line of a file is that of a table with onsets, offsets and labels."""
+  try:
+    first = _first_line(path)
+  except UserError:
+    return False
+  columns = {name.strip(' "').lower() for name in first.strip().split(separator_of(first))}
+  return _is_track(first) or all(columns & {*NAMES[what]} for what in ("onset", "offset", "label"))
+
+
+def _first_line(path: str | os.PathLike) -> str:
+  """Return the first line that is not empty; an empty text if there is none."""
+  return next((line for line in text_lines(path) if line.strip()), "")
 
 
 def _is_track(line: str) -> bool:
@@ -90,6 +105,10 @@ def _track(path: str | os.PathLike, file: str) -> Iterator[Event]:
   for number, line in enumerate(text_lines(path), 1):
     if line.strip() and not line.startswith("\\"):
       is_empty = False
+      if not file:
+        raise UserError(
+          f"{path}: a label track of no sound in the folder; name it NAME.txt for NAME.wav"
+        )
       fields = [*line.rstrip("\r\n").split("\t", 2), "", ""]
       yield _event(file, fields[:3], "", "", f"{path}, line {number}")
   if is_empty and file:
@@ -109,7 +128,7 @@ def _table(path: str | os.PathLike, file: str, group: str) -> Iterator[Event]:
       f"{path}: no column of the {what}, such as {' or '.join(NAMES[what][:3])}; its columns are "
       f"{printable(', '.join(filter(None, columns)), PART)}"
     )
-  if group and group not in columns:
+  if group and group not in (*columns, *BY_PATH):
     raise UserError(f"--split-by {group}: {path} has no such column; name one of its columns")
   seen = set()
   for line, row in rows:

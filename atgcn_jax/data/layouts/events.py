@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from atgcn_jax.audio import folders
 from atgcn_jax.audio.frontend import Frontend
-from atgcn_jax.data.layouts.event_tables import Event, read_events, stems_of
+from atgcn_jax.data.layouts import nearby
+from atgcn_jax.data.layouts.event_files import SoundNames, events_of, own_tables
+from atgcn_jax.data.layouts.event_tables import Event
 from atgcn_jax.data.layouts.listing import (
   NOT_THERE,
   Listing,
   Row,
   check_audio_folder,
   make_listing,
+  spelling_doubts,
 )
+from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.store.long_files import load_cut, measured
 from atgcn_jax.errors import UserError, counted
 from atgcn_jax.labels.vocabulary import Vocabulary
@@ -57,7 +60,7 @@ def list_events(
   Args:
     audio: Folder of the sound files.
     tables: Tables of events (`event_tables.read_events`). If there are none, each `.txt` file in
-      the folder is the table of the sound file whose name without suffix it starts with.
+      the folder is the table of the sound file next to it whose name its own name starts with.
     settings: Defines the clip length.
     vocabulary: Labels, as ids or names in the tables. Defaults to the sorted labels of the tables.
     fold: Fold of files for which no table states one.
@@ -65,6 +68,7 @@ def list_events(
     strict: Whether files with a missing part count as unreadable.
     folds: Whether the clips need folds.
     group: Name of the column that states the groups of the files; empty if each file is a group.
+      If the tables lack a column named as in BY_PATH, the clips have no groups.
     background: Whether clips without a label are also listed: consecutive ones of the stretches
       without an event, and of sound files without any event.
 
@@ -74,21 +78,26 @@ def list_events(
   root = str(check_audio_folder(audio))
   found = folders.contents(root)
   sounds = [path for path in found.files if path.lower().endswith(folders.SOUNDS)]
+  names = SoundNames(sounds, root)
+  own = None if tables else own_tables(root, found.files, names)
   events = [
-    event
-    for path, file in ([(path, "") for path in tables] or _own_tables(root, found.files, sounds))
-    for event in read_events(path, file, group)
+    pair
+    for table, sound in (own.sounds if own else dict.fromkeys(tables, "")).items()
+    for pair in events_of(table, names, sound, group)
   ]
-  files, absent = _by_file(events, sounds, fold or "")
+  by_path = _is_by_path(group, events)
+  files, absent = _by_file(events, fold or "", by_path=by_path)
   if background:
-    known = {file.path for file in files}
-    files += [_Annotated(path, [], fold or "", path) for path in sounds if path not in known]
+    known = {file.path for file in files} | (own.spare if own else set())
+    others = [path for path in sounds if path not in known]
+    files += [_Annotated(path, [], fold or "", "" if by_path else path) for path in others]
   files.sort(key=lambda file: file.path)
   if not any(file.events for file in files):
-    named = f", such as {next(iter(absent))}" if absent else ""
+    first = next(iter(absent), "")
+    named = "; ".join(filter(None, (f", such as {first}", nearby.hint(root, first))))
     raise UserError(
       f"{root}: no event is in one of its {len(sounds)} sound files ({len(absent)} others are "
-      f"named{named}); give the folder of the annotated files to --audio"
+      f"named{named if first else ''}); give the folder of the annotated files to --audio"
     )
   for file in files if folds else ():
     if not file.fold and (file.events or background):
@@ -103,12 +112,16 @@ def list_events(
     for row in _rows(file, length, settings.seconds, vocabulary, background, late)
   )
   listing = make_listing(rows, vocabulary, functools.partial(load_cut, root, settings), root)
+  listing.remarks.extend(own.remarks(root) if own else ())
+  doubts = spelling_doubts(listing.folds, listing.vocabulary.ids)
+  listing.remarks.extend(f"{root}: {doubt}" for doubt in doubts)
   if late:
     listing.remarks.append(
       f"{late[0]}: an event starts after the end of its sound; "
       f"{counted(len(late), 'such event is', 'such events are')} left out"
     )
-  listing.absent.extend((name, NOT_THERE) for name in absent)
+  for name in absent:
+    listing.absent.append((name, "; ".join(filter(None, (NOT_THERE, nearby.hint(root, name))))))
   listing.unreadable.extend(found.faults)
   return listing
 
@@ -185,19 +198,22 @@ def _rows(
   late: list[str],
 ) -> Iterator[Row]:
   """Yield the clips of a file. Events after its end are added to `late`."""
-  where = file.events[0].where if file.events else file.path
-  labels = [event.label for event in file.events]
-  ids = vocabulary.as_ids(labels) if vocabulary else labels
-  events = sorted((event.onset, event.offset, label) for event, label in zip(file.events, ids))
-  if length > 0:
-    late += [event.where for event in file.events if event.onset >= length]
-    events = [event for event in events if event[0] < length]
+  late += [event.where for event in file.events if 0 < length <= event.onset]
+  there = [event for event in file.events if not 0 < length <= event.onset]
+  where = there[0].where if there else file.path
+  labels = [event.label for event in there]
+  if vocabulary:
+    labels = vocabulary.as_ids(labels)
+    for event, label in zip(there, labels):
+      vocabulary.indices([label], where=event.where)
+  events = sorted((event.onset, event.offset, label) for event, label in zip(there, labels))
   if length <= seconds:  # also a file that cannot be read, which fails when it is loaded
     if events or background:
       labels = list(dict.fromkeys(label for *_, label in events))
       yield Row(file.path, file.fold, file.path, labels, where, file.group)
     return
   spans = [(onset, offset) for onset, offset, _ in events]
+  events = [(onset, min(offset, length), label) for onset, offset, label in events]
   starts = event_windows(spans, seconds, length)
   if background:
     starts += background_windows(spans, seconds, length)
@@ -206,49 +222,42 @@ def _rows(
     yield Row(clip, file.fold, clip, labels_in(events, start, seconds), where, file.group)
 
 
-def _own_tables(root: str, files: Sequence[str], sounds: Sequence[str]) -> list[tuple[str, str]]:
-  """Return the path and the sound file of each table next to the sounds.
+def _is_by_path(group: str, events: Sequence[tuple[Event, str]]) -> bool:
+  """Return whether the paths state the groups, because no table has a column of this name.
 
   Raises:
-    UserError: If there is none.
+    UserError: If only some of the events have the group.
   """
-  by_stem = {os.path.splitext(path)[0]: path for path in sounds}
-  tables = []
-  for path in files:
-    stems = stems_of(path) if path.lower().endswith(".txt") else ()
-    if sound := next((by_stem[stem] for stem in stems if stem in by_stem), None):
-      tables.append((os.path.join(root, path), sound))
-  if not tables:
+  if group not in BY_PATH:
+    return False
+  lacking = [event.where for event, _ in events if not event.group and event.label]
+  if lacking and any(event.group for event, _ in events):
     raise UserError(
-      f"{root}: no table of events; give one to --labels, or put NAME.txt next to NAME.wav"
+      f"--split-by {group}: {lacking[0]} has no {group}, but other events have; add it"
     )
-  return tables
+  return bool(lacking)
 
 
 def _by_file(
-  events: Sequence[Event], sounds: Sequence[str], fold: str
+  events: Iterable[tuple[Event, str]], fold: str, *, by_path: bool
 ) -> tuple[list[_Annotated], dict[str, None]]:
   """Return the sound files with their events, and the names that are no file of the folder.
 
-  A name is a path in the folder, or the end of exactly one.
+  Args:
+    events: Each event with the path of its sound, which is empty if there is none.
+    fold: Fold of files for which no table states one.
+    by_path: Whether the files have no groups.
 
   Raises:
     UserError: If a file is in two folds or groups.
   """
-  there = set(sounds)
-  ends = collections.defaultdict(list)
-  for path in sounds:
-    ends[os.path.basename(path)].append(path)
   files: dict[str, _Annotated] = {}
   absent: dict[str, None] = {}
-  for event in events:
-    name = os.path.normpath(event.file.replace("\\", "/"))
-    same = ends[os.path.basename(name)]
-    path = name if name in there else same[0] if len(same) == 1 else ""
+  for event, path in events:
     if not path:
       absent[event.file] = None
       continue
-    fold_of, group = event.fold or fold, event.group or path
+    fold_of, group = event.fold or fold, "" if by_path else event.group or path
     file = files.setdefault(path, _Annotated(path, [], fold_of, group))
     if (fold_of, group) != (file.fold, file.group):
       now, then = (fold_of, file.fold) if fold_of != file.fold else (group, file.group)

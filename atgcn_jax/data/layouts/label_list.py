@@ -21,7 +21,9 @@ from atgcn_jax.data.layouts.listing import (
   check_audio_folder,
   load_file,
   make_listing,
+  spelling_doubts,
 )
+from atgcn_jax.data.layouts.options import BY_PATH
 from atgcn_jax.data.layouts.tables import read_table
 from atgcn_jax.errors import PART, UserError, counted, printable
 from atgcn_jax.labels.hints import EMPTY, about_columns, misread
@@ -107,7 +109,8 @@ def read_label_list(
     path: Path of the label list, with columns separated by commas, semicolons or tabs.
     root: Folder of the files. An absolute name in this folder equals the relative name.
     folds: Whether the list states folds. If not, a column of folds is ignored.
-    group: Name of the column that states the groups of the files. Empty for none.
+    group: Name of the column that states the groups of the files. Empty for none. The list may lack
+      a column named as in BY_PATH.
 
   Raises:
     UserError: If the list or a column is missing, a row has no name, fold or group, a file is in
@@ -156,6 +159,8 @@ def _rows(path: str | os.PathLike, folds: bool, group: str) -> Iterator[tuple[in
   if "positive_labels" not in columns and not about_columns(columns, ["positive_labels"]):
     every = list(rows)
     rows, hot = iter(every), _hot_columns(columns, [row for _, row in every], known)
+    if repeated := [name for name in hot if columns.count(name) > 1]:
+      raise UserError(f"{path}: several columns {', '.join(repeated)}; keep one")
   needed = ["filename", *(["fold"] if folds else []), *([] if hot else ["positive_labels"])]
   if missing := [name for name in needed if name not in columns]:
     hint = about_columns(columns, missing)
@@ -164,6 +169,8 @@ def _rows(path: str | os.PathLike, folds: bool, group: str) -> Iterator[tuple[in
       f"{path}: no column {', '.join(missing)}; {hint}{'; ' if hint else ''}"
       f"the first line must name {FORM}{otherwise}"
     )
+  if group in BY_PATH and group not in columns:
+    group = ""
   if group and group not in columns:
     named = ", ".join(filter(None, columns))
     raise UserError(f"--split-by {group}: {path} has no such column; name one of {named}")
@@ -226,13 +233,9 @@ def _check_ids(files: list[LabelledFile], path: str | os.PathLike) -> None:
 def _doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
   """Yield remarks about folds and labels that may be mistakes."""
   folds, labels = sorted(set(folds)), sorted(labels)
+  yield from spelling_doubts(folds, labels)
   if decimal := [fold for fold in folds if re.fullmatch(r"\d+\.0", fold)]:
     yield f"folds are {', '.join(decimal[:3])}; write integers, or use these names in the config"
-  for what, words in (("folds", folds), ("labels", labels)):
-    first: dict[str, str] = {}
-    for word in words:
-      if (other := first.setdefault(word.casefold(), word)) != word:
-        yield f"{what} {other} and {word} differ only in case; write one if they are the same"
   known = set(labels)
   for label in labels:
     if len(parts := label.split()) > 1 and known.issuperset(parts):

@@ -20,7 +20,7 @@ from atgcn_jax.audio.windows import resampled
 from atgcn_jax.data.layouts import nearby
 from atgcn_jax.data.store.clip_store import ClipStore
 from atgcn_jax.errors import PART, UserError, printable
-from atgcn_jax.labels.label_files import check_name
+from atgcn_jax.labels.label_files import check_name, folded
 from atgcn_jax.labels.vocabulary import Vocabulary
 
 NOT_THERE = "not there"
@@ -78,6 +78,7 @@ class Listing:
     remarks: Lines for the user.
     normaliser: float32[2, F], mean and deviation of each band that were delivered with the clips.
     groups: `Row.group` of each clip. Empty if each clip is a group of its own.
+    shown: Name of each clip in reports. Empty if that is its source.
   """
 
   clip_ids: list[str]
@@ -93,6 +94,7 @@ class Listing:
   remarks: list[str] = dataclasses.field(default_factory=list)
   normaliser: np.ndarray | None = None
   groups: list[str] = dataclasses.field(default_factory=list)
+  shown: list[str] = dataclasses.field(default_factory=list)
 
 
 def make_listing(
@@ -107,8 +109,8 @@ def make_listing(
     root: `Listing.root`.
 
   Raises:
-    UserError: If a label is not in the vocabulary, or there is none and a label has a comma, or an
-      id, fold or label has control characters.
+    UserError: If a label is not in the vocabulary, or there is none and a label has a comma or a
+      blank at an end, or an id, fold or label has control characters.
   """
   clip_ids, folds, sources, groups = [], [], [], []
   offsets, indices = array.array("q", [0]), array.array("i")
@@ -137,6 +139,8 @@ def make_listing(
       )
     for label in ids:
       check_name(label, root)
+      if label != label.strip():
+        raise UserError(f"{root}: label {label!r} starts or ends with a blank; rename it")
     position = {label: k for k, label in enumerate(ids)}
     numbers = np.array([position[label] for label in met], np.int32)[numbers] if ids else numbers
     vocabulary = Vocabulary(ids, ids)
@@ -144,6 +148,16 @@ def make_listing(
     clip_ids, folds, sources, np.array(offsets, np.int64), numbers, vocabulary, load, root
   )
   return dataclasses.replace(listing, groups=groups) if any(groups) else listing
+
+
+def spelling_doubts(folds: Iterable[str], labels: Iterable[str]) -> Iterator[str]:
+  """Yield a remark on each fold or label that differs from another one only in spelling."""
+  for what, words in (("folds", folds), ("labels", labels)):
+    first: dict[str, str] = {}
+    for word in sorted({*words}):
+      if (other := first.setdefault(folded(word), word)) != word:
+        why = "differ only in case or Unicode form; write one if they are the same"
+        yield f"{what} {other} and {word} {why}"
 
 
 def used_only(listing: Listing) -> Listing:

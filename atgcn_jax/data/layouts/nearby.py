@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 from collections.abc import Mapping
 
 from atgcn_jax.audio.folders import SOUNDS
+from atgcn_jax.labels.label_files import folded
 
 
 def hint(folder: str | os.PathLike, filename: str) -> str:
   """Return a hint for a file that does not exist.
 
-  A similar file differs in case, has or lacks a suffix of sound files, lacks leading folders, or
-  has `/` in place of a backslash.
+  A similar file differs in case or Unicode form, has or lacks a suffix of sound files, lacks
+  leading folders, or has `/` in place of a backslash.
 
   Args:
     folder: Folder of the file.
@@ -31,9 +33,11 @@ def hint(folder: str | os.PathLike, filename: str) -> str:
   for start in range(len(parts)):
     below = "/".join(parts[start:-1])
     names = _names(os.path.join(folder, below))
-    name = parts[-1].strip().casefold()
+    name = folded(parts[-1].strip())
     if found := names.get(name) or next((names[s] for s in _with_suffix(name) if s in names), ""):
-      return f"did you mean {os.path.join(below, found)}"
+      same = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", parts[-1])
+      form = ", in the Unicode form of the file" if same and found != parts[-1] else ""
+      return f"did you mean {os.path.join(below, found)}{form}"
   return ""
 
 
@@ -44,8 +48,8 @@ def _with_suffix(name: str) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def _names(folder: str) -> Mapping[str, str]:
-  """Return the names in a folder, keyed by their case-folded form; empty if it is unreadable."""
+  """Return the names in a folder by their folded form; empty if it is unreadable."""
   try:
-    return {name.casefold(): name for name in sorted(os.listdir(folder), reverse=True)}
+    return {folded(name): name for name in sorted(os.listdir(folder), reverse=True)}
   except (OSError, ValueError):
     return {}

@@ -21,3 +21,5 @@ MANY = {
   "audio": ("panns", "talnet"),
   "labels": ("segments", "events"),
 }  # layouts that accept several paths
+BY_PATH = ("folder", "date")  # groups of a split that the path states
+GROUPED = ("list", "events")  # layouts in which a column of the table may state the groups

@@ -17,7 +17,6 @@ from atgcn_jax.data.layouts.listing import SHOWN, Listing
 from atgcn_jax.errors import UserError
 
 PARTS = ("train", "validation", "test")
-BY_PATH = ("folder", "date")
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(\d\d)\2(\d\d)(?!\d)")
 
 

@@ -109,9 +109,9 @@ def summary(store: ClipStore, longer_hint: str = "") -> list[str]:
   return lines
 
 
-def rows(findings: Sequence[Finding], source: str) -> list[tuple[str, str, str, str]]:
+def rows(findings: Sequence[Finding], name: str) -> list[tuple[str, str, str, str]]:
   """Return the report rows (columns COLUMNS) for the findings of one sound."""
   return [
-    (source, one.kind, "" if math.isnan(one.seconds) else f"{one.seconds:.3f}", one.detail)
+    (name, one.kind, "" if math.isnan(one.seconds) else f"{one.seconds:.3f}", one.detail)
     for one in findings
   ]

@@ -46,12 +46,13 @@ def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool
   pieces = np.array([max(1, math.floor((s - tail) / settings.seconds) + 1) for s in seconds])
   clips = np.repeat(np.arange(count), pieces)
   within = np.arange(len(clips)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-  clip_ids, found = [], []
+  clip_ids, found, shown = [], [], []
   for clip, k in zip(clips.tolist(), within.tolist()):
     place = f"@{k * settings.seconds:010.3f}" if pieces[clip] > 1 else ""
     is_last = bool(place) and k == pieces[clip] - 1
     clip_ids.append(listing.clip_ids[clip] + place)
     found.append(sources[clip] + place + (_TO_END if is_last else ""))
+    shown.append(clip_ids[-1] if place else sources[clip])
   sizes = np.diff(listing.label_offsets)[clips]
   offsets = np.concatenate([[0], np.cumsum(sizes)])
   places = np.arange(offsets[-1]) + np.repeat(listing.label_offsets[clips] - offsets[:-1], sizes)
@@ -60,6 +61,7 @@ def cut_long(listing: Listing, settings: Frontend, workers: int, *, strict: bool
     clip_ids=clip_ids,
     folds=[listing.folds[clip] for clip in clips.tolist()],
     sources=found,
+    shown=shown,
     label_offsets=offsets.astype(np.int64),
     label_indices=listing.label_indices[places],
     load=functools.partial(load_cut, listing.root, settings),

@@ -127,7 +127,7 @@ def build_store(
         clip, reason = next(unfinished.failures(part))
         shutil.rmtree(part.folder)
         raise UserError(
-          f"{os.path.join(listing.root, listing.sources[clip])}: {reason} "
+          f"{os.path.join(listing.root, (listing.shown or listing.sources)[clip])}: {reason} "
           f"(first of {clips} clips; none of them can be read)"
         )
       return _finish(part, out, listing, settings, identity)
@@ -163,12 +163,11 @@ def _finish(
   arrays |= {name: getattr(journal, name) for name in ("peak_db", *OF_FILES)}
   rows = part.folder / unfinished.ROWS
   complete(rows, arrays, listing.vocabulary, settings, journal.digests, identity)
-  failed = ((listing.sources[clip], reason) for clip, reason in unfinished.failures(part))
+  shown = listing.shown or listing.sources
+  failed = ((shown[clip], reason) for clip, reason in unfinished.failures(part))
   missing = itertools.chain(listing.absent, listing.unreadable, failed)
   findings = (
-    row
-    for clip, found in unfinished.found(part)
-    for row in report_rows(found, listing.sources[clip])
+    row for clip, found in unfinished.found(part) for row in report_rows(found, shown[clip])
   )
   unfinished.publish(part, out, missing, findings)
   bad = part.clips - part.rows + len(listing.unreadable)

@@ -87,6 +87,8 @@ def write_mixtures(
   known = read_vocabulary(vocabulary)
   rows = [known.indices(row.labels, where=f"{labels}: {row.filename}") for row in listed]
   used = sorted({k for row in rows for k in row})
+  if not used:
+    raise UserError(f"{labels}: no file has a label; add the labels of the recordings")
   small = Vocabulary(*(tuple(field[k] for k in used) for field in (known.ids, known.names)))
   indices = [tuple(sorted(np.searchsorted(used, row).tolist())) for row in rows]
   pairs = load_counts(counts, small, counts_set).cooccurrences
