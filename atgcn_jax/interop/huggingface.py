@@ -15,7 +15,7 @@ from atgcn_jax.runs.calibrations import read_calibrations, write_calibrations
 from atgcn_jax.runs.config import PATHS
 from atgcn_jax.runs.run import Loaded
 from atgcn_jax.runs.safetensors_folder import CONSTANTS, FILE
-from atgcn_jax.runs.scoring_identity import identity
+from atgcn_jax.runs.scoring_identity import checkpoint_hash
 from atgcn_jax.runs.thresholds import NAME as THRESHOLDS
 from atgcn_jax.runs.thresholds import read_thresholds
 
@@ -45,11 +45,9 @@ def write_huggingface(
     (folder / THRESHOLDS).write_bytes((workdir / THRESHOLDS).read_bytes())
   calibrations = read_calibrations(workdir)
   if calibrations.step is not None and calibrations.fit(
-    loaded.step, identity(loaded.run, loaded.state)["checkpoint"]
+    loaded.step, checkpoint_hash(loaded.run, loaded.state)
   ):
-    # The hash of the export is another, as its config has no folders. Its step is enough, because
-    # an export has one checkpoint, which never changes.
-    write_calibrations(folder, calibrations._replace(checkpoint=""))
+    write_calibrations(folder, calibrations)
   description = loaded.run.description()
   without_folders(description["config"])
   return {"library_name": "atgcn_jax", "history": loaded.history, "run": description}

@@ -50,7 +50,8 @@ class AddedLabels:
 
   def identity(self) -> str:
     """Return a hash of everything that determines the estimates, except for the run."""
-    values = [self.vocabulary.ids, self.weights.tolist(), self.kinds, self.calibrations.by_kind]
+    labels = [self.vocabulary.ids, self.vocabulary.names]
+    values = [*labels, self.weights.tolist(), self.kinds, self.calibrations.by_kind]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
   def extended(self, scores: Any) -> Array:

@@ -38,7 +38,7 @@ from atgcn_jax.runs.folds import splits_of, warn_if_test_clips
 from atgcn_jax.runs.run import Loaded, Run
 from atgcn_jax.runs.run_store import trained_labels
 from atgcn_jax.runs.scoring import opened_split, own_store, score_labels
-from atgcn_jax.runs.scoring_identity import identity
+from atgcn_jax.runs.scoring_identity import checkpoint_hash
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import sharding
 
@@ -93,7 +93,7 @@ def calibrated(
     counts: The counts of the run's labels; None if they are not at hand.
   """
   run, stored = loaded.run, read_calibrations(workdir)
-  checkpoint = identity(run, loaded.state)["checkpoint"]
+  checkpoint = checkpoint_hash(run, loaded.state)
   if stored.fit(loaded.step, checkpoint):
     return stored
   try:
@@ -108,10 +108,14 @@ def calibrated(
   warn_if_test_clips(splits_of(run.config), "estimates are calibrated on the clips")
   by_kind = fit_calibrations(run, counts, scored.scores, labels)
   fitted = Calibrations(loaded.step, by_kind, checkpoint)
-  try:
-    first_only(lambda: write_calibrations(workdir, fitted))
-  except OSError as error:
-    warnings.warn(f"{workdir}: calibrations are not stored ({error.strerror})", stacklevel=2)
+
+  def store() -> None:
+    try:
+      write_calibrations(workdir, fitted)
+    except OSError as error:
+      warnings.warn(f"{workdir}: calibrations are not stored ({error.strerror})", stacklevel=2)
+
+  first_only(store)
   return fitted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +67,19 @@ def check_names(config) -> None:
     )
   except ValueError as error:
     raise UserError(f"--config: {error}") from error
-  if 0 < config.optim.steps <= config.optim.warmup_steps:
+
+
+def check_warmup(optim: Any) -> None:
+  """Warn if the warm-up takes all steps of a training.
+
+  Args:
+    optim: The section of the config, with the steps that passes over the clips need.
+  """
+  if 0 < optim.steps <= optim.warmup_steps:
     warnings.warn(
-      f"optim.warmup_steps: the warm-up of {config.optim.warmup_steps} steps is not over when "
-      f"training ends at step {config.optim.steps}; set a lower one",
-      stacklevel=2,
+      f"optim.warmup_steps: the warm-up of {optim.warmup_steps} steps is not over when training "
+      f"ends at step {optim.steps}; set a lower one",
+      stacklevel=3,
     )
 
 

@@ -53,8 +53,8 @@ class Run:
     relations: The inputs of the loss terms; see `label_relations`.
     draws_unlabelled: Whether balanced sampling draws clips without a label. False for runs of an
       old version.
-    holds_out_files: Whether `data.validation_share` holds out files, not pieces of them. False for
-      runs of an old version.
+    rules: 0 for runs of an old version, in which `data.validation_share` held out pieces of files,
+      and mixup left out clips of some batch sizes; else 1.
     carried_labels: A hash of the labels of the training store with `data.ontology_targets`, else
       empty.
   """
@@ -69,7 +69,7 @@ class Run:
   store_fingerprint: str
   relations: Mapping[str, Any] = field(default_factory=dict)
   draws_unlabelled: bool = True
-  holds_out_files: bool = True
+  rules: int = 1
   carried_labels: str = ""
 
   def model(self) -> nn.Module:
@@ -160,7 +160,7 @@ class Run:
       "range_db": self.range_db,
       "store_fingerprint": self.store_fingerprint,
       "draws_unlabelled": self.draws_unlabelled,
-      "holds_out_files": self.holds_out_files,
+      "rules": self.rules,
       "carried_labels": self.carried_labels,
     }
 
@@ -209,7 +209,7 @@ def run_from_saved(description: dict[str, Any], constants: dict[str, Any]) -> Ru
     store_fingerprint=saved["store_fingerprint"],
     relations={name: constants[name] for name in RELATIONS if name in constants},
     draws_unlabelled=saved.get("draws_unlabelled", False),
-    holds_out_files=saved.get("holds_out_files", False),
+    rules=saved.get("rules", 0),
     carried_labels=saved.get("carried_labels", ""),
   )
 

@@ -28,7 +28,7 @@ class Description(_Needed, total=False):
   """The item `run` of a checkpoint; see `Run.description`."""
 
   draws_unlabelled: bool
-  holds_out_files: bool
+  rules: int
   carried_labels: str
   format: int
 

@@ -23,6 +23,7 @@ from atgcn_jax.runs.run import Run
 from atgcn_jax.runs.safetensors_folder import load_either
 from atgcn_jax.runtime.processes import first_only
 from atgcn_jax.training import sharding
+from atgcn_jax.training.augment import is_of_eight
 from atgcn_jax.training.state import TrainState, start_state
 
 
@@ -145,13 +146,8 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
         f"never drew the {unlabelled} training clips without a label; train in another folder, "
         f"with --config.start.run={workdir} to start from its parameters"
       )
-  in_pieces = any(recording_of(clip) != clip for clip in store.clip_ids)
-  if not saved.run.holds_out_files and config.data.validation_share and in_pieces:
-    raise UserError(
-      f"--workdir {workdir}: the run was started by a version in which data.validation_share held "
-      "out pieces of files whose other pieces trained; train in another folder, with "
-      f"--config.start.run={workdir} to start from its parameters"
-    )
+  if not saved.run.rules:
+    _check_old_rules(config, store, workdir)
   carried = saved.run.carried_labels  # empty for runs of an old version
   if carried and carried != store.labels_hash():
     raise _other_content("ontology", workdir)
@@ -169,6 +165,25 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
       if now is not None and then is not None and not equal(now, then):
         raise _other_content(key, workdir)
   return dataclasses.replace(saved.run, config=config)
+
+
+def _check_old_rules(config, store: ClipStore, workdir: str | os.PathLike) -> None:
+  """Refuse a run of an old version that would go on with other clips or another mixup.
+
+  Raises:
+    UserError: If it would.
+  """
+  split, mixed = config.data.validation_share, config.augment
+  if split and any(recording_of(clip) != clip for clip in store.clip_ids):
+    changed = "data.validation_share held out pieces of files whose other pieces trained"
+  elif mixed.mixup_alpha and mixed.form == "authors" and not is_of_eight(config.data.batch_size):
+    changed = "clips of some batch sizes were mixed with themselves"
+  else:
+    return
+  raise UserError(
+    f"--workdir {workdir}: the run was started by a version in which {changed}; train in another "
+    f"folder, with --config.start.run={workdir} to start from its parameters"
+  )
 
 
 def _other_content(key: str, workdir: str | os.PathLike) -> UserError:

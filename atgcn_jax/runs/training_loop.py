@@ -14,7 +14,7 @@ from atgcn_jax.data.splits import split_clips
 from atgcn_jax.metrics import tagging_metrics
 from atgcn_jax.runs import config as configs
 from atgcn_jax.runs.banner import closing, opening, split_sizes
-from atgcn_jax.runs.checks import check_config, check_data, check_start, check_workdir
+from atgcn_jax.runs.checks import check_config, check_data, check_start, check_warmup, check_workdir
 from atgcn_jax.runs.folder_lock import held, refuse_if_held
 from atgcn_jax.runs.folds import splits_of
 from atgcn_jax.runs.load import best_step, make_way, with_training_state
@@ -65,6 +65,7 @@ def train(
   check_data(config, store)
   least_steps = config.optim.steps
   config = with_passes(config, len(split_clips(store, splits_of(config), "train")))
+  check_warmup(config.optim)
   content = {"data.store": store.fingerprint, "labels of the clips": store.labels_hash()}
   same_everywhere(configs.without_paths(config) | content)
   layout, schedule, splits = layout_of(**config.sharding), schedule_of(config), splits_of(config)

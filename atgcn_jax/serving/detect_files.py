@@ -88,8 +88,8 @@ def detect_files(
   scored: dict[str, list[Detection]] = {}
   highest = tagger.run.frontend.fmax
   parts: list[tuple[str, list[Detection]]] = []
-  targets = targets_of(sounds, kind, out, tables) if kind in PER_SOUND and out else {}
   outcomes = tagger.timelines(sounds, hop_seconds=hop_seconds)  # refuses the hop before any output
+  targets = targets_of(sounds, kind, out, tables) if kind in PER_SOUND and out else {}
 
   def use(outcome: Outcome) -> None:
     file, found = outcome.source, detections(outcome.value, tagger.vocabulary, rules)

@@ -25,7 +25,7 @@ from atgcn_jax.runs.calibrations import DEFAULTS, Calibrations, read_calibration
 from atgcn_jax.runs.clip_embeddings import clip_embeddings
 from atgcn_jax.runs.run import Run, check_front_end
 from atgcn_jax.runs.safetensors_folder import load_either
-from atgcn_jax.runs.scoring_identity import identity
+from atgcn_jax.runs.scoring_identity import checkpoint_hash, identity
 from atgcn_jax.runs.thresholds import Thresholds, read_thresholds
 from atgcn_jax.runs.window_outputs import check_takes_sound, window_outputs
 from atgcn_jax.serving import sources
@@ -369,7 +369,7 @@ class Tagger(SoundScorer):
 
   def checkpoint(self) -> str:
     """Return a hash of the system and its weights, equal on all devices."""
-    return identity(self.run, self._trained)["checkpoint"]
+    return checkpoint_hash(self.run, self._trained)
 
   def _answer(
     self,

@@ -115,8 +115,14 @@ def group_size(batch: int) -> int:
   It is the greatest common divisor of the batch size and GROUP. If that is below 4, where many
   clips would be their own partners, it is the largest divisor up to twice GROUP, or else the batch.
   """
-  sizes = (math.gcd(batch, GROUP), *(n for n in range(2 * GROUP, 3, -1) if batch % n == 0), batch)
-  return next((size for size in sizes if size >= 4), batch)
+  if is_of_eight(batch):
+    return math.gcd(batch, GROUP)
+  return next((size for size in range(2 * GROUP, 3, -1) if batch % size == 0), batch)
+
+
+def is_of_eight(batch: int) -> bool:
+  """Return whether 4 or 8 divides the size of a batch."""
+  return math.gcd(batch, GROUP) >= 4
 
 
 def mix_within_groups(weight: Array, partners_GxP: Array, x: Array) -> Array:

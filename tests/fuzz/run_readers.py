@@ -81,9 +81,8 @@ def run_faults(run: Any) -> str:
     return "the graph has another shape than the vocabulary"
   if run.range_db is not None and type(run.range_db) not in (int, float):
     return f"range_db is {type(run.range_db).__name__}"
-  flags = run.draws_unlabelled, run.holds_out_files
   texts = run.store_fingerprint, run.carried_labels
-  if {type(text) for text in texts} != {str} or {type(flag) for flag in flags} != {bool}:
+  if {type(text) for text in texts} != {str} or type(run.draws_unlabelled) is not bool:
     return "values of another type"
   return frontend_faults(run.frontend) or vocabulary_faults(run.vocabulary)
 

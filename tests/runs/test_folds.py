@@ -137,7 +137,7 @@ def test_a_run_that_held_out_pieces_of_files_is_not_resumed(tmp_path, config):
   """Its clips would be split in another way."""
   changed = config("data.validation_share=0.1")
   earlier = saved(trained())
-  run = dataclasses.replace(earlier.run, config=changed, holds_out_files=False)
+  run = dataclasses.replace(earlier.run, config=changed, rules=0)
   store = types.SimpleNamespace(
     fingerprint=run.store_fingerprint, clip_ids=["a.wav", "b.wav@000010.000"]
   )
@@ -145,6 +145,10 @@ def test_a_run_that_held_out_pieces_of_files_is_not_resumed(tmp_path, config):
     continued(earlier._replace(run=run), changed, store, tmp_path)
   store.clip_ids = ["a.wav", "b.wav"]
   assert continued(earlier._replace(run=run), changed, store, tmp_path) == run
+  odd = config("data.validation_share=0.1", "data.batch_size=10", "augment.mixup_alpha=0.2")
+  run = dataclasses.replace(run, config=odd)
+  with pytest.raises(UserError, match="clips of some batch sizes were mixed with themselves"):
+    continued(earlier._replace(run=run), odd, store, tmp_path)
 
 
 def test_the_plateau_rule_on_test_clips_is_reported(config):

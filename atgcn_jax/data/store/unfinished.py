@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atgcn_jax import __version__
 from atgcn_jax.audio.findings import Finding
 from atgcn_jax.data.store.findings_table import COLUMNS, flags_of, missing_of
 from atgcn_jax.data.store.store_writing import create_rows
@@ -96,7 +97,7 @@ def open_unfinished(
 
   Raises:
     UserError: If another process holds the lock and `wait` is false, or the unfinished store has
-      another identity.
+      another identity or is of another version.
   """
   folder = partial_folder(out)
   with contextlib.ExitStack() as stack:
@@ -109,12 +110,22 @@ def open_unfinished(
     first = next(journal.records(folder / JOURNAL), None)
     if first is None or not (folder / ROWS).is_file():
       rows_at = create_rows(folder / ROWS, shape, dtype)
-      first = {"identity": identity, "rows_at": rows_at, "head": _head(folder, rows_at).hex()}
+      first = {
+        "identity": identity,
+        "version": __version__,  # another version may decode sounds in another way
+        "rows_at": rows_at,
+        "head": _head(folder, rows_at).hex(),
+      }
       (folder / JOURNAL).write_bytes(journal.line(first))
     elif first["identity"] != identity:
       raise UserError(
         f"{folder}: contains an unfinished store of other files, labels or settings; "
         "continue with those or remove this folder"
+      )
+    elif first.get("version") != __version__:
+      raise UserError(
+        f"{folder}: contains an unfinished store of another version of atgcn_jax; continue with "
+        "that version or remove this folder"
       )
     partial = Partial(folder, first["rows_at"], 0, 0, 0)
     for record in journal.records(folder / JOURNAL):
