@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
       status = _status(options, stop)
       if stop.signal_number is None or status > 128:
         return status
-      print(f"{program}: the work was complete before the stop signal arrived", file=sys.stderr)
+      print(f"{program}: the stop signal came too late; the work is complete", file=sys.stderr)
       return 128 + stop.signal_number
     except KeyboardInterrupt as error:
       signals.acknowledge()

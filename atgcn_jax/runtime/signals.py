@@ -158,6 +158,9 @@ def raise_if_stopped() -> None:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Record the first SIGTERM or SIGINT without raising it. A second SIGINT acts immediately.
 
+  If the block ends without an exception, nothing in it may have looked at the signal. The command
+  then has it, so that its later work stops and its status names the signal.
+
   Yields:
     The stop request.
   """
@@ -182,6 +185,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     yield request
   finally:
     restore()
+  if not _ended and _command.signal_number is None:
+    _command.signal_number = request.signal_number
 
 
 @contextlib.contextmanager

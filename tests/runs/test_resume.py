@@ -283,6 +283,14 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
   assert contents(copy) == before
 
 
+def test_a_signal_at_the_end_gives_its_status(copy, monkeypatch, capsys):
+  monkeypatch.setattr(
+    run_checkpoints.Checkpoints, "wait", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+  )
+  assert cli.main([*map(str, train_command(trained().parent, copy))]) == 128 + signal.SIGTERM
+  assert capsys.readouterr().err.endswith("the stop signal came too late; the work is complete\n")
+
+
 # Values that are not finite.
 
 

@@ -160,6 +160,27 @@ def test_a_step_ends_after_a_second_sigterm():
       send(signal.SIGINT)
 
 
+def test_a_signal_that_a_block_did_not_look_at_stops_the_command():
+  with signals.command(ends_process=False) as stop:
+    with signals.stop_on_signals():
+      send(signal.SIGTERM)
+    assert stop.signal_number == signal.SIGTERM
+    with pytest.raises(signals.Interrupted):
+      signals.raise_if_stopped()
+
+
+def test_an_error_after_a_signal_is_not_replaced_by_it():
+  def fail():
+    with signals.stop_on_signals():
+      send(signal.SIGTERM)
+      raise ZeroDivisionError
+
+  with signals.command(ends_process=False) as stop:
+    with pytest.raises(ZeroDivisionError):
+      fail()
+    assert stop.signal_number is None
+
+
 def test_ignored_signals_stay_ignored():
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
