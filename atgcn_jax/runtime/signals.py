@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 SIGINT = signal.SIGINT
 NUMBERS = (signal.SIGTERM, SIGINT)
 RETRY_SECONDS = 0.05
+FORCED_WITHIN = 2  # seconds that the last line of a forced stop may take
 
 
 class Interrupted(KeyboardInterrupt):
@@ -197,7 +198,8 @@ def announced(first: Callable[[str], str], forced: Callable[[], str]) -> Iterato
 
   Args:
     first: A function from the name of the first signal to the line, or to an empty string.
-    forced: A function that returns the line before the process ends, or an empty string.
+    forced: A function that returns the line before the process ends, or an empty string. The
+      process ends without the line if it fails or takes longer than FORCED_WITHIN seconds.
   """
   if _ended:
     yield
@@ -226,8 +228,17 @@ def _announce(source: int, first: Callable[[str], str], forced: Callable[[], str
       asked = True
       _print_now(first(signal.Signals(number[0]).name))
     elif number[0] == SIGINT:
-      _print_now(forced())
-      os._exit(128 + SIGINT)
+      _end_now(forced)
+
+
+def _end_now(forced: Callable[[], str]) -> None:
+  """Print the last line and end the process, even if the line cannot be made."""
+  limit = threading.Timer(FORCED_WITHIN, os._exit, [128 + SIGINT])
+  limit.daemon = True
+  limit.start()
+  with contextlib.suppress(Exception):  # the line may need a bucket that cannot be reached
+    _print_now(forced())
+  os._exit(128 + SIGINT)
 
 
 def _print_now(line: str) -> None:

@@ -202,6 +202,8 @@ def test_the_lines_of_a_stop(monkeypatch, tmp_path):
   assert "; Ctrl-C ends at once" in stop_lines.after_this_step("SIGTERM")
   assert stop_lines.at_once(trained()).endswith("to resume from step 30, the newest saved")
   assert stop_lines.at_once(tmp_path).endswith("to resume from the newest saved step")
+  monkeypatch.setattr(stop_lines, "saved_steps", lambda workdir: 1 / 0)  # as a lost bucket
+  assert stop_lines.at_once(trained()).endswith("to resume from the newest saved step")
   monkeypatch.setattr(stop_lines, "is_first", lambda: False)
   assert stop_lines.after_this_step("SIGINT") == stop_lines.at_once(trained()) == ""
 

@@ -247,6 +247,33 @@ def test_signals_are_announced_while_a_compiled_function_runs(printed):
     assert request.signal_number == signal.SIGINT
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_forced_stop_ends_without_its_line(printed, monkeypatch, fails):
+  ended = threading.Event()
+
+  def end(status):
+    printed.append(status)
+    ended.set()
+
+  def forced():
+    if fails:
+      raise ConnectionError
+    return str(ended.wait(10))
+
+  monkeypatch.setattr(signals.os, "_exit", end)
+  monkeypatch.setattr(signals, "FORCED_WITHIN", 600 if fails else 0.05)
+  with (
+    contextlib.suppress(signals.Interrupted),
+    signals.command(ends_process=False),
+    signals.stop_on_signals(),
+    signals.announced(str, forced),
+  ):
+    send(signal.SIGINT)
+    after(printed, 1)
+    send(signal.SIGINT)
+  assert printed[:2] == ["SIGINT", 130]
+
+
 def test_without_a_command_nothing_is_announced(printed):
   before = signal.signal(signal.SIGTERM, lambda *_: None)
   try:
