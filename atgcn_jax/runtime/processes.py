@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.runtime import signals
 
 COME_WITHIN = 300  # seconds to wait for the other processes at the start
 LOST_AFTER = 30  # seconds without a heartbeat, after which all other processes end
@@ -201,6 +202,14 @@ def same_everywhere(values: dict[str, Any]) -> None:
 def gather_over_processes(mine: np.ndarray) -> np.ndarray:
   """Return the arrays of all processes, stacked in their order. All have one shape and type."""
   return np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, *mine.shape)
+
+
+def raise_if_any_stopped() -> None:
+  """Raise `Interrupted` in every process if one of them was asked to stop. All must call this."""
+  if jax.process_count() == 1:
+    return signals.raise_if_stopped()
+  if number := int(gather_over_processes(np.array([signals.signal_number()])).max()):
+    raise signals.Interrupted(number)
 
 
 def whole(scores: jax.Array) -> Any:

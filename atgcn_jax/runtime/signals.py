@@ -150,6 +150,11 @@ def deferred() -> Iterator[None]:
   raise_if_stopped()
 
 
+def signal_number() -> int:
+  """Return the signal that asked the command to stop, or 0."""
+  return _command.signal_number or 0
+
+
 def raise_if_stopped() -> None:
   """Raise `Interrupted` if the command was asked to stop."""
   _command.raise_if_stopped()

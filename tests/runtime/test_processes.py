@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 from narrow_system import assert_same_first_step, assert_same_in_float64
 from narrow_system import trained as narrow
@@ -20,6 +22,7 @@ from runs_support import (
   contents,
   free_port,
   joining,
+  make_store,
   newest_sound,
   records,
   same_bits,
@@ -31,7 +34,7 @@ from runs_support import (
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runtime import processes
+from atgcn_jax.runtime import processes, signals
 from atgcn_jax.training import saved_checkpoints
 from atgcn_jax.training.sharding import Layout, data_mesh
 
@@ -170,6 +173,32 @@ def test_two_processes_evaluate_as_one_does(by_two, capsys):
     assert two[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
   names = {f"test-{TOGETHER}.csv", f"test-{TOGETHER}.json"}
   assert before.keys() == contents(workdir / "evaluation").keys() == names
+
+
+def test_a_signal_of_another_process_stops_this_one(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  others = iter([0, signal.SIGTERM])
+  monkeypatch.setattr(
+    processes, "gather_over_processes", lambda mine: np.stack([mine, [next(others)]])
+  )
+  processes.raise_if_any_stopped()
+  with pytest.raises(signals.Interrupted, match="SIGTERM"):
+    processes.raise_if_any_stopped()
+
+
+@pytest.mark.slow
+def test_sigterm_in_one_process_stops_all_evaluations(by_two, tmp_path):
+  """All stop before the same batch, and process 0 keeps the finished ones."""
+  store, out = make_store(tmp_path / "many.h5", clips=8000), tmp_path / "out"
+  evaluate = *commands(by_two[0])[1], "--store", store, "--out", out
+  pair = start_many(2, *evaluate)
+  wait_for(
+    lambda: any(len(p.read_text().splitlines()) > 3 for p in out.glob(".scores-*.jsonl")), pair
+  )
+  pair[1].send_signal(signal.SIGTERM)
+  _, (first, second) = results(pair, 128 + signal.SIGTERM)
+  assert re.search(r"stopped by SIGTERM; \d+ of 250 batches are kept", first)
+  assert second.splitlines() == ["atgcn evaluate: stopped by SIGTERM"]
 
 
 @pytest.mark.slow
