@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import pickle
+import queue
 import re
 import shutil
 import signal
@@ -284,6 +285,29 @@ def test_a_user_error_is_reported_by_every_process_and_none_waits(tmp_path):
   for i, said in enumerate(errors):
     (line,) = said.splitlines()
     assert line.startswith(f"atgcn train (process {i} of 2): data.train_folds: ")
+
+
+def test_a_failed_process_does_not_wait_for_long(monkeypatch):
+  ended = queue.SimpleQueue()
+  monkeypatch.setattr(processes.os, "_exit", ended.put)
+  monkeypatch.setattr(processes, "LEAVE_FAILED_WITHIN", 0.01)
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  processes.leave_soon(2)
+  assert ended.get(timeout=60) == 2
+
+
+@pytest.mark.slow
+def test_a_user_error_in_one_process_ends_it_with_its_status(tmp_path):
+  train, _ = commands(tmp_path / "run")
+  port = free_port()
+  first = start(*train, *joining(port, 2, 0), JAX_NUM_CPU_DEVICES="4")
+  absent = f"--config.data.store={tmp_path / 'absent.h5'}"
+  second = start(*train, absent, *joining(port, 2, 1), JAX_NUM_CPU_DEVICES="4")
+  _, (errors,) = results([second], 2)
+  (line,) = errors.splitlines()
+  assert line.startswith(f"atgcn train (process 1 of 2): {tmp_path / 'absent.h5'}: ")
+  finished(first)
+  assert first.returncode in (1, -signal.SIGABRT)
 
 
 @pytest.mark.slow
