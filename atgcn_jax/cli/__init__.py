@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
       program = f"atgcn {options.verb}"
       status = _status(options, stop)
       if stop.signal_number is not None and status <= 128:
-        print(f"{program}: the stop signal came too late; the work is complete", file=sys.stderr)
+        print(f"{program}: the stop signal came too late; the work had ended", file=sys.stderr)
         status = 128 + stop.signal_number
     except KeyboardInterrupt as error:
       signals.acknowledge()

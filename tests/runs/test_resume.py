@@ -290,7 +290,7 @@ def test_a_signal_at_the_end_gives_its_status(copy, monkeypatch, capsys):
     run_checkpoints.Checkpoints, "wait", lambda _: os.kill(os.getpid(), signal.SIGTERM)
   )
   assert cli.main([*map(str, train_command(trained().parent, copy))]) == 128 + signal.SIGTERM
-  assert capsys.readouterr().err.endswith("the stop signal came too late; the work is complete\n")
+  assert capsys.readouterr().err.endswith("the stop signal came too late; the work had ended\n")
 
 
 # Values that are not finite.
