@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+import types
 import warnings
 from typing import NoReturn
 
@@ -65,17 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
       options = _parsed(arguments)
       program = f"atgcn {options.verb}"
       status = _status(options, stop)
-      if stop.signal_number is None or status > 128:
-        return status
-      print(f"{program}: the work was complete before the stop signal arrived", file=sys.stderr)
-      return 128 + stop.signal_number
+      if stop.signal_number is not None and status <= 128:
+        print(f"{program}: the stop signal came too late; the work had ended", file=sys.stderr)
+        status = 128 + stop.signal_number
     except KeyboardInterrupt as error:
       signals.acknowledge()
       by = f" by {error}" if isinstance(error, signals.Interrupted) else ""
       notes = "; ".join(getattr(error, "__notes__", ()))
       notes = f"; {notes}; the same command continues" if notes else ""
       print(f"{program}: stopped{by}{notes}", file=sys.stderr)
-      return 128 + getattr(error, "signal_number", signals.SIGINT)
+      status = 128 + getattr(error, "signal_number", signals.SIGINT)
+    if status and arguments is None and (processes := _processes()):
+      processes.leave_soon(status)
+    return status
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -127,11 +130,13 @@ def _status(options: argparse.Namespace, stop: signals.StopRequest) -> int:
 
 def _which_process() -> str:
   """Return which of the processes this is, for messages; empty for a single process."""
-  if "jax" not in sys.modules:
-    return ""
-  from atgcn_jax.runtime.processes import which
+  processes = _processes()
+  return processes.which() if processes else ""
 
-  return which()
+
+def _processes() -> types.ModuleType | None:
+  """Return the module of several processes, or None if the verb has not imported it."""
+  return sys.modules.get("atgcn_jax.runtime.processes")
 
 
 def _what_is_missing(error: Exception) -> str:

@@ -27,7 +27,7 @@ from atgcn_jax.runs.run import Loaded, check_front_end
 from atgcn_jax.runs.run_store import store_of, whole_store_of
 from atgcn_jax.runtime import signals
 from atgcn_jax.runtime.buckets import in_bucket
-from atgcn_jax.runtime.processes import first_only, whole
+from atgcn_jax.runtime.processes import first_only, raise_if_any_stopped, whole
 from atgcn_jax.runtime.tensorflow import has_tensorflow, import_tensorflow
 from atgcn_jax.training import sharding
 from atgcn_jax.training.step import make_score_step
@@ -285,11 +285,12 @@ def score_labels(
       clips,
       batch,
       mesh,
-      before_batch=signals.raise_if_stopped,
+      before_batch=raise_if_any_stopped,
       after_batch=store_batch,
       finished=first_only(lambda: finished_batches(part, len(run.vocabulary))),
       title=title,
     )
+    raise_if_any_stopped()
   vocabulary = loaded.run.vocabulary
   if added is not None:
     scores, vocabulary = np.asarray(added.extended(scores)), added.vocabulary

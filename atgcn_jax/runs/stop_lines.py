@@ -29,7 +29,7 @@ def at_once(workdir: str | os.PathLike) -> str:
     return ""
   try:
     step = max(step for step in saved_steps(workdir) if has_checksums(workdir, step))
-  except (OSError, ValueError):
+  except Exception:  # no step, or a folder or bucket that cannot be read
     where = "the newest saved step"
   else:
     where = f"step {step}, the newest saved"

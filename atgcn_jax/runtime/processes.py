@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from atgcn_jax.errors import UserError, WorkFailed
+from atgcn_jax.runtime import signals
 
 COME_WITHIN = 300  # seconds to wait for the other processes at the start
 LOST_AFTER = 30  # seconds without a heartbeat, after which all other processes end
 LEAVE_WITHIN = 60  # seconds that a finished process waits for the others
+LEAVE_FAILED_WITHIN = 10  # seconds that a failed or stopped process waits for them
 # Environment variables of MPI implementations: number of processes, index of this process.
 RANKS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"))
 
@@ -203,6 +206,14 @@ def gather_over_processes(mine: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, *mine.shape)
 
 
+def raise_if_any_stopped() -> None:
+  """Raise `Interrupted` in every process if one of them was asked to stop. All must call this."""
+  if jax.process_count() == 1:
+    return signals.raise_if_stopped()
+  if number := int(gather_over_processes(np.array([signals.signal_number()])).max()):
+    raise signals.Interrupted(number)
+
+
 def whole(scores: jax.Array) -> Any:
   """Return the complete array in this process, even if other processes hold shards of it."""
   return multihost_utils.process_allgather(scores, tiled=True)
@@ -218,6 +229,18 @@ def which() -> str:
   if not jax.distributed.is_initialized() or jax.process_count() == 1:
     return ""
   return f" (process {jax.process_index()} of {jax.process_count()})"
+
+
+def leave_soon(status: int) -> None:
+  """End this process with `status` after LEAVE_FAILED_WITHIN seconds if it has not ended by then.
+
+  At its end a process waits for the others, so that all can report the same fault. If only this one
+  has failed, they do not come, and JAX would end it by SIGABRT. Does nothing for a single process.
+  """
+  if jax.distributed.is_initialized():
+    timer = threading.Timer(LEAVE_FAILED_WITHIN, os._exit, [status])
+    timer.daemon = True
+    timer.start()
 
 
 def host_names() -> list[str]:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 SIGINT = signal.SIGINT
 NUMBERS = (signal.SIGTERM, SIGINT)
 RETRY_SECONDS = 0.05
+FORCED_WITHIN = 2  # seconds that the last line of a forced stop may take
 
 
 class Interrupted(KeyboardInterrupt):
@@ -149,6 +150,11 @@ def deferred() -> Iterator[None]:
   raise_if_stopped()
 
 
+def signal_number() -> int:
+  """Return the signal that asked the command to stop, or 0."""
+  return _command.signal_number or 0
+
+
 def raise_if_stopped() -> None:
   """Raise `Interrupted` if the command was asked to stop."""
   _command.raise_if_stopped()
@@ -157,6 +163,9 @@ def raise_if_stopped() -> None:
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
   """Record the first SIGTERM or SIGINT without raising it. A second SIGINT acts immediately.
+
+  If the block ends without an exception, nothing in it may have looked at the signal. The command
+  then has it, so that its later work stops and its status names the signal.
 
   Yields:
     The stop request.
@@ -182,6 +191,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     yield request
   finally:
     restore()
+  if not _ended and _command.signal_number is None:
+    _command.signal_number = request.signal_number
 
 
 @contextlib.contextmanager
@@ -192,7 +203,8 @@ def announced(first: Callable[[str], str], forced: Callable[[], str]) -> Iterato
 
   Args:
     first: A function from the name of the first signal to the line, or to an empty string.
-    forced: A function that returns the line before the process ends, or an empty string.
+    forced: A function that returns the line before the process ends, or an empty string. The
+      process ends without the line if it fails or takes longer than FORCED_WITHIN seconds.
   """
   if _ended:
     yield
@@ -221,8 +233,17 @@ def _announce(source: int, first: Callable[[str], str], forced: Callable[[], str
       asked = True
       _print_now(first(signal.Signals(number[0]).name))
     elif number[0] == SIGINT:
-      _print_now(forced())
-      os._exit(128 + SIGINT)
+      _end_now(forced)
+
+
+def _end_now(forced: Callable[[], str]) -> None:
+  """Print the last line and end the process, even if the line cannot be made."""
+  limit = threading.Timer(FORCED_WITHIN, os._exit, [128 + SIGINT])
+  limit.daemon = True
+  limit.start()
+  with contextlib.suppress(Exception):  # the line may need a bucket that cannot be reached
+    _print_now(forced())
+  os._exit(128 + SIGINT)
 
 
 def _print_now(line: str) -> None:

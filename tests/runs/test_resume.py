@@ -202,6 +202,8 @@ def test_the_lines_of_a_stop(monkeypatch, tmp_path):
   assert "; Ctrl-C ends at once" in stop_lines.after_this_step("SIGTERM")
   assert stop_lines.at_once(trained()).endswith("to resume from step 30, the newest saved")
   assert stop_lines.at_once(tmp_path).endswith("to resume from the newest saved step")
+  monkeypatch.setattr(stop_lines, "saved_steps", lambda workdir: 1 / 0)  # as a lost bucket
+  assert stop_lines.at_once(trained()).endswith("to resume from the newest saved step")
   monkeypatch.setattr(stop_lines, "is_first", lambda: False)
   assert stop_lines.after_this_step("SIGINT") == stop_lines.at_once(trained()) == ""
 
@@ -281,6 +283,14 @@ def test_a_finished_run_is_left_as_it_is(copy, capsys):
   assert cli.main([*map(str, train_command(trained().parent, copy))]) == 0
   assert "nothing to do" in capsys.readouterr().err
   assert contents(copy) == before
+
+
+def test_a_signal_at_the_end_gives_its_status(copy, monkeypatch, capsys):
+  monkeypatch.setattr(
+    run_checkpoints.Checkpoints, "wait", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+  )
+  assert cli.main([*map(str, train_command(trained().parent, copy))]) == 128 + signal.SIGTERM
+  assert capsys.readouterr().err.endswith("the stop signal came too late; the work had ended\n")
 
 
 # Values that are not finite.

@@ -4,6 +4,8 @@ import concurrent.futures
 import json
 import os
 import pickle
+import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 from narrow_system import assert_same_first_step, assert_same_in_float64
 from narrow_system import trained as narrow
@@ -20,6 +23,7 @@ from runs_support import (
   contents,
   free_port,
   joining,
+  make_store,
   newest_sound,
   records,
   same_bits,
@@ -31,7 +35,7 @@ from runs_support import (
 
 from atgcn_jax import cli
 from atgcn_jax.errors import UserError, WorkFailed
-from atgcn_jax.runtime import processes
+from atgcn_jax.runtime import processes, signals
 from atgcn_jax.training import saved_checkpoints
 from atgcn_jax.training.sharding import Layout, data_mesh
 
@@ -172,6 +176,32 @@ def test_two_processes_evaluate_as_one_does(by_two, capsys):
   assert before.keys() == contents(workdir / "evaluation").keys() == names
 
 
+def test_a_signal_of_another_process_stops_this_one(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  others = iter([0, signal.SIGTERM])
+  monkeypatch.setattr(
+    processes, "gather_over_processes", lambda mine: np.stack([mine, [next(others)]])
+  )
+  processes.raise_if_any_stopped()
+  with pytest.raises(signals.Interrupted, match="SIGTERM"):
+    processes.raise_if_any_stopped()
+
+
+@pytest.mark.slow
+def test_sigterm_in_one_process_stops_all_evaluations(by_two, tmp_path):
+  """All stop before the same batch, and process 0 keeps the finished ones."""
+  store, out = make_store(tmp_path / "many.h5", clips=8000), tmp_path / "out"
+  evaluate = *commands(by_two[0])[1], "--store", store, "--out", out
+  pair = start_many(2, *evaluate)
+  wait_for(
+    lambda: any(len(p.read_text().splitlines()) > 3 for p in out.glob(".scores-*.jsonl")), pair
+  )
+  pair[1].send_signal(signal.SIGTERM)
+  _, (first, second) = results(pair, 128 + signal.SIGTERM)
+  assert re.search(r"stopped by SIGTERM; \d+ of 250 batches are kept", first)
+  assert second.splitlines() == ["atgcn evaluate: stopped by SIGTERM"]
+
+
 @pytest.mark.slow
 def test_sigterm_in_one_process_stops_all_and_one_resumes(tmp_path):
   workdir = tmp_path / "run"
@@ -255,6 +285,29 @@ def test_a_user_error_is_reported_by_every_process_and_none_waits(tmp_path):
   for i, said in enumerate(errors):
     (line,) = said.splitlines()
     assert line.startswith(f"atgcn train (process {i} of 2): data.train_folds: ")
+
+
+def test_a_failed_process_does_not_wait_for_long(monkeypatch):
+  ended = queue.SimpleQueue()
+  monkeypatch.setattr(processes.os, "_exit", ended.put)
+  monkeypatch.setattr(processes, "LEAVE_FAILED_WITHIN", 0.01)
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  processes.leave_soon(2)
+  assert ended.get(timeout=60) == 2
+
+
+@pytest.mark.slow
+def test_a_user_error_in_one_process_ends_it_with_its_status(tmp_path):
+  train, _ = commands(tmp_path / "run")
+  port = free_port()
+  first = start(*train, *joining(port, 2, 0), JAX_NUM_CPU_DEVICES="4")
+  absent = f"--config.data.store={tmp_path / 'absent.h5'}"
+  second = start(*train, absent, *joining(port, 2, 1), JAX_NUM_CPU_DEVICES="4")
+  _, (errors,) = results([second], 2)
+  (line,) = errors.splitlines()
+  assert line.startswith(f"atgcn train (process 1 of 2): {tmp_path / 'absent.h5'}: ")
+  finished(first)
+  assert first.returncode in (1, -signal.SIGABRT)
 
 
 @pytest.mark.slow

@@ -160,6 +160,27 @@ def test_a_step_ends_after_a_second_sigterm():
       send(signal.SIGINT)
 
 
+def test_a_signal_that_a_block_did_not_look_at_stops_the_command():
+  with signals.command(ends_process=False) as stop:
+    with signals.stop_on_signals():
+      send(signal.SIGTERM)
+    assert stop.signal_number == signal.SIGTERM
+    with pytest.raises(signals.Interrupted):
+      signals.raise_if_stopped()
+
+
+def test_an_error_after_a_signal_is_not_replaced_by_it():
+  def fail():
+    with signals.stop_on_signals():
+      send(signal.SIGTERM)
+      raise ZeroDivisionError
+
+  with signals.command(ends_process=False) as stop:
+    with pytest.raises(ZeroDivisionError):
+      fail()
+    assert stop.signal_number is None
+
+
 def test_ignored_signals_stay_ignored():
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
@@ -224,6 +245,33 @@ def test_signals_are_announced_while_a_compiled_function_runs(printed):
       returned.append(True)
     assert printed == ["SIGINT []"]
     assert request.signal_number == signal.SIGINT
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_forced_stop_ends_without_its_line(printed, monkeypatch, fails):
+  ended = threading.Event()
+
+  def end(status):
+    printed.append(status)
+    ended.set()
+
+  def forced():
+    if fails:
+      raise ConnectionError
+    return str(ended.wait(10))
+
+  monkeypatch.setattr(signals.os, "_exit", end)
+  monkeypatch.setattr(signals, "FORCED_WITHIN", 600 if fails else 0.05)
+  with (
+    contextlib.suppress(signals.Interrupted),
+    signals.command(ends_process=False),
+    signals.stop_on_signals(),
+    signals.announced(str, forced),
+  ):
+    send(signal.SIGINT)
+    after(printed, 1)
+    send(signal.SIGINT)
+  assert printed[:2] == ["SIGINT", 130]
 
 
 def test_without_a_command_nothing_is_announced(printed):
