@@ -44,7 +44,7 @@ def test_graph_figures(labels, form, monkeypatch):
 
 
 def test_counts_figures(monkeypatch):
-  monkeypatch.setattr(graph, "_alone", lambda work, *args: work(*args))
+  monkeypatch.setattr(graph, "alone", lambda work, *args: work(*args))
   found = bench_counts(3000, 600)
   assert found["form"] == "sparse"
   assert found["pairs"] > 100

@@ -39,9 +39,9 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, flips):
   save_all(tmp_path, {1: 0.2, 2: 0.3})
   folder, rng = tmp_path / saved_checkpoints.FOLDER / "2", random.Random(0)
   files = files_of(folder)
-  # Metadata, the completion marker, the metrics, the arrays and their indices.
+  # Metadata, the completion marker, the arrays and their indices.
   names = {path.name for path in files}
-  assert {"_CHECKPOINT_METADATA", "commit_success.txt", "metrics", "manifest.ocdbt"} <= names
+  assert {"_CHECKPOINT_METADATA", "commit_success.txt", "manifest.ocdbt"} <= names
   tried = 0
   for path in files:
     content = path.read_bytes()
