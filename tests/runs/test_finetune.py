@@ -152,7 +152,7 @@ def test_a_given_graph(store, tmp_path, capsys):
   graph = tmp_path / "graph.npz"
   words = ["--counts", counts, "--set", "full", "--vocabulary", vocabulary, "--out", graph]
   assert cli.main(["graph", *map(str, words)]) == 0
-  short = "--config.optim.steps=1"
+  short = "--config.optim.steps=3"
   full = "--config.graph.counts_set=full"
   for name, file, *more in (("counts", counts, short, full), ("graph", graph, short)):
     assert finetune(store, tmp_path / name, "--graph", str(file), *more) == 0
@@ -216,7 +216,7 @@ def test_a_source_in_a_bucket_is_not_the_one_on_the_disk(tmp_path, monkeypatch):
 def test_a_folder_with_another_start_is_not_changed(store, tmp_path, capsys):
   source = shutil.copytree(trained(), tmp_path / "source")
   out = tmp_path / "run"
-  assert finetune(store, out, "--config.optim.steps=1", source=source) == 0
+  assert finetune(store, out, "--config.optim.steps=3", source=source) == 0
   before = contents(out)
   assert f"its run started from {source}" in refused(capsys, store, out)
   assert "model.freeze_encoder" in refused(capsys, store, out, "--frozen", source=source)
