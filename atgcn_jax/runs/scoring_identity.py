@@ -29,7 +29,7 @@ def identity(run: Run, variables: Any) -> dict[str, Any]:
 def checkpoint_hash(run: Run, variables: Any) -> str:
   """Return a hash of what determines the scores of a checkpoint on a device.
 
-  A run and its export have the same one, and so have versions that add keys to the config.
+  It is the same for a run and its export, and in versions that add keys to the config.
   """
   model = {key: x for key, x in flat(run.config.model.to_dict()).items() if x != USUAL.get(key)}
   system = [

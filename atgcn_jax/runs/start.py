@@ -168,7 +168,7 @@ def continued(saved: Loaded, config, store: ClipStore, workdir: str | os.PathLik
 
 
 def _check_old_rules(config, store: ClipStore, workdir: str | os.PathLike) -> None:
-  """Refuse a run of an old version that would go on with other clips or another mixup.
+  """Refuse to resume a run of an old version whose split or mixup would change.
 
   Raises:
     UserError: If it would.

@@ -144,7 +144,7 @@ def test_many_kills_at_random_moments(tmp_path):
 
   def condition(kind):
     if kind == 0:
-      end = time.monotonic() + rng.uniform(0.5, 4)  # a start takes longer than that
+      end = time.monotonic() + rng.uniform(0.5, 4)  # during a start, or soon after it
       return lambda: time.monotonic() > end
     if kind == 1:
       return lambda: saving(workdir, steps_done(workdir))

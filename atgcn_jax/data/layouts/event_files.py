@@ -34,7 +34,7 @@ class SoundNames:
   def of_table(self, table: str | os.PathLike, *, beside: bool = False) -> list[str]:
     """Return the sounds whose name, with or without suffix, starts the name of a table.
 
-    Those in the folder of the table count first, and those without a difference in case.
+    Sounds in the folder of the table are preferred, then sounds whose name has the same case.
 
     Args:
       table: Path of the table.
@@ -55,8 +55,8 @@ class SoundNames:
 
     Args:
       name: The name in the row.
-      own: Sound next to the table that has the name of the table. It counts first if the row states
-        no folder, and last if the row states another folder.
+      own: Sound next to the table that has the name of the table. It is preferred if the row
+        states no folder. If the row states one, it is taken only if no other sound fits.
     """
     if name in _names(own):
       return own
